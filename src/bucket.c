@@ -1,0 +1,274 @@
+/*
+ * bucket.c
+ *		The arithmetic of one token bucket.
+ *
+ * Pure: no shared state, no clock, no error.  The shared-memory tier, the
+ * table tier and rl_simulate() all decide through it.
+ *
+ * A bucket is kept as what it owes, not as what it holds: the nanoseconds of
+ * refill it lacks to be full (the generic cell rate algorithm).  A call may go
+ * on iff owed <= room, where room = (capacity - cost) / refill, and it then
+ * adds take = cost / refill.  Both are quotients of two doubles, and doubles
+ * are dyadic rationals, so both are computed exactly, in integers, and rounded
+ * once: take down to a whole nanosecond; room, compared with a whole number of
+ * nanoseconds, loses nothing by being rounded down.  So every error favours
+ * the caller, and by less than one nanosecond of refill a call; a call that
+ * exact arithmetic allows is never denied.
+ *
+ * That is exact for the doubles, but the caller wrote 0.1 or 1.0 / 3, whose
+ * doubles are off by up to half a unit in their last place.  Below 2^52 ns (52
+ * days) that is less than the nanosecond of rounding.  Above, one token a year
+ * would fall due 3 ns late: there a quotient as close to a whole microsecond
+ * as the doubles can tell is taken to be that microsecond.
+ *
+ * With refill 0 nothing ever comes back and time plays no part: owed is the
+ * tokens taken, in units of 1/scale, a power of ten that gives the capacity
+ * between 10^17 and 10^18 units.  Costs are rounded to the nearest unit, which
+ * is exact for decimal fractions: ten calls of cost 0.1 fit in a capacity of 1.
+ * The same serves refills so slow that filling the bucket takes 2^96 ns
+ * (2.5e12 years) or longer.
+ *
+ * Ranges: a capacity of 1e12 at a token a year is 2^95 ns, hence 128 bits.
+ */
+#include "postgres.h"
+
+#include <math.h>
+
+#include "bucket.h"
+
+/* Quotients that are subtracted from each other carry this many more bits. */
+#define FRACTION_BITS	24
+
+#define NS_PER_SECOND	1000000000
+
+/* Saturated result of muldiv; 2^2 above what callers may meet. */
+#define MULDIV_MAX		((uint128) 1 << 126)
+
+/* Buckets that take this long to fill count as never refilling. */
+#define WINDOW_MAX		((Owed) 1 << 96)
+
+/* Doubles are exact to this many bits; beyond, quotients are noise. */
+#define NOISE_BITS		52
+
+/*
+ * a * n / d * 2^shift, rounded down, or up if asked; saturating at MULDIV_MAX.
+ * n >= 0 and d > 0 are finite.
+ */
+static uint128
+muldiv(uint128 a, double n, double d, int shift, bool up)
+{
+	uint64		limb[4];		/* the product, least significant first */
+	uint64		divisor;
+	uint64		factor;
+	uint128		part;
+	uint128		quotient = 0;
+	uint128		rest = 0;
+	bool		inexact = false;
+	int			exponent;
+	int			bits;
+
+	factor = (uint64) ldexp(frexp(n, &exponent), 53);
+	shift += exponent;
+	divisor = (uint64) ldexp(frexp(d, &exponent), 53);
+	shift -= exponent;
+
+	part = (uint128) (uint64) a * factor;
+	limb[0] = (uint64) part;
+	part = (uint128) (uint64) (a >> 64) * factor + (uint64) (part >> 64);
+	limb[1] = (uint64) part;
+	limb[2] = (uint64) (part >> 64);
+	limb[3] = 0;
+
+	for (bits = 192; bits > 0; bits--)
+		if (limb[(bits - 1) / 64] >> ((bits - 1) % 64) & 1)
+			break;
+	if (bits == 0)
+		return 0;
+	/* the divisor has 53 bits: the quotient has bits + shift - 52 or one less */
+	if (bits + shift - 52 > 126)
+		return MULDIV_MAX;
+
+	/* A left shift ends below 179 bits, a right one may drop the rest. */
+	for (; shift > 0; shift -= Min(shift, 63))
+	{
+		int			step = Min(shift, 63);
+
+		for (int i = 3; i > 0; i--)
+			limb[i] = limb[i] << step | limb[i - 1] >> (64 - step);
+		limb[0] <<= step;
+	}
+	if (shift <= -192)
+		return up ? 1 : 0;
+	for (; shift < 0; shift += Min(-shift, 63))
+	{
+		int			step = Min(-shift, 63);
+
+		inexact |= (limb[0] & (((uint64) 1 << step) - 1)) != 0;
+		for (int i = 0; i < 3; i++)
+			limb[i] = limb[i] >> step | limb[i + 1] << (64 - step);
+		limb[3] >>= step;
+	}
+
+	for (int i = 3; i >= 0; i--)
+	{
+		rest = rest << 64 | limb[i];
+		quotient = quotient << 64 | (uint64) (rest / divisor);
+		rest %= divisor;
+	}
+	inexact |= rest != 0;
+	return quotient + (up && inexact ? 1 : 0);
+}
+
+/* Units of 1/scale of a token that a capacity with refill 0 is counted in. */
+static double
+quota_scale(double capacity)
+{
+	double		scale = 1.0;
+	int			exponent;
+
+	/* powers of ten are exact doubles up to 1e22 */
+	if (capacity >= 1e-4 && capacity <= 1e17)
+	{
+		while (capacity * scale < 1e17)
+			scale *= 10.0;
+		return scale;
+	}
+	(void) frexp(capacity, &exponent);
+	return ldexp(1.0, Min(59 - exponent, 1000));
+}
+
+static Owed
+quota_units(double tokens, double scale)
+{
+	return (Owed) rint(Min(tokens * scale, 0x1p96));
+}
+
+/* Does a bucket of these parameters refill in any span that matters? */
+bool
+bucket_timed(double capacity, double refill)
+{
+	if (capacity <= refill * 1e15)
+		return refill > 0;		/* 3e7 years: no need to look closely */
+	return refill > 0 &&
+		muldiv(NS_PER_SECOND, capacity, refill, 0, false) < (uint128) WINDOW_MAX;
+}
+
+/*
+ * Work out what a call means.  capacity > 0, refill >= 0 and cost >= 0 are
+ * finite; the caller has checked them.
+ */
+void
+bucket_rule(BucketRule *rule, double capacity, double refill, double cost)
+{
+	memset(rule, 0, sizeof(*rule));
+	rule->capacity = capacity;
+	rule->refill = refill;
+	rule->cost = cost;
+	rule->timed = bucket_timed(capacity, refill);
+
+	if (!rule->timed)
+	{
+		rule->scale = quota_scale(capacity);
+		rule->window = quota_units(capacity, rule->scale);
+		rule->take = quota_units(cost, rule->scale);
+		rule->room = rule->window - rule->take;
+	}
+	else
+	{
+		Owed		beyond;
+
+		rule->window = (Owed) muldiv(NS_PER_SECOND, capacity, refill, 0, false);
+		rule->take = (Owed) muldiv(NS_PER_SECOND, cost, refill, 0, false);
+		rule->room = (Owed)
+			(muldiv(NS_PER_SECOND, capacity, refill, FRACTION_BITS, true) -
+			 muldiv(NS_PER_SECOND, cost, refill, FRACTION_BITS, false));
+		rule->room >>= FRACTION_BITS;
+
+		/* noise of the doubles: down to a whole microsecond, or up to one */
+		beyond = rule->take % 1000;
+		if (beyond <= rule->take >> NOISE_BITS)
+			rule->take -= beyond;
+		beyond = (1000 - rule->room % 1000) % 1000;
+		if (beyond <= rule->room >> NOISE_BITS)
+			rule->room += beyond;
+	}
+
+	if (cost > capacity)
+		rule->room = -1;		/* exact, whatever the rounding above said */
+	else if (rule->room < 0)
+		rule->room = 0;
+	if (cost == 0)
+	{
+		/* always allowed, also for a bucket in debt */
+		rule->take = 0;
+		rule->room = BUCKET_OWED_MAX;
+	}
+}
+
+/*
+ * What a bucket owes once its parameters change to those of the rule.  The
+ * tokens in it carry over and are cut to the new capacity; a bucket that is
+ * full is the same as none, and stays full.
+ */
+Owed
+bucket_carry(double capacity, double refill, Owed owed, const BucketRule *rule)
+{
+	bool		timed = bucket_timed(capacity, refill);
+	Owed		result;
+
+	if (owed <= 0)
+		return 0;
+
+	if (rule->timed && timed)
+	{
+		/* owed * refill / rule->refill + (rule->capacity - capacity) / refill */
+		result = (Owed) muldiv((uint128) owed, refill, rule->refill,
+							   FRACTION_BITS, false);
+		if (capacity != rule->capacity)
+		{
+			result += (Owed) muldiv(NS_PER_SECOND, rule->capacity, rule->refill,
+									FRACTION_BITS, false);
+			result -= (Owed) muldiv(NS_PER_SECOND, capacity, rule->refill,
+									FRACTION_BITS, true);
+		}
+		result = result < 0 ? 0 : result >> FRACTION_BITS;
+	}
+	else
+	{
+		double		from = timed ? 0 : quota_scale(capacity);
+		Owed		lacking;	/* tokens, in units of 2^-40 or 1/scale */
+
+		if (rule->timed)
+		{
+			lacking = (Owed) muldiv((uint128) owed, NS_PER_SECOND, from, 30, false);
+			result = (Owed) muldiv((uint128) lacking, 1.0, rule->refill, -30, false);
+			result += (Owed) muldiv(NS_PER_SECOND, rule->capacity, rule->refill, 0, false);
+			result -= (Owed) muldiv(NS_PER_SECOND, capacity, rule->refill, 0, true);
+		}
+		else
+		{
+			if (timed)
+			{
+				lacking = (Owed) muldiv((uint128) owed, refill, NS_PER_SECOND, 60, false);
+				result = (Owed) muldiv((uint128) lacking, rule->scale, 1.0, -60, false);
+			}
+			else
+				result = (Owed) muldiv((uint128) owed, rule->scale, from, 0, false);
+			result += rule->window - quota_units(capacity, rule->scale);
+		}
+	}
+	return result < 0 ? 0 : Min(result, BUCKET_OWED_MAX);
+}
+
+/* The tokens in a bucket; negative for one in debt. */
+double
+bucket_tokens(const BucketRule *rule, Owed owed)
+{
+	double		tokens;
+
+	if (rule->timed)
+		tokens = rule->capacity - (double) owed / NS_PER_SECOND * rule->refill;
+	else
+		tokens = (double) (rule->window - owed) / rule->scale;
+	return Min(tokens, rule->capacity);
+}

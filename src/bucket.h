@@ -1,0 +1,58 @@
+/*
+ * bucket.h
+ *		The arithmetic of one token bucket: see bucket.c.
+ */
+#ifndef RATELIMIT_BUCKET_H
+#define RATELIMIT_BUCKET_H
+
+/*
+ * What a bucket lacks to be full.  With a refill it is the time that refilling
+ * will take, in nanoseconds; with refill 0 it is the tokens taken, in units of
+ * 1/scale of a token.  Zero is a full bucket.
+ */
+typedef int128 Owed;
+
+/* No rule's bucket can owe this much: it bounds what a store accepts. */
+#define BUCKET_OWED_MAX		((Owed) 1 << 97)
+
+/* The arguments of a call, and what follows from them alone. */
+typedef struct BucketRule
+{
+	double		capacity;		/* tokens, > 0 */
+	double		refill;			/* tokens per second, >= 0 */
+	double		cost;			/* tokens, >= 0 */
+	bool		timed;			/* owed is time (refills), else tokens taken */
+	double		scale;			/* units of owed per token, if not timed */
+	Owed		take;			/* what an allowed call adds to owed */
+	Owed		room;			/* most that may be owed for it to be allowed;
+								 * -1: never allowed */
+	Owed		window;			/* what an empty bucket owes */
+} BucketRule;
+
+extern void bucket_rule(BucketRule *rule, double capacity, double refill,
+						double cost);
+extern bool bucket_timed(double capacity, double refill);
+extern Owed bucket_carry(double capacity, double refill, Owed owed,
+						 const BucketRule *rule);
+extern double bucket_tokens(const BucketRule *rule, Owed owed);
+
+/* What is still owed once "elapsed" nanoseconds (>= 0) have passed. */
+static inline Owed
+bucket_refilled(bool timed, Owed owed, Owed elapsed)
+{
+	if (!timed)
+		return owed;
+	return owed > elapsed ? owed - elapsed : 0;
+}
+
+/* Decide one call: true, and the tokens taken, or false and nothing changed. */
+static inline bool
+bucket_take(const BucketRule *rule, Owed *owed)
+{
+	if (*owed > rule->room)
+		return false;
+	*owed += rule->take;
+	return true;
+}
+
+#endif							/* RATELIMIT_BUCKET_H */

@@ -1,0 +1,172 @@
+/*
+ * ratelimit.h
+ *		What the parts of the extension share.
+ */
+#ifndef RATELIMIT_H
+#define RATELIMIT_H
+
+#include "postgres.h"
+
+#include <time.h>
+
+#include "datatype/timestamp.h"
+#include "fmgr.h"
+#include "storage/lwlock.h"
+
+#include "bucket.h"
+#include "compat.h"
+
+#define MAX_KEY_LEN			255 /* bytes */
+#define MAX_LIMITER_LEN		63	/* bytes */
+
+/*
+ * Which bucket.  The texts need not end in a zero byte and belong to the
+ * caller.  The hash is shmem_hash()'s, and 0 when not preloaded.
+ */
+typedef struct BucketId
+{
+	Oid			database;
+	int			limiter_len;
+	int			key_len;
+	const char *limiter;
+	const char *key;
+	uint64		hash;
+} BucketId;
+
+/* What became of a call. */
+typedef struct Decision
+{
+	bool		allowed;
+	bool		known;			/* false: ratelimit.on_error decided, not a bucket */
+	Owed		owed;			/* by the bucket after the call */
+} Decision;
+
+/* A living bucket, as rate_limit_status shows it. */
+typedef struct BucketView
+{
+	char		limiter[MAX_LIMITER_LEN];
+	char		key[MAX_KEY_LEN];
+	int			limiter_len;
+	int			key_len;
+	double		capacity;
+	double		refill;
+	Owed		owed;
+} BucketView;
+
+/* ratelimit.c: settings */
+typedef enum OverflowPolicy
+{
+	OVERFLOW_TABLE,
+	OVERFLOW_EVICT
+} OverflowPolicy;
+
+typedef enum OnError
+{
+	ON_ERROR_ERROR,
+	ON_ERROR_ALLOW,
+	ON_ERROR_DENY
+} OnError;
+
+extern int	max_buckets_setting;
+extern int	overflow_setting;
+extern int	on_error_setting;
+extern int	flush_interval_setting; /* seconds */
+
+/* shmem_store.c: buckets in shared memory */
+typedef enum PlaceMode
+{
+	PLACE_OR_SPILL,				/* when there is no room, or the partition has
+								 * spilled: to the table */
+	PLACE_OR_EVICT,				/* when there is no room, another gives way */
+	PLACE_HERE					/* the same, spilled or not: no table to go to */
+} PlaceMode;
+
+extern Size shmem_store_size(void);
+extern Size shmem_store_locks(void);
+extern void shmem_store_startup(void);
+extern bool shmem_attached(void);
+extern int	shmem_partitions(void);
+extern int	shmem_partition(uint64 hash);
+extern uint64 shmem_hash_limiter(Oid database, const char *limiter, int len);
+extern uint64 shmem_hash(uint64 limiter_hash, const char *key, int len);
+extern bool shmem_consume(const BucketId *id, const BucketRule *rule,
+						  Decision *decision);
+extern bool shmem_place(const BucketId *id, const BucketRule *rule, Owed owed,
+						PlaceMode mode, Decision *decision);
+extern bool shmem_peek(const BucketId *id, const BucketRule *rule,
+					   Decision *decision);
+extern bool shmem_reset(const BucketId *id);
+extern int64 shmem_reset_all(Oid database, const char *limiter, int limiter_len);
+extern void shmem_forget_database(Oid database);
+extern void shmem_lock_partition(int partition);
+extern void shmem_unlock_partition(int partition);
+extern uint32 shmem_slots(void);
+extern bool shmem_view(uint32 slot, Oid database, BucketView *view);
+extern void shmem_partition_stats(int partition, Oid database, int64 *slots,
+								  int64 *living, int64 *evicted);
+
+/* spill.c: which partitions of shared memory have buckets in the table */
+#define MAX_PARTITIONS	128
+
+typedef struct PartitionSet
+{
+	uint64		bits[MAX_PARTITIONS / 64];
+} PartitionSet;
+
+static inline void
+partition_set_add(PartitionSet *set, int partition)
+{
+	set->bits[partition / 64] |= (uint64) 1 << (partition % 64);
+}
+
+static inline bool
+partition_set_has(const PartitionSet *set, int partition)
+{
+	return set->bits[partition / 64] >> (partition % 64) & 1;
+}
+
+extern Size spill_size(void);
+extern void spill_startup(void *memory, LWLock *lock, bool found);
+extern bool spill_known(void);
+extern void spill_set_known(const PartitionSet *with_rows);
+extern bool spill_is_set(int partition);
+extern bool spill_announce(int partition);
+extern void spill_mark(int partition);
+extern PartitionSet spill_marked(void);
+extern void spill_clear(const PartitionSet *with_rows);
+extern int	spill_databases(Oid *databases, int max);
+extern void spill_forget_database(Oid database, bool dropped);
+
+/* table_store.c: buckets in rate_limit_buckets */
+extern void table_store_init(void);
+extern bool table_writable(void);
+extern void table_consume(const BucketId *id, const BucketRule *rule,
+						  Decision *decision);
+extern Owed table_peek(const BucketId *id, const BucketRule *rule);
+extern bool table_reset(const BucketId *id);
+extern int64 table_reset_all(const char *limiter, int limiter_len);
+extern void table_find_spilled(void);
+extern bool table_clean(void);
+extern void table_views(void (*show) (const BucketView *view, void *arg), void *arg);
+
+/* consume.c: arguments of SQL functions, checked */
+extern void check_not_null(FunctionCallInfo fcinfo, int arg, const char *name);
+extern const BucketRule *get_rule(double capacity, double refill, double cost);
+extern void get_bucket_id(BucketId *id, const text *key, const text *limiter);
+
+/* worker.c */
+extern void worker_register(void);
+
+#define MAX_DATABASES	512		/* that have buckets in shared memory */
+
+/* The clock of shared memory: nanoseconds, never set, the same in every process. */
+static inline int64
+monotonic_ns(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return now.tv_sec * INT64CONST(1000000000) + now.tv_nsec;
+}
+
+#endif							/* RATELIMIT_H */
