@@ -76,7 +76,7 @@ check_length(const char *name, const char *value, int len, int max)
 	if (unlikely(len == 0))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("%s must not be empty, not \"\"", name)));
+				 errmsg("%s must not be empty: \"\"", name)));
 	if (unlikely(len > max))
 	{
 		int			shown = pg_mbcliplen(value, len, 32);
@@ -86,6 +86,16 @@ check_length(const char *name, const char *value, int len, int max)
 				 errmsg("%s must not be longer than %d bytes, not \"%.*s...\" of %d bytes",
 						name, max, shown, value, len)));
 	}
+}
+
+static void
+check_limiter(const char *limiter, int len)
+{
+	check_length("limiter", limiter, len, MAX_LIMITER_LEN);
+	if (memchr(limiter, ':', len))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("limiter must not contain \":\": \"%.*s\"", len, limiter)));
 }
 
 /*
@@ -133,12 +143,7 @@ get_bucket_id(BucketId *id, const text *key, const text *limiter)
 	if (unlikely(id->limiter_len != last_len ||
 				 memcmp(id->limiter, last, last_len) != 0 || last_len == 0))
 	{
-		check_length("limiter", id->limiter, id->limiter_len, MAX_LIMITER_LEN);
-		if (memchr(id->limiter, ':', id->limiter_len))
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("limiter must not contain \":\", not \"%.*s\"",
-							id->limiter_len, id->limiter)));
+		check_limiter(id->limiter, id->limiter_len);
 		memcpy(last, id->limiter, id->limiter_len);
 		last_len = id->limiter_len;
 		last_hash = shmem_hash_limiter(MyDatabaseId, last, last_len);
@@ -455,7 +460,7 @@ rl_reset_all(PG_FUNCTION_ARGS)
 
 		limiter = VARDATA_ANY(arg);
 		len = VARSIZE_ANY_EXHDR(arg);
-		check_length("limiter", limiter, len, MAX_LIMITER_LEN);
+		check_limiter(limiter, len);
 	}
 	if (table_may_hold(-1))
 		reset = table_reset_all(limiter, len);

@@ -123,32 +123,29 @@ object_access(ObjectAccessType access, Oid classId, Oid objectId, int subId,
 static void
 forget_dropped(XactEvent event, void *arg)
 {
-	switch (event)
+	if (!dropped_extension && !OidIsValid(dropped_database))
+		return;
+
+	if (event == XACT_EVENT_PRE_COMMIT && dropped_extension)
 	{
-		case XACT_EVENT_PRE_COMMIT:
-			/* the drop may have been rolled back to a savepoint */
-			if (dropped_extension)
-				dropped_extension = !OidIsValid(get_extension_oid("ratelimit", true));
-			break;
-		case XACT_EVENT_COMMIT:
-			if (dropped_extension)
-			{
-				shmem_forget_database(MyDatabaseId);
-				spill_forget_database(MyDatabaseId, false);
-			}
-			if (OidIsValid(dropped_database))
-			{
-				shmem_forget_database(dropped_database);
-				spill_forget_database(dropped_database, true);
-			}
-			/* FALLTHROUGH */
-		case XACT_EVENT_ABORT:
-		case XACT_EVENT_PREPARE:
-			dropped_extension = false;
-			dropped_database = InvalidOid;
-			break;
-		default:
-			break;
+		/* the drop may have been rolled back to a savepoint */
+		dropped_extension = !OidIsValid(get_extension_oid("ratelimit", true));
+	}
+	if (event == XACT_EVENT_COMMIT && dropped_extension)
+	{
+		shmem_forget_database(MyDatabaseId);
+		spill_forget_database(MyDatabaseId, false);
+	}
+	if (event == XACT_EVENT_COMMIT && OidIsValid(dropped_database))
+	{
+		shmem_forget_database(dropped_database);
+		spill_forget_database(dropped_database, true);
+	}
+	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT ||
+		event == XACT_EVENT_PREPARE)
+	{
+		dropped_extension = false;
+		dropped_database = InvalidOid;
 	}
 }
 

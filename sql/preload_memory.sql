@@ -1,0 +1,58 @@
+-- Buckets in shared memory.
+CREATE EXTENSION ratelimit;
+
+SELECT rl_consume('a', 2, 0), rl_consume(repeat('b', 255), 2, 0, limiter => repeat('c', 63));
+SELECT left(key, 3), tier FROM rate_limit_status ORDER BY 1;
+SELECT count(*) FROM rate_limit_buckets;
+
+-- a rollback does not give tokens back, nor does a savepoint or an exception
+BEGIN;
+SELECT rl_consume('rollback', 5, 0);
+ROLLBACK;
+BEGIN;
+SAVEPOINT s;
+SELECT rl_consume('rollback', 5, 0);
+ROLLBACK TO s;
+COMMIT;
+DO $$ BEGIN PERFORM rl_consume('rollback', 5, 0); RAISE EXCEPTION 'x'; EXCEPTION WHEN OTHERS THEN END $$;
+SELECT remaining FROM rl_peek('rollback', 5, 0, 0);
+
+-- a read-only transaction decides
+BEGIN TRANSACTION READ ONLY;
+SELECT rl_consume('ro', 1, 0), rl_consume('ro', 1, 0);
+COMMIT;
+SELECT rl_consume('ro', 1, 0);
+
+-- so does a parallel worker, should somebody declare the function safe
+ALTER FUNCTION rl_consume(text, float8, float8, float8, text) PARALLEL SAFE;
+SET min_parallel_table_scan_size = 0;
+SET parallel_setup_cost = 0;
+SET parallel_tuple_cost = 0;
+SET max_parallel_workers_per_gather = 2;
+CREATE TABLE many AS SELECT i FROM generate_series(1, 5000) i;
+ALTER TABLE many SET (parallel_workers = 2);
+EXPLAIN (COSTS OFF) SELECT count(*) FROM many WHERE rl_consume('parallel', 1234, 0);
+SELECT count(*) FROM many WHERE rl_consume('parallel', 1234, 0);
+DROP TABLE many;
+
+-- at most 128 bytes a bucket
+SELECT allocated_size / current_setting('ratelimit.max_buckets')::int <= 128 AS bytes
+FROM pg_shmem_allocations WHERE name = 'ratelimit';
+SELECT sum(slots) >= current_setting('ratelimit.max_buckets')::int AS slots,
+	sum(living) AS living, bool_or(spilled) AS spilled, sum(evicted) AS evicted FROM rl_partitions();
+
+-- DROP EXTENSION drops the buckets, unless it is rolled back
+BEGIN;
+DROP EXTENSION ratelimit;
+ROLLBACK;
+SELECT count(*) FROM rate_limit_status;
+BEGIN;
+SAVEPOINT s;
+DROP EXTENSION ratelimit;
+ROLLBACK TO s;
+COMMIT;
+SELECT count(*) FROM rate_limit_status;
+DROP EXTENSION ratelimit;
+CREATE EXTENSION ratelimit;
+SELECT count(*) FROM rate_limit_status;
+DROP EXTENSION ratelimit;

@@ -1,0 +1,51 @@
+-- Who may do what; and every public object says what it is.
+CREATE EXTENSION ratelimit;
+CREATE ROLE ratelimit_app;
+CREATE ROLE ratelimit_watcher IN ROLE pg_monitor;
+
+SELECT p.oid::regprocedure AS function,
+	has_function_privilege('ratelimit_app', p.oid, 'EXECUTE') AS app,
+	has_function_privilege('ratelimit_watcher', p.oid, 'EXECUTE') AS monitor
+FROM pg_proc p JOIN pg_depend d ON d.objid = p.oid AND d.classid = 'pg_proc'::regclass AND d.deptype = 'e'
+JOIN pg_extension e ON e.oid = d.refobjid AND e.extname = 'ratelimit'
+ORDER BY p.proname;
+SELECT c.relname,
+	has_table_privilege('ratelimit_app', c.oid, 'SELECT, INSERT, UPDATE, DELETE, TRUNCATE') AS app,
+	has_table_privilege('ratelimit_watcher', c.oid, 'SELECT') AS monitor,
+	has_table_privilege('ratelimit_watcher', c.oid, 'INSERT, UPDATE, DELETE, TRUNCATE') AS monitor_writes
+FROM pg_class c JOIN pg_depend d ON d.objid = c.oid AND d.classid = 'pg_class'::regclass AND d.deptype = 'e'
+JOIN pg_extension e ON e.oid = d.refobjid AND e.extname = 'ratelimit'
+WHERE c.relkind IN ('r', 'v') ORDER BY 1;
+
+-- an application role has no rights on the table its calls may write
+SET ROLE ratelimit_app;
+SELECT rl_consume('app', 1, 0), rl_consume('app', 1, 0);
+SELECT rl_reset('app');
+SELECT * FROM rate_limit_status;
+SELECT * FROM rate_limit_buckets;
+SET ROLE ratelimit_watcher;
+SELECT key, tokens FROM rate_limit_status;
+RESET ROLE;
+
+-- names that mislead change nothing
+CREATE SCHEMA hostile;
+CREATE FUNCTION hostile.equal(text, text) RETURNS boolean LANGUAGE sql AS 'SELECT 1 / 0 = 0';
+CREATE OPERATOR hostile.= (LEFTARG = text, RIGHTARG = text, FUNCTION = hostile.equal);
+CREATE TEMP TABLE rate_limit_buckets (limiter text);
+SET search_path = hostile, pg_catalog, public;
+SELECT rl_consume('app', 1, 0), rl_consume('new', 1, 0), rl_consume('new', 1, 0);
+RESET search_path;
+DROP TABLE pg_temp.rate_limit_buckets;
+DROP SCHEMA hostile CASCADE;
+
+-- everything has a comment
+SELECT pg_describe_object(d.classid, d.objid, 0) AS lacks_a_comment
+FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid AND e.extname = 'ratelimit'
+WHERE d.deptype = 'e' AND obj_description(d.objid, d.classid::regclass::name) IS NULL
+	AND pg_describe_object(d.classid, d.objid, 0) !~ '^type .*(\[\]|rate_limit_)';
+
+-- no two functions of the same number of arguments share a name
+SELECT proname FROM pg_proc WHERE proname LIKE 'rl\_%' GROUP BY proname HAVING count(*) > 1;
+
+DROP EXTENSION ratelimit;
+DROP ROLE ratelimit_app, ratelimit_watcher;
