@@ -1,5 +1,10 @@
-# make, make install, make installcheck, make prove_installcheck
-# PG_CONFIG=... chooses the server; WERROR=1 makes warnings errors.
+# make, make install: PG_CONFIG=... chooses the server; WERROR=1 makes warnings
+# errors.
+# make installcheck: pg_regress and isolation tests, on a running server.  Tests
+# named preload_* need one that preloads the library, table_* one that does not:
+# there, make installcheck SKIP=preload_%.
+# make prove_installcheck: TAP tests, which start servers of their own.
+# test/run does all of it, on any machine.
 
 MODULE_big = ratelimit
 OBJS = \
@@ -16,12 +21,20 @@ OBJS = \
 EXTENSION = ratelimit
 DATA = sql/ratelimit--1.0.sql
 
-REGRESS = $(patsubst sql/%.sql,%,$(filter-out sql/ratelimit--%,$(sort $(wildcard sql/*.sql))))
-ISOLATION = $(patsubst test/specs/%.spec,%,$(sort $(wildcard test/specs/*.spec)))
-TAP_TESTS = 1
+SKIP = table_%
+names = $(filter-out $(SKIP),$(patsubst $1,%,$(sort $(wildcard $(subst %,*,$1)))))
+REGRESS := $(filter-out ratelimit--%,$(call names,sql/%.sql))
+ISOLATION := $(call names,test/specs/%.spec)
+ISOLATION_OPTS = --inputdir=test
+PROVE_TESTS = test/t/*.pl
 
 PG_CFLAGS = -Wall -Wextra -Wno-unused-parameter -Wno-sign-compare $(if $(WERROR),-Werror)
 
 PG_CONFIG ?= pg_config
 PGXS := $(shell $(PG_CONFIG) --pgxs)
 include $(PGXS)
+
+# installcheck would run the TAP tests as well, were TAP_TESTS set
+.PHONY: prove_installcheck
+prove_installcheck:
+	$(prove_installcheck)

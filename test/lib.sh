@@ -1,0 +1,218 @@
+# test/lib.sh: what test/run and test/demo share.
+#
+# enter     installs what is missing, copies the checkout to a throwaway folder
+#           and goes on there, as an ordinary user, in a clean environment
+# build     builds the copy against a private copy of PostgreSQL in that folder
+# start_server, stop_server
+#           throwaway servers, reached through a socket in that folder
+# step      runs a command so that an interruption does not wait for it
+#
+# The system's own PostgreSQL is only read. However a script ends, its processes
+# are stopped and the folder is removed.
+# shellcheck shell=bash
+set -euo pipefail
+
+fail()
+{
+	echo "$0: $*" >&2
+	exit 1
+}
+
+child=		# process group of the running step
+
+step()
+{
+	local status=0
+
+	set -m
+	"$@" &
+	child=$!
+	set +m
+	wait "$child" || status=$?
+	child=
+	return "$status"
+}
+
+# Until a command succeeds, or for ten seconds.
+wait_until()
+{
+	local i
+
+	for ((i = 0; i < 100; i++)); do
+		"$@" && return
+		sleep 0.1
+	done
+	return 1
+}
+
+group_ended() { ! kill -0 -- "-$1" 2>/dev/null; }
+
+clean_up()
+{
+	local status=$? pidfile
+
+	trap - EXIT
+	trap '' INT TERM HUP
+	if [ "$child" ]; then
+		kill -TERM -- "-$child" 2>/dev/null || true
+		wait_until group_ended "$child" || kill -KILL -- "-$child" || true
+	fi
+	if [ "${bindir:-}" ]; then
+		while read -r pidfile; do
+			"$bindir/pg_ctl" -D "$(dirname "$pidfile")" -m immediate stop || true
+		done < <(find "$work" -name postmaster.pid)
+	fi >/dev/null 2>&1
+	if [ "${work:-}" ]; then
+		cd /
+		rm -rf "$work"
+	fi
+	exit "$status"
+}
+trap clean_up EXIT
+trap 'exit 129' HUP
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+as_root()
+{
+	if [ "$(id -u)" = 0 ]; then
+		"$@"
+	else
+		sudo "$@"
+	fi
+}
+
+# install_missing PACKAGE...
+install_missing()
+{
+	local package missing=()
+
+	for package; do
+		[ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] ||
+			missing+=("$package")
+	done
+	[ ${#missing[@]} -gt 0 ] || return 0
+
+	echo "installing ${missing[*]}"
+	if ! { as_root apt-get -q update &&
+		as_root env DEBIAN_FRONTEND=noninteractive \
+			apt-get -q install -y --no-install-recommends "${missing[@]}"; } \
+		>"$work/apt.log" 2>&1 </dev/null; then
+		tail -n 30 "$work/apt.log" >&2
+		fail "apt-get failed"
+	fi
+}
+
+# The packages of the release's own PostgreSQL; none if PG_CONFIG names another.
+postgresql_packages()
+{
+	[ -z "${PG_CONFIG:-}" ] || return 0
+	case $(. /etc/os-release && echo "$ID $VERSION_ID") in
+		"debian 12") echo postgresql-15 postgresql-server-dev-15 ;;
+		"debian 13") echo postgresql-17 postgresql-server-dev-17 ;;
+		*) fail "neither Debian 12 nor 13: set PG_CONFIG to the pg_config to test with" ;;
+	esac
+}
+
+# enter SCRIPT PACKAGES [ARGUMENT...]: returns in the copy, with $work set, the
+# original's standard input in $work/input if save_input is set.
+enter()
+{
+	local script=$1 packages=$2 postgresql run_as=()
+	shift 2
+
+	if [ "${RATELIMIT_WORK:-}" ]; then
+		work=$RATELIMIT_WORK
+		cd "$work/ratelimit"
+		return
+	fi
+
+	work=$(mktemp -d "${TMPDIR:-/tmp}/ratelimit.XXXXXX")
+	[ -z "${save_input:-}" ] || cat >"$work/input"
+
+	postgresql=$(postgresql_packages)
+	if command -v apt-get >/dev/null; then
+		# shellcheck disable=SC2086 # lists of words
+		install_missing $postgresql $packages
+	fi
+	if [ "$postgresql" ]; then
+		PG_CONFIG=/usr/lib/postgresql/${postgresql##*-}/bin/pg_config
+	fi
+
+	mkdir "$work/ratelimit"
+	tar -C "$(dirname "$script")/.." -cf - --exclude=./.git --exclude='*.o' \
+		--exclude='*.so' --exclude='*.bc' --exclude=./results \
+		--exclude=./output_iso --exclude=./tmp_check --exclude=./log . |
+		tar -C "$work/ratelimit" -xf -
+
+	if [ "$(id -u)" = 0 ]; then
+		chown -R postgres: "$work"
+		run_as=(setpriv --reuid=postgres --regid=postgres --init-groups)
+	fi
+	cd "$work"
+	exec "${run_as[@]}" env -i PATH="$PATH" HOME="$work" TMPDIR="$work" \
+		TERM="${TERM:-dumb}" LC_ALL=C.UTF-8 RATELIMIT_WORK="$work" \
+		PG_CONFIG="$PG_CONFIG" \
+		bash "$work/ratelimit/test/$(basename "$script")" "$@" </dev/null
+}
+
+# PostgreSQL finds its files relative to its programs, so a copy of its folders
+# is an installation of its own.  Sets PG_CONFIG and bindir to those of the copy.
+copy_postgresql()
+{
+	local kind folder
+
+	for kind in bindir pkglibdir sharedir; do
+		folder=$("$PG_CONFIG" --$kind)
+		mkdir -p "$work$folder"
+		cp -a "$folder/." "$work$folder"
+	done
+	for kind in libdir includedir pkgincludedir includedir-server; do
+		folder=$("$PG_CONFIG" --$kind)
+		[ -e "$work$folder" ] && continue
+		mkdir -p "$(dirname "$work$folder")"
+		ln -s "$folder" "$work$folder"
+	done
+	bindir=$work$("$PG_CONFIG" --bindir)
+	export PG_CONFIG=$bindir/pg_config PATH=$bindir:$PATH
+}
+
+build()
+{
+	copy_postgresql
+	echo "building for $("$PG_CONFIG" --version)"
+	step make -j2 WERROR=1 with_llvm=no all install >build.log 2>&1 || {
+		cat build.log >&2
+		fail "the build failed"
+	}
+}
+
+# start_server NAME [SETTING...]: reached by whoever inherits PGHOST and PGUSER.
+start_server()
+{
+	local setting
+
+	data=$work/$1
+	server_log=$work/$1.log
+	export PGHOST=$work PGUSER=postgres PGDATABASE=postgres
+	shift
+	step initdb -D "$data" -U postgres -A trust -E UTF8 --no-locale --no-sync \
+		>"$work/initdb.log" 2>&1 || {
+		cat "$work/initdb.log" >&2
+		fail "initdb failed"
+	}
+	for setting in fsync=off "listen_addresses=''" \
+		"unix_socket_directories='$work'" "$@"; do
+		echo "$setting"
+	done >>"$data/postgresql.conf"
+	# in a session of its own: an interruption is seen to once it has started
+	setsid -w pg_ctl -D "$data" -l "$server_log" -w start >/dev/null || {
+		tail -n 30 "$server_log" >&2
+		fail "the server did not start"
+	}
+}
+
+stop_server()
+{
+	step pg_ctl -D "$data" -m fast -w stop >/dev/null
+}
