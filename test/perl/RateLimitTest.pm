@@ -1,0 +1,189 @@
+# What the TAP tests of ratelimit share: servers with and without preloading,
+# many clients at once, and waiting for what the worker does.
+package RateLimitTest;
+
+use strict;
+use warnings FATAL => 'all';
+
+use Exporter 'import';
+use IPC::Run;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes qw(clock_gettime CLOCK_MONOTONIC);
+
+our @EXPORT = qw(
+  start_server in_session finish_session start_clients finish_clients
+  run_clients wait_until_spilled wait_until_nothing_spilled spilled
+  twice_living tier_of fill_until_spilled monotonic_seconds
+);
+
+# A started server with the extension in database postgres.  preload: 0 for one
+# without shared memory; conf: more lines for postgresql.conf; streaming: 1 if
+# standbys will follow it.
+sub start_server
+{
+	my ($name, %options) = @_;
+	my $node = PostgreSQL::Test::Cluster->new($name);
+
+	$node->init(allows_streaming => $options{streaming});
+	$node->append_conf('postgresql.conf', <<'CONF');
+log_statement = none
+max_connections = 60
+max_prepared_transactions = 5
+shared_buffers = 32MB
+autovacuum_naptime = 1s
+CONF
+	$node->append_conf('postgresql.conf', <<'CONF')
+shared_preload_libraries = 'ratelimit'
+ratelimit.flush_interval = 1s
+CONF
+	  if $options{preload} // 1;
+	$node->append_conf('postgresql.conf', $options{conf}) if $options{conf};
+	$node->start;
+	$node->safe_psql('postgres', 'CREATE EXTENSION ratelimit');
+	return $node;
+}
+
+# A session to give several statements, which may fail or wait.
+sub in_session
+{
+	my ($node, $database) = @_;
+
+	return $node->background_psql($database // 'postgres', on_error_stop => 0);
+}
+
+sub finish_session
+{
+	my ($session) = @_;
+
+	$session->quit;
+	return;
+}
+
+sub monotonic_seconds
+{
+	return clock_gettime(CLOCK_MONOTONIC);
+}
+
+my $scripts = 0;
+
+# Start so many connections, each of which runs the pgbench script so many times
+# (transactions) or for so long (seconds).  They begin together, once all are
+# connected.
+sub start_clients
+{
+	my ($node, %options) = @_;
+	my $script = $node->basedir . '/script' . ++$scripts . '.sql';
+	my %run = (output => '');
+	my @command = (
+		'pgbench', '--no-vacuum',
+		'--host' => $node->host,
+		'--port' => $node->port,
+		'--client' => $options{clients},
+		'--jobs' => 2,
+		'--protocol' => 'prepared',
+		'--file' => $script,
+		defined $options{transactions}
+		? ('--transactions' => $options{transactions})
+		: ('--time' => $options{seconds}),
+		(map { ('--define' => "$_=$options{define}{$_}") } keys %{ $options{define} // {} }),
+		defined $options{rate} ? ('--rate' => $options{rate}) : (),
+		$options{database} // 'postgres');
+
+	PostgreSQL::Test::Utils::append_to_file($script, $options{script});
+	$run{began} = monotonic_seconds();
+	$run{handle} = IPC::Run::start(\@command, '<', \undef, '>&', \$run{output},
+		IPC::Run::timeout($PostgreSQL::Test::Utils::timeout_default));
+	return \%run;
+}
+
+# Wait for them to end.  How long they took, seen from outside.
+sub finish_clients
+{
+	my ($run, $what) = @_;
+	my $ok = $run->{handle}->finish;
+	my $seconds = monotonic_seconds() - $run->{began};
+
+	ok($ok && $run->{output} !~ /aborted|error:/, "$what: every client got through")
+	  or diag($run->{output});
+	return $seconds;
+}
+
+sub run_clients
+{
+	my ($node, $what, %options) = @_;
+
+	return finish_clients(start_clients($node, %options), $what);
+}
+
+# Does any partition have its buckets in the table?
+sub spilled
+{
+	my ($node, $database) = @_;
+
+	return $node->safe_psql($database // 'postgres',
+		'SELECT count(*) FROM rl_partitions() WHERE spilled');
+}
+
+sub wait_until_spilled
+{
+	my ($node, $database) = @_;
+
+	return $node->poll_query_until($database // 'postgres',
+		'SELECT bool_or(spilled) FROM rl_partitions()');
+}
+
+sub wait_until_nothing_spilled
+{
+	my ($node, $database) = @_;
+
+	return $node->poll_query_until($database // 'postgres',
+		'SELECT NOT bool_or(spilled) FROM rl_partitions()');
+}
+
+# Buckets that are in more than one place.
+sub twice_living
+{
+	my ($node, $database) = @_;
+
+	return $node->safe_psql($database // 'postgres',
+		'SELECT limiter, key, count(*) FROM rate_limit_status'
+		  . ' GROUP BY limiter, key HAVING count(*) > 1');
+}
+
+# In which tier the bucket lives; empty if it does not.
+sub tier_of
+{
+	my ($node, $key, $database) = @_;
+
+	return $node->safe_psql($database // 'postgres',
+		"SELECT tier FROM rate_limit_status WHERE key = '$key'");
+}
+
+# Make keys prefix1, prefix2 ... until every partition has spilled; how many.
+sub fill_until_spilled
+{
+	my ($node, $prefix, $capacity, $refill) = @_;
+
+	return $node->safe_psql('postgres', <<"SQL");
+CREATE TEMP TABLE filled (n int);
+DO \$\$
+DECLARE
+	n int := 0;
+BEGIN
+	LOOP
+		n := n + 1;
+		IF NOT rl_consume('$prefix' || n, $capacity, $refill) THEN
+			RAISE 'bucket $prefix% was not full', n;
+		END IF;
+		EXIT WHEN (SELECT bool_and(spilled) FROM rl_partitions());
+	END LOOP;
+	INSERT INTO filled VALUES (n);
+END
+\$\$;
+SELECT n FROM filled;
+SQL
+}
+
+1;
