@@ -15,6 +15,7 @@ OBJS = \
 	src/shmem_store.o \
 	src/simulate.o \
 	src/spill.o \
+	src/sql.o \
 	src/table_store.o \
 	src/worker.o
 
@@ -28,7 +29,7 @@ ISOLATION := $(call names,test/specs/%.spec)
 ISOLATION_OPTS = --inputdir=test
 PROVE_TESTS = test/t/*.pl
 
-PG_CFLAGS = -Wall -Wextra -Wno-unused-parameter -Wno-sign-compare $(if $(WERROR),-Werror)
+PG_CFLAGS = -Wall -Wextra -Wno-unused-parameter -Wno-sign-compare -Wno-missing-field-initializers $(if $(WERROR),-Werror)
 
 PG_CONFIG ?= pg_config
 PGXS := $(shell $(PG_CONFIG) --pgxs)

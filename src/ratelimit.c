@@ -12,6 +12,7 @@
 #include "catalog/pg_extension.h"
 #include "commands/extension.h"
 #include "miscadmin.h"
+#include "sql.h"
 #include "storage/ipc.h"
 #include "storage/lwlock.h"
 #include "storage/shmem.h"
@@ -153,7 +154,7 @@ void
 _PG_init(void)
 {
 	define_settings();
-	table_store_init();
+	sql_init();
 
 	if (!process_shared_preload_libraries_in_progress)
 		return;

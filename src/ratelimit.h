@@ -138,7 +138,6 @@ extern int	spill_databases(Oid *databases, int max);
 extern void spill_forget_database(Oid database, bool dropped);
 
 /* table_store.c: buckets in rate_limit_buckets */
-extern void table_store_init(void);
 extern bool table_writable(void);
 extern void table_consume(const BucketId *id, const BucketRule *rule,
 						  Decision *decision);

@@ -15,42 +15,25 @@
  * Rows are trusted with nothing: whatever stands in one, the call is decided and
  * the row repaired, with a warning that names the key.
  *
- * Callers have no rights on the table, so statements run as its owner.  Nothing
- * in them depends on search_path: the table's schema, types and operators are
- * all named in full.  They are prepared once per session and again when the
- * table has moved.
+ * Callers have no rights on the table; see sql.c for how statements run.
  */
 #include "ratelimit.h"
 
 #include <ctype.h>
 #include <math.h>
 
-#include "access/genam.h"
-#include "access/htup_details.h"
 #include "access/table.h"
 #include "access/xact.h"
 #include "access/xlog.h"
-#include "catalog/indexing.h"
-#include "catalog/namespace.h"
-#include "catalog/pg_class.h"
-#include "catalog/pg_extension.h"
 #include "catalog/pg_type.h"
-#include "commands/extension.h"
 #include "common/pg_prng.h"
-#include "executor/spi.h"
-#include "mb/pg_wchar.h"
 #include "miscadmin.h"
+#include "sql.h"
 #include "storage/bufmgr.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
-#include "utils/fmgroids.h"
-#include "utils/inval.h"
-#include "utils/lsyscache.h"
-#include "utils/memutils.h"
 #include "utils/numeric.h"
 #include "utils/rel.h"
-#include "utils/snapmgr.h"
-#include "utils/syscache.h"
 #include "utils/timestamp.h"
 
 /* A row that claims to be from later than this has to be wrong. */
@@ -71,82 +54,55 @@
 	"   OPERATOR(pg_catalog.*) 1000000000)" \
 	" ELSE false END"
 
-typedef enum Statement
-{
-	LOCK_ROW,
-	READ_ROW,
-	INSERT_ROW,
-	UPDATE_ROW,
-	DELETE_ROW,
-	DELETE_ALL,
-	READ_ALL,
-	CLEAN_PAGES_OF,
-	CLEAN_ALL,
-	N_STATEMENTS
-} Statement;
-
-static const struct
-{
-	const char *sql;			/* %s is the table */
-	int			nargs;
-	Oid			types[6];
-}			statements[N_STATEMENTS] = {
-	[LOCK_ROW] = {
-		"SELECT b.capacity, b.refill, b.owed, b.updated_at FROM %s b"
-		" WHERE b.limiter OPERATOR(pg_catalog.=) $1 AND b.key OPERATOR(pg_catalog.=) $2 FOR UPDATE",
-		2, {TEXTOID, TEXTOID}
-	},
-	[READ_ROW] = {
-		"SELECT b.capacity, b.refill, b.owed, b.updated_at FROM %s b"
-		" WHERE b.limiter OPERATOR(pg_catalog.=) $1 AND b.key OPERATOR(pg_catalog.=) $2",
-		2, {TEXTOID, TEXTOID}
-	},
-	[INSERT_ROW] = {
-		"INSERT INTO %s (limiter, key, capacity, refill, owed, updated_at)"
-		" VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING",
-		6, {TEXTOID, TEXTOID, FLOAT8OID, FLOAT8OID, NUMERICOID, TIMESTAMPTZOID}
-	},
-	[UPDATE_ROW] = {
-		"UPDATE %s b SET capacity = $3, refill = $4, owed = $5, updated_at = $6"
-		" WHERE b.limiter OPERATOR(pg_catalog.=) $1 AND b.key OPERATOR(pg_catalog.=) $2",
-		6, {TEXTOID, TEXTOID, FLOAT8OID, FLOAT8OID, NUMERICOID, TIMESTAMPTZOID}
-	},
-	[DELETE_ROW] = {
-		"DELETE FROM %s b"
-		" WHERE b.limiter OPERATOR(pg_catalog.=) $1 AND b.key OPERATOR(pg_catalog.=) $2"
-		" RETURNING b.capacity, b.refill, b.owed, b.updated_at",
-		2, {TEXTOID, TEXTOID}
-	},
-	[DELETE_ALL] = {
-		"DELETE FROM %s b WHERE $1 IS NULL OR b.limiter OPERATOR(pg_catalog.=) $1",
-		1, {TEXTOID}
-	},
-	[READ_ALL] = {
-		"SELECT b.capacity, b.refill, b.owed, b.updated_at, b.limiter, b.key FROM %s b",
-		0, {0}
-	},
-	[CLEAN_PAGES_OF] = {
-		"DELETE FROM %1$s WHERE ctid OPERATOR(pg_catalog.=) ANY (ARRAY("
-		" SELECT b.ctid FROM %1$s b WHERE b.ctid OPERATOR(pg_catalog.>=) $1"
-		" AND b.ctid OPERATOR(pg_catalog.<) $2 AND " IS_FULL " FOR UPDATE SKIP LOCKED))",
-		2, {TIDOID, TIDOID}
-	},
-	[CLEAN_ALL] = {
-		"DELETE FROM %1$s WHERE ctid OPERATOR(pg_catalog.=) ANY (ARRAY("
-		" SELECT b.ctid FROM %1$s b WHERE " IS_FULL " FOR UPDATE SKIP LOCKED))",
-		0, {0}
-	},
+static SqlStatement lock_row = {
+	"SELECT b.capacity, b.refill, b.owed, b.updated_at FROM %1$s.rate_limit_buckets b"
+	" WHERE b.limiter OPERATOR(pg_catalog.=) $1 AND b.key OPERATOR(pg_catalog.=) $2 FOR UPDATE",
+	2, {TEXTOID, TEXTOID}
 };
-
-/* Where the table is; valid until an invalidation says that it may not be. */
-static struct
-{
-	bool		valid;
-	Oid			relid;
-	Oid			owner;
-	char		name[2 * NAMEDATALEN * 2 + 8];	/* quoted, with its schema */
-	SPIPlanPtr	plans[N_STATEMENTS];	/* for this name */
-}			table;
+static SqlStatement read_row = {
+	"SELECT b.capacity, b.refill, b.owed, b.updated_at FROM %1$s.rate_limit_buckets b"
+	" WHERE b.limiter OPERATOR(pg_catalog.=) $1 AND b.key OPERATOR(pg_catalog.=) $2",
+	2, {TEXTOID, TEXTOID}
+};
+static SqlStatement insert_row = {
+	"INSERT INTO %1$s.rate_limit_buckets (limiter, key, capacity, refill, owed, updated_at)"
+	" VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING",
+	6, {TEXTOID, TEXTOID, FLOAT8OID, FLOAT8OID, NUMERICOID, TIMESTAMPTZOID}
+};
+static SqlStatement update_row = {
+	"UPDATE %1$s.rate_limit_buckets b SET capacity = $3, refill = $4, owed = $5, updated_at = $6"
+	" WHERE b.limiter OPERATOR(pg_catalog.=) $1 AND b.key OPERATOR(pg_catalog.=) $2",
+	6, {TEXTOID, TEXTOID, FLOAT8OID, FLOAT8OID, NUMERICOID, TIMESTAMPTZOID}
+};
+static SqlStatement delete_row = {
+	"DELETE FROM %1$s.rate_limit_buckets b"
+	" WHERE b.limiter OPERATOR(pg_catalog.=) $1 AND b.key OPERATOR(pg_catalog.=) $2"
+	" RETURNING b.capacity, b.refill, b.owed, b.updated_at",
+	2, {TEXTOID, TEXTOID}
+};
+static SqlStatement delete_all = {
+	"DELETE FROM %1$s.rate_limit_buckets b"
+	" WHERE $1 IS NULL OR b.limiter OPERATOR(pg_catalog.=) $1",
+	1, {TEXTOID}
+};
+static SqlStatement read_all = {
+	"SELECT b.capacity, b.refill, b.owed, b.updated_at, b.limiter, b.key"
+	" FROM %1$s.rate_limit_buckets b",
+	0, {0}
+};
+static SqlStatement clean_pages = {
+	"DELETE FROM %1$s.rate_limit_buckets WHERE ctid OPERATOR(pg_catalog.=) ANY (ARRAY("
+	" SELECT b.ctid FROM %1$s.rate_limit_buckets b"
+	" WHERE b.ctid OPERATOR(pg_catalog.>=) $1 AND b.ctid OPERATOR(pg_catalog.<) $2"
+	" AND " IS_FULL " FOR UPDATE SKIP LOCKED))",
+	2, {TIDOID, TIDOID}
+};
+static SqlStatement clean_all = {
+	"DELETE FROM %1$s.rate_limit_buckets WHERE ctid OPERATOR(pg_catalog.=) ANY (ARRAY("
+	" SELECT b.ctid FROM %1$s.rate_limit_buckets b"
+	" WHERE " IS_FULL " FOR UPDATE SKIP LOCKED))",
+	0, {0}
+};
 
 /* One row, as read. */
 typedef struct Row
@@ -157,154 +113,6 @@ typedef struct Row
 	TimestampTz updated_at;
 	bool		repaired;		/* it made no sense as it was */
 } Row;
-
-/*
- * Where the table is
- */
-
-static void
-table_invalidate_rel(Datum arg, Oid relid)
-{
-	if (!OidIsValid(relid) || relid == table.relid)
-		table.valid = false;
-}
-
-static void
-table_invalidate_sys(Datum arg, int cacheid, uint32 hashvalue)
-{
-	table.valid = false;
-}
-
-void
-table_store_init(void)
-{
-	CacheRegisterRelcacheCallback(table_invalidate_rel, (Datum) 0);
-	CacheRegisterSyscacheCallback(NAMESPACEOID, table_invalidate_sys, (Datum) 0);
-}
-
-/* The schema of the extension in this database, or InvalidOid. */
-static Oid
-extension_schema(void)
-{
-	Relation	rel;
-	SysScanDesc scan;
-	ScanKeyData key;
-	HeapTuple	tuple;
-	Oid			schema = InvalidOid;
-
-	ScanKeyInit(&key, Anum_pg_extension_extname, BTEqualStrategyNumber,
-				F_NAMEEQ, CStringGetDatum("ratelimit"));
-	rel = table_open(ExtensionRelationId, AccessShareLock);
-	scan = systable_beginscan(rel, ExtensionNameIndexId, true, NULL, 1, &key);
-	tuple = systable_getnext(scan);
-	if (HeapTupleIsValid(tuple))
-		schema = ((Form_pg_extension) GETSTRUCT(tuple))->extnamespace;
-	systable_endscan(scan);
-	table_close(rel, AccessShareLock);
-	return schema;
-}
-
-/* Find the table if need be; false if there is none. */
-static bool
-locate_table(void)
-{
-	Oid			schema;
-	Oid			relid;
-	HeapTuple	tuple;
-	char	   *name;
-
-	if (table.valid)
-		return true;
-
-	schema = extension_schema();
-	if (!OidIsValid(schema))
-		return false;
-	relid = get_relname_relid("rate_limit_buckets", schema);
-	if (!OidIsValid(relid))
-		return false;
-	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
-	if (!HeapTupleIsValid(tuple))
-		return false;
-	table.owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
-	ReleaseSysCache(tuple);
-
-	name = quote_qualified_identifier(get_namespace_name(schema),
-									  "rate_limit_buckets");
-	if (strcmp(name, table.name) != 0)
-	{
-		for (int i = 0; i < N_STATEMENTS; i++)
-		{
-			SPIPlanPtr	plan = table.plans[i];
-
-			table.plans[i] = NULL;
-			if (plan)
-				SPI_freeplan(plan);
-		}
-		strlcpy(table.name, name, sizeof(table.name));
-	}
-	table.relid = relid;
-	table.valid = true;
-	return true;
-}
-
-/* Who we were before begin_statements(). */
-typedef struct Caller
-{
-	Oid			user;
-	int			context;
-} Caller;
-
-/*
- * Ready to execute() as the table's owner.  An error on the way needs nothing
- * from us: aborting the (sub)transaction gives the caller its rights back and
- * ends SPI.
- */
-static Caller
-begin_statements(void)
-{
-	Caller		caller;
-
-	if (!locate_table())
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_TABLE),
-				 errmsg("table rate_limit_buckets of extension ratelimit does not exist")));
-	GetUserIdAndSecContext(&caller.user, &caller.context);
-	SetUserIdAndSecContext(table.owner,
-						   caller.context | SECURITY_LOCAL_USERID_CHANGE |
-						   SECURITY_NOFORCE_RLS);
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect failed");
-	return caller;
-}
-
-static void
-end_statements(Caller caller)
-{
-	SPI_finish();
-	SetUserIdAndSecContext(caller.user, caller.context);
-}
-
-static void
-execute(Statement which, Datum *values, const char *nulls, bool read_only)
-{
-	int			result;
-
-	if (!table.plans[which])
-	{
-		SPIPlanPtr	plan;
-		char	   *sql = psprintf(statements[which].sql, table.name);
-
-		plan = SPI_prepare(sql, statements[which].nargs,
-						   (Oid *) statements[which].types);
-		if (!plan)
-			elog(ERROR, "SPI_prepare failed: %s", SPI_result_code_string(SPI_result));
-		SPI_keepplan(plan);
-		table.plans[which] = plan;
-	}
-	result = SPI_execute_plan(table.plans[which], values, nulls, read_only, 0);
-	if (result < 0)
-		elog(ERROR, "SPI_execute_plan failed: %s", SPI_result_code_string(result));
-}
 
 /*
  * Rows
@@ -357,7 +165,7 @@ wall_clock(void)
  * one, leaves a full bucket.
  */
 static Row
-read_row(uint64 n, TimestampTz now, const BucketRule *rule)
+parse_row(uint64 n, TimestampTz now, const BucketRule *rule)
 {
 	HeapTuple	tuple = SPI_tuptable->vals[n];
 	TupleDesc	desc = SPI_tuptable->tupdesc;
@@ -433,7 +241,7 @@ warn_repaired(const BucketId *id)
 			(errcode(ERRCODE_DATA_CORRUPTED),
 			 errmsg("repaired the bucket of key \"%.*s\", limiter \"%.*s\"",
 					id->key_len, id->key, id->limiter_len, id->limiter),
-			 errdetail("Its row in %s made no sense.", table.name)));
+			 errdetail("Its row in rate_limit_buckets made no sense.")));
 }
 
 /* Delete rows that are full again from a few pages, wherever they are. */
@@ -447,7 +255,7 @@ clean_some_pages(void)
 	ItemPointerData to;
 	Datum		values[2];
 
-	rel = table_open(table.relid, AccessShareLock);
+	rel = table_open(sql_buckets_relid(), AccessShareLock);
 	pages = RelationGetNumberOfBlocks(rel);
 	table_close(rel, NoLock);
 	if (pages == 0)
@@ -457,7 +265,7 @@ clean_some_pages(void)
 	ItemPointerSet(&to, first + Min(CLEAN_PAGES, MaxBlockNumber - first), 0);
 	values[0] = PointerGetDatum(&from);
 	values[1] = PointerGetDatum(&to);
-	execute(CLEAN_PAGES_OF, values, NULL, false);
+	sql_execute(&clean_pages, values, NULL, false);
 }
 
 /* Can this transaction write the table? */
@@ -472,7 +280,7 @@ void
 table_consume(const BucketId *id, const BucketRule *rule, Decision *decision)
 {
 	static uint32 inserted = 0;
-	Caller		caller = begin_statements();
+	SqlCaller	caller = sql_begin();
 	Datum		values[6];
 	bool		new;
 
@@ -484,7 +292,7 @@ table_consume(const BucketId *id, const BucketRule *rule, Decision *decision)
 		TimestampTz now;
 
 		CHECK_FOR_INTERRUPTS();
-		execute(LOCK_ROW, values, NULL, false);
+		sql_execute(&lock_row, values, NULL, false);
 		new = SPI_processed == 0;
 		now = wall_clock();		/* after waiting for the lock */
 		decision->owed = 0;
@@ -496,11 +304,11 @@ table_consume(const BucketId *id, const BucketRule *rule, Decision *decision)
 				break;
 			values[4] = owed_to_numeric(decision->owed);
 			values[5] = TimestampTzGetDatum(now);
-			execute(INSERT_ROW, values, NULL, false);
+			sql_execute(&insert_row, values, NULL, false);
 		}
 		else
 		{
-			Row			row = read_row(0, now, rule);
+			Row			row = parse_row(0, now, rule);
 
 			if (row.repaired)
 				warn_repaired(id);
@@ -513,7 +321,7 @@ table_consume(const BucketId *id, const BucketRule *rule, Decision *decision)
 				break;
 			values[4] = owed_to_numeric(decision->owed);
 			values[5] = TimestampTzGetDatum(Max(now, row.updated_at));
-			execute(UPDATE_ROW, values, NULL, false);
+			sql_execute(&update_row, values, NULL, false);
 		}
 		/* none inserted: somebody else was first */
 	} while (SPI_processed == 0);
@@ -521,27 +329,27 @@ table_consume(const BucketId *id, const BucketRule *rule, Decision *decision)
 	if (new && decision->owed > 0 && !shmem_attached() &&
 		++inserted % CLEAN_EVERY == 0)
 		clean_some_pages();
-	end_statements(caller);
+	sql_end(caller);
 }
 
 /* What the bucket owes now under the rule; 0 if it has no row. */
 Owed
 table_peek(const BucketId *id, const BucketRule *rule)
 {
-	Caller		caller = begin_statements();
+	SqlCaller	caller = sql_begin();
 	Datum		values[2];
 	Owed		owed = 0;
 
 	key_values(id, values);
-	execute(READ_ROW, values, NULL, IsInParallelMode());
+	sql_execute(&read_row, values, NULL, IsInParallelMode());
 	if (SPI_processed > 0)
 	{
 		TimestampTz now = wall_clock();
-		Row			row = read_row(0, now, rule);
+		Row			row = parse_row(0, now, rule);
 
 		owed = row_owed(&row, now, rule);
 	}
-	end_statements(caller);
+	sql_end(caller);
 	return owed;
 }
 
@@ -549,22 +357,22 @@ table_peek(const BucketId *id, const BucketRule *rule)
 bool
 table_reset(const BucketId *id)
 {
-	Caller		caller = begin_statements();
+	SqlCaller	caller = sql_begin();
 	Datum		values[2];
 	bool		living = false;
 
 	key_values(id, values);
-	execute(DELETE_ROW, values, NULL, false);
+	sql_execute(&delete_row, values, NULL, false);
 	if (SPI_processed > 0)
 	{
 		TimestampTz now = wall_clock();
-		Row			row = read_row(0, now, NULL);
+		Row			row = parse_row(0, now, NULL);
 		BucketRule	own;
 
 		bucket_rule(&own, row.capacity, row.refill, 0);
 		living = row_owed(&row, now, &own) > 0;
 	}
-	end_statements(caller);
+	sql_end(caller);
 	return living;
 }
 
@@ -572,15 +380,15 @@ table_reset(const BucketId *id)
 int64
 table_reset_all(const char *limiter, int limiter_len)
 {
-	Caller		caller = begin_statements();
+	SqlCaller	caller = sql_begin();
 	Datum		values[1] = {0};
 	int64		deleted;
 
 	if (limiter)
 		values[0] = PointerGetDatum(cstring_to_text_with_len(limiter, limiter_len));
-	execute(DELETE_ALL, values, limiter ? NULL : "n", false);
+	sql_execute(&delete_all, values, limiter ? NULL : "n", false);
 	deleted = (int64) SPI_processed;
-	end_statements(caller);
+	sql_end(caller);
 	return deleted;
 }
 
@@ -588,18 +396,18 @@ table_reset_all(const char *limiter, int limiter_len)
 void
 table_views(void (*show) (const BucketView *view, void *arg), void *arg)
 {
-	Caller		caller;
+	SqlCaller	caller;
 	TimestampTz now;
 
 	/* the extension may be half gone, or this a standby */
-	if (RecoveryInProgress() || !locate_table())
+	if (RecoveryInProgress() || !sql_available())
 		return;
-	caller = begin_statements();
-	execute(READ_ALL, NULL, NULL, IsInParallelMode());
+	caller = sql_begin();
+	sql_execute(&read_all, NULL, NULL, IsInParallelMode());
 	now = wall_clock();
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
-		Row			row = read_row(i, now, NULL);
+		Row			row = parse_row(i, now, NULL);
 		BucketRule	own;
 		BucketView	view;
 		bool		isnull;
@@ -621,7 +429,7 @@ table_views(void (*show) (const BucketView *view, void *arg), void *arg)
 		if (view.owed > 0)
 			show(&view, arg);
 	}
-	end_statements(caller);
+	sql_end(caller);
 }
 
 /*
@@ -634,7 +442,7 @@ partitions_with_rows(void)
 {
 	PartitionSet set = {{0}};
 
-	execute(READ_ALL, NULL, NULL, IsInParallelMode());
+	sql_execute(&read_all, NULL, NULL, IsInParallelMode());
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
 		bool		isnull;
@@ -659,10 +467,10 @@ partitions_with_rows(void)
 void
 table_find_spilled(void)
 {
-	Caller		caller = begin_statements();
+	SqlCaller	caller = sql_begin();
 	PartitionSet set = partitions_with_rows();
 
-	end_statements(caller);
+	sql_end(caller);
 	spill_set_known(&set);
 }
 
@@ -675,15 +483,15 @@ table_find_spilled(void)
 bool
 table_clean(void)
 {
-	Caller		caller;
+	SqlCaller	caller;
 	PartitionSet with_rows;
 	PartitionSet marked = spill_marked();
 	bool		some_empty = false;
 
-	if (!locate_table())
+	if (!sql_available())
 		return false;
-	caller = begin_statements();
-	execute(CLEAN_ALL, NULL, NULL, false);
+	caller = sql_begin();
+	sql_execute(&clean_all, NULL, NULL, false);
 
 	/* look before locking: writers would have to wait */
 	with_rows = partitions_with_rows();
@@ -692,11 +500,11 @@ table_clean(void)
 			!partition_set_has(&with_rows, i);
 
 	/* nobody may be writing; if somebody is, there will be a next time */
-	if (some_empty && ConditionalLockRelationOid(table.relid, ShareLock))
+	if (some_empty && ConditionalLockRelationOid(sql_buckets_relid(), ShareLock))
 	{
 		with_rows = partitions_with_rows();
 		spill_clear(&with_rows);
 	}
-	end_statements(caller);
+	sql_end(caller);
 	return true;
 }

@@ -1,0 +1,37 @@
+/*
+ * sql.h
+ *		Statements on the extension's own tables: see sql.c.
+ */
+#ifndef RATELIMIT_SQL_H
+#define RATELIMIT_SQL_H
+
+#include "executor/spi.h"
+
+#define SQL_MAX_ARGS	6
+
+/* A statement, prepared when first executed. */
+typedef struct SqlStatement
+{
+	const char *sql;			/* %1$s is the extension's schema, quoted */
+	int			nargs;
+	Oid			types[SQL_MAX_ARGS];
+	SPIPlanPtr	plan;			/* for generation */
+	uint32		generation;		/* of the schema's name */
+} SqlStatement;
+
+/* Who we were before sql_begin(). */
+typedef struct SqlCaller
+{
+	Oid			user;
+	int			context;
+} SqlCaller;
+
+extern void sql_init(void);
+extern bool sql_available(void);
+extern Oid	sql_buckets_relid(void);
+extern SqlCaller sql_begin(void);
+extern void sql_execute(SqlStatement *statement, Datum *values,
+						const char *nulls, bool read_only);
+extern void sql_end(SqlCaller caller);
+
+#endif							/* RATELIMIT_SQL_H */
