@@ -14,7 +14,7 @@ set -euo pipefail
 
 fail()
 {
-	echo "$0: $*" >&2
+	echo "test/${0##*/}: $*" >&2
 	exit 1
 }
 
@@ -39,23 +39,28 @@ wait_until()
 	local i
 
 	for ((i = 0; i < 100; i++)); do
-		"$@" && return
+		"$@" && return 0
 		sleep 0.1
 	done
 	return 1
 }
 
-group_ended() { ! kill -0 -- "-$1" 2>/dev/null; }
+# No process of the group runs; zombies may wait long for an init that reaps them.
+group_ended()
+{
+	! grep -qsE "^[0-9]+ \(.*\) [^ZX] [0-9]+ $1 " /proc/[0-9]*/stat
+}
 
 clean_up()
 {
 	local status=$? pidfile
 
+	[ "$BASHPID" = $$ ] || exit "$status"
 	trap - EXIT
 	trap '' INT TERM HUP
 	if [ "$child" ]; then
 		kill -TERM -- "-$child" 2>/dev/null || true
-		wait_until group_ended "$child" || kill -KILL -- "-$child" || true
+		wait_until group_ended "$child" || kill -KILL -- "-$child" 2>/dev/null || true
 	fi
 	if [ "${bindir:-}" ]; then
 		while read -r pidfile; do
