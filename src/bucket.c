@@ -16,17 +16,23 @@
  * exact arithmetic allows is never denied.
  *
  * That is exact for the doubles, but the caller wrote 0.1 or 1.0 / 3, whose
- * doubles are off by up to half a unit in their last place.  Below 2^52 ns (52
- * days) that is less than the nanosecond of rounding.  Above, one token a year
+ * doubles are off by up to half a unit in their last place, so a quotient may be
+ * off by 2^-52 of itself ("noise"), and room by 2^-52 of the whole capacity's
+ * time.  Below 2^52 ns (52 days) that is less than a nanosecond: rounding take
+ * down absorbs it, and room is rounded down only after it is added, or a call
+ * might be denied at the very nanosecond it is due.  Above, one token a year
  * would fall due 3 ns late: there a quotient as close to a whole microsecond
- * as the doubles can tell is taken to be that microsecond.
+ * (or more, the more noise) as the doubles can tell is taken to be that.
  *
  * With refill 0 nothing ever comes back and time plays no part: owed is the
  * tokens taken, in units of 1/scale, a power of ten that gives the capacity
- * between 10^17 and 10^18 units.  Costs are rounded to the nearest unit, which
- * is exact for decimal fractions: ten calls of cost 0.1 fit in a capacity of 1.
- * The same serves refills so slow that filling the bucket takes 2^96 ns
- * (2.5e12 years) or longer.
+ * between 10^17 and 10^18 units.  Costs are rounded down, but what the doubles
+ * cannot tell from a whole number is that number.  So decimal fractions are
+ * exact, and ten calls of cost 0.1 fit in a capacity of 1.  All that is taken is
+ * never more than the capacity, so the noise of all costs together is bounded,
+ * and room leaves as much: three calls of 2/3 fit in 2.  However small, a cost
+ * above 0 takes a unit.  The same serves refills so slow that filling the bucket
+ * takes 2^96 ns (2.5e12 years) or longer.
  *
  * Ranges: a capacity of 1e12 at a token a year is 2^95 ns, hence 128 bits.
  */
@@ -38,6 +44,7 @@
 
 /* Quotients that are subtracted from each other carry this many more bits. */
 #define FRACTION_BITS	24
+#define FRACTION_MASK	(((Owed) 1 << FRACTION_BITS) - 1)
 
 #define NS_PER_SECOND	1000000000
 
@@ -140,7 +147,26 @@ quota_scale(double capacity)
 static Owed
 quota_units(double tokens, double scale)
 {
-	return (Owed) rint(Min(tokens * scale, 0x1p96));
+	int			exponent;
+	uint64		factor = (uint64) ldexp(frexp(scale, &exponent), 53);
+	uint128		fine = muldiv(factor, tokens, 1.0,
+							  exponent - 53 + FRACTION_BITS, true);
+	Owed		units = (Owed) ((fine + (fine >> (NOISE_BITS + 1))) >> FRACTION_BITS);
+	Owed		beyond = units % 1000;
+
+	/* above 2^53 units that was several units of noise */
+	return beyond <= units >> NOISE_BITS ? units - beyond : units;
+}
+
+/* What a span is a whole number of, if the doubles cannot tell: microseconds. */
+static Owed
+noise_grain(Owed noise)
+{
+	Owed		grain = 1000;
+
+	while (grain / 16 < noise)
+		grain *= 10;
+	return grain;
 }
 
 /* Does a bucket of these parameters refill in any span that matters? */
@@ -160,6 +186,9 @@ bucket_timed(double capacity, double refill)
 void
 bucket_rule(BucketRule *rule, double capacity, double refill, double cost)
 {
+	Owed		whole;			/* what an empty bucket owes */
+	Owed		noise;			/* that the doubles may be off by */
+
 	memset(rule, 0, sizeof(*rule));
 	rule->capacity = capacity;
 	rule->refill = refill;
@@ -169,27 +198,32 @@ bucket_rule(BucketRule *rule, double capacity, double refill, double cost)
 	if (!rule->timed)
 	{
 		rule->scale = quota_scale(capacity);
-		rule->window = quota_units(capacity, rule->scale);
-		rule->take = quota_units(cost, rule->scale);
+		whole = quota_units(capacity, rule->scale);
+		noise = whole >> (NOISE_BITS - 1);
+		rule->window = whole + noise;
+		rule->take = Max(quota_units(cost, rule->scale), 1);
 		rule->room = rule->window - rule->take;
 	}
 	else
 	{
+		Owed		part;
 		Owed		beyond;
 
-		rule->window = (Owed) muldiv(NS_PER_SECOND, capacity, refill, 0, false);
-		rule->take = (Owed) muldiv(NS_PER_SECOND, cost, refill, 0, false);
-		rule->room = (Owed)
-			(muldiv(NS_PER_SECOND, capacity, refill, FRACTION_BITS, true) -
-			 muldiv(NS_PER_SECOND, cost, refill, FRACTION_BITS, false));
-		rule->room >>= FRACTION_BITS;
+		whole = (Owed) muldiv(NS_PER_SECOND, capacity, refill, FRACTION_BITS, true);
+		part = (Owed) muldiv(NS_PER_SECOND, cost, refill, FRACTION_BITS, false);
+		noise = whole >> NOISE_BITS;
+		/* as much as rounding may leave: a row that owes more is corrupt */
+		rule->window = ((whole + noise) >> FRACTION_BITS) + (noise > FRACTION_MASK);
+		rule->take = part >> FRACTION_BITS;
+		rule->room = (whole - part + Min(noise, FRACTION_MASK)) >> FRACTION_BITS;
 
-		/* noise of the doubles: down to a whole microsecond, or up to one */
-		beyond = rule->take % 1000;
+		/* noise of a nanosecond and more */
+		noise >>= FRACTION_BITS;
+		beyond = rule->take % noise_grain(rule->take >> NOISE_BITS);
 		if (beyond <= rule->take >> NOISE_BITS)
 			rule->take -= beyond;
-		beyond = (1000 - rule->room % 1000) % 1000;
-		if (beyond <= rule->room >> NOISE_BITS)
+		beyond = noise_grain(noise) - rule->room % noise_grain(noise);
+		if (beyond <= noise)
 			rule->room += beyond;
 	}
 
@@ -208,7 +242,8 @@ bucket_rule(BucketRule *rule, double capacity, double refill, double cost)
 /*
  * What a bucket owes once its parameters change to those of the rule.  The
  * tokens in it carry over and are cut to the new capacity; a bucket that is
- * full is the same as none, and stays full.
+ * full is the same as none, and stays full.  One that is in debt by what is
+ * noise at the old capacity is empty: at a small new one that could be much.
  */
 Owed
 bucket_carry(double capacity, double refill, Owed owed, const BucketRule *rule)
@@ -221,40 +256,55 @@ bucket_carry(double capacity, double refill, Owed owed, const BucketRule *rule)
 
 	if (rule->timed && timed)
 	{
-		/* owed * refill / rule->refill + (rule->capacity - capacity) / refill */
+		/* (owed * refill - capacity + rule->capacity) / rule->refill */
+		Owed		whole = (Owed) muldiv(NS_PER_SECOND, capacity, rule->refill,
+										  FRACTION_BITS, true);
+
 		result = (Owed) muldiv((uint128) owed, refill, rule->refill,
 							   FRACTION_BITS, false);
+		if (result > whole && result - whole <= whole >> (NOISE_BITS - 2))
+			result = whole;
 		if (capacity != rule->capacity)
-		{
 			result += (Owed) muldiv(NS_PER_SECOND, rule->capacity, rule->refill,
-									FRACTION_BITS, false);
-			result -= (Owed) muldiv(NS_PER_SECOND, capacity, rule->refill,
-									FRACTION_BITS, true);
-		}
+									FRACTION_BITS, false) - whole;
 		result = result < 0 ? 0 : result >> FRACTION_BITS;
 	}
 	else
 	{
-		double		from = timed ? 0 : quota_scale(capacity);
-		Owed		lacking;	/* tokens, in units of 2^-40 or 1/scale */
+		Owed		held;		/* what is in it, in units of 2^-shift tokens */
+		int			shift;
 
+		/* a capacity of 2^100 units keeps every bit, and owed from saturating */
+		(void) frexp(capacity, &shift);
+		shift = 100 - shift;
+		held = (Owed) muldiv(1, capacity, 1.0, shift, true);
+		if (timed)
+			held -= (Owed) muldiv((uint128) owed, refill, NS_PER_SECOND, shift, false);
+		else
+			held -= (Owed) muldiv((uint128) owed, 1.0, quota_scale(capacity), shift, false);
+
+		if (held < 0 && held > -((Owed) 1 << (102 - NOISE_BITS)))
+			held = 0;
+
+		/* what saturates is more than the new capacity, and so full */
 		if (rule->timed)
 		{
-			lacking = (Owed) muldiv((uint128) owed, NS_PER_SECOND, from, 30, false);
-			result = (Owed) muldiv((uint128) lacking, 1.0, rule->refill, -30, false);
-			result += (Owed) muldiv(NS_PER_SECOND, rule->capacity, rule->refill, 0, false);
-			result -= (Owed) muldiv(NS_PER_SECOND, capacity, rule->refill, 0, true);
+			Owed		span = (Owed)
+				muldiv((uint128) (held < 0 ? -held : held), NS_PER_SECOND,
+					   rule->refill, FRACTION_BITS - shift, held > 0);
+
+			result = (Owed) muldiv(NS_PER_SECOND, rule->capacity, rule->refill,
+								   FRACTION_BITS, false);
+			result = (result - (held < 0 ? -span : span)) >> FRACTION_BITS;
 		}
 		else
 		{
-			if (timed)
-			{
-				lacking = (Owed) muldiv((uint128) owed, refill, NS_PER_SECOND, 60, false);
-				result = (Owed) muldiv((uint128) lacking, rule->scale, 1.0, -60, false);
-			}
-			else
-				result = (Owed) muldiv((uint128) owed, rule->scale, from, 0, false);
-			result += rule->window - quota_units(capacity, rule->scale);
+			Owed		units = (Owed)
+				muldiv((uint128) (held < 0 ? -held : held), rule->scale, 1.0,
+					   -shift, held > 0);
+
+			result = quota_units(rule->capacity, rule->scale);
+			result -= held < 0 ? -units : units;
 		}
 	}
 	return result < 0 ? 0 : Min(result, BUCKET_OWED_MAX);
@@ -264,11 +314,14 @@ bucket_carry(double capacity, double refill, Owed owed, const BucketRule *rule)
 double
 bucket_tokens(const BucketRule *rule, Owed owed)
 {
-	double		tokens;
+	double		lacking;
 
 	if (rule->timed)
-		tokens = rule->capacity - (double) owed / NS_PER_SECOND * rule->refill;
+		lacking = (double) owed / NS_PER_SECOND * rule->refill;
 	else
-		tokens = (double) (rule->window - owed) / rule->scale;
-	return Min(tokens, rule->capacity);
+		lacking = (double) owed / rule->scale;
+	/* a bucket that is empty but for noise is not in debt */
+	if (lacking > rule->capacity && lacking <= rule->capacity * (1 + 0x1p-50))
+		return 0;
+	return rule->capacity - lacking;
 }

@@ -26,7 +26,7 @@ typedef struct BucketRule
 	Owed		take;			/* what an allowed call adds to owed */
 	Owed		room;			/* most that may be owed for it to be allowed;
 								 * -1: never allowed */
-	Owed		window;			/* what an empty bucket owes */
+	Owed		window;			/* most that an empty bucket owes */
 } BucketRule;
 
 extern void bucket_rule(BucketRule *rule, double capacity, double refill,
