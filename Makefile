@@ -10,13 +10,21 @@ MODULE_big = ratelimit
 OBJS = \
 	src/bucket.o \
 	src/consume.o \
+	src/databases.o \
+	src/episodes.o \
+	src/flags.o \
+	src/flush.o \
+	src/intake.o \
 	src/ratelimit.o \
 	src/report.o \
 	src/shmem_store.o \
 	src/simulate.o \
+	src/snapshot.o \
 	src/spill.o \
 	src/sql.o \
+	src/stats.o \
 	src/table_store.o \
+	src/violations.o \
 	src/worker.o
 
 EXTENSION = ratelimit

@@ -49,7 +49,7 @@ SELECT count(*) FROM rate_limit_status WHERE key = 'nobody';
 SELECT allowed, round(remaining::numeric, 6) AS remaining, retry_after FROM rl_throttle('year', 1, 1.0 / 31557600);
 SELECT allowed, retry_after > '8765 h' AND retry_after <= '8766 h' AS in_a_year
 FROM rl_throttle('year', 1, 1.0 / 31557600);
-SELECT allowed, remaining FROM rl_throttle('big', 1e12, 1.0 / 31557600, 1e12);
+SELECT allowed, round(remaining::numeric, 3) AS remaining FROM rl_throttle('big', 1e12, 1.0 / 31557600, 1e12);
 SELECT rl_consume('big', 1e12, 1.0 / 31557600);
 SELECT count(*) FILTER (WHERE rl_consume('fast', 1e12, 1e9, 1e6)) FROM generate_series(1, 100);
 SELECT rl_consume('tiny', 1e-300, 0, 1e-300), rl_consume('tiny', 1e-300, 0, 1e-300),
@@ -76,7 +76,7 @@ SELECT rl_consume('ab', 1, 0, limiter => 'c'), rl_consume('b', 1, 0, limiter => 
 
 -- what lives, and resetting it
 SELECT limiter, left(key, 10) AS key, tokens, capacity, refill, full_at, blocked_until
-FROM rate_limit_status WHERE refill = 0 AND key ~ '^[a-jl-z]' ORDER BY limiter COLLATE "C", rate_limit_status.key COLLATE "C";
+FROM rate_limit_status WHERE refill = 0 AND key ~ '^[a-jl-sx-z]' ORDER BY limiter COLLATE "C", rate_limit_status.key COLLATE "C";
 SELECT rl_reset('alice'), rl_reset('alice'), rl_reset('nobody'), rl_reset('alice', 'login');
 SELECT rl_consume('alice', 3, 0);
 SELECT rl_reset_all(repeat('y', 63)), rl_reset_all(repeat('y', 63)), rl_reset_all('none');

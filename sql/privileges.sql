@@ -42,7 +42,7 @@ DROP SCHEMA hostile CASCADE;
 SELECT pg_describe_object(d.classid, d.objid, 0) AS lacks_a_comment
 FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid AND e.extname = 'ratelimit'
 WHERE d.deptype = 'e' AND obj_description(d.objid, d.classid::regclass::name) IS NULL
-	AND pg_describe_object(d.classid, d.objid, 0) !~ '^type .*(\[\]|rate_limit_)';
+	AND pg_describe_object(d.classid, d.objid, 0) !~ '^(sequence|type .*(\[\]|rate_limit_))';
 
 -- no two functions of the same number of arguments share a name
 SELECT proname FROM pg_proc WHERE proname LIKE 'rl\_%' GROUP BY proname HAVING count(*) > 1;

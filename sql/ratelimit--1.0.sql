@@ -1,5 +1,7 @@
 \echo Use "CREATE EXTENSION ratelimit" to load this file. \quit
 
+-- Buckets
+
 CREATE TYPE rl_result AS (
 	allowed boolean,
 	capacity float8,
@@ -75,7 +77,172 @@ FROM rl_buckets();
 COMMENT ON VIEW rate_limit_status IS
 'Every living bucket of this database, that is, every one that is not full: tokens now, capacity, refill (tokens per second), full_at (infinity: never by itself), blocked_until, tier (memory or table).';
 
-REVOKE ALL ON rate_limit_buckets, rate_limit_status FROM PUBLIC;
-GRANT SELECT ON rate_limit_buckets, rate_limit_status TO pg_monitor;
-REVOKE ALL ON FUNCTION rl_reset(text, text), rl_reset_all(text), rl_buckets(), rl_partitions() FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION rl_buckets(), rl_partitions() TO pg_monitor;
+-- Violations
+
+CREATE TABLE rate_limit_violations (
+	id BIGSERIAL PRIMARY KEY,
+	gateway_name VARCHAR(255) NOT NULL,
+	total_count BIGINT NOT NULL,
+	details JSONB NOT NULL DEFAULT '{}',
+	created_at TIMESTAMP WITHOUT TIME ZONE DEFAULT (NOW() AT TIME ZONE 'UTC')
+);
+CREATE INDEX idx_rlv_gateway_created ON rate_limit_violations (gateway_name, created_at DESC);
+COMMENT ON TABLE rate_limit_violations IS
+'Violations, that is, denied calls: a row per gateway and flush. For a row per key read rate_limit_violation_details.';
+COMMENT ON COLUMN rate_limit_violations.gateway_name IS 'the application instance that made the calls: ratelimit.gateway_name, else application_name, cluster_name, host name';
+COMMENT ON COLUMN rate_limit_violations.total_count IS 'violations in this row';
+COMMENT ON COLUMN rate_limit_violations.details IS 'maps "key:limiter" to its violations';
+COMMENT ON COLUMN rate_limit_violations.created_at IS 'when written, in UTC';
+
+CREATE TABLE rate_limit_flags (
+	limiter text COLLATE "C" NOT NULL,
+	key text COLLATE "C" NOT NULL,
+	flagged_at timestamptz NOT NULL DEFAULT now(),
+	rejected bigint NOT NULL DEFAULT 0,
+	reason text NOT NULL,
+	cleared_at timestamptz,
+	cleared_by text
+);
+CREATE UNIQUE INDEX rate_limit_flags_not_cleared ON rate_limit_flags (limiter, key) WHERE cleared_at IS NULL;
+COMMENT ON TABLE rate_limit_flags IS
+'Keys that violated heavily, and whether somebody has looked at them. Denies nothing. The ones to review are in rate_limit_flagged.';
+COMMENT ON COLUMN rate_limit_flags.rejected IS 'violations within ratelimit.flag_window when flagged; 0: flagged by hand';
+COMMENT ON COLUMN rate_limit_flags.cleared_by IS 'who called rl_unflag()';
+
+SELECT pg_catalog.pg_extension_config_dump('rate_limit_violations', '');
+SELECT pg_catalog.pg_extension_config_dump('rate_limit_violations_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('rate_limit_flags', '');
+
+CREATE FUNCTION rl_flush() RETURNS bigint
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION rl_flush() IS
+'Write the pending violations of this database now, in this transaction: the number of rows written. If the transaction is rolled back they are pending again. 0 when ratelimit is not in shared_preload_libraries: a transaction''s violations are then written as it commits.';
+
+CREATE FUNCTION rl_report(limiter text, key text, rejected bigint) RETURNS boolean
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION rl_report(text, text, bigint) IS
+'Count rejections that a gateway decided by itself as violations of (limiter, key). False, and nothing counted, when limiter or key is empty or rejected is not above 0. Not undone by a rollback. Errors: 22004 a null argument; 22023 limiter with a colon, rejected above 2^40; 54000 key over 255 or limiter over 63 bytes.';
+
+CREATE FUNCTION rl_report_batch(entries jsonb, OUT accepted bigint, OUT skipped bigint)
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION rl_report_batch(jsonb) IS
+'rl_report() for an array of {"limiter": text, "key": text, "rejected": integer}: how many entries counted, and how many did not, being malformed, empty or not above 0. Errors: 22004 null; 22023 not an array, and nothing is counted.';
+
+CREATE FUNCTION rl_flag(key text, limiter text, reason text) RETURNS boolean
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION rl_flag(text, text, text) IS
+'Flag a key of a limiter by hand: true if it was not flagged already. Denies nothing. Errors: 22004 a null argument; 22023, 54000 as rl_consume().';
+
+CREATE FUNCTION rl_unflag(key text, limiter text) RETURNS boolean
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION rl_unflag(text, text) IS
+'Clear the flag of a key of a limiter, recording when and by whom: true if it was flagged. Only violations from now on can flag it again. Errors: 22004 a null argument; 22023, 54000 as rl_consume().';
+
+CREATE FUNCTION rl_stats_reset() RETURNS void
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION rl_stats_reset() IS
+'Start the figures of rate_limit_stats for this database anew. Buckets, violations and flags stay.';
+
+CREATE FUNCTION rl_pending(OUT gateway_name text, OUT limiter text, OUT key text, OUT count bigint, OUT last_at timestamptz)
+RETURNS SETOF record AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED;
+COMMENT ON FUNCTION rl_pending() IS 'Violations counted and not yet written; read the view rate_limit_pending instead.';
+
+CREATE FUNCTION rl_episodes(OUT limiter text, OUT key text, OUT first_at timestamptz, OUT last_at timestamptz, OUT rejected bigint)
+RETURNS SETOF record AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED;
+COMMENT ON FUNCTION rl_episodes() IS 'Recent runs of violations; read the view rate_limit_episodes instead.';
+
+CREATE FUNCTION rl_limiters(OUT limiter text, OUT allowed bigint, OUT denied bigint, OUT overflowed bigint)
+RETURNS SETOF record AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED;
+COMMENT ON FUNCTION rl_limiters() IS 'Decisions counted per limiter; read the view rate_limit_stats instead.';
+
+CREATE FUNCTION rl_flushes(OUT flushed bigint, OUT failures bigint, OUT last_flush timestamptz, OUT last_error_at timestamptz, OUT last_error text, OUT lost bigint, OUT since timestamptz)
+RETURNS SETOF record AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED;
+COMMENT ON FUNCTION rl_flushes() IS 'How writing violations went; read the view rate_limit_stats instead.';
+
+CREATE VIEW rate_limit_pending AS
+SELECT gateway_name, limiter, key, count, last_at FROM rl_pending();
+COMMENT ON VIEW rate_limit_pending IS
+'Violations counted and not yet written, a row per gateway, limiter and key. Key (other): those for which ratelimit.max_violations left no room.';
+
+CREATE VIEW rate_limit_violation_details AS
+SELECT v.id, v.gateway_name,
+	substring(d.name FROM '[^:]*$') AS limiter,
+	regexp_replace(d.name, ':[^:]*$', '') AS key,
+	d.count::bigint AS count, v.created_at
+FROM rate_limit_violations v, jsonb_each_text(v.details) d (name, count)
+WHERE d.count ~ '^[0-9]{1,18}$';
+COMMENT ON VIEW rate_limit_violation_details IS
+'rate_limit_violations, a row per gateway, limiter and key; the limiter is what follows the last colon, so keys with colons come out whole. created_at is in UTC.';
+
+CREATE VIEW rate_limit_top_offenders AS
+SELECT o.limiter, o.key,
+	coalesce(sum(o.count) FILTER (WHERE o.at > now() - interval '1 hour'), 0)::bigint AS last_hour,
+	coalesce(sum(o.count) FILTER (WHERE o.at > now() - interval '1 day'), 0)::bigint AS last_day,
+	sum(o.count)::bigint AS total, max(o.at) AS last_seen,
+	EXISTS (SELECT FROM rate_limit_flags f
+		WHERE f.limiter = o.limiter AND f.key = o.key AND f.cleared_at IS NULL) AS flagged
+FROM (SELECT limiter, key, count, created_at AT TIME ZONE 'UTC' AS at FROM rate_limit_violation_details
+	UNION ALL
+	SELECT limiter, key, count, last_at FROM rl_pending()) o
+GROUP BY o.limiter, o.key
+ORDER BY last_hour DESC, last_day DESC, total DESC;
+COMMENT ON VIEW rate_limit_top_offenders IS
+'Per limiter and key: violations in the last hour, the last day, and in all that is kept, pending ones included; when last seen, to the flush; whether flagged. Worst first.';
+
+CREATE VIEW rate_limit_violations_hourly AS
+SELECT date_trunc('hour', created_at) AS hour, gateway_name, limiter,
+	sum(count)::bigint AS count, count(DISTINCT key) AS keys
+FROM rate_limit_violation_details
+GROUP BY 1, 2, 3
+ORDER BY 1 DESC, 4 DESC;
+COMMENT ON VIEW rate_limit_violations_hourly IS
+'Written violations per hour (UTC), gateway and limiter, and how many keys they are of. Newest first.';
+
+CREATE VIEW rate_limit_episodes AS
+SELECT limiter, key, first_at AS first_seen, last_at AS last_seen, rejected
+FROM rl_episodes() ORDER BY last_at DESC;
+COMMENT ON VIEW rate_limit_episodes IS
+'Recent runs of violations of one limiter and key, from the first to the last, and how many; most recently throttled first. At most ratelimit.max_episodes of the server, each for ratelimit.episode_retention after its last violation. Empty when ratelimit is not in shared_preload_libraries.';
+
+CREATE VIEW rate_limit_flagged AS
+SELECT limiter, key, flagged_at, rejected, reason
+FROM rate_limit_flags WHERE cleared_at IS NULL ORDER BY flagged_at DESC;
+COMMENT ON VIEW rate_limit_flagged IS
+'The review queue: flags not cleared, newest first.';
+
+CREATE VIEW rate_limit_stats AS
+WITH b AS (SELECT limiter, count(*) FILTER (WHERE tier = 'memory') AS used,
+		count(*) FILTER (WHERE tier = 'table') AS in_table FROM rl_buckets() GROUP BY limiter),
+	p AS (SELECT limiter, sum(count) AS pending FROM rl_pending() GROUP BY limiter),
+	l AS (SELECT limiter, coalesce(allowed, 0) AS allowed, coalesce(denied, 0) AS denied,
+		coalesce(overflowed, 0) AS overflowed, coalesce(used, 0) AS used,
+		coalesce(in_table, 0) AS in_table, coalesce(pending, 0) AS pending
+		FROM rl_limiters() FULL JOIN b USING (limiter) FULL JOIN p USING (limiter)),
+	m AS (SELECT sum(slots) AS slots, sum(evicted) AS evicted FROM rl_partitions())
+SELECT limiter, allowed, denied, 0::bigint AS shadowed, used AS buckets_used, NULL::bigint AS buckets_free,
+	in_table AS buckets_in_table, overflowed AS decided_in_table, NULL::bigint AS buckets_evicted,
+	pending::bigint AS violations_pending, NULL::bigint AS violations_flushed, NULL::bigint AS violations_lost,
+	NULL::bigint AS flush_failures, NULL::timestamptz AS last_flush, NULL::timestamptz AS last_error_at,
+	NULL::text AS last_error, f.since AS stats_since
+FROM l LEFT JOIN rl_flushes() f ON true
+UNION ALL
+SELECT NULL, coalesce(sum(allowed), 0)::bigint, coalesce(sum(denied), 0)::bigint, 0, coalesce(sum(used), 0)::bigint,
+	(SELECT m.slots::bigint FROM m) - coalesce(sum(used), 0)::bigint,
+	coalesce(sum(in_table), 0)::bigint, coalesce(sum(overflowed), 0)::bigint, (SELECT m.evicted::bigint FROM m),
+	coalesce(sum(pending), 0)::bigint, f.flushed, f.lost, f.failures, f.last_flush, f.last_error_at, f.last_error, f.since
+FROM l RIGHT JOIN (SELECT g.* FROM (SELECT) one LEFT JOIN rl_flushes() g ON true) f ON true
+GROUP BY f.flushed, f.lost, f.failures, f.last_flush, f.last_error_at, f.last_error, f.since;
+COMMENT ON VIEW rate_limit_stats IS
+'Figures of this database, a row per limiter and one for all (limiter null): calls allowed, denied; buckets living in memory, and, for all, slots of memory without a bucket of this database; buckets living in the table, calls decided there for lack of room, buckets of any database evicted; violations pending, flushed, and lost for lack of room even for (other); flushes that failed, the last one that did not, the last error; since when they are counted. Pending and buckets are as of now, evicted and lost since the server started.';
+
+REVOKE ALL ON rate_limit_buckets, rate_limit_status, rate_limit_violations, rate_limit_flags,
+	rate_limit_pending, rate_limit_violation_details, rate_limit_top_offenders,
+	rate_limit_violations_hourly, rate_limit_episodes, rate_limit_flagged, rate_limit_stats FROM PUBLIC;
+GRANT SELECT ON rate_limit_buckets, rate_limit_status, rate_limit_violations, rate_limit_flags,
+	rate_limit_pending, rate_limit_violation_details, rate_limit_top_offenders,
+	rate_limit_violations_hourly, rate_limit_episodes, rate_limit_flagged, rate_limit_stats TO pg_monitor;
+REVOKE ALL ON FUNCTION rl_reset(text, text), rl_reset_all(text), rl_buckets(), rl_partitions(),
+	rl_flush(), rl_report(text, text, bigint), rl_report_batch(jsonb), rl_flag(text, text, text),
+	rl_unflag(text, text), rl_stats_reset(), rl_pending(), rl_episodes(), rl_limiters(), rl_flushes() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION rl_buckets(), rl_partitions(), rl_pending(), rl_episodes(), rl_limiters(),
+	rl_flushes() TO pg_monitor;

@@ -14,13 +14,14 @@
 #include "access/htup_details.h"
 #include "access/xact.h"
 #include "access/xlog.h"
-#include "catalog/pg_type.h"
+#include "flush.h"
 #include "funcapi.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
+#include "sql.h"
+#include "stats.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
-#include "utils/resowner.h"
 #include "utils/timestamp.h"
 
 PG_FUNCTION_INFO_V1(rl_consume);
@@ -70,7 +71,7 @@ check_rule(double capacity, double refill, double cost)
 }
 
 /* Empty, or longer than max? */
-static void
+void
 check_length(const char *name, const char *value, int len, int max)
 {
 	if (unlikely(len == 0))
@@ -88,7 +89,7 @@ check_length(const char *name, const char *value, int len, int max)
 	}
 }
 
-static void
+void
 check_limiter(const char *limiter, int len)
 {
 	check_length("limiter", limiter, len, MAX_LIMITER_LEN);
@@ -123,6 +124,20 @@ get_rule(double capacity, double refill, double cost)
 		bucket_rule(rule, capacity, refill, cost);
 	}
 	return rule;
+}
+
+/* The name of a bucket of this database; nothing is checked. */
+void
+make_bucket_id(BucketId *id, const char *limiter, int limiter_len,
+			   const char *key, int key_len)
+{
+	id->database = MyDatabaseId;
+	id->limiter = limiter;
+	id->limiter_len = limiter_len;
+	id->key = key;
+	id->key_len = key_len;
+	id->hash = shmem_hash(shmem_hash_limiter(MyDatabaseId, limiter, limiter_len),
+						  key, key_len);
 }
 
 /* The name of a bucket: its limiter, checked, and the key, checked. */
@@ -178,17 +193,45 @@ decide_by_setting(Decision *decision)
 	decision->owed = 0;
 }
 
+static void
+warn_undecided(const BucketId *id, const Decision *decision, int sqlerrcode,
+			   const char *why)
+{
+	ereport(WARNING,
+			(errcode(sqlerrcode),
+			 errmsg("could not decide on key \"%.*s\", limiter \"%.*s\": %s",
+					id->key_len, id->key, id->limiter_len, id->limiter,
+					decision->allowed ? "allowed" : "denied"),
+			 errdetail("%s", why)));
+}
+
+/* A call on its way to a decision in the table. */
+typedef struct TableCall
+{
+	void		(*work) (const BucketId *, const BucketRule *, Decision *);
+	const BucketId *id;
+	const BucketRule *rule;
+	Decision   *decision;
+} TableCall;
+
+static void
+do_table_call(void *arg)
+{
+	TableCall  *call = arg;
+
+	call->work(call->id, call->rule, call->decision);
+}
+
 /*
  * Run a function that works with the table.  Should it fail, its error goes to
- * the caller, or the call is decided as ratelimit.on_error says and the
- * transaction goes on.  A cancel or a shutdown always goes through.
+ * the caller, or the call is decided as ratelimit.on_error says.
  */
 static void
 guarded(void (*work) (const BucketId *, const BucketRule *, Decision *),
 		const BucketId *id, const BucketRule *rule, Decision *decision)
 {
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
+	TableCall	call = {work, id, rule, decision};
+	ErrorData  *error;
 
 	/* a parallel worker cannot begin a subtransaction */
 	if (on_error_setting == ON_ERROR_ERROR || IsInParallelMode())
@@ -196,41 +239,13 @@ guarded(void (*work) (const BucketId *, const BucketRule *, Decision *),
 		work(id, rule, decision);
 		return;
 	}
-
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(context);
-	PG_TRY();
+	error = sql_try(do_table_call, &call);
+	if (error)
 	{
-		work(id, rule, decision);
-		ReleaseCurrentSubTransaction();
-		MemoryContextSwitchTo(context);
-		CurrentResourceOwner = owner;
-	}
-	PG_CATCH();
-	{
-		ErrorData  *error;
-
-		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-		MemoryContextSwitchTo(context);
-		CurrentResourceOwner = owner;
-
-		if (error->sqlerrcode == ERRCODE_QUERY_CANCELED ||
-			ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_OPERATOR_INTERVENTION)
-			ReThrowError(error);
-
 		decide_by_setting(decision);
-		ereport(WARNING,
-				(errcode(error->sqlerrcode),
-				 errmsg("could not decide on key \"%.*s\", limiter \"%.*s\": %s",
-						id->key_len, id->key, id->limiter_len, id->limiter,
-						decision->allowed ? "allowed" : "denied"),
-				 errdetail("%s", error->message)));
+		warn_undecided(id, decision, error->sqlerrcode, error->message);
 		FreeErrorData(error);
 	}
-	PG_END_TRY();
 }
 
 /* The bucket was not found in shared memory: decide, in the tier it belongs to. */
@@ -239,52 +254,65 @@ decide_elsewhere(const BucketId *id, const BucketRule *rule, Decision *decision)
 {
 	if (shmem_attached())
 	{
-		int			partition = shmem_partition(id->hash);
+		PlaceMode	mode = overflow_setting == OVERFLOW_EVICT ?
+			PLACE_OR_EVICT : PLACE_OR_SPILL;
 
-		if (!spill_known() && !RecoveryInProgress())
+		if (RecoveryInProgress())
+		{
+			(void) shmem_place(id, rule, 0, PLACE_HERE, decision);
+			return;
+		}
+		if (!spill_known())
 			table_find_spilled();
-
 		if (!table_writable())
 		{
-			Owed		owed = 0;
-
-			/* the row cannot be changed; from now on the bucket lives here */
-			if (!RecoveryInProgress() && spill_is_set(partition))
-				owed = table_peek(id, rule);
-			(void) shmem_place(id, rule, owed, PLACE_HERE, decision);
+			table_take_over(id, rule, decision);
 			return;
 		}
-		if (!spill_announce(partition) &&
-			shmem_place(id, rule, 0,
-						overflow_setting == OVERFLOW_EVICT ?
-						PLACE_OR_EVICT : PLACE_OR_SPILL, decision))
-			return;
-	}
-	else if (!table_writable())
-	{
-		if (on_error_setting != ON_ERROR_ERROR)
+		/* the second round: the mark was cleared between the two */
+		for (;;)
 		{
-			decide_by_setting(decision);
-			return;
+			CHECK_FOR_INTERRUPTS();
+			if (shmem_place(id, rule, 0, mode, decision))
+				return;
+			if (table_consume(id, rule, decision))
+			{
+				stats_count(id->limiter, id->limiter_len, COUNT_OVERFLOWED, 1);
+				return;
+			}
 		}
-		ereport(ERROR,
-				(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
-				 errmsg("cannot decide on key \"%.*s\", limiter \"%.*s\" in a read-only transaction",
-						id->key_len, id->key, id->limiter_len, id->limiter),
-				 errdetail("Its bucket is in a table, which cannot be written here."),
-				 errhint("Add \"ratelimit\" to shared_preload_libraries, so that buckets live in shared memory.")));
 	}
-	table_consume(id, rule, decision);
+	if (!table_writable())
+	{
+		const char *where = IsInParallelMode() ? "parallel query" : "read-only transaction";
+
+		if (on_error_setting == ON_ERROR_ERROR)
+			ereport(ERROR,
+					(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
+					 errmsg("cannot decide on key \"%.*s\", limiter \"%.*s\" in a %s",
+							id->key_len, id->key, id->limiter_len, id->limiter, where),
+					 errdetail("Its bucket is in a table, which cannot be written here."),
+					 errhint("Add \"ratelimit\" to shared_preload_libraries, so that buckets live in shared memory.")));
+		decide_by_setting(decision);
+		warn_undecided(id, decision, ERRCODE_READ_ONLY_SQL_TRANSACTION,
+					   psprintf("The table of buckets cannot be written in a %s.", where));
+		return;
+	}
+	(void) table_consume(id, rule, decision);
 }
 
-/* Decide a call. */
+/* Decide a call, and count it. */
 static inline void
 decide(const BucketId *id, const BucketRule *rule, Decision *decision)
 {
 	decision->known = true;
-	if (likely(shmem_attached() && shmem_consume(id, rule, decision)))
-		return;
-	guarded(decide_elsewhere, id, rule, decision);
+	decision->now = 0;
+	if (unlikely(!shmem_attached() || !shmem_consume(id, rule, decision)))
+		guarded(decide_elsewhere, id, rule, decision);
+	stats_count(id->limiter, id->limiter_len,
+				decision->allowed ? COUNT_ALLOWED : COUNT_DENIED, 1);
+	if (!decision->allowed)
+		flush_record(id, 1, decision->now);
 }
 
 /* What decide() would find, changing nothing; decision->owed is before the call. */
@@ -417,14 +445,7 @@ table_may_hold(int partition)
 	if (!spill_known())
 		table_find_spilled();
 	if (partition < 0)
-	{
-		PartitionSet marked = spill_marked();
-
-		for (int i = 0; i < shmem_partitions(); i++)
-			if (partition_set_has(&marked, i))
-				return true;
-		return false;
-	}
+		return spill_any();
 	return spill_is_set(partition);
 }
 

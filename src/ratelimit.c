@@ -11,12 +11,18 @@
 #include "catalog/pg_database.h"
 #include "catalog/pg_extension.h"
 #include "commands/extension.h"
+#include "databases.h"
+#include "episodes.h"
+#include "flush.h"
 #include "miscadmin.h"
+#include "snapshot.h"
 #include "sql.h"
+#include "stats.h"
 #include "storage/ipc.h"
 #include "storage/lwlock.h"
 #include "storage/shmem.h"
 #include "utils/guc.h"
+#include "violations.h"
 
 PG_MODULE_MAGIC;
 
@@ -24,6 +30,15 @@ int			max_buckets_setting = 131072;
 int			overflow_setting = OVERFLOW_TABLE;
 int			on_error_setting = ON_ERROR_ERROR;
 int			flush_interval_setting = 60;
+char	   *gateway_name_setting = NULL;
+int			max_violations_setting = 16384;
+int			violation_sink_setting = SINK_TABLE;
+int			violation_retention_setting = 0;
+int			flag_threshold_setting = 1000;
+int			flag_window_setting = 600;
+char	   *flag_limiters_setting = NULL;
+int			max_episodes_setting = 200;
+int			episode_retention_setting = 3600;
 
 static const struct config_enum_entry overflow_options[] = {
 	{"table", OVERFLOW_TABLE, false},
@@ -38,6 +53,13 @@ static const struct config_enum_entry on_error_options[] = {
 	{NULL, 0, false}
 };
 
+static const struct config_enum_entry sink_options[] = {
+	{"table", SINK_TABLE, false},
+	{"log", SINK_LOG, false},
+	{"none", SINK_NONE, false},
+	{NULL, 0, false}
+};
+
 static shmem_request_hook_type prev_shmem_request_hook = NULL;
 static shmem_startup_hook_type prev_shmem_startup_hook = NULL;
 static object_access_hook_type prev_object_access_hook = NULL;
@@ -47,6 +69,15 @@ static Oid	dropped_database = InvalidOid;
 static bool dropped_extension = false;
 
 extern void _PG_init(void);
+
+static bool
+check_gateway_name(char **value, void **extra, GucSource source)
+{
+	if (strlen(*value) <= MAX_GATEWAY_LEN)
+		return true;
+	GUC_check_errdetail("It must not be longer than %d bytes.", MAX_GATEWAY_LEN);
+	return false;
+}
 
 static void
 define_settings(void)
@@ -74,12 +105,84 @@ define_settings(void)
 							 ON_ERROR_ERROR, on_error_options, PGC_SUSET, 0,
 							 NULL, NULL, NULL);
 	DefineCustomIntVariable("ratelimit.flush_interval",
-							"Time between two rounds of the worker.",
-							"A round deletes rows of rate_limit_buckets that are full again.",
+							"How often violations are written.",
+							"And how often rows of rate_limit_buckets that are full again are deleted.",
 							&flush_interval_setting,
 							60, 1, INT_MAX / 1000, PGC_SIGHUP, GUC_UNIT_S,
 							NULL, NULL, NULL);
+	DefineCustomStringVariable("ratelimit.gateway_name",
+							   "Name of the calling instance, for its violations.",
+							   "Empty: application_name, else cluster_name, else the host's name.",
+							   &gateway_name_setting,
+							   "", PGC_USERSET, 0,
+							   check_gateway_name, NULL, NULL);
+	DefineCustomIntVariable("ratelimit.max_violations",
+							"Distinct (gateway, limiter, key) counted between two flushes.",
+							"Violations of further keys are counted together, as key (other).",
+							&max_violations_setting,
+							16384, 16, 1 << 24, postmaster, 0,
+							NULL, NULL, NULL);
+	DefineCustomEnumVariable("ratelimit.violation_sink",
+							 "Where violations are written.",
+							 NULL,
+							 &violation_sink_setting,
+							 SINK_TABLE, sink_options, PGC_SIGHUP, 0,
+							 NULL, NULL, NULL);
+	DefineCustomIntVariable("ratelimit.violation_retention",
+							"Age at which rows of rate_limit_violations are deleted.",
+							"0 keeps them.",
+							&violation_retention_setting,
+							0, 0, INT_MAX, PGC_SIGHUP, GUC_UNIT_S,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("ratelimit.flag_threshold",
+							"Violations within flag_window at which a key is flagged.",
+							NULL,
+							&flag_threshold_setting,
+							1000, 1, INT_MAX, PGC_SIGHUP, 0,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("ratelimit.flag_window",
+							"Within which flag_threshold violations flag a key.",
+							NULL,
+							&flag_window_setting,
+							600, 1, 86400 * 366, PGC_SIGHUP, GUC_UNIT_S,
+							NULL, NULL, NULL);
+	DefineCustomStringVariable("ratelimit.flag_limiters",
+							   "Limiters whose keys are flagged, separated by commas.",
+							   NULL,
+							   &flag_limiters_setting,
+							   "user", PGC_SIGHUP, 0,
+							   NULL, NULL, NULL);
+	DefineCustomIntVariable("ratelimit.max_episodes",
+							"Recent runs of violations that are remembered.",
+							NULL,
+							&max_episodes_setting,
+							200, 1, 100000, postmaster, 0,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("ratelimit.episode_retention",
+							"How long an episode is shown after its last violation.",
+							"Or for flag_window, if that is longer.",
+							&episode_retention_setting,
+							3600, 1, 86400 * 366, PGC_SIGHUP, GUC_UNIT_S,
+							NULL, NULL, NULL);
 	MarkGUCPrefixReserved("ratelimit");
+}
+
+/* Locks: partitions of buckets, those of violations, databases, limiters. */
+static int
+n_locks(void)
+{
+	return shmem_store_locks() + violations_locks() + 2;
+}
+
+static Size
+shmem_size(void)
+{
+	Size		size = MAXALIGN(shmem_store_size());
+
+	size = add_size(size, MAXALIGN(databases_size()));
+	size = add_size(size, MAXALIGN(stats_size()));
+	size = add_size(size, MAXALIGN(episodes_size()));
+	return add_size(size, MAXALIGN(violations_size()));
 }
 
 static void
@@ -87,18 +190,50 @@ shmem_request(void)
 {
 	if (prev_shmem_request_hook)
 		prev_shmem_request_hook();
-	RequestAddinShmemSpace(shmem_store_size());
-	RequestNamedLWLockTranche("ratelimit", shmem_store_locks());
+	RequestAddinShmemSpace(add_size(shmem_size(), 5 * PG_CACHE_LINE_SIZE));
+	RequestNamedLWLockTranche("ratelimit", n_locks());
 }
 
 static void
 shmem_startup(void)
 {
+	LWLockPadded *locks;
+	bool		found;
+
 	if (prev_shmem_startup_hook)
 		prev_shmem_startup_hook();
+
 	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
-	shmem_store_startup();
+	locks = GetNamedLWLockTranche("ratelimit");
+	shmem_store_startup(ShmemInitStruct("ratelimit", shmem_store_size(), &found),
+						locks, found);
+	locks += shmem_store_locks();
+	violations_startup(ShmemInitStruct("ratelimit violations", violations_size(), &found),
+					   locks, found);
+	locks += violations_locks();
+	databases_startup(ShmemInitStruct("ratelimit databases", databases_size(), &found),
+					  &locks[0].lock, found);
+	stats_startup(ShmemInitStruct("ratelimit limiters", stats_size(), &found),
+				  &locks[1].lock, found);
+	episodes_startup(ShmemInitStruct("ratelimit episodes", episodes_size(), &found),
+					 found);
 	LWLockRelease(AddinShmemInitLock);
+
+	if (!IsUnderPostmaster)
+	{
+		on_shmem_exit(snapshot_at_exit, (Datum) 0);
+		if (!found && !IsBinaryUpgrade)
+			snapshot_load();
+	}
+}
+
+static void
+forget_database(Oid database, bool dropped)
+{
+	shmem_forget_database(database);
+	violations_forget_database(database);
+	stats_forget_database(database);
+	databases_forget(database, dropped);
 }
 
 /*
@@ -127,21 +262,16 @@ forget_dropped(XactEvent event, void *arg)
 	if (!dropped_extension && !OidIsValid(dropped_database))
 		return;
 
-	if (event == XACT_EVENT_PRE_COMMIT && dropped_extension)
+	if ((event == XACT_EVENT_PRE_COMMIT || event == XACT_EVENT_PRE_PREPARE) &&
+		dropped_extension)
 	{
 		/* the drop may have been rolled back to a savepoint */
 		dropped_extension = !OidIsValid(get_extension_oid("ratelimit", true));
 	}
-	if (event == XACT_EVENT_COMMIT && dropped_extension)
-	{
-		shmem_forget_database(MyDatabaseId);
-		spill_forget_database(MyDatabaseId, false);
-	}
+	if ((event == XACT_EVENT_COMMIT || event == XACT_EVENT_PREPARE) && dropped_extension)
+		forget_database(MyDatabaseId, false);
 	if (event == XACT_EVENT_COMMIT && OidIsValid(dropped_database))
-	{
-		shmem_forget_database(dropped_database);
-		spill_forget_database(dropped_database, true);
-	}
+		forget_database(dropped_database, true);
 	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT ||
 		event == XACT_EVENT_PREPARE)
 	{
@@ -155,6 +285,7 @@ _PG_init(void)
 {
 	define_settings();
 	sql_init();
+	flush_init();
 
 	if (!process_shared_preload_libraries_in_progress)
 		return;
@@ -166,5 +297,6 @@ _PG_init(void)
 	prev_object_access_hook = object_access_hook;
 	object_access_hook = object_access;
 	RegisterXactCallback(forget_dropped, NULL);
+	stats_init();
 	worker_register();
 }

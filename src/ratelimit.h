@@ -39,6 +39,7 @@ typedef struct Decision
 	bool		allowed;
 	bool		known;			/* false: ratelimit.on_error decided, not a bucket */
 	Owed		owed;			/* by the bucket after the call */
+	int64		now;			/* when, on the monotonic clock; 0: not known */
 } Decision;
 
 /* A living bucket, as rate_limit_status shows it. */
@@ -67,10 +68,26 @@ typedef enum OnError
 	ON_ERROR_DENY
 } OnError;
 
+typedef enum ViolationSink
+{
+	SINK_TABLE,
+	SINK_LOG,
+	SINK_NONE
+} ViolationSink;
+
 extern int	max_buckets_setting;
 extern int	overflow_setting;
 extern int	on_error_setting;
 extern int	flush_interval_setting; /* seconds */
+extern char *gateway_name_setting;
+extern int	max_violations_setting;
+extern int	violation_sink_setting;
+extern int	violation_retention_setting;	/* seconds; 0: keep */
+extern int	flag_threshold_setting;
+extern int	flag_window_setting;	/* seconds */
+extern char *flag_limiters_setting; /* separated by commas */
+extern int	max_episodes_setting;
+extern int	episode_retention_setting;	/* seconds */
 
 /* shmem_store.c: buckets in shared memory */
 typedef enum PlaceMode
@@ -78,12 +95,13 @@ typedef enum PlaceMode
 	PLACE_OR_SPILL,				/* when there is no room, or the partition has
 								 * spilled: to the table */
 	PLACE_OR_EVICT,				/* when there is no room, another gives way */
-	PLACE_HERE					/* the same, spilled or not: no table to go to */
+	PLACE_HERE,					/* the same, spilled or not: no table to go to */
+	PLACE_IF_ROOM				/* when there is no room: nothing */
 } PlaceMode;
 
 extern Size shmem_store_size(void);
-extern Size shmem_store_locks(void);
-extern void shmem_store_startup(void);
+extern int	shmem_store_locks(void);
+extern void shmem_store_startup(void *memory, LWLockPadded *locks, bool found);
 extern bool shmem_attached(void);
 extern int	shmem_partitions(void);
 extern int	shmem_partition(uint64 hash);
@@ -125,32 +143,33 @@ partition_set_has(const PartitionSet *set, int partition)
 	return set->bits[partition / 64] >> (partition % 64) & 1;
 }
 
-extern Size spill_size(void);
-extern void spill_startup(void *memory, LWLock *lock, bool found);
 extern bool spill_known(void);
 extern void spill_set_known(const PartitionSet *with_rows);
 extern bool spill_is_set(int partition);
-extern bool spill_announce(int partition);
 extern void spill_mark(int partition);
-extern PartitionSet spill_marked(void);
+extern bool spill_any(void);
 extern void spill_clear(const PartitionSet *with_rows);
-extern int	spill_databases(Oid *databases, int max);
-extern void spill_forget_database(Oid database, bool dropped);
 
 /* table_store.c: buckets in rate_limit_buckets */
 extern bool table_writable(void);
-extern void table_consume(const BucketId *id, const BucketRule *rule,
+extern bool table_consume(const BucketId *id, const BucketRule *rule,
 						  Decision *decision);
+extern void table_take_over(const BucketId *id, const BucketRule *rule,
+							Decision *decision);
 extern Owed table_peek(const BucketId *id, const BucketRule *rule);
 extern bool table_reset(const BucketId *id);
 extern int64 table_reset_all(const char *limiter, int limiter_len);
 extern void table_find_spilled(void);
-extern bool table_clean(void);
+extern void table_clean(void);
 extern void table_views(void (*show) (const BucketView *view, void *arg), void *arg);
 
 /* consume.c: arguments of SQL functions, checked */
 extern void check_not_null(FunctionCallInfo fcinfo, int arg, const char *name);
+extern void check_length(const char *name, const char *value, int len, int max);
+extern void check_limiter(const char *limiter, int len);
 extern const BucketRule *get_rule(double capacity, double refill, double cost);
+extern void make_bucket_id(BucketId *id, const char *limiter, int limiter_len,
+						   const char *key, int key_len);
 extern void get_bucket_id(BucketId *id, const text *key, const text *limiter);
 
 /* worker.c */

@@ -1,14 +1,26 @@
 /*
  * report.c
- *		What the views read.
+ *		What the views read, and the administrator's rl_flush(), rl_stats_reset().
  */
 #include "ratelimit.h"
 
+#include "databases.h"
+#include "episodes.h"
+#include "flush.h"
 #include "funcapi.h"
 #include "miscadmin.h"
+#include "stats.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
+#include "utils/tuplestore.h"
+#include "violations.h"
 
+PG_FUNCTION_INFO_V1(rl_pending);
+PG_FUNCTION_INFO_V1(rl_episodes);
+PG_FUNCTION_INFO_V1(rl_limiters);
+PG_FUNCTION_INFO_V1(rl_flushes);
+PG_FUNCTION_INFO_V1(rl_flush);
+PG_FUNCTION_INFO_V1(rl_stats_reset);
 PG_FUNCTION_INFO_V1(rl_buckets);
 PG_FUNCTION_INFO_V1(rl_partitions);
 
@@ -40,6 +52,15 @@ show_bucket(const BucketView *view, const char *tier, ReturnSetInfo *rsinfo)
 static void
 show_table_bucket(const BucketView *view, void *arg)
 {
+	BucketId	id;
+	BucketRule	rule;
+	Decision	decision;
+
+	/* a row whose bucket has moved is out of date */
+	make_bucket_id(&id, view->limiter, view->limiter_len, view->key, view->key_len);
+	bucket_rule(&rule, view->capacity, view->refill, 0);
+	if (shmem_attached() && shmem_peek(&id, &rule, &decision))
+		return;
 	show_bucket(view, "table", arg);
 }
 
@@ -97,4 +118,162 @@ rl_partitions(PG_FUNCTION_ARGS)
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 	}
 	return (Datum) 0;
+}
+
+/*
+ * rl_pending() returns setof (gateway_name, limiter, key, count, last_at): this
+ * database's violations that are counted and not yet written
+ */
+Datum
+rl_pending(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	ViolationView view;
+	Oid			owner;
+
+	InitMaterializedSRF(fcinfo, 0);
+	for (uint32 i = 0; i < violations_entries(); i++)
+	{
+		Datum		values[5];
+		bool		nulls[5] = {false};
+
+		if (i % 1024 == 0)
+			CHECK_FOR_INTERRUPTS();
+		if (!violations_view(i, MyDatabaseId, &view, &owner))
+			continue;
+		values[0] = CStringGetTextDatum(view.gateway);
+		values[1] = CStringGetTextDatum(view.limiter);
+		values[2] = CStringGetTextDatum(view.key);
+		values[3] = Int64GetDatum(view.count);
+		values[4] = TimestampTzGetDatum(view.last_at);
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+	}
+	return (Datum) 0;
+}
+
+/*
+ * rl_episodes() returns setof (limiter, key, first_at, last_at, rejected): this
+ * database's recent episodes
+ */
+Datum
+rl_episodes(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	Episode		episode;
+
+	InitMaterializedSRF(fcinfo, 0);
+	violations_fold(true);
+	for (int i = 0;; i++)
+	{
+		Datum		values[5];
+		bool		nulls[5] = {false};
+		bool		more = false;
+
+		if (shmem_attached())
+		{
+			violations_lock();
+			more = episodes_get(i, &episode);
+			violations_unlock();
+		}
+		if (!more)
+			return (Datum) 0;
+		if (episode.database != MyDatabaseId)
+			continue;
+		values[0] = CStringGetTextDatum(episode.limiter);
+		values[1] = CStringGetTextDatum(episode.key);
+		values[2] = TimestampTzGetDatum(episode.first_at);
+		values[3] = TimestampTzGetDatum(episode.last_at);
+		values[4] = Int64GetDatum(episode.rejected);
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+	}
+}
+
+/*
+ * rl_limiters() returns setof (limiter, allowed, denied, overflowed): decisions
+ * counted in this database, a row per limiter
+ */
+Datum
+rl_limiters(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	char		limiter[MAX_LIMITER_LEN];
+	int			len;
+	uint64		counts[N_COUNTS];
+
+	InitMaterializedSRF(fcinfo, 0);
+	if (shmem_attached())
+		stats_flush();
+	for (int i = 0; stats_get(i, limiter, &len, counts); i++)
+	{
+		Datum		values[1 + N_COUNTS];
+		bool		nulls[1 + N_COUNTS] = {false};
+
+		values[0] = PointerGetDatum(cstring_to_text_with_len(limiter, len));
+		for (int j = 0; j < N_COUNTS; j++)
+			values[1 + j] = Int64GetDatum((int64) counts[j]);
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+	}
+	return (Datum) 0;
+}
+
+/*
+ * rl_flushes() returns (flushed, failures, last_flush, last_error_at, last_error,
+ * lost, since): how writing this database's violations went
+ */
+Datum
+rl_flushes(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	SharedDatabase *mine = my_shared_database();
+	FlushStats	stats;
+	Datum		values[7];
+	bool		nulls[7] = {false};
+
+	InitMaterializedSRF(fcinfo, 0);
+	if (!mine)
+		return (Datum) 0;
+	databases_lock_flushes();
+	stats = mine->flushes;
+	databases_unlock_flushes();
+
+	values[0] = Int64GetDatum(stats.flushed);
+	values[1] = Int64GetDatum(stats.failures);
+	values[2] = TimestampTzGetDatum(stats.last_flush);
+	nulls[2] = stats.last_flush == 0;
+	values[3] = TimestampTzGetDatum(stats.last_error_at);
+	values[4] = CStringGetTextDatum(stats.last_error);
+	nulls[3] = nulls[4] = stats.last_error_at == 0;
+	values[5] = Int64GetDatum(violations_lost());
+	values[6] = TimestampTzGetDatum(stats.since);
+	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+	return (Datum) 0;
+}
+
+/* rl_flush() returns bigint: rows written */
+Datum
+rl_flush(PG_FUNCTION_ARGS)
+{
+	PreventCommandDuringRecovery("rl_flush()");
+	PreventCommandIfReadOnly("rl_flush()");
+	PG_RETURN_INT64(flush_violations());
+}
+
+/* rl_stats_reset() returns void */
+Datum
+rl_stats_reset(PG_FUNCTION_ARGS)
+{
+	SharedDatabase *mine = my_shared_database();
+
+	if (mine)
+	{
+		stats_reset();
+		databases_lock_flushes();
+		mine->flushes.flushed = 0;
+		mine->flushes.failures = 0;
+		mine->flushes.last_flush = 0;
+		mine->flushes.last_error_at = 0;
+		mine->flushes.since = GetCurrentTimestamp();
+		databases_unlock_flushes();
+	}
+	PG_RETURN_VOID();
 }

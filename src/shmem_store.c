@@ -130,7 +130,7 @@ typedef struct Header
 } Header;
 
 static Header *header = NULL;	/* NULL: not preloaded */
-static LWLockPadded *locks;		/* a partition each, then the registry's */
+static LWLockPadded *locks;		/* a partition each */
 static uint32 *tags;			/* partitions * groups * GROUP_SLOTS */
 static Slot *slots;				/* as many */
 
@@ -168,33 +168,29 @@ shmem_store_size(void)
 	dimensions(&partitions, &groups);
 	size = mul_size((Size) partitions * groups * GROUP_SLOTS,
 					sizeof(uint32) + sizeof(Slot));
-	size = add_size(size, CACHELINEALIGN(sizeof(Header)) + PG_CACHE_LINE_SIZE);
-	return add_size(size, spill_size());
+	return add_size(size, CACHELINEALIGN(sizeof(Header)));
 }
 
-/* A lock for each partition, and the registry's. */
-Size
+/* One for each partition. */
+int
 shmem_store_locks(void)
 {
 	uint32		partitions;
 	uint32		groups;
 
 	dimensions(&partitions, &groups);
-	return partitions + 1;
+	return partitions;
 }
 
 /* Holding AddinShmemInitLock. */
 void
-shmem_store_startup(void)
+shmem_store_startup(void *memory, LWLockPadded *my_locks, bool found)
 {
-	bool		found;
-	char	   *memory;
+	char	   *p = memory;
 	Size		n;
 
-	locks = GetNamedLWLockTranche("ratelimit");
-	memory = ShmemInitStruct("ratelimit", shmem_store_size(), &found);
-	memory = (char *) CACHELINEALIGN(memory);
-	header = (Header *) memory;
+	locks = my_locks;
+	header = (Header *) p;
 	if (!found)
 	{
 		memset(header, 0, sizeof(Header));
@@ -205,11 +201,9 @@ shmem_store_startup(void)
 			pg_atomic_init_u64(&header->evicted[i], 0);
 	}
 	n = (Size) header->partitions * header->groups * GROUP_SLOTS;
-	memory += CACHELINEALIGN(sizeof(Header));
-	tags = (uint32 *) memory;
-	memory += n * sizeof(uint32);
-	slots = (Slot *) memory;
-	memory += n * sizeof(Slot);
+	p += CACHELINEALIGN(sizeof(Header));
+	tags = (uint32 *) p;
+	slots = (Slot *) (p + n * sizeof(uint32));
 	if (!found)
 	{
 		memset(tags, 0, n * sizeof(uint32));
@@ -217,7 +211,6 @@ shmem_store_startup(void)
 		for (Size i = 0; i < n; i++)
 			pg_atomic_init_u64(&slots[i].word, 0);
 	}
-	spill_startup(memory, &locks[header->partitions].lock, found);
 }
 
 bool
@@ -489,6 +482,7 @@ consume_locked(Slot *slot, uint64 word, const BucketRule *rule,
 	}
 	decision->allowed = bucket_take(rule, &owed);
 	decision->owed = owed;
+	decision->now = now;
 	unlock_changed(slot, word, rule->timed ? now + owed : owed);
 	return true;
 }
@@ -511,6 +505,7 @@ consume_swap(Slot *slot, uint64 word, const BucketRule *rule,
 	owed = Max(full_at - now, 0);
 	decision->allowed = bucket_take(rule, &owed);
 	decision->owed = owed;
+	decision->now = (int64) now;
 	if (!decision->allowed || rule->take == 0)
 		return unchanged(slot, word);
 
@@ -745,8 +740,8 @@ slots_needed(const BucketId *id)
  * Decide a call on a bucket that shmem_consume() did not find, and make the
  * bucket, which so far owes what the caller says, if it is full no more.
  *
- * False if the bucket belongs into the table; this transaction is then announced
- * as a writer of rows (see spill.c).
+ * False if the bucket is not made here, but belongs into the table (see spill.c),
+ * or stays there, if the mode is PLACE_IF_ROOM.
  */
 bool
 shmem_place(const BucketId *id, const BucketRule *rule, Owed owed,
@@ -767,9 +762,8 @@ shmem_place(const BucketId *id, const BucketRule *rule, Owed owed,
 		return true;
 	}
 
-	if (mode != PLACE_HERE && spill_is_set(partition))
+	if ((mode == PLACE_OR_SPILL || mode == PLACE_OR_EVICT) && spill_is_set(partition))
 	{
-		spill_mark(partition);
 		shmem_unlock_partition(partition);
 		return false;
 	}
@@ -786,8 +780,9 @@ shmem_place(const BucketId *id, const BucketRule *rule, Owed owed,
 			break;
 		}
 		if (mode == PLACE_OR_SPILL)
-		{
 			spill_mark(partition);
+		if (mode == PLACE_OR_SPILL || mode == PLACE_IF_ROOM)
+		{
 			shmem_unlock_partition(partition);
 			return false;
 		}

@@ -13,7 +13,9 @@
 #include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
+#include "access/xact.h"
 #include "catalog/indexing.h"
+#include "catalog/pg_class.h"
 #include "catalog/pg_extension.h"
 #include "miscadmin.h"
 #include "sql.h"
@@ -21,7 +23,12 @@
 #include "utils/fmgroids.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/resowner.h"
 #include "utils/syscache.h"
+
+/* Rows that sql_each() holds in memory. */
+#define FETCH_ROWS	1000
 
 /* Where the extension is, until an invalidation says that it may have moved. */
 static struct
@@ -33,11 +40,14 @@ static struct
 	char		schema[2 * NAMEDATALEN + 3];	/* quoted */
 }			extension;
 
+static const char *const tables[] = {
+	"rate_limit_buckets", "rate_limit_violations", "rate_limit_flags"
+};
+
 static void
 invalidate_rel(Datum arg, Oid relid)
 {
-	if (!OidIsValid(relid) || relid == extension.buckets_relid)
-		extension.valid = false;
+	extension.valid = false;
 }
 
 static void
@@ -77,6 +87,33 @@ read_extension(Oid *schema, Oid *owner)
 	return HeapTupleIsValid(tuple);
 }
 
+/*
+ * A table given to another role could have that role's triggers run with the
+ * rights of the extension's owner.
+ */
+static void
+check_owner(const char *name, Oid schema, Oid owner)
+{
+	Oid			relid = get_relname_relid(name, schema);
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
+	bool		same;
+
+	if (!HeapTupleIsValid(tuple))
+		return;					/* statements on it will say so */
+	same = ((Form_pg_class) GETSTRUCT(tuple))->relowner == owner;
+	ReleaseSysCache(tuple);
+	if (!same)
+	{
+		extension.valid = false;
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("table %s is not owned by the owner of extension ratelimit",
+						name),
+				 errhint("Use ALTER TABLE ... OWNER TO to give it back to %s.",
+						 GetUserNameFromId(owner, false))));
+	}
+}
+
 /* Is the extension, with its tables, in this database? */
 bool
 sql_available(void)
@@ -91,10 +128,18 @@ sql_available(void)
 		return true;
 	if (!read_extension(&schema, &owner))
 		return false;
+
+	/* first: an invalidation during what follows is to undo it */
+	extension.valid = true;
 	name = get_namespace_name(schema);
 	relid = get_relname_relid("rate_limit_buckets", schema);
 	if (!name || !OidIsValid(relid))
+	{
+		extension.valid = false;
 		return false;
+	}
+	for (int i = 0; i < lengthof(tables); i++)
+		check_owner(tables[i], schema, owner);
 
 	quoted = quote_identifier(name);
 	if (strcmp(quoted, extension.schema) != 0)
@@ -104,7 +149,6 @@ sql_available(void)
 	}
 	extension.owner = owner;
 	extension.buckets_relid = relid;
-	extension.valid = true;
 	return true;
 }
 
@@ -145,32 +189,96 @@ sql_end(SqlCaller caller)
 	SetUserIdAndSecContext(caller.user, caller.context);
 }
 
+/* Prepare the statement, if it is not. */
+static void
+prepare(SqlStatement *statement)
+{
+	SPIPlanPtr	plan = statement->plan;
+
+	if (plan && statement->generation == extension.generation)
+		return;
+	statement->plan = NULL;
+	if (plan)
+		SPI_freeplan(plan);
+
+	plan = SPI_prepare(psprintf(statement->sql, extension.schema),
+					   statement->nargs, statement->types);
+	if (!plan)
+		elog(ERROR, "SPI_prepare failed: %s", SPI_result_code_string(SPI_result));
+	SPI_keepplan(plan);
+	statement->plan = plan;
+	statement->generation = extension.generation;
+}
+
+/* Execute the statement; its result is SPI's. */
 void
 sql_execute(SqlStatement *statement, Datum *values, const char *nulls,
 			bool read_only)
 {
 	int			result;
 
-	if (statement->plan && statement->generation != extension.generation)
-	{
-		SPIPlanPtr	plan = statement->plan;
-
-		statement->plan = NULL;
-		SPI_freeplan(plan);
-	}
-	if (!statement->plan)
-	{
-		char	   *sql = psprintf(statement->sql, extension.schema);
-		SPIPlanPtr	plan = SPI_prepare(sql, statement->nargs, statement->types);
-
-		if (!plan)
-			elog(ERROR, "SPI_prepare failed: %s",
-				 SPI_result_code_string(SPI_result));
-		SPI_keepplan(plan);
-		statement->plan = plan;
-		statement->generation = extension.generation;
-	}
+	prepare(statement);
 	result = SPI_execute_plan(statement->plan, values, nulls, read_only, 0);
 	if (result < 0)
 		elog(ERROR, "SPI_execute_plan failed: %s", SPI_result_code_string(result));
+}
+
+/*
+ * Call visit() for each row of a SELECT, n being its place in SPI_tuptable, with
+ * the active snapshot, a bounded number of rows in memory at a time.
+ */
+void
+sql_each(SqlStatement *statement, void (*visit) (uint64 n, void *arg), void *arg)
+{
+	Portal		portal;
+
+	prepare(statement);
+	portal = SPI_cursor_open(NULL, statement->plan, NULL, NULL, true);
+	do
+	{
+		CHECK_FOR_INTERRUPTS();
+		SPI_cursor_fetch(portal, true, FETCH_ROWS);
+		for (uint64 i = 0; i < SPI_processed; i++)
+			visit(i, arg);
+		SPI_freetuptable(SPI_tuptable);
+	} while (SPI_processed > 0);
+	SPI_cursor_close(portal);
+}
+
+/*
+ * Do work in a subtransaction.  Should it fail, what it did is undone, the
+ * transaction goes on, and the error is returned; NULL if it went well.  A cancel
+ * or a shutdown goes through.
+ */
+ErrorData *
+sql_try(void (*work) (void *arg), void *arg)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	ErrorData  *volatile error = NULL;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+	PG_TRY();
+	{
+		work(arg);
+		ReleaseCurrentSubTransaction();
+		MemoryContextSwitchTo(context);
+		CurrentResourceOwner = owner;
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		MemoryContextSwitchTo(context);
+		CurrentResourceOwner = owner;
+
+		if (error->sqlerrcode == ERRCODE_QUERY_CANCELED ||
+			ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_OPERATOR_INTERVENTION)
+			ReThrowError(error);
+	}
+	PG_END_TRY();
+	return error;
 }

@@ -32,6 +32,9 @@ extern Oid	sql_buckets_relid(void);
 extern SqlCaller sql_begin(void);
 extern void sql_execute(SqlStatement *statement, Datum *values,
 						const char *nulls, bool read_only);
+extern void sql_each(SqlStatement *statement, void (*visit) (uint64 n, void *arg),
+					 void *arg);
 extern void sql_end(SqlCaller caller);
+extern ErrorData *sql_try(void (*work) (void *arg), void *arg);
 
 #endif							/* RATELIMIT_SQL_H */

@@ -27,21 +27,32 @@
 #include "access/xlog.h"
 #include "catalog/pg_type.h"
 #include "common/pg_prng.h"
+#include "databases.h"
 #include "miscadmin.h"
 #include "sql.h"
 #include "storage/bufmgr.h"
 #include "storage/lmgr.h"
+#include "storage/lock.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/numeric.h"
 #include "utils/rel.h"
+#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
 /* A row that claims to be from later than this has to be wrong. */
 #define MAX_AHEAD			(10 * USECS_PER_SEC)
 
-/* Without a worker, one new row in so many cleans so many pages. */
+/* Where no worker comes, one new row in so many cleans so many pages. */
 #define CLEAN_EVERY			16
 #define CLEAN_PAGES			16
+
+/* Advisory locks have 1 or 2 there, flush.c has 3: this one locks keys. */
+#define KEY_LOCK_CLASS		4
+#define KEY_LOCKS			1024
+
+/* How long the worker may hold up callers by waiting for the table. */
+#define CLEAN_LOCK_TIMEOUT	"100ms"
 
 /* The rows that are full again, as a condition on columns of the table "b". */
 #define IS_FULL \
@@ -81,13 +92,20 @@ static SqlStatement delete_row = {
 	2, {TEXTOID, TEXTOID}
 };
 static SqlStatement delete_all = {
-	"DELETE FROM %1$s.rate_limit_buckets b"
-	" WHERE $1 IS NULL OR b.limiter OPERATOR(pg_catalog.=) $1",
+	"WITH deleted AS (DELETE FROM %1$s.rate_limit_buckets b"
+	"  WHERE $1 IS NULL OR b.limiter OPERATOR(pg_catalog.=) $1"
+	"  RETURNING " IS_FULL " AS is_full)"
+	" SELECT 1 FROM deleted WHERE NOT is_full",
 	1, {TEXTOID}
 };
 static SqlStatement read_all = {
 	"SELECT b.capacity, b.refill, b.owed, b.updated_at, b.limiter, b.key"
 	" FROM %1$s.rate_limit_buckets b",
+	0, {0}
+};
+static SqlStatement read_some = {
+	"SELECT b.capacity, b.refill, b.owed, b.updated_at, b.limiter, b.key"
+	" FROM %1$s.rate_limit_buckets b LIMIT 5000",
 	0, {0}
 };
 static SqlStatement clean_pages = {
@@ -199,7 +217,8 @@ parse_row(uint64 n, TimestampTz now, const BucketRule *rule)
 			row.owed = 0;
 			row.repaired = true;
 		}
-		else if (row.owed > own.window)
+		/* a microsecond in a million, for rounding */
+		else if (row.owed > own.window + (own.window >> 20) + 1000)
 		{
 			row.owed = own.window;
 			row.repaired = true;
@@ -225,6 +244,26 @@ row_owed(const Row *row, TimestampTz now, const BucketRule *rule)
 	if (row->capacity != rule->capacity || row->refill != rule->refill)
 		owed = bucket_carry(row->capacity, row->refill, owed, rule);
 	return owed;
+}
+
+/* Whose bucket the n-th row of read_all is; false if it can be nobody's. */
+static bool
+row_id(uint64 n, BucketId *id)
+{
+	bool		isnull;
+	text	   *limiter;
+	text	   *key;
+
+	limiter = DatumGetTextPP(SPI_getbinval(SPI_tuptable->vals[n],
+										   SPI_tuptable->tupdesc, 5, &isnull));
+	key = DatumGetTextPP(SPI_getbinval(SPI_tuptable->vals[n],
+									   SPI_tuptable->tupdesc, 6, &isnull));
+	if (VARSIZE_ANY_EXHDR(limiter) > MAX_LIMITER_LEN ||
+		VARSIZE_ANY_EXHDR(key) > MAX_KEY_LEN)
+		return false;
+	make_bucket_id(id, VARDATA_ANY(limiter), VARSIZE_ANY_EXHDR(limiter),
+				   VARDATA_ANY(key), VARSIZE_ANY_EXHDR(key));
+	return true;
 }
 
 static void
@@ -275,15 +314,35 @@ table_writable(void)
 	return !XactReadOnly && !IsInParallelMode();
 }
 
-/* Decide a call.  Anything that can go wrong in a transaction can go wrong here. */
-void
+/* Lock the key against those who take over, or write, its bucket: spill.c, rule 4. */
+static void
+table_lock_key(const BucketId *id, LOCKMODE mode, LOCKTAG *tag)
+{
+	SET_LOCKTAG_ADVISORY(*tag, MyDatabaseId, (uint32) (id->hash % KEY_LOCKS), 0,
+						 KEY_LOCK_CLASS);
+	(void) LockAcquire(tag, mode, false, false);
+}
+
+/*
+ * Decide a call.  Anything that can go wrong in a transaction can go wrong here.
+ * False if the bucket does not belong here any more: it is to be looked for in
+ * shared memory again.
+ */
+bool
 table_consume(const BucketId *id, const BucketRule *rule, Decision *decision)
 {
 	static uint32 inserted = 0;
 	SqlCaller	caller = sql_begin();
 	Datum		values[6];
 	bool		new;
+	bool		here = true;
 
+	if (shmem_attached())
+	{
+		LOCKTAG		tag;
+
+		table_lock_key(id, RowExclusiveLock, &tag);
+	}
 	key_values(id, values);
 	values[2] = Float8GetDatum(rule->capacity);
 	values[3] = Float8GetDatum(rule->refill);
@@ -295,8 +354,15 @@ table_consume(const BucketId *id, const BucketRule *rule, Decision *decision)
 		sql_execute(&lock_row, values, NULL, false);
 		new = SPI_processed == 0;
 		now = wall_clock();		/* after waiting for the lock */
-		decision->owed = 0;
 
+		if (shmem_attached() &&
+			(shmem_consume(id, rule, decision) ||
+			 !spill_is_set(shmem_partition(id->hash))))
+		{
+			here = false;
+			break;
+		}
+		decision->owed = 0;
 		if (new)
 		{
 			decision->allowed = bucket_take(rule, &decision->owed);
@@ -326,10 +392,16 @@ table_consume(const BucketId *id, const BucketRule *rule, Decision *decision)
 		/* none inserted: somebody else was first */
 	} while (SPI_processed == 0);
 
-	if (new && decision->owed > 0 && !shmem_attached() &&
+	/*
+	 * Cleaning locks rows of other keys.  In a transaction block they would stay
+	 * locked, and where rows are not to have changed since, it might fail.
+	 */
+	if (new && here && decision->owed > 0 && !my_shared_database() &&
+		!IsTransactionBlock() && !IsolationUsesXactSnapshot() &&
 		++inserted % CLEAN_EVERY == 0)
 		clean_some_pages();
 	sql_end(caller);
+	return here;
 }
 
 /* What the bucket owes now under the rule; 0 if it has no row. */
@@ -341,7 +413,10 @@ table_peek(const BucketId *id, const BucketRule *rule)
 	Owed		owed = 0;
 
 	key_values(id, values);
-	sql_execute(&read_row, values, NULL, IsInParallelMode());
+	/* whatever this transaction's own snapshot may be */
+	PushActiveSnapshot(GetLatestSnapshot());
+	sql_execute(&read_row, values, NULL, true);
+	PopActiveSnapshot();
 	if (SPI_processed > 0)
 	{
 		TimestampTz now = wall_clock();
@@ -351,6 +426,26 @@ table_peek(const BucketId *id, const BucketRule *rule)
 	}
 	sql_end(caller);
 	return owed;
+}
+
+/*
+ * Decide a call in a transaction that cannot write the table: the bucket lives in
+ * shared memory from now on, if need be in the place of another one.
+ */
+void
+table_take_over(const BucketId *id, const BucketRule *rule, Decision *decision)
+{
+	LOCKTAG		tag;
+	Owed		owed = 0;
+
+	table_lock_key(id, ShareLock, &tag);
+	if (!shmem_consume(id, rule, decision))
+	{
+		if (spill_is_set(shmem_partition(id->hash)))
+			owed = table_peek(id, rule);
+		(void) shmem_place(id, rule, owed, PLACE_HERE, decision);
+	}
+	(void) LockRelease(&tag, ShareLock, false);
 }
 
 /* Delete the bucket's row.  Was there one, and not full? */
@@ -392,43 +487,49 @@ table_reset_all(const char *limiter, int limiter_len)
 	return deleted;
 }
 
+/* For whom table_views() shows buckets. */
+typedef struct Viewer
+{
+	void		(*show) (const BucketView *view, void *arg);
+	void	   *arg;
+} Viewer;
+
+static void
+view_row(uint64 n, void *arg)
+{
+	Viewer	   *viewer = arg;
+	TimestampTz now = wall_clock();
+	Row			row = parse_row(n, now, NULL);
+	BucketRule	own;
+	BucketView	view;
+	BucketId	id;
+
+	if (!row_id(n, &id))
+		return;
+	view.limiter_len = id.limiter_len;
+	memcpy(view.limiter, id.limiter, id.limiter_len);
+	view.key_len = id.key_len;
+	memcpy(view.key, id.key, id.key_len);
+	view.capacity = row.capacity;
+	view.refill = row.refill;
+	bucket_rule(&own, row.capacity, row.refill, 0);
+	view.owed = row_owed(&row, now, &own);
+	if (view.owed > 0)
+		viewer->show(&view, viewer->arg);
+}
+
 /* Call show() for each living bucket in the table. */
 void
 table_views(void (*show) (const BucketView *view, void *arg), void *arg)
 {
+	Viewer		viewer = {show, arg};
 	SqlCaller	caller;
-	TimestampTz now;
 
 	/* the extension may be half gone, or this a standby */
 	if (RecoveryInProgress() || !sql_available())
 		return;
 	caller = sql_begin();
-	sql_execute(&read_all, NULL, NULL, IsInParallelMode());
-	now = wall_clock();
-	for (uint64 i = 0; i < SPI_processed; i++)
-	{
-		Row			row = parse_row(i, now, NULL);
-		BucketRule	own;
-		BucketView	view;
-		bool		isnull;
-		text	   *limiter;
-		text	   *key;
-
-		limiter = DatumGetTextPP(SPI_getbinval(SPI_tuptable->vals[i],
-											   SPI_tuptable->tupdesc, 5, &isnull));
-		key = DatumGetTextPP(SPI_getbinval(SPI_tuptable->vals[i],
-										   SPI_tuptable->tupdesc, 6, &isnull));
-		view.limiter_len = Min(VARSIZE_ANY_EXHDR(limiter), MAX_LIMITER_LEN);
-		memcpy(view.limiter, VARDATA_ANY(limiter), view.limiter_len);
-		view.key_len = Min(VARSIZE_ANY_EXHDR(key), MAX_KEY_LEN);
-		memcpy(view.key, VARDATA_ANY(key), view.key_len);
-		view.capacity = row.capacity;
-		view.refill = row.refill;
-		bucket_rule(&own, row.capacity, row.refill, 0);
-		view.owed = row_owed(&row, now, &own);
-		if (view.owed > 0)
-			show(&view, arg);
-	}
+	sql_each(&read_all, view_row, &viewer);
 	sql_end(caller);
 }
 
@@ -436,75 +537,123 @@ table_views(void (*show) (const BucketView *view, void *arg), void *arg)
  * Together with shared memory
  */
 
+static void
+add_partition(uint64 n, void *set)
+{
+	BucketId	id;
+
+	if (row_id(n, &id))
+		partition_set_add(set, shmem_partition(id.hash));
+}
+
 /* The partitions of shared memory whose buckets have rows. */
 static PartitionSet
 partitions_with_rows(void)
 {
 	PartitionSet set = {{0}};
 
-	sql_execute(&read_all, NULL, NULL, IsInParallelMode());
-	for (uint64 i = 0; i < SPI_processed; i++)
-	{
-		bool		isnull;
-		text	   *limiter;
-		text	   *key;
-		uint64		hash;
-
-		CHECK_FOR_INTERRUPTS();
-		limiter = DatumGetTextPP(SPI_getbinval(SPI_tuptable->vals[i],
-											   SPI_tuptable->tupdesc, 5, &isnull));
-		key = DatumGetTextPP(SPI_getbinval(SPI_tuptable->vals[i],
-										   SPI_tuptable->tupdesc, 6, &isnull));
-		hash = shmem_hash_limiter(MyDatabaseId, VARDATA_ANY(limiter),
-								  VARSIZE_ANY_EXHDR(limiter));
-		hash = shmem_hash(hash, VARDATA_ANY(key), VARSIZE_ANY_EXHDR(key));
-		partition_set_add(&set, shmem_partition(hash));
-	}
+	sql_each(&read_all, add_partition, &set);
 	return set;
 }
 
-/* Mark the partitions that have rows from before the server started. */
+/*
+ * Mark the partitions that have rows from before the server started.  Rows of a
+ * prepared transaction cannot be seen, but show in its lock: then any partition
+ * may have some.
+ */
 void
 table_find_spilled(void)
 {
 	SqlCaller	caller = sql_begin();
-	PartitionSet set = partitions_with_rows();
+	Oid			relid = sql_buckets_relid();
+	PartitionSet set;
 
+	if (ConditionalLockRelationOid(relid, ShareLock))
+	{
+		PushActiveSnapshot(GetLatestSnapshot());
+		set = partitions_with_rows();
+		PopActiveSnapshot();
+		UnlockRelationOid(relid, ShareLock);
+	}
+	else
+		memset(&set, 0xff, sizeof(set));
 	sql_end(caller);
 	spill_set_known(&set);
 }
 
 /*
- * Delete the rows that are full again and clear the marks of partitions that
- * have no row left.  The worker's job, in a transaction of its own, which must
- * end soon afterwards: it may hold a lock on the table.  False if this database
- * has no such table.
+ * Move buckets back to shared memory, as far as there is room, and delete their
+ * rows.  Holding EXCLUSIVE lock on the table: nobody else has a row locked or
+ * changed, and whoever comes later looks into shared memory again.
  */
-bool
+static void
+move_to_memory(void)
+{
+	SPITupleTable *rows;
+	uint64		n;
+
+	sql_execute(&read_some, NULL, NULL, false);
+	rows = SPI_tuptable;
+	n = SPI_processed;
+	for (uint64 i = 0; i < n; i++)
+	{
+		BucketId	id;
+		BucketRule	rule;
+		Owed		owed;
+		Decision	decision;
+		Datum		values[2];
+		TimestampTz now = wall_clock();
+		Row			row;
+
+		CHECK_FOR_INTERRUPTS();
+		SPI_tuptable = rows;
+		row = parse_row(i, now, NULL);
+		if (!row_id(i, &id))
+			continue;
+		bucket_rule(&rule, row.capacity, row.refill, 0);
+		owed = row_owed(&row, now, &rule);
+		if (!shmem_peek(&id, &rule, &decision) &&
+			!shmem_place(&id, &rule, owed, PLACE_IF_ROOM, &decision))
+			continue;
+		key_values(&id, values);
+		sql_execute(&delete_row, values, NULL, false);
+	}
+}
+
+static void
+lock_table(void *arg)
+{
+	SetConfigOption("lock_timeout", CLEAN_LOCK_TIMEOUT, PGC_SUSET, PGC_S_OVERRIDE);
+	LockRelationOid(sql_buckets_relid(), ExclusiveLock);
+}
+
+/*
+ * Delete the rows that are full again, move others back to shared memory, and
+ * clear the marks of partitions that have no row left (spill.c, rule 3).  The
+ * worker's job, in a READ COMMITTED transaction of its own, which must end soon
+ * afterwards: it may hold a lock on the table.  Rows that come back with an abort
+ * after their bucket has moved are out of date, and found so the next time.
+ */
+void
 table_clean(void)
 {
 	SqlCaller	caller;
 	PartitionSet with_rows;
-	PartitionSet marked = spill_marked();
-	bool		some_empty = false;
 
-	if (!sql_available())
-		return false;
+	if (!shmem_attached() || !spill_any())
+		return;
+	Assert(!IsolationUsesXactSnapshot());
 	caller = sql_begin();
 	sql_execute(&clean_all, NULL, NULL, false);
 
-	/* look before locking: writers would have to wait */
-	with_rows = partitions_with_rows();
-	for (int i = 0; i < shmem_partitions(); i++)
-		some_empty |= partition_set_has(&marked, i) &&
-			!partition_set_has(&with_rows, i);
-
-	/* nobody may be writing; if somebody is, there will be a next time */
-	if (some_empty && ConditionalLockRelationOid(sql_buckets_relid(), ShareLock))
+	/* waiting for longer would hold up the callers; there will be a next time */
+	if (sql_try(lock_table, NULL) == NULL)
 	{
+		move_to_memory();
+		PushActiveSnapshot(GetLatestSnapshot());
 		with_rows = partitions_with_rows();
+		PopActiveSnapshot();
 		spill_clear(&with_rows);
 	}
 	sql_end(caller);
-	return true;
 }

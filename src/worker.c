@@ -5,35 +5,115 @@
  * The launcher is connected to no database, so no DROP DATABASE finds it.  Once
  * per ratelimit.flush_interval it starts, one after the other, a worker in each
  * database that has something to do, and waits for it to end.  That worker does
- * its work in one transaction and is gone.
+ * its tasks, each in a transaction of its own, and is gone.
  *
- * The work: deleting buckets from the table that are full again and telling
- * shared memory when none is left (table_clean()).
+ * A task that fails is undone by its transaction's abort, and tried again in a
+ * later round: the more often flushing a database failed, the later.  The log
+ * tells of the first failure and of the first success after it.
  *
- * Both check for interrupts wherever they wait, which also answers process
- * barriers.
+ * Both processes check for interrupts wherever they wait, which also answers
+ * process barriers.
  */
 #include "ratelimit.h"
 
-#include "access/htup_details.h"
 #include "access/xact.h"
+#include "databases.h"
+#include "episodes.h"
+#include "flags.h"
+#include "flush.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
+#include "sql.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "storage/proc.h"
 #include "tcop/tcopprot.h"
 #include "utils/guc.h"
+#include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
+#include "utils/timestamp.h"
+#include "violations.h"
 
 /* A worker that waits longer than this for a lock tries again next time. */
-#define WORKER_LOCK_TIMEOUT "1s"
+#define LOCK_TIMEOUT	"1s"
+
+/* Old violations are looked for this often where nothing else is to do. */
+#define RETENTION_EVERY_S	3600
 
 PGDLLEXPORT void ratelimit_launcher_main(Datum arg);
 PGDLLEXPORT void ratelimit_database_main(Datum arg);
+
+/*
+ * The launcher
+ */
+
+typedef struct Work
+{
+	Oid			databases[MAX_DATABASES];
+	int			n;
+	bool		retention;		/* a round that looks for old violations */
+	TimestampTz now;
+} Work;
+
+static void
+add_work(Work *work, Oid database)
+{
+	for (int i = 0; i < work->n; i++)
+		if (work->databases[i] == database)
+			return;
+	if (work->n < MAX_DATABASES)
+		work->databases[work->n++] = database;
+}
+
+/* Has the database spilled, or is it time to look at it anyway? */
+static void
+look_at_database(SharedDatabase *entry, void *arg)
+{
+	Work	   *work = arg;
+	bool		marked = work->retention;
+
+	for (int i = 0; i < MAX_PARTITIONS / 64; i++)
+		marked |= pg_atomic_read_u64(&entry->marks[i]) != 0;
+	if (marked)
+		add_work(work, entry->database);
+}
+
+/* A database whose flushes fail waits. */
+static void
+drop_waiting(SharedDatabase *entry, void *arg)
+{
+	Work	   *work = arg;
+
+	if (entry->flushes.streak == 0 || entry->flushes.retry_at <= work->now)
+		return;
+	for (int i = 0; i < work->n; i++)
+		if (work->databases[i] == entry->database)
+			work->databases[i] = work->databases[--work->n];
+}
+
+/* The databases that have something to do. */
+static void
+find_work(Work *work)
+{
+	static TimestampTz last_retention = 0;
+
+	work->now = GetCurrentTimestamp();
+	work->retention = violation_retention_setting > 0 &&
+		TimestampDifferenceExceeds(last_retention, work->now, RETENTION_EVERY_S * 1000);
+	if (work->retention)
+		last_retention = work->now;
+
+	violations_fold(false);
+	work->n = violations_databases(work->databases, MAX_DATABASES);
+	violations_lock();
+	work->n = flags_databases(work->databases, work->n, MAX_DATABASES);
+	violations_unlock();
+	databases_visit(look_at_database, work);
+	databases_visit(drop_waiting, work);
+}
 
 /* Does the database still exist?  Its number may be of one that was dropped. */
 static bool
@@ -51,6 +131,7 @@ database_exists(Oid database)
 static void
 run_in_database(Oid database)
 {
+	static bool warned = false;
 	BackgroundWorker worker = {0};
 	BackgroundWorkerHandle *handle;
 	BgwHandleStatus status;
@@ -68,13 +149,19 @@ run_in_database(Oid database)
 
 	if (!RegisterDynamicBackgroundWorker(&worker, &handle))
 	{
-		ereport(DEBUG1,
-				(errmsg("ratelimit: no background worker slot free for database %u, trying again later",
-						database)));
+		if (!warned)
+			ereport(WARNING,
+					(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+					 errmsg("ratelimit: no background worker slot is free, violations and buckets wait"),
+					 errhint("Increase max_worker_processes.")));
+		warned = true;
 		return;
 	}
+	if (warned)
+		ereport(LOG, (errmsg("ratelimit: got a background worker slot again")));
+	warned = false;
 
-	/* WaitForBackgroundWorkerShutdown() would not look at a reload */
+	/* WaitForBackgroundWorkerShutdown() would let go of interrupts and reloads */
 	while ((status = GetBackgroundWorkerPid(handle, &pid)) != BGWH_STOPPED)
 	{
 		if (status == BGWH_POSTMASTER_DIED)
@@ -90,57 +177,156 @@ run_in_database(Oid database)
 void
 ratelimit_launcher_main(Datum arg)
 {
+	TimestampTz next;
+	Work		work;
+
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, die);
 	BackgroundWorkerUnblockSignals();
 	/* no database, only the catalogs that all databases share */
 	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
+	ereport(DEBUG1, (errmsg("ratelimit launcher started")));
 
+	next = GetCurrentTimestamp();
 	for (;;)
 	{
-		Oid			databases[MAX_DATABASES];
-		int			n;
+		long		pause;
 
-		(void) WaitLatch(MyLatch,
-						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 flush_interval_setting * 1000L, PG_WAIT_EXTENSION);
-		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
 		if (ConfigReloadPending)
 		{
 			ConfigReloadPending = false;
 			ProcessConfigFile(PGC_SIGHUP);
+			/* a shorter interval counts from now */
+			next = Min(next, TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+														 flush_interval_setting * 1000L));
+		}
+		pause = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), next);
+		if (pause > 0)
+		{
+			(void) WaitLatch(MyLatch,
+							 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+							 pause, PG_WAIT_EXTENSION);
+			ResetLatch(MyLatch);
+			continue;
 		}
 
-		n = spill_databases(databases, MAX_DATABASES);
-		for (int i = 0; i < n; i++)
-		{
-			if (database_exists(databases[i]))
-				run_in_database(databases[i]);
-		}
+		find_work(&work);
+		for (int i = 0; i < work.n; i++)
+			if (database_exists(work.databases[i]))
+				run_in_database(work.databases[i]);
+		next = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+										   flush_interval_setting * 1000L);
 	}
+}
+
+/*
+ * A database's worker
+ */
+
+static void
+task_flush(void)
+{
+	(void) flush_violations();
+}
+
+static void
+task_retention(void)
+{
+	if (violation_retention_setting > 0)
+		flush_retention();
+}
+
+static const struct
+{
+	const char *activity;
+	void		(*work) (void);
+}			tasks[] = {
+	{"writing violations", task_flush},
+	{"writing flags", flags_write_due},
+	{"cleaning rate_limit_buckets", table_clean},
+	{"deleting old violations", task_retention},
+};
+
+/* Do the task in a transaction; false, and what went wrong, if it failed. */
+static bool
+do_task(int n, char **message)
+{
+	MemoryContext context = CurrentMemoryContext;
+	volatile bool done = false;
+	char		activity[128];
+
+	snprintf(activity, sizeof(activity), "ratelimit: %s", tasks[n].activity);
+	ereport(DEBUG1, (errmsg_internal("%s", activity)));
+	PG_TRY();
+	{
+		SetCurrentStatementStartTimestamp();
+		StartTransactionCommand();
+		PushActiveSnapshot(GetTransactionSnapshot());
+		pgstat_report_activity(STATE_RUNNING, activity);
+		if (sql_available())
+			tasks[n].work();
+		PopActiveSnapshot();
+		CommitTransactionCommand();
+		done = true;
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		FlushErrorState();
+		HOLD_INTERRUPTS();
+		AbortCurrentTransaction();
+		RESUME_INTERRUPTS();
+		*message = psprintf("%s: %s", tasks[n].activity, error->message);
+		FreeErrorData(error);
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	pgstat_report_stat(true);
+	pgstat_report_activity(STATE_IDLE, NULL);
+	return done;
 }
 
 void
 ratelimit_database_main(Datum arg)
 {
-	Oid			database = DatumGetObjectId(arg);
+	MemoryContext context;
+	char	   *first_failure = NULL;
+	int			streak;
 
 	pqsignal(SIGTERM, die);
 	BackgroundWorkerUnblockSignals();
-	BackgroundWorkerInitializeConnectionByOid(database, InvalidOid, 0);
-	SetConfigOption("lock_timeout", WORKER_LOCK_TIMEOUT, PGC_SUSET, PGC_S_OVERRIDE);
+	BackgroundWorkerInitializeConnectionByOid(DatumGetObjectId(arg), InvalidOid, 0);
+	SetConfigOption("lock_timeout", LOCK_TIMEOUT, PGC_SUSET, PGC_S_OVERRIDE);
+	SetConfigOption("default_transaction_isolation", "read committed",
+					PGC_SUSET, PGC_S_OVERRIDE);
+	SetConfigOption("default_transaction_read_only", "off", PGC_SUSET, PGC_S_OVERRIDE);
+	context = AllocSetContextCreate(TopMemoryContext, "ratelimit worker",
+									ALLOCSET_DEFAULT_SIZES);
+	MemoryContextSwitchTo(context);
 
-	SetCurrentStatementStartTimestamp();
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
-	pgstat_report_activity(STATE_RUNNING, "ratelimit: cleaning rate_limit_buckets");
-	ereport(DEBUG1, (errmsg("ratelimit: cleaning rate_limit_buckets")));
-	(void) table_clean();
-	PopActiveSnapshot();
-	CommitTransactionCommand();
-	pgstat_report_stat(true);
-	pgstat_report_activity(STATE_IDLE, NULL);
+	streak = my_shared_database() ? my_shared_database()->flushes.streak : 0;
+	for (int i = 0; i < lengthof(tasks); i++)
+	{
+		char	   *message;
+
+		if (do_task(i, &message) || first_failure)
+			continue;
+		first_failure = message;
+		flush_failed(message);
+	}
+	if (first_failure && streak == 0)
+		ereport(LOG,
+				(errmsg("ratelimit: failed %s", first_failure),
+				 errdetail("Nothing is lost. It will be tried again, at growing intervals.")));
+	else if (!first_failure && streak > 0)
+	{
+		flush_succeeded();
+		ereport(LOG, (errmsg("ratelimit: what failed before has succeeded")));
+	}
 }
 
 /* The launcher, which the postmaster keeps alive. */

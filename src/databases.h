@@ -1,0 +1,44 @@
+/*
+ * databases.h
+ *		The databases that use the extension: see databases.c.
+ */
+#ifndef RATELIMIT_DATABASES_H
+#define RATELIMIT_DATABASES_H
+
+#include "port/atomics.h"
+#include "storage/lwlock.h"
+
+/* How writing violations went. */
+typedef struct FlushStats
+{
+	TimestampTz since;			/* counted from then on */
+	int64		flushed;		/* violations */
+	int64		failures;		/* flushes */
+	TimestampTz last_flush;		/* 0: none yet */
+	TimestampTz last_error_at;	/* 0: none yet */
+	char		last_error[256];
+	int			streak;			/* failures since the last success */
+	TimestampTz retry_at;		/* not before, if streak > 0 */
+} FlushStats;
+
+typedef struct SharedDatabase
+{
+	Oid			database;		/* registry's lock; InvalidOid: free */
+
+	/* spill.c */
+	pg_atomic_uint32 known;		/* the table has been looked through */
+	pg_atomic_uint64 marks[MAX_PARTITIONS / 64];	/* partition's lock */
+
+	FlushStats	flushes;		/* registry's lock */
+} SharedDatabase;
+
+extern Size databases_size(void);
+extern void databases_startup(void *memory, LWLock *lock, bool found);
+extern SharedDatabase *my_shared_database(void);
+extern void databases_visit(void (*visit) (SharedDatabase *entry, void *arg),
+							void *arg);
+extern void databases_forget(Oid database, bool dropped);
+extern void databases_lock_flushes(void);
+extern void databases_unlock_flushes(void);
+
+#endif							/* RATELIMIT_DATABASES_H */

@@ -1,0 +1,339 @@
+/*
+ * episodes.c
+ *		Recent runs of violations, and who is to be flagged, in shared memory.
+ *
+ * Both learn of violations in folds (violations.c): a (limiter, key) and by how
+ * much it grew.  Everything here is guarded by the fold lock, which the caller
+ * holds.
+ *
+ * Episodes: at most max_episodes (limiter, key) series; past that the one whose
+ * last violation is longest ago goes.  One is visible for episode_retention after
+ * its last violation, or for flag_window if that is longer.
+ *
+ * Flags: for limiters in flag_limiters, the violations of each key are counted in
+ * slices of a 16th of flag_window.  When those of the slices that lie wholly
+ * within the window reach flag_threshold, the flag is due: the worker writes it
+ * (flags.c).  So nobody is flagged for violations that are further apart than the
+ * window; and whoever has as many within 15/16 of it is, for sure.  Folds are at
+ * most a slice apart while there are violations.  A track remembers that its flag
+ * was due until it is started anew, by clearing the flag.
+ *
+ * There are as many tracks as violations may be pending; when a key finds none
+ * free near its place, it takes the one that was used least recently.
+ */
+#include "ratelimit.h"
+
+#include "common/hashfn.h"
+#include "episodes.h"
+#include "utils/timestamp.h"
+
+#define SLICES			16
+#define TRACK_PROBES	16
+
+typedef struct Track
+{
+	Oid			database;		/* InvalidOid: free */
+	uint64		names[2];		/* two hashes of limiter and key */
+	int64		last_slice;		/* the newest one counted */
+	uint32		counts[SLICES]; /* of slice n at n % SLICES */
+	bool		due;			/* its flag is, or was */
+} Track;
+
+typedef struct Episodes
+{
+	int64		slice_ns;		/* of the tracks; they are void if it changes */
+	DueFlag		due[MAX_DUE_FLAGS];
+} Episodes;
+
+static Episodes *shared = NULL;
+static Episode *episodes;		/* max_episodes */
+static Track *tracks;			/* max_violations */
+
+Size
+episodes_size(void)
+{
+	Size		size = MAXALIGN(sizeof(Episodes));
+
+	size = add_size(size, mul_size(max_episodes_setting, sizeof(Episode)));
+	return add_size(size, mul_size(max_violations_setting, sizeof(Track)));
+}
+
+/* Holding AddinShmemInitLock. */
+void
+episodes_startup(void *memory, bool found)
+{
+	char	   *p = memory;
+
+	shared = (Episodes *) p;
+	p += MAXALIGN(sizeof(Episodes));
+	episodes = (Episode *) p;
+	p += max_episodes_setting * sizeof(Episode);
+	tracks = (Track *) p;
+	if (!found)
+		memset(memory, 0, episodes_size());
+}
+
+/* Is the limiter one of flag_limiters? */
+static bool
+limiter_flags(const char *limiter)
+{
+	const char *p = flag_limiters_setting ? flag_limiters_setting : "";
+	size_t		len = strlen(limiter);
+
+	while (*p)
+	{
+		const char *end = p + strcspn(p, ",");
+		const char *last = end;
+
+		while (*p == ' ')
+			p++;
+		while (last > p && last[-1] == ' ')
+			last--;
+		if (last - p == len && memcmp(p, limiter, len) == 0)
+			return true;
+		p = *end ? end + 1 : end;
+	}
+	return false;
+}
+
+static int64
+slice_length(void)
+{
+	return flag_window_setting * INT64CONST(1000000000) / SLICES;
+}
+
+/* Violations older than this should have been folded; nanoseconds. */
+int64
+episodes_fold_interval(void)
+{
+	return slice_length();
+}
+
+/* How long an episode stays after its last violation. */
+static int64
+retention_us(void)
+{
+	return Max(episode_retention_setting, flag_window_setting) * USECS_PER_SEC;
+}
+
+static void
+add_episode(Oid database, const char *limiter, const char *key, int64 n,
+			TimestampTz at)
+{
+	Episode    *episode = NULL;
+	Episode    *oldest = NULL;
+
+	for (int i = 0; i < max_episodes_setting && !episode; i++)
+	{
+		Episode    *candidate = &episodes[i];
+
+		if (candidate->database == database &&
+			strcmp(candidate->key, key) == 0 &&
+			strcmp(candidate->limiter, limiter) == 0)
+			episode = candidate;
+		else if (!oldest || !OidIsValid(candidate->database) ||
+				 (OidIsValid(oldest->database) && candidate->last_at < oldest->last_at))
+			oldest = candidate;
+	}
+
+	if (!episode)
+	{
+		/* older than all that fill the window already */
+		if (!oldest || (OidIsValid(oldest->database) && at < oldest->last_at))
+			return;
+		episode = oldest;
+		episode->database = database;
+		strlcpy(episode->limiter, limiter, sizeof(episode->limiter));
+		strlcpy(episode->key, key, sizeof(episode->key));
+		episode->rejected = 0;
+		episode->first_at = at;
+		episode->last_at = at;
+	}
+	else if (episode->last_at + retention_us() < at)
+	{
+		/* that one was over: a new one begins */
+		episode->rejected = 0;
+		episode->first_at = at;
+	}
+	episode->rejected += n;
+	episode->last_at = Max(episode->last_at, at);
+}
+
+/* The track of a key; made if need be. */
+static Track *
+find_track(Oid database, const char *limiter, const char *key)
+{
+	uint64		names[2];
+	Track	   *victim = NULL;
+
+	for (int i = 0; i < 2; i++)
+	{
+		names[i] = hash_bytes_extended((const unsigned char *) limiter,
+									   strlen(limiter), (uint64) database << 2 | i);
+		names[i] = hash_bytes_extended((const unsigned char *) key,
+									   strlen(key), names[i]);
+	}
+	for (int i = 0; i < TRACK_PROBES; i++)
+	{
+		Track	   *track = &tracks[(names[0] + i) % max_violations_setting];
+
+		if (track->database == database && track->names[0] == names[0] &&
+			track->names[1] == names[1])
+			return track;
+		if (!victim || !OidIsValid(track->database) ||
+			(OidIsValid(victim->database) && track->last_slice < victim->last_slice))
+			victim = track;
+	}
+	memset(victim, 0, sizeof(Track));
+	victim->database = database;
+	victim->names[0] = names[0];
+	victim->names[1] = names[1];
+	return victim;
+}
+
+/* Let a flag be due; false if too many are already. */
+static bool
+set_due(Oid database, const char *limiter, const char *key, int64 rejected)
+{
+	for (int i = 0; i < MAX_DUE_FLAGS; i++)
+	{
+		DueFlag    *flag = &shared->due[i];
+
+		if (OidIsValid(flag->database))
+			continue;
+		flag->database = database;
+		strlcpy(flag->limiter, limiter, sizeof(flag->limiter));
+		strlcpy(flag->key, key, sizeof(flag->key));
+		flag->rejected = rejected;
+		return true;
+	}
+	return false;
+}
+
+static void
+add_track(Oid database, const char *limiter, const char *key, int64 n, int64 at)
+{
+	Track	   *track;
+	int64		slice = at / slice_length();
+	int64		sum = 0;
+
+	if (shared->slice_ns != slice_length())
+	{
+		memset(tracks, 0, max_violations_setting * sizeof(Track));
+		shared->slice_ns = slice_length();
+	}
+	track = find_track(database, limiter, key);
+
+	/* forget the slices that the window has left behind */
+	slice = Max(slice, track->last_slice);
+	for (int64 gone = Max(track->last_slice + 1, slice - SLICES + 1); gone <= slice; gone++)
+		track->counts[gone % SLICES] = 0;
+	track->last_slice = slice;
+
+	track->counts[slice % SLICES] = Min(track->counts[slice % SLICES] + n,
+										(int64) PG_INT32_MAX);
+	for (int i = 0; i < SLICES; i++)
+		sum += track->counts[i];
+	if (sum >= flag_threshold_setting && !track->due)
+		track->due = set_due(database, limiter, key, sum);
+}
+
+/* A key got n more violations, the last of them then. */
+void
+episodes_add(Oid database, const char *limiter, const char *key, int64 n,
+			 TimestampTz at, int64 at_mono)
+{
+	add_episode(database, limiter, key, n, at);
+	if (limiter_flags(limiter))
+		add_track(database, limiter, key, n, at_mono);
+}
+
+/* The n-th place for an episode; false past the last. */
+bool
+episodes_get(int n, Episode *episode)
+{
+	if (!shared || n >= max_episodes_setting)
+		return false;
+	*episode = episodes[n];
+	if (episode->last_at + retention_us() < GetCurrentTimestamp())
+		episode->database = InvalidOid;
+	return true;
+}
+
+/* The n-th flag that is due in a database; false if there are not that many. */
+bool
+flags_get_due(int n, Oid database, DueFlag *flag)
+{
+	for (int i = 0; i < MAX_DUE_FLAGS; i++)
+	{
+		if (shared->due[i].database == database && n-- == 0)
+		{
+			*flag = shared->due[i];
+			return true;
+		}
+	}
+	return false;
+}
+
+/* The flag is written, or not due any more. */
+void
+flags_done(const DueFlag *flag)
+{
+	for (int i = 0; i < MAX_DUE_FLAGS; i++)
+	{
+		DueFlag    *due = &shared->due[i];
+
+		if (due->database == flag->database &&
+			strcmp(due->key, flag->key) == 0 &&
+			strcmp(due->limiter, flag->limiter) == 0)
+			due->database = InvalidOid;
+	}
+}
+
+/* Add to n databases those in which flags are due. */
+int
+flags_databases(Oid *databases, int n, int max)
+{
+	for (int i = 0; i < MAX_DUE_FLAGS; i++)
+	{
+		Oid			database = shared->due[i].database;
+		int			j;
+
+		if (!OidIsValid(database))
+			continue;
+		for (j = 0; j < n && databases[j] != database; j++)
+			;
+		if (j == n && n < max)
+			databases[n++] = database;
+	}
+	return n;
+}
+
+/* The flag has been cleared: only new violations count towards another one. */
+void
+flags_start_anew(Oid database, const char *limiter, const char *key)
+{
+	Track	   *track = find_track(database, limiter, key);
+	DueFlag		flag = {0};
+
+	track->database = InvalidOid;
+	flag.database = database;
+	strlcpy(flag.limiter, limiter, sizeof(flag.limiter));
+	strlcpy(flag.key, key, sizeof(flag.key));
+	flags_done(&flag);
+}
+
+/* The database, or its extension, is gone. */
+void
+episodes_forget_database(Oid database)
+{
+	for (int i = 0; i < max_episodes_setting; i++)
+		if (episodes[i].database == database)
+			episodes[i].database = InvalidOid;
+	for (int i = 0; i < max_violations_setting; i++)
+		if (tracks[i].database == database)
+			tracks[i].database = InvalidOid;
+	for (int i = 0; i < MAX_DUE_FLAGS; i++)
+		if (shared->due[i].database == database)
+			shared->due[i].database = InvalidOid;
+}

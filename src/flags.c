@@ -1,0 +1,127 @@
+/*
+ * flags.c
+ *		Writing flags: those that are due (episodes.c), and by hand.
+ *
+ * A flag is a row of rate_limit_flags that is not cleared; a unique index sees to
+ * there being one for a key of a limiter.  It denies nothing.
+ */
+#include "ratelimit.h"
+
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "episodes.h"
+#include "flags.h"
+#include "miscadmin.h"
+#include "sql.h"
+#include "utils/builtins.h"
+#include "violations.h"
+
+PG_FUNCTION_INFO_V1(rl_flag);
+PG_FUNCTION_INFO_V1(rl_unflag);
+
+static SqlStatement insert_flag = {
+	"INSERT INTO %1$s.rate_limit_flags (limiter, key, rejected, reason)"
+	" VALUES ($1, $2, $3, $4) ON CONFLICT (limiter, key) WHERE cleared_at IS NULL DO NOTHING",
+	4, {TEXTOID, TEXTOID, INT8OID, TEXTOID}
+};
+static SqlStatement clear_flag = {
+	"UPDATE %1$s.rate_limit_flags f SET cleared_at = pg_catalog.now(), cleared_by = $3"
+	" WHERE f.limiter OPERATOR(pg_catalog.=) $1 AND f.key OPERATOR(pg_catalog.=) $2"
+	" AND f.cleared_at IS NULL",
+	3, {TEXTOID, TEXTOID, TEXTOID}
+};
+
+/* Insert a flag unless there is one: was it inserted? */
+static bool
+insert(Datum limiter, Datum key, int64 rejected, Datum reason)
+{
+	SqlCaller	caller = sql_begin();
+	Datum		values[4] = {limiter, key, Int64GetDatum(rejected), reason};
+	bool		inserted;
+
+	sql_execute(&insert_flag, values, NULL, false);
+	inserted = SPI_processed > 0;
+	sql_end(caller);
+	return inserted;
+}
+
+/*
+ * Write the flags that are due in this database.  They stay due until written; a
+ * second attempt finds the row and does nothing.
+ */
+void
+flags_write_due(void)
+{
+	DueFlag		flag;
+	int			n = 0;
+
+	for (;;)
+	{
+		bool		due;
+
+		CHECK_FOR_INTERRUPTS();
+		violations_lock();
+		due = flags_get_due(n++, MyDatabaseId, &flag);
+		violations_unlock();
+		if (!due)
+			return;
+		if (insert(CStringGetTextDatum(flag.limiter), CStringGetTextDatum(flag.key),
+				   flag.rejected,
+				   CStringGetTextDatum(psprintf("%lld violations within %d s",
+												(long long) flag.rejected,
+												flag_window_setting))))
+			ereport(LOG,
+					(errmsg("ratelimit: flagged key \"%s\" of limiter \"%s\": %lld violations within %d s",
+							flag.key, flag.limiter, (long long) flag.rejected,
+							flag_window_setting),
+					 errhidestmt(true), errhidecontext(true)));
+	}
+}
+
+/* rl_flag(key, limiter, reason) returns boolean */
+Datum
+rl_flag(PG_FUNCTION_ARGS)
+{
+	BucketId	id;
+
+	check_not_null(fcinfo, 0, "key");
+	check_not_null(fcinfo, 1, "limiter");
+	check_not_null(fcinfo, 2, "reason");
+	get_bucket_id(&id, PG_GETARG_TEXT_PP(0), PG_GETARG_TEXT_PP(1));
+	PG_RETURN_BOOL(insert(PG_GETARG_DATUM(1), PG_GETARG_DATUM(0), 0, PG_GETARG_DATUM(2)));
+}
+
+/* rl_unflag(key, limiter) returns boolean */
+Datum
+rl_unflag(PG_FUNCTION_ARGS)
+{
+	BucketId	id;
+	Datum		values[3];
+	SqlCaller	caller;
+	bool		cleared;
+
+	check_not_null(fcinfo, 0, "key");
+	check_not_null(fcinfo, 1, "limiter");
+	get_bucket_id(&id, PG_GETARG_TEXT_PP(0), PG_GETARG_TEXT_PP(1));
+
+	values[0] = PG_GETARG_DATUM(1);
+	values[1] = PG_GETARG_DATUM(0);
+	values[2] = CStringGetTextDatum(GetUserNameFromId(GetUserId(), false));
+	caller = sql_begin();
+	sql_execute(&clear_flag, values, NULL, false);
+	cleared = SPI_processed > 0;
+	sql_end(caller);
+
+	if (shmem_attached())
+	{
+		char	   *limiter = text_to_cstring(PG_GETARG_TEXT_PP(1));
+		char	   *key = text_to_cstring(PG_GETARG_TEXT_PP(0));
+
+		/* violations so far count for nothing any more */
+		violations_fold(true);
+		violations_lock();
+		flags_start_anew(MyDatabaseId, limiter, key);
+		violations_unlock();
+	}
+	PG_RETURN_BOOL(cleared);
+}

@@ -1,0 +1,411 @@
+/*
+ * flush.c
+ *		Writing violations.
+ *
+ * Preloaded, violations wait in shared memory (violations.c) until the worker, or
+ * rl_flush(), writes those of its database: one row per gateway, in its
+ * transaction.  Never lost, never written twice: the counts are taken out, and
+ * when the transaction (or subtransaction) ends, the callbacks here either drop
+ * them, after the commit, or put them back.  Nothing can fail in between, and a
+ * backend that dies otherwise takes the whole of shared memory with it.  A lock
+ * keeps a database's flushes one after the other.
+ *
+ * Not preloaded, a transaction's violations wait in its own memory and are
+ * written with it, just before it commits.
+ */
+#include "ratelimit.h"
+
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "commands/dbcommands.h"
+#include "databases.h"
+#include "flush.h"
+#include "miscadmin.h"
+#include "sql.h"
+#include "storage/lock.h"
+#include "utils/builtins.h"
+#include "utils/hsearch.h"
+#include "utils/json.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+#include "violations.h"
+
+/* Advisory locks have 1 or 2 there: this one is ours. */
+#define FLUSH_LOCK_CLASS	3
+
+/* The longest pause after failures, unless flush_interval is longer. */
+#define MAX_BACKOFF_S		300
+
+static SqlStatement insert_violations = {
+	"INSERT INTO %1$s.rate_limit_violations (gateway_name, total_count, details)"
+	" VALUES ($1::pg_catalog.text, $2, $3::pg_catalog.jsonb)",
+	3, {TEXTOID, INT8OID, TEXTOID}
+};
+static SqlStatement delete_old = {
+	"DELETE FROM %1$s.rate_limit_violations"
+	" WHERE created_at OPERATOR(pg_catalog.<)"
+	" (pg_catalog.timezone('UTC', pg_catalog.now()) OPERATOR(pg_catalog.-)"
+	"  pg_catalog.make_interval(0, 0, 0, 0, 0, 0, $1))",
+	1, {FLOAT8OID}
+};
+
+/* What this transaction's flushes took and did not settle yet. */
+static struct
+{
+	uint32	   *taken;			/* entries, in TopTransactionContext */
+	int			n;
+	int64		total;			/* violations */
+	int			level;			/* of the subtransaction that flushed */
+}			flush = {NULL};
+
+/* Not preloaded: this transaction's violations; in TopTransactionContext. */
+static HTAB *local_violations = NULL;
+
+typedef struct LocalViolation
+{
+	struct
+	{
+		char		gateway[MAX_GATEWAY_LEN + 1];
+		char		limiter[MAX_LIMITER_LEN + 1];
+		char		key[MAX_KEY_LEN + 1];
+	}			names;			/* zero-padded: hashed as a whole */
+	int64		count;
+} LocalViolation;
+
+/*
+ * Recording
+ */
+
+static void
+record_locally(const BucketId *id, int64 n)
+{
+	LocalViolation wanted;
+	LocalViolation *violation;
+	bool		found;
+
+	if (!local_violations)
+	{
+		HASHCTL		control = {0};
+
+		control.keysize = sizeof(wanted.names);
+		control.entrysize = sizeof(LocalViolation);
+		control.hcxt = TopTransactionContext;
+		local_violations = hash_create("ratelimit violations", 64, &control,
+									   HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	}
+	memset(&wanted, 0, sizeof(wanted));
+	strlcpy(wanted.names.gateway, violations_gateway(), sizeof(wanted.names.gateway));
+	memcpy(wanted.names.limiter, id->limiter, id->limiter_len);
+	memcpy(wanted.names.key, id->key, id->key_len);
+	violation = hash_search(local_violations, &wanted.names, HASH_ENTER, &found);
+	violation->count = (found ? violation->count : 0) + n;
+}
+
+/* Record n violations, at a time of the monotonic clock; 0: now. */
+void
+flush_record(const BucketId *id, int64 n, int64 now)
+{
+	if (shmem_attached())
+		violations_add(id, n, now ? now : monotonic_ns());
+	else if (table_writable())
+		record_locally(id, n);
+}
+
+/*
+ * Rows
+ */
+
+static int
+compare_views(const void *a, const void *b)
+{
+	const ViolationView *x = *(ViolationView *const *) a;
+	const ViolationView *y = *(ViolationView *const *) b;
+	int			result = strcmp(x->gateway, y->gateway);
+
+	if (result == 0)
+		result = strcmp(x->limiter, y->limiter);
+	return result != 0 ? result : strcmp(x->key, y->key);
+}
+
+/* Write one gateway's violations to where ratelimit.violation_sink says. */
+static void
+write_gateway(const char *gateway, int64 total, const char *details)
+{
+	if (violation_sink_setting == SINK_TABLE)
+	{
+		Datum		values[3];
+
+		values[0] = CStringGetTextDatum(gateway);
+		values[1] = Int64GetDatum(total);
+		values[2] = CStringGetTextDatum(details);
+		sql_execute(&insert_violations, values, NULL, false);
+	}
+	else if (violation_sink_setting == SINK_LOG)
+	{
+		StringInfoData line;
+
+		initStringInfo(&line);
+		appendStringInfoString(&line, "{\"database\": ");
+		escape_json(&line, get_database_name(MyDatabaseId));
+		appendStringInfoString(&line, ", \"gateway_name\": ");
+		escape_json(&line, gateway);
+		appendStringInfo(&line, ", \"total_count\": " INT64_FORMAT ", \"details\": %s}",
+						 total, details);
+		ereport(LOG,
+				(errmsg_internal("ratelimit violations: %s", line.data),
+				 errhidestmt(true), errhidecontext(true)));
+		pfree(line.data);
+	}
+}
+
+/* Write violations, one row per gateway; the number of rows. */
+static int64
+write_views(ViolationView **views, int n)
+{
+	SqlCaller	caller = sql_begin();
+	int64		rows = 0;
+	StringInfoData name;
+
+	initStringInfo(&name);
+	qsort(views, n, sizeof(ViolationView *), compare_views);
+	for (int i = 0; i < n;)
+	{
+		const char *gateway = views[i]->gateway;
+		StringInfoData details;
+		int64		total = 0;
+
+		CHECK_FOR_INTERRUPTS();
+		initStringInfo(&details);
+		while (i < n && strcmp(views[i]->gateway, gateway) == 0)
+		{
+			const ViolationView *first = views[i];
+			int64		count = 0;
+
+			for (; i < n && compare_views(&views[i], &first) == 0; i++)
+				count += views[i]->count;
+			resetStringInfo(&name);
+			appendStringInfo(&name, "%s:%s", first->key, first->limiter);
+			appendStringInfoString(&details, details.len == 0 ? "{" : ", ");
+			escape_json(&details, name.data);
+			appendStringInfo(&details, ": " INT64_FORMAT, count);
+			total += count;
+		}
+		appendStringInfoChar(&details, '}');
+		write_gateway(gateway, total, details.data);
+		pfree(details.data);
+		rows++;
+	}
+	sql_end(caller);
+	return rows;
+}
+
+/*
+ * Flushing shared memory
+ */
+
+/*
+ * Write this database's violations; the number of rows.  What was taken is
+ * settled when the transaction ends.
+ */
+int64
+flush_violations(void)
+{
+	LOCKTAG		tag;
+	ViolationView **views;
+	ViolationView view;
+	int			n = 0;
+	int			before = flush.taken ? flush.n : 0;
+
+	if (!shmem_attached())
+		return 0;
+	/* what one subtransaction took, another must not settle */
+	if (flush.taken && GetCurrentTransactionNestLevel() > flush.level)
+		return 0;
+
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, 0, 0, FLUSH_LOCK_CLASS);
+	(void) LockAcquire(&tag, ExclusiveLock, false, false);
+
+	views = palloc(violations_entries() * sizeof(ViolationView *));
+	if (!flush.taken)
+	{
+		flush.taken = MemoryContextAlloc(TopTransactionContext,
+										 violations_entries() * sizeof(uint32));
+		flush.n = 0;
+		flush.total = 0;
+		flush.level = GetCurrentTransactionNestLevel();
+	}
+	for (uint32 at = 0; at < violations_entries(); at++)
+	{
+		bool		again = false;
+
+		if (at % 1024 == 0)
+			CHECK_FOR_INTERRUPTS();
+		if (!violations_take(at, &view))
+			continue;
+		for (int i = 0; i < before && !again; i++)
+			again = flush.taken[i] == at;
+		if (!again)
+			flush.taken[flush.n++] = at;
+		flush.total += view.count;
+		views[n] = palloc(sizeof(ViolationView));
+		*views[n++] = view;
+	}
+	return n > 0 ? write_views(views, n) : 0;
+}
+
+/* The flush's transaction has ended. */
+static void
+settle(bool written)
+{
+	if (!flush.taken)
+		return;
+	for (int i = 0; i < flush.n; i++)
+		violations_settle(flush.taken[i], MyDatabaseId, written);
+	flush.taken = NULL;
+
+	if (written && flush.total > 0 && my_shared_database())
+	{
+		FlushStats *stats = &my_shared_database()->flushes;
+
+		databases_lock_flushes();
+		stats->flushed += flush.total;
+		stats->last_flush = GetCurrentTimestamp();
+		databases_unlock_flushes();
+	}
+}
+
+/* What failed before went well. */
+void
+flush_succeeded(void)
+{
+	databases_lock_flushes();
+	my_shared_database()->flushes.streak = 0;
+	databases_unlock_flushes();
+}
+
+/* A flush failed: remember why, and pause longer the more of them do in a row. */
+void
+flush_failed(const char *message)
+{
+	FlushStats *stats;
+	int64		pause;
+
+	if (!my_shared_database())
+		return;
+	stats = &my_shared_database()->flushes;
+	databases_lock_flushes();
+	stats->failures++;
+	stats->last_error_at = GetCurrentTimestamp();
+	strlcpy(stats->last_error, message, sizeof(stats->last_error));
+	pause = (int64) flush_interval_setting << Min(stats->streak, 10);
+	pause = Min(pause, Max(MAX_BACKOFF_S, flush_interval_setting));
+	stats->retry_at = stats->last_error_at + pause * USECS_PER_SEC;
+	stats->streak++;
+	databases_unlock_flushes();
+}
+
+/* Delete rows older than ratelimit.violation_retention. */
+void
+flush_retention(void)
+{
+	SqlCaller	caller = sql_begin();
+	Datum		values[1];
+
+	values[0] = Float8GetDatum(violation_retention_setting);
+	sql_execute(&delete_old, values, NULL, false);
+	sql_end(caller);
+}
+
+/*
+ * The ends of transactions
+ */
+
+static void
+write_local_violations(void *arg)
+{
+	HASH_SEQ_STATUS scan;
+	LocalViolation *violation;
+	ViolationView **views;
+	int			n = 0;
+
+	views = palloc(hash_get_num_entries(local_violations) * sizeof(ViolationView *));
+	hash_seq_init(&scan, local_violations);
+	while ((violation = hash_seq_search(&scan)) != NULL)
+	{
+		ViolationView *view = palloc0(sizeof(ViolationView));
+
+		strlcpy(view->gateway, violation->names.gateway, sizeof(view->gateway));
+		strlcpy(view->limiter, violation->names.limiter, sizeof(view->limiter));
+		strlcpy(view->key, violation->names.key, sizeof(view->key));
+		view->count = violation->count;
+		views[n++] = view;
+	}
+	PushActiveSnapshot(GetTransactionSnapshot());
+	(void) write_views(views, n);
+	PopActiveSnapshot();
+}
+
+/* Before the commit, which goes on whatever becomes of the violations. */
+static void
+flush_local_violations(void)
+{
+	ErrorData  *error;
+
+	if (!local_violations || violation_sink_setting == SINK_NONE)
+		return;
+	error = sql_try(write_local_violations, NULL);
+	if (error)
+		ereport(WARNING,
+				(errcode(error->sqlerrcode),
+				 errmsg("could not write the transaction's rate limit violations"),
+				 errdetail("%s", error->message)));
+}
+
+static void
+flush_at_xact_event(XactEvent event, void *arg)
+{
+	switch (event)
+	{
+		case XACT_EVENT_PRE_COMMIT:
+			flush_local_violations();
+			break;
+		case XACT_EVENT_PRE_PREPARE:
+			if (flush.taken)
+				ereport(ERROR,
+						(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+						 errmsg("cannot PREPARE a transaction that has called rl_flush()")));
+			flush_local_violations();
+			break;
+		case XACT_EVENT_COMMIT:
+		case XACT_EVENT_PREPARE:
+		case XACT_EVENT_ABORT:
+			settle(event == XACT_EVENT_COMMIT);
+			local_violations = NULL;
+			break;
+		default:
+			break;
+	}
+}
+
+static void
+flush_at_subxact_event(SubXactEvent event, SubTransactionId mine,
+					   SubTransactionId parent, void *arg)
+{
+	int			level = GetCurrentTransactionNestLevel();
+
+	if (!flush.taken || level > flush.level)
+		return;
+	if (event == SUBXACT_EVENT_ABORT_SUB)
+		settle(false);
+	else if (event == SUBXACT_EVENT_COMMIT_SUB)
+		flush.level = level - 1;
+}
+
+/* When the library is loaded. */
+void
+flush_init(void)
+{
+	RegisterXactCallback(flush_at_xact_event, NULL);
+	RegisterSubXactCallback(flush_at_subxact_event, NULL);
+}

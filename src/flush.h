@@ -1,0 +1,15 @@
+/*
+ * flush.h
+ *		Writing violations: see flush.c.
+ */
+#ifndef RATELIMIT_FLUSH_H
+#define RATELIMIT_FLUSH_H
+
+extern void flush_init(void);
+extern void flush_record(const BucketId *id, int64 n, int64 now);
+extern int64 flush_violations(void);
+extern void flush_retention(void);
+extern void flush_succeeded(void);
+extern void flush_failed(const char *message);
+
+#endif							/* RATELIMIT_FLUSH_H */

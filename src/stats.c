@@ -1,0 +1,250 @@
+/*
+ * stats.c
+ *		Counts of decisions, per limiter.
+ *
+ * A call counts in its backend's own memory; the sums go to shared memory when
+ * the transaction ends, or after FLUSH_AFTER calls of a long one.  So counting
+ * costs next to nothing, and what the view shows is complete but for running
+ * transactions.
+ *
+ * In shared memory each (database, limiter) has an entry, made when first counted
+ * and kept until its database goes.  Entries are made and taken away under the
+ * lock; counters are atomic.  When all are taken, further limiters are counted
+ * together, under OTHER_LIMITER.
+ */
+#include "ratelimit.h"
+
+#include "access/xact.h"
+#include "miscadmin.h"
+#include "port/atomics.h"
+#include "stats.h"
+
+#define MAX_LIMITERS	1024
+#define LOCAL_LIMITERS	8
+#define FLUSH_AFTER		1000
+#define OTHER_LIMITER	"(other)"
+
+typedef struct SharedLimiter
+{
+	Oid			database;		/* the lock; InvalidOid: free */
+	uint8		limiter_len;
+	char		limiter[MAX_LIMITER_LEN];
+	pg_atomic_uint64 counts[N_COUNTS];
+} SharedLimiter;
+
+static SharedLimiter *limiters = NULL;	/* MAX_LIMITERS of them */
+static LWLock *limiters_lock;
+
+/* What this backend has counted and not yet added to shared memory. */
+typedef struct LocalLimiter
+{
+	int			limiter_len;	/* 0: unused */
+	char		limiter[MAX_LIMITER_LEN];
+	uint64		counts[N_COUNTS];
+	int			calls;
+	SharedLimiter *shared;		/* where they go, if it still is the limiter's */
+} LocalLimiter;
+
+static LocalLimiter locals[LOCAL_LIMITERS];
+static int	next_victim = 0;
+
+Size
+stats_size(void)
+{
+	return mul_size(MAX_LIMITERS, sizeof(SharedLimiter));
+}
+
+/* Holding AddinShmemInitLock. */
+void
+stats_startup(void *memory, LWLock *lock, bool found)
+{
+	limiters = memory;
+	limiters_lock = lock;
+	if (found)
+		return;
+	for (int i = 0; i < MAX_LIMITERS; i++)
+	{
+		limiters[i].database = InvalidOid;
+		for (int j = 0; j < N_COUNTS; j++)
+			pg_atomic_init_u64(&limiters[i].counts[j], 0);
+	}
+}
+
+/* The limiter's entry, holding the lock; NULL if it has none. */
+static SharedLimiter *
+find_shared(const char *limiter, int len)
+{
+	for (int i = 0; i < MAX_LIMITERS; i++)
+		if (limiters[i].database == MyDatabaseId &&
+			limiters[i].limiter_len == len &&
+			memcmp(limiters[i].limiter, limiter, len) == 0)
+			return &limiters[i];
+	return NULL;
+}
+
+/* The limiter's entry, made if need be, holding the lock exclusively. */
+static SharedLimiter *
+find_or_make(const char *limiter, int len)
+{
+	SharedLimiter *shared = find_shared(limiter, len);
+	SharedLimiter *unused = NULL;
+	int			n_unused = 0;
+
+	if (shared)
+		return shared;
+	for (int i = MAX_LIMITERS - 1; i >= 0; i--)
+	{
+		if (OidIsValid(limiters[i].database))
+			continue;
+		unused = &limiters[i];
+		n_unused++;
+	}
+	/* some entries are kept for databases that have none for the rest yet */
+	if (n_unused <= MAX_LIMITERS / 16 &&
+		(len != strlen(OTHER_LIMITER) || memcmp(limiter, OTHER_LIMITER, len) != 0))
+		return find_or_make(OTHER_LIMITER, strlen(OTHER_LIMITER));
+	if (!unused)
+		return NULL;
+
+	for (int j = 0; j < N_COUNTS; j++)
+		pg_atomic_write_u64(&unused->counts[j], 0);
+	memcpy(unused->limiter, limiter, len);
+	unused->limiter_len = len;
+	unused->database = MyDatabaseId;
+	return unused;
+}
+
+/*
+ * Add what has been counted for a limiter to shared memory.
+ *
+ * An entry only ever passes to another limiter when its own database drops the
+ * extension; so one look without the lock will do, and what is counted in the
+ * very moment of dropping may be lost or go astray.
+ */
+static void
+flush_local(LocalLimiter *local)
+{
+	SharedLimiter *shared = local->shared;
+
+	if (local->calls == 0)
+		return;
+	if (!shared || shared->database != MyDatabaseId ||
+		shared->limiter_len != local->limiter_len ||
+		memcmp(shared->limiter, local->limiter, local->limiter_len) != 0)
+	{
+		LWLockAcquire(limiters_lock, LW_EXCLUSIVE);
+		local->shared = shared = find_or_make(local->limiter, local->limiter_len);
+		LWLockRelease(limiters_lock);
+	}
+	for (int j = 0; j < N_COUNTS; j++)
+	{
+		if (local->counts[j] > 0 && shared)
+			pg_atomic_fetch_add_u64(&shared->counts[j], local->counts[j]);
+		local->counts[j] = 0;
+	}
+	local->calls = 0;
+}
+
+/* Add everything counted so far to shared memory. */
+void
+stats_flush(void)
+{
+	for (int i = 0; i < LOCAL_LIMITERS; i++)
+		flush_local(&locals[i]);
+}
+
+static void
+stats_at_xact_end(XactEvent event, void *arg)
+{
+	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT ||
+		event == XACT_EVENT_PREPARE || event == XACT_EVENT_PARALLEL_COMMIT ||
+		event == XACT_EVENT_PARALLEL_ABORT)
+		stats_flush();
+}
+
+/* When the library is loaded. */
+void
+stats_init(void)
+{
+	RegisterXactCallback(stats_at_xact_end, NULL);
+}
+
+/* Where a limiter is counted in this backend. */
+static LocalLimiter *
+find_local(const char *limiter, int len)
+{
+	LocalLimiter *local;
+
+	for (int i = 0; i < LOCAL_LIMITERS; i++)
+		if (locals[i].limiter_len == len &&
+			memcmp(locals[i].limiter, limiter, len) == 0)
+			return &locals[i];
+
+	local = &locals[next_victim++ % LOCAL_LIMITERS];
+	flush_local(local);
+	local->limiter_len = len;
+	memcpy(local->limiter, limiter, len);
+	local->shared = NULL;
+	return local;
+}
+
+/* Count one call, or what became of several. */
+void
+stats_count(const char *limiter, int len, StatsCount what, uint64 n)
+{
+	LocalLimiter *local;
+
+	if (!limiters)
+		return;
+	local = find_local(limiter, len);
+	local->counts[what] += n;
+	if (++local->calls >= FLUSH_AFTER)
+		flush_local(local);
+}
+
+/* Visit the n-th limiter of this database; false when there is none. */
+bool
+stats_get(int n, char *limiter, int *len, uint64 *counts)
+{
+	bool		found = false;
+
+	if (!limiters)
+		return false;
+	LWLockAcquire(limiters_lock, LW_SHARED);
+	for (int i = 0; i < MAX_LIMITERS && !found; i++)
+	{
+		if (limiters[i].database != MyDatabaseId || n-- > 0)
+			continue;
+		*len = limiters[i].limiter_len;
+		memcpy(limiter, limiters[i].limiter, *len);
+		for (int j = 0; j < N_COUNTS; j++)
+			counts[j] = pg_atomic_read_u64(&limiters[i].counts[j]);
+		found = true;
+	}
+	LWLockRelease(limiters_lock);
+	return found;
+}
+
+/* This database's counts start anew. */
+void
+stats_reset(void)
+{
+	stats_flush();
+	LWLockAcquire(limiters_lock, LW_SHARED);
+	for (int i = 0; i < MAX_LIMITERS; i++)
+		if (limiters[i].database == MyDatabaseId)
+			for (int j = 0; j < N_COUNTS; j++)
+				pg_atomic_write_u64(&limiters[i].counts[j], 0);
+	LWLockRelease(limiters_lock);
+}
+
+/* The database, or its extension, is gone. */
+void
+stats_forget_database(Oid database)
+{
+	LWLockAcquire(limiters_lock, LW_EXCLUSIVE);
+	for (int i = 0; i < MAX_LIMITERS; i++)
+		if (limiters[i].database == database)
+			limiters[i].database = InvalidOid;
+	LWLockRelease(limiters_lock);
+}

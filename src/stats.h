@@ -1,0 +1,25 @@
+/*
+ * stats.h
+ *		Counts of decisions, per limiter: see stats.c.
+ */
+#ifndef RATELIMIT_STATS_H
+#define RATELIMIT_STATS_H
+
+typedef enum StatsCount
+{
+	COUNT_ALLOWED,
+	COUNT_DENIED,
+	COUNT_OVERFLOWED,			/* decided in the table for lack of room */
+	N_COUNTS
+} StatsCount;
+
+extern Size stats_size(void);
+extern void stats_startup(void *memory, LWLock *lock, bool found);
+extern void stats_init(void);
+extern void stats_count(const char *limiter, int len, StatsCount what, uint64 n);
+extern void stats_flush(void);
+extern bool stats_get(int n, char *limiter, int *len, uint64 *counts);
+extern void stats_reset(void);
+extern void stats_forget_database(Oid database);
+
+#endif							/* RATELIMIT_STATS_H */

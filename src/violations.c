@@ -1,0 +1,663 @@
+/*
+ * violations.c
+ *		Violations not yet written, counted in shared memory.
+ *
+ * One entry per (database, gateway, limiter, key), found as buckets are in
+ * shmem_store.c: tags in groups, a search of bounded length.  Its word holds the
+ * count and, above it, a generation, which changes whenever the entry passes to
+ * other names.  A denied call reads the word, compares the names, and adds by
+ * compare-and-swap: the swap fails if the entry changed hands meanwhile, so the
+ * count goes to these names or the search starts anew.  Nothing is locked and
+ * nobody waits.  (A generation comes back after 2^20 changes of hands, and an
+ * entry changes hands at most once per flush, all of which would have to happen
+ * between one call's load and its swap.)
+ *
+ * Making an entry, and giving one up, take the lock of its partition.  Giving up
+ * is a swap, too, from a count of zero to CLOSED, to which nobody adds.
+ *
+ * Bounded: there is room for max_violations entries (and a quarter more, so that
+ * searches stay short).  Past that, violations of new keys count for the key
+ * OTHER_KEY of their gateway and limiter, whose entries may use that quarter;
+ * so the total stays true.  Should even that be full, they are counted
+ * in "lost", which the administrator sees.
+ *
+ * Flushing (flush.c) takes counts: what was taken stands in the entry until the
+ * flush's transaction has ended, and then is dropped, or goes back to the count.
+ * Only one flush per database runs at a time, and "taken" belongs to it.
+ *
+ * Folding: episodes and flags (episodes.c) learn of violations not one by one
+ * but in folds, here: every entry's growth since the last one.  All folds, and
+ * all taking and settling, hold the fold lock.
+ */
+#include "ratelimit.h"
+
+#include <unistd.h>
+
+#include "common/hashfn.h"
+#include "databases.h"
+#include "episodes.h"
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "port/atomics.h"
+#include "utils/guc.h"
+#include "utils/timestamp.h"
+#include "violations.h"
+
+#define GROUP_ENTRIES	16
+#define PROBE_GROUPS	8
+#define N_PARTITIONS	16
+
+#define TAG_FREE		0		/* never used */
+#define TAG_GIVEN_UP	1		/* used before */
+#define TAG_FIRST		2
+
+#define COUNT_BITS		44
+#define COUNT_MASK		((UINT64CONST(1) << COUNT_BITS) - 1)
+#define ONE_GENERATION	(UINT64CONST(1) << COUNT_BITS)
+#define CLOSED			COUNT_MASK	/* instead of a count: given up */
+
+typedef struct Entry
+{
+	pg_atomic_uint64 word;		/* generation and count */
+	pg_atomic_uint64 last_at;	/* monotonic clock, of the last violation */
+	int64		taken;			/* fold lock */
+	int64		folded;			/* of count; fold lock */
+	Oid			database;		/* this and the names: partition's lock */
+	uint8		gateway_len;
+	uint8		limiter_len;
+	uint8		key_len;
+	char		name[MAX_GATEWAY_LEN + MAX_LIMITER_LEN + MAX_KEY_LEN];	/* in this order */
+} Entry;
+
+typedef struct Violations
+{
+	uint64		seed;
+	uint32		groups;			/* a partition */
+	pg_atomic_uint32 used;		/* entries, but for those of OTHER_KEY */
+	pg_atomic_uint64 lost;
+	pg_atomic_uint64 folded_at; /* monotonic clock */
+} Violations;
+
+static Violations *shared = NULL;	/* NULL: not preloaded */
+static LWLockPadded *locks;		/* of the partitions, then the fold lock */
+static uint32 *tags;
+static Entry *entries;
+
+/* Whose violation it is; what an entry is looked up by. */
+typedef struct Names
+{
+	Oid			database;
+	int			gateway_len;
+	int			limiter_len;
+	int			key_len;
+	const char *gateway;
+	const char *limiter;
+	const char *key;
+	uint64		hash;
+} Names;
+
+#define FOLD_LOCK	(&locks[N_PARTITIONS].lock)
+
+/*
+ * Size and start
+ */
+
+static uint32
+groups_per_partition(void)
+{
+	uint32		wanted = max_violations_setting + max_violations_setting / 4;
+
+	return wanted / (N_PARTITIONS * GROUP_ENTRIES) + 1;
+}
+
+Size
+violations_size(void)
+{
+	Size		n = (Size) groups_per_partition() * N_PARTITIONS * GROUP_ENTRIES;
+
+	return add_size(CACHELINEALIGN(sizeof(Violations)),
+					mul_size(n, sizeof(uint32) + sizeof(Entry)));
+}
+
+/* The partitions' and the fold lock. */
+int
+violations_locks(void)
+{
+	return N_PARTITIONS + 1;
+}
+
+/* Holding AddinShmemInitLock. */
+void
+violations_startup(void *memory, LWLockPadded *my_locks, bool found)
+{
+	char	   *p = memory;
+	Size		n;
+
+	locks = my_locks;
+	shared = (Violations *) p;
+	p += CACHELINEALIGN(sizeof(Violations));
+	if (!found)
+	{
+		shared->groups = groups_per_partition();
+		if (!pg_strong_random(&shared->seed, sizeof(shared->seed)))
+			shared->seed = (uint64) monotonic_ns();
+		pg_atomic_init_u32(&shared->used, 0);
+		pg_atomic_init_u64(&shared->lost, 0);
+		pg_atomic_init_u64(&shared->folded_at, 0);
+	}
+	n = (Size) shared->groups * N_PARTITIONS * GROUP_ENTRIES;
+	tags = (uint32 *) p;
+	entries = (Entry *) (p + n * sizeof(uint32));
+	if (!found)
+	{
+		memset(tags, 0, n * sizeof(uint32));
+		memset(entries, 0, n * sizeof(Entry));
+		for (Size i = 0; i < n; i++)
+		{
+			pg_atomic_init_u64(&entries[i].word, 0);
+			pg_atomic_init_u64(&entries[i].last_at, 0);
+		}
+	}
+}
+
+/*
+ * Names
+ */
+
+/*
+ * The calling instance: ratelimit.gateway_name, else application_name, else
+ * cluster_name, else the host's name.
+ */
+const char *
+violations_gateway(void)
+{
+	static char host[MAX_GATEWAY_LEN + 1];
+
+	if (gateway_name_setting && gateway_name_setting[0])
+		return gateway_name_setting;
+	if (application_name && application_name[0])
+		return application_name;
+	if (cluster_name && cluster_name[0])
+		return cluster_name;
+	if (!host[0] && (gethostname(host, sizeof(host) - 1) != 0 || !host[0]))
+		strlcpy(host, "unknown", sizeof(host));
+	return host;
+}
+
+static Names
+names_of(Oid database, const char *gateway, const char *limiter, int limiter_len,
+		 const char *key, int key_len)
+{
+	static char last[MAX_GATEWAY_LEN + 1];
+	static int	last_len = 0;
+	static uint64 last_hash;
+	Names		names;
+
+	if (last_len == 0 || strcmp(gateway, last) != 0)
+	{
+		last_len = pg_mbcliplen(gateway, strlen(gateway), MAX_GATEWAY_LEN);
+		memcpy(last, gateway, last_len);
+		last[last_len] = '\0';
+		last_hash = hash_bytes_extended((const unsigned char *) last, last_len,
+										shared->seed);
+	}
+	names.database = database;
+	names.gateway = last;
+	names.gateway_len = last_len;
+	names.limiter = limiter;
+	names.limiter_len = limiter_len;
+	names.key = key;
+	names.key_len = key_len;
+	names.hash = hash_bytes_extended((const unsigned char *) limiter, limiter_len,
+									 last_hash ^ ((uint64) database << 32));
+	names.hash = hash_bytes_extended((const unsigned char *) key, key_len, names.hash);
+	return names;
+}
+
+static bool
+entry_is(const Entry *entry, const Names *names)
+{
+	return entry->database == names->database &&
+		entry->gateway_len == names->gateway_len &&
+		entry->limiter_len == names->limiter_len &&
+		entry->key_len == names->key_len &&
+		memcmp(entry->name + names->gateway_len + names->limiter_len,
+			   names->key, names->key_len) == 0 &&
+		memcmp(entry->name, names->gateway, names->gateway_len) == 0 &&
+		memcmp(entry->name + names->gateway_len, names->limiter,
+			   names->limiter_len) == 0;
+}
+
+/*
+ * Finding and counting
+ */
+
+static inline int64
+count_of(uint64 word)
+{
+	return (word & COUNT_MASK) == CLOSED ? 0 : (int64) (word & COUNT_MASK);
+}
+
+static inline int
+partition_of(uint64 hash)
+{
+	return hash % N_PARTITIONS;
+}
+
+static inline uint32
+tag_of(uint64 hash)
+{
+	uint32		tag = (uint32) (hash >> 4);
+
+	return tag < TAG_FIRST ? tag + TAG_FIRST : tag;
+}
+
+/* The i-th entry on the way of a hash. */
+static inline uint32
+probe_entry(uint64 hash, uint32 i)
+{
+	uint32		home = (uint32) (((hash >> 32) * shared->groups) >> 32);
+
+	return (partition_of(hash) * shared->groups +
+			(home + i / GROUP_ENTRIES) % shared->groups) * GROUP_ENTRIES +
+		(uint32) (hash + i) % GROUP_ENTRIES;
+}
+
+static inline uint32
+probe_length(void)
+{
+	return Min(shared->groups, PROBE_GROUPS) * GROUP_ENTRIES;
+}
+
+/* Add n to the entry if it is there; else false. */
+static bool
+add_if_there(const Names *names, int64 n, int64 now)
+{
+	uint32		tag = tag_of(names->hash);
+	uint32		length = probe_length();
+
+	for (uint32 i = 0; i < length; i++)
+	{
+		uint32		at = probe_entry(names->hash, i);
+		uint32		found = ((volatile uint32 *) tags)[at];
+
+		if (found == TAG_FREE)
+			return false;
+		if (found == tag)
+		{
+			Entry	   *entry = &entries[at];
+			uint64		word = pg_atomic_read_u64(&entry->word);
+			uint64		generation = word & ~COUNT_MASK;
+
+			pg_read_barrier();
+			if (!entry_is(entry, names))
+				continue;
+			while ((word & ~COUNT_MASK) == generation &&
+				   (word & COUNT_MASK) != CLOSED)
+			{
+				if (pg_atomic_compare_exchange_u64(&entry->word, &word, word + n))
+				{
+					pg_atomic_write_u64(&entry->last_at, (uint64) now);
+					return true;
+				}
+			}
+			/* just given up; if these names have an entry, it is a new one */
+			if ((word & COUNT_MASK) != CLOSED)
+				i = (uint32) -1;
+		}
+	}
+	return false;
+}
+
+/* Make the entry, holding its partition's lock; false if there is no room. */
+static bool
+make_entry(const Names *names, int64 n, int64 now)
+{
+	for (uint32 i = 0; i < probe_length(); i++)
+	{
+		uint32		at = probe_entry(names->hash, i);
+		Entry	   *entry = &entries[at];
+		uint64		generation;
+		char	   *p = entry->name;
+
+		if (tags[at] >= TAG_FIRST)
+			continue;
+		entry->database = names->database;
+		entry->gateway_len = names->gateway_len;
+		entry->limiter_len = names->limiter_len;
+		entry->key_len = names->key_len;
+		memcpy(p, names->gateway, names->gateway_len);
+		p += names->gateway_len;
+		memcpy(p, names->limiter, names->limiter_len);
+		p += names->limiter_len;
+		memcpy(p, names->key, names->key_len);
+		pg_atomic_write_u64(&entry->last_at, (uint64) now);
+
+		/* names before the generation that goes with them, tag last */
+		generation = (pg_atomic_read_u64(&entry->word) & ~COUNT_MASK) + ONE_GENERATION;
+		pg_write_barrier();
+		pg_atomic_write_u64(&entry->word, generation + n);
+		pg_write_barrier();
+		((volatile uint32 *) tags)[at] = tag_of(names->hash);
+		return true;
+	}
+	return false;
+}
+
+/* Count n for the names, if there is or may be an entry. */
+static bool
+count(const Names *names, bool other, int64 n, int64 now)
+{
+	LWLock	   *lock = &locks[partition_of(names->hash)].lock;
+	bool		counted;
+
+	if (add_if_there(names, n, now))
+		return true;
+	if (!other && pg_atomic_read_u32(&shared->used) >= max_violations_setting)
+		return false;
+
+	LWLockAcquire(lock, LW_EXCLUSIVE);
+	counted = add_if_there(names, n, now);
+	if (!counted)
+	{
+		counted = make_entry(names, n, now);
+		if (counted && !other)
+			pg_atomic_fetch_add_u32(&shared->used, 1);
+	}
+	LWLockRelease(lock);
+	return counted;
+}
+
+static void
+count_names(const Names *names, int64 n, int64 now)
+{
+	Names		rest;
+
+	if (count(names, false, n, now))
+		return;
+	rest = names_of(names->database, names->gateway, names->limiter,
+					names->limiter_len, OTHER_KEY, strlen(OTHER_KEY));
+	if (!count(&rest, true, n, now))
+		pg_atomic_fetch_add_u64(&shared->lost, n);
+}
+
+/* Record n violations at a time of the monotonic clock. */
+void
+violations_add(const BucketId *id, int64 n, int64 now)
+{
+	Names		names;
+
+	/* the growth since the last fold should not be spread over much time */
+	if (now - (int64) pg_atomic_read_u64(&shared->folded_at) > episodes_fold_interval())
+		violations_fold(false);
+	names = names_of(id->database, violations_gateway(), id->limiter,
+					 id->limiter_len, id->key, id->key_len);
+	count_names(&names, n, now);
+}
+
+/* Count violations that were saved. */
+void
+violations_restore(const ViolationView *view, Oid database)
+{
+	Names		names = names_of(database, view->gateway, view->limiter,
+								 strlen(view->limiter), view->key, strlen(view->key));
+
+	count_names(&names, view->count, monotonic_ns());
+}
+
+/* All are: to episodes and flags they are nothing new. */
+void
+violations_restored(void)
+{
+	for (uint32 at = 0; at < violations_entries(); at++)
+		entries[at].folded = count_of(pg_atomic_read_u64(&entries[at].word));
+}
+
+/*
+ * Reading
+ */
+
+uint32
+violations_entries(void)
+{
+	return shared ? shared->groups * N_PARTITIONS * GROUP_ENTRIES : 0;
+}
+
+/* The wall clock when the monotonic one said "then". */
+static TimestampTz
+wall_time(int64 then)
+{
+	return GetCurrentTimestamp() - (monotonic_ns() - then) / 1000;
+}
+
+/*
+ * Copy out the names of an entry of the database, or of any, and its word; false
+ * if it is not in use.  Counts are read by the caller.
+ */
+static bool
+copy_names(Entry *entry, uint32 at, Oid database, ViolationView *view, Oid *owner)
+{
+	for (;;)
+	{
+		uint64		word;
+		int			gateway_len;
+		int			limiter_len;
+		int			key_len;
+
+		if (((volatile uint32 *) tags)[at] < TAG_FIRST)
+			return false;
+		word = pg_atomic_read_u64(&entry->word);
+		pg_read_barrier();
+		*owner = entry->database;
+		gateway_len = entry->gateway_len;
+		limiter_len = Min(entry->limiter_len, MAX_LIMITER_LEN);
+		key_len = entry->key_len;
+		memcpy(view->gateway, entry->name, gateway_len);
+		memcpy(view->limiter, entry->name + gateway_len, limiter_len);
+		memcpy(view->key, entry->name + gateway_len + limiter_len, key_len);
+		view->gateway[gateway_len] = '\0';
+		view->limiter[limiter_len] = '\0';
+		view->key[key_len] = '\0';
+		pg_read_barrier();
+		if ((pg_atomic_read_u64(&entry->word) & ~COUNT_MASK) != (word & ~COUNT_MASK))
+			continue;
+		return !OidIsValid(database) || *owner == database;
+	}
+}
+
+/*
+ * The entry's violations that are not written for sure, and whose they are; false
+ * if there are none, or not of that database, if one is given.
+ */
+bool
+violations_view(uint32 at, Oid database, ViolationView *view, Oid *owner)
+{
+	Entry	   *entry = &entries[at];
+
+	if (!copy_names(entry, at, database, view, owner))
+		return false;
+	/* a flush moves the count to "taken" */
+	LWLockAcquire(FOLD_LOCK, LW_SHARED);
+	view->count = count_of(pg_atomic_read_u64(&entry->word)) + entry->taken;
+	LWLockRelease(FOLD_LOCK);
+	view->last_at = wall_time((int64) pg_atomic_read_u64(&entry->last_at));
+	return view->count > 0;
+}
+
+/* The databases that have violations to write: their number, at most max. */
+int
+violations_databases(Oid *databases, int max)
+{
+	int			n = 0;
+
+	for (uint32 at = 0; at < violations_entries(); at++)
+	{
+		Oid			database = entries[at].database;
+		int			i;
+
+		if (((volatile uint32 *) tags)[at] < TAG_FIRST ||
+			count_of(pg_atomic_read_u64(&entries[at].word)) == 0)
+			continue;
+		for (i = 0; i < n && databases[i] != database; i++)
+			;
+		if (i == n && n < max)
+			databases[n++] = database;
+	}
+	return n;
+}
+
+/* Violations that could not even be counted as others. */
+int64
+violations_lost(void)
+{
+	return shared ? (int64) pg_atomic_read_u64(&shared->lost) : 0;
+}
+
+/*
+ * Folding, taking, settling: all with the fold lock held
+ */
+
+/* Tell episodes of what this entry has grown by, up to a count of "now". */
+static void
+fold_entry(uint32 at, int64 count_now)
+{
+	Entry	   *entry = &entries[at];
+	ViolationView view;
+	Oid			database;
+
+	if (count_now <= entry->folded)
+		return;
+	if (copy_names(entry, at, InvalidOid, &view, &database) &&
+		strcmp(view.key, OTHER_KEY) != 0)
+		episodes_add(database, view.limiter, view.key, count_now - entry->folded,
+					 wall_time((int64) pg_atomic_read_u64(&entry->last_at)),
+					 (int64) pg_atomic_read_u64(&entry->last_at));
+	entry->folded = count_now;
+}
+
+/* Fold all entries.  Unless asked to wait, not if somebody is just doing so. */
+void
+violations_fold(bool wait)
+{
+	if (!shared)
+		return;
+	if (wait)
+		LWLockAcquire(FOLD_LOCK, LW_EXCLUSIVE);
+	else if (!LWLockConditionalAcquire(FOLD_LOCK, LW_EXCLUSIVE))
+		return;
+	for (uint32 at = 0; at < violations_entries(); at++)
+		if (((volatile uint32 *) tags)[at] >= TAG_FIRST)
+			fold_entry(at, count_of(pg_atomic_read_u64(&entries[at].word)));
+	pg_atomic_write_u64(&shared->folded_at, (uint64) monotonic_ns());
+	LWLockRelease(FOLD_LOCK);
+}
+
+/*
+ * Take the entry's count for a flush of this database; false if there is none.
+ * The caller is this database's only flush, and settles what it took.
+ */
+bool
+violations_take(uint32 at, ViolationView *view)
+{
+	Entry	   *entry = &entries[at];
+	Oid			owner;
+	uint64		word;
+
+	if (((volatile uint32 *) tags)[at] < TAG_FIRST ||
+		!copy_names(entry, at, MyDatabaseId, view, &owner))
+		return false;
+
+	LWLockAcquire(FOLD_LOCK, LW_EXCLUSIVE);
+	word = pg_atomic_read_u64(&entry->word);
+	do
+	{
+		view->count = count_of(word);
+		if (view->count == 0 || entry->database != MyDatabaseId)
+		{
+			LWLockRelease(FOLD_LOCK);
+			return false;
+		}
+	} while (!pg_atomic_compare_exchange_u64(&entry->word, &word, word & ~COUNT_MASK));
+	fold_entry(at, view->count);
+	entry->folded = 0;
+	entry->taken += view->count;
+	LWLockRelease(FOLD_LOCK);
+	return true;
+}
+
+/*
+ * The flush of a database that took from the entry has ended: what it took is
+ * written, and an entry that has got nothing since is given up; or it is pending
+ * again.  Nothing of this if the database's extension was dropped meanwhile.
+ */
+void
+violations_settle(uint32 at, Oid database, bool written)
+{
+	Entry	   *entry = &entries[at];
+	LWLock	   *lock = &locks[at / GROUP_ENTRIES / shared->groups].lock;
+
+	LWLockAcquire(FOLD_LOCK, LW_EXCLUSIVE);
+	LWLockAcquire(lock, LW_EXCLUSIVE);
+	if (tags[at] < TAG_FIRST || entry->database != database)
+		 /* not ours any more */ ;
+	else if (written)
+	{
+		uint64		word = pg_atomic_read_u64(&entry->word);
+
+		entry->taken = 0;
+		if (count_of(word) == 0 &&
+			pg_atomic_compare_exchange_u64(&entry->word, &word,
+										   ((word & ~COUNT_MASK) + ONE_GENERATION) | CLOSED))
+		{
+			((volatile uint32 *) tags)[at] = TAG_GIVEN_UP;
+			entry->folded = 0;
+			if (entry->key_len != strlen(OTHER_KEY) ||
+				memcmp(entry->name + entry->gateway_len + entry->limiter_len,
+					   OTHER_KEY, entry->key_len) != 0)
+				pg_atomic_fetch_sub_u32(&shared->used, 1);
+		}
+	}
+	else
+	{
+		pg_atomic_fetch_add_u64(&entry->word, entry->taken);
+		entry->folded += entry->taken;
+		entry->taken = 0;
+	}
+	LWLockRelease(lock);
+	LWLockRelease(FOLD_LOCK);
+}
+
+/* The database, or its extension, is gone: so are its violations. */
+void
+violations_forget_database(Oid database)
+{
+	for (uint32 at = 0; at < violations_entries(); at++)
+	{
+		Entry	   *entry = &entries[at];
+		uint64		word;
+
+		if (((volatile uint32 *) tags)[at] < TAG_FIRST || entry->database != database)
+			continue;
+		word = pg_atomic_read_u64(&entry->word);
+		while ((word & COUNT_MASK) != CLOSED &&
+			   !pg_atomic_compare_exchange_u64(&entry->word, &word, word & ~COUNT_MASK))
+			;
+		violations_settle(at, database, true);
+	}
+	LWLockAcquire(FOLD_LOCK, LW_EXCLUSIVE);
+	episodes_forget_database(database);
+	LWLockRelease(FOLD_LOCK);
+}
+
+/* Hold the fold lock, under which episodes and flags stand. */
+void
+violations_lock(void)
+{
+	LWLockAcquire(FOLD_LOCK, LW_EXCLUSIVE);
+}
+
+void
+violations_unlock(void)
+{
+	LWLockRelease(FOLD_LOCK);
+}
