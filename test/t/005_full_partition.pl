@@ -16,13 +16,21 @@ my $node = start_server('full_partition', conf => 'ratelimit.max_buckets = 16');
 
 # Wait until the worker has had an occasion to clear a mark that it should not: it
 # has deleted a row that is there from now on.
-sub wait_for_round
+my $expired_row =
+  "INSERT INTO rate_limit_buckets VALUES ('default', 'expired', 1, 1e9, 1, now() - interval '1 hour')";
+
+sub wait_until_cleaned
 {
-	$node->safe_psql('postgres',
-		"INSERT INTO rate_limit_buckets VALUES ('default', 'expired', 1, 1e9, 1, now() - interval '1 hour')");
 	$node->poll_query_until('postgres',
 		"SELECT NOT EXISTS (SELECT FROM rate_limit_buckets WHERE key = 'expired')")
 	  or die 'the worker does not clean';
+	return;
+}
+
+sub wait_for_round
+{
+	$node->safe_psql('postgres', $expired_row);
+	wait_until_cleaned();
 	return;
 }
 
@@ -105,12 +113,14 @@ ok(wait_until_nothing_spilled($node), 'rolled back: the mark goes');
 # A savepoint's row is gone, but the transaction may write another.
 $writer->query_safe("BEGIN; SAVEPOINT s");
 is($writer->query_safe("SELECT rl_consume('in savepoint', 2, 0)"), 't', 'a subtransaction writes a row');
+$node->safe_psql('postgres', $expired_row);
 $writer->query_safe('ROLLBACK TO s');
-wait_for_round();
-is(spilled($node), 1, 'rolled back to the savepoint: the mark stays until the transaction ends');
-is($writer->query_safe("SELECT rl_consume('in savepoint', 2, 0)"), 't', 'it writes another');
+wait_until_cleaned();
+is($node->safe_psql('postgres', "SELECT rl_consume('in savepoint', 2, 0)"), 't', 'rolled back to the savepoint: another session takes one of 2');
+is($writer->query_safe("SELECT rl_consume('in savepoint', 2, 0)"), 't', '... this one, still in its transaction, the other one');
+is($writer->query_safe("SELECT rl_consume('in savepoint', 2, 0)"), 'f', '... and there are no more');
 $writer->query_safe('COMMIT');
-is(tier_of($node, 'in savepoint'), 'table', '... which is there');
+is(twice_living($node), '', '... as the bucket is in one tier');
 $node->safe_psql('postgres', "SELECT rl_reset('in savepoint')");
 ok(wait_until_nothing_spilled($node), 'reset: the mark goes');
 

@@ -100,7 +100,7 @@ $node->restart;
 ok($node->poll_query_until('postgres', "SELECT ($launchers) = 1"), 'only the launcher fits');
 $from = -s $node->logfile;
 spill_with_expired_row('postgres');
-$node->wait_for_log(qr/no background worker slot free/, $from);
+$node->wait_for_log(qr/no background worker slot/, $from);
 pass('no slot: it goes on without');
 is($node->safe_psql('postgres', "SELECT rl_consume('quota', 1, 0), rl_consume('quota', 1, 0)"), 't|f', '... and all decide');
 is(spilled($node), 1, '... the mark stays');
