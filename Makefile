@@ -47,3 +47,5 @@ include $(PGXS)
 .PHONY: prove_installcheck
 prove_installcheck:
 	$(prove_installcheck)
+
+$(OBJS): $(wildcard src/*.h)

@@ -14,6 +14,7 @@
 #include "miscadmin.h"
 #include "sql.h"
 #include "utils/builtins.h"
+#include "utils/memutils.h"
 #include "violations.h"
 
 PG_FUNCTION_INFO_V1(rl_flag);
@@ -31,6 +32,34 @@ static SqlStatement clear_flag = {
 	3, {TEXTOID, TEXTOID, TEXTOID}
 };
 
+/* The flags this transaction has written; in TopTransactionContext. */
+static List *written = NIL;
+
+/* Once they are committed, they are no more due. */
+static void
+flags_at_xact_end(XactEvent event, void *arg)
+{
+	ListCell   *cell;
+
+	if (written == NIL || (event != XACT_EVENT_COMMIT && event != XACT_EVENT_ABORT))
+		return;
+	if (event == XACT_EVENT_COMMIT)
+	{
+		violations_lock();
+		foreach(cell, written)
+			flags_done(lfirst(cell));
+		violations_unlock();
+	}
+	written = NIL;
+}
+
+/* When the library is loaded. */
+void
+flags_init(void)
+{
+	RegisterXactCallback(flags_at_xact_end, NULL);
+}
+
 /* Insert a flag unless there is one: was it inserted? */
 static bool
 insert(Datum limiter, Datum key, int64 rejected, Datum reason)
@@ -46,8 +75,8 @@ insert(Datum limiter, Datum key, int64 rejected, Datum reason)
 }
 
 /*
- * Write the flags that are due in this database.  They stay due until written; a
- * second attempt finds the row and does nothing.
+ * Write the flags that are due in this database.  They stay due until committed;
+ * a second attempt finds the row and does nothing.
  */
 void
 flags_write_due(void)
@@ -58,6 +87,8 @@ flags_write_due(void)
 	for (;;)
 	{
 		bool		due;
+		DueFlag    *copy;
+		MemoryContext old;
 
 		CHECK_FOR_INTERRUPTS();
 		violations_lock();
@@ -65,6 +96,11 @@ flags_write_due(void)
 		violations_unlock();
 		if (!due)
 			return;
+		old = MemoryContextSwitchTo(TopTransactionContext);
+		copy = palloc(sizeof(DueFlag));
+		*copy = flag;
+		written = lappend(written, copy);
+		MemoryContextSwitchTo(old);
 		if (insert(CStringGetTextDatum(flag.limiter), CStringGetTextDatum(flag.key),
 				   flag.rejected,
 				   CStringGetTextDatum(psprintf("%lld violations within %d s",

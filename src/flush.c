@@ -59,6 +59,9 @@ static struct
 	int			level;			/* of the subtransaction that flushed */
 }			flush = {NULL};
 
+/* For the log, once the transaction is about to commit; in TopTransactionContext. */
+static List *log_lines = NIL;
+
 /* Not preloaded: this transaction's violations; in TopTransactionContext. */
 static HTAB *local_violations = NULL;
 
@@ -144,6 +147,7 @@ write_gateway(const char *gateway, int64 total, const char *details)
 	else if (violation_sink_setting == SINK_LOG)
 	{
 		StringInfoData line;
+		MemoryContext old = MemoryContextSwitchTo(TopTransactionContext);
 
 		initStringInfo(&line);
 		appendStringInfoString(&line, "{\"database\": ");
@@ -152,10 +156,8 @@ write_gateway(const char *gateway, int64 total, const char *details)
 		escape_json(&line, gateway);
 		appendStringInfo(&line, ", \"total_count\": " INT64_FORMAT ", \"details\": %s}",
 						 total, details);
-		ereport(LOG,
-				(errmsg_internal("ratelimit violations: %s", line.data),
-				 errhidestmt(true), errhidecontext(true)));
-		pfree(line.data);
+		log_lines = lappend(log_lines, line.data);
+		MemoryContextSwitchTo(old);
 	}
 }
 
@@ -263,6 +265,7 @@ settle(bool written)
 	for (int i = 0; i < flush.n; i++)
 		violations_settle(flush.taken[i], MyDatabaseId, written);
 	flush.taken = NULL;
+	log_lines = NIL;
 
 	if (written && flush.total > 0 && my_shared_database())
 	{
@@ -362,6 +365,19 @@ flush_local_violations(void)
 				 errdetail("%s", error->message)));
 }
 
+/* The transaction has nothing left to do but to commit. */
+static void
+write_log_lines(void)
+{
+	ListCell   *cell;
+
+	foreach(cell, log_lines)
+		ereport(LOG,
+				(errmsg_internal("ratelimit violations: %s", (char *) lfirst(cell)),
+				 errhidestmt(true), errhidecontext(true)));
+	log_lines = NIL;
+}
+
 static void
 flush_at_xact_event(XactEvent event, void *arg)
 {
@@ -369,6 +385,7 @@ flush_at_xact_event(XactEvent event, void *arg)
 	{
 		case XACT_EVENT_PRE_COMMIT:
 			flush_local_violations();
+			write_log_lines();
 			break;
 		case XACT_EVENT_PRE_PREPARE:
 			if (flush.taken)
@@ -376,12 +393,14 @@ flush_at_xact_event(XactEvent event, void *arg)
 						(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 						 errmsg("cannot PREPARE a transaction that has called rl_flush()")));
 			flush_local_violations();
+			write_log_lines();
 			break;
 		case XACT_EVENT_COMMIT:
 		case XACT_EVENT_PREPARE:
 		case XACT_EVENT_ABORT:
 			settle(event == XACT_EVENT_COMMIT);
 			local_violations = NULL;
+			log_lines = NIL;
 			break;
 		default:
 			break;

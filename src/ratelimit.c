@@ -13,6 +13,7 @@
 #include "commands/extension.h"
 #include "databases.h"
 #include "episodes.h"
+#include "flags.h"
 #include "flush.h"
 #include "miscadmin.h"
 #include "snapshot.h"
@@ -66,7 +67,7 @@ static object_access_hook_type prev_object_access_hook = NULL;
 
 /* What this transaction drops, if it commits; InvalidOid: nothing. */
 static Oid	dropped_database = InvalidOid;
-static bool dropped_extension = false;
+static Oid	dropped_extension = InvalidOid;
 
 extern void _PG_init(void);
 
@@ -253,29 +254,31 @@ object_access(ObjectAccessType access, Oid classId, Oid objectId, int subId,
 		dropped_database = objectId;
 	else if (classId == ExtensionRelationId &&
 			 objectId == get_extension_oid("ratelimit", true))
-		dropped_extension = true;
+		dropped_extension = objectId;
 }
 
 static void
 forget_dropped(XactEvent event, void *arg)
 {
-	if (!dropped_extension && !OidIsValid(dropped_database))
+	if (!OidIsValid(dropped_extension) && !OidIsValid(dropped_database))
 		return;
 
 	if ((event == XACT_EVENT_PRE_COMMIT || event == XACT_EVENT_PRE_PREPARE) &&
-		dropped_extension)
+		OidIsValid(dropped_extension))
 	{
 		/* the drop may have been rolled back to a savepoint */
-		dropped_extension = !OidIsValid(get_extension_oid("ratelimit", true));
+		if (get_extension_name(dropped_extension))
+			dropped_extension = InvalidOid;
 	}
-	if ((event == XACT_EVENT_COMMIT || event == XACT_EVENT_PREPARE) && dropped_extension)
+	if ((event == XACT_EVENT_COMMIT || event == XACT_EVENT_PREPARE) &&
+		OidIsValid(dropped_extension))
 		forget_database(MyDatabaseId, false);
 	if (event == XACT_EVENT_COMMIT && OidIsValid(dropped_database))
 		forget_database(dropped_database, true);
 	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT ||
 		event == XACT_EVENT_PREPARE)
 	{
-		dropped_extension = false;
+		dropped_extension = InvalidOid;
 		dropped_database = InvalidOid;
 	}
 }
@@ -286,6 +289,7 @@ _PG_init(void)
 	define_settings();
 	sql_init();
 	flush_init();
+	flags_init();
 
 	if (!process_shared_preload_libraries_in_progress)
 		return;

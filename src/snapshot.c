@@ -19,6 +19,9 @@
 
 #include <unistd.h>
 
+#include "catalog/pg_control.h"
+#include "common/controldata_utils.h"
+#include "miscadmin.h"
 #include "pgstat.h"
 #include "port/pg_crc32c.h"
 #include "snapshot.h"
@@ -91,14 +94,28 @@ save(FILE *file)
 	return fwrite(&crc, sizeof(crc), 1, file) == 1;
 }
 
+/* Has the server written its shutdown checkpoint? */
+static bool
+shut_down_cleanly(void)
+{
+	bool		crc_ok;
+	ControlFileData *control = get_controlfile(DataDir, &crc_ok);
+
+	return crc_ok && (control->state == DB_SHUTDOWNED ||
+					  control->state == DB_SHUTDOWNED_IN_RECOVERY);
+}
+
 /* on_shmem_exit callback of the postmaster */
 void
 snapshot_at_exit(int code, Datum arg)
 {
 	FILE	   *file;
 
-	/* not after a crash: what is in shared memory cannot be trusted */
-	if (code != 0)
+	/*
+	 * Not after a crash or an immediate shutdown, which cut flushes off in the
+	 * middle: then recovery decides whether those are written.
+	 */
+	if (code != 0 || !shut_down_cleanly())
 		return;
 
 	file = AllocateFile(SNAPSHOT_ASIDE, PG_BINARY_W);
@@ -121,6 +138,18 @@ failed:
 			 errmsg("ratelimit: could not save pending violations to file \"%s\": %m",
 					SNAPSHOT_ASIDE)));
 	unlink(SNAPSHOT_ASIDE);
+}
+
+/* The checksum is no proof that we wrote it. */
+static bool
+valid_record(const SnapshotViolation *record)
+{
+	const ViolationView *view = &record->view;
+
+	return OidIsValid(record->database) && view->count > 0 &&
+		strnlen(view->gateway, sizeof(view->gateway)) < sizeof(view->gateway) &&
+		strnlen(view->limiter, sizeof(view->limiter)) < sizeof(view->limiter) &&
+		strnlen(view->key, sizeof(view->key)) < sizeof(view->key);
 }
 
 /* Read the file twice: to check it, and to take it. */
@@ -146,6 +175,8 @@ load(FILE *file)
 		{
 			if (!load_bytes(file, &crc, &record, sizeof(record)))
 				return "it is truncated";
+			if (!valid_record(&record))
+				return "it has a record that makes no sense";
 			if (take)
 				violations_restore(&record.view, record.database);
 		}

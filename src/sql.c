@@ -25,6 +25,7 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
+#include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
 /* Rows that sql_each() holds in memory. */
@@ -187,6 +188,16 @@ sql_end(SqlCaller caller)
 {
 	SPI_finish();
 	SetUserIdAndSecContext(caller.user, caller.context);
+}
+
+/*
+ * See what is committed by now, whatever the transaction's own snapshot.  In a
+ * parallel query there can be no other than the latter.
+ */
+void
+sql_push_latest_snapshot(void)
+{
+	PushActiveSnapshot(IsInParallelMode() ? GetActiveSnapshot() : GetLatestSnapshot());
 }
 
 /* Prepare the statement, if it is not. */

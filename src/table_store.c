@@ -356,7 +356,7 @@ table_consume(const BucketId *id, const BucketRule *rule, Decision *decision)
 		now = wall_clock();		/* after waiting for the lock */
 
 		if (shmem_attached() &&
-			(shmem_consume(id, rule, decision) ||
+			(shmem_peek(id, rule, decision) ||
 			 !spill_is_set(shmem_partition(id->hash))))
 		{
 			here = false;
@@ -413,8 +413,7 @@ table_peek(const BucketId *id, const BucketRule *rule)
 	Owed		owed = 0;
 
 	key_values(id, values);
-	/* whatever this transaction's own snapshot may be */
-	PushActiveSnapshot(GetLatestSnapshot());
+	sql_push_latest_snapshot();
 	sql_execute(&read_row, values, NULL, true);
 	PopActiveSnapshot();
 	if (SPI_processed > 0)
@@ -570,7 +569,7 @@ table_find_spilled(void)
 
 	if (ConditionalLockRelationOid(relid, ShareLock))
 	{
-		PushActiveSnapshot(GetLatestSnapshot());
+		sql_push_latest_snapshot();
 		set = partitions_with_rows();
 		PopActiveSnapshot();
 		UnlockRelationOid(relid, ShareLock);
@@ -650,7 +649,7 @@ table_clean(void)
 	if (sql_try(lock_table, NULL) == NULL)
 	{
 		move_to_memory();
-		PushActiveSnapshot(GetLatestSnapshot());
+		sql_push_latest_snapshot();
 		with_rows = partitions_with_rows();
 		PopActiveSnapshot();
 		spill_clear(&with_rows);

@@ -18,8 +18,8 @@
  * Bounded: there is room for max_violations entries (and a quarter more, so that
  * searches stay short).  Past that, violations of new keys count for the key
  * OTHER_KEY of their gateway and limiter, whose entries may use that quarter;
- * so the total stays true.  Should even that be full, they are counted
- * in "lost", which the administrator sees.
+ * so the total stays true.  Should even that be full, or an entry at 2^42, they
+ * are counted in "lost", which the administrator sees.
  *
  * Flushing (flush.c) takes counts: what was taken stands in the entry until the
  * flush's transaction has ended, and then is dropped, or goes back to the count.
@@ -55,6 +55,7 @@
 #define COUNT_MASK		((UINT64CONST(1) << COUNT_BITS) - 1)
 #define ONE_GENERATION	(UINT64CONST(1) << COUNT_BITS)
 #define CLOSED			COUNT_MASK	/* instead of a count: given up */
+#define MAX_COUNT		(COUNT_MASK / 4)	/* and as much may be taken */
 
 typedef struct Entry
 {
@@ -166,22 +167,37 @@ violations_startup(void *memory, LWLockPadded *my_locks, bool found)
 
 /*
  * The calling instance: ratelimit.gateway_name, else application_name, else
- * cluster_name, else the host's name.
+ * cluster_name, else the host's name.  Settings that come with a connection have
+ * not been checked for the database's encoding: what is not valid in it is
+ * shown as question marks.
  */
 const char *
 violations_gateway(void)
 {
 	static char host[MAX_GATEWAY_LEN + 1];
+	static char raw[MAX_GATEWAY_LEN + 1];
+	static char name[MAX_GATEWAY_LEN + 1];
+	const char *wanted = host;
 
 	if (gateway_name_setting && gateway_name_setting[0])
-		return gateway_name_setting;
-	if (application_name && application_name[0])
-		return application_name;
-	if (cluster_name && cluster_name[0])
-		return cluster_name;
-	if (!host[0] && (gethostname(host, sizeof(host) - 1) != 0 || !host[0]))
+		wanted = gateway_name_setting;
+	else if (application_name && application_name[0])
+		wanted = application_name;
+	else if (cluster_name && cluster_name[0])
+		wanted = cluster_name;
+	else if (!host[0] && (gethostname(host, sizeof(host) - 1) != 0 || !host[0]))
 		strlcpy(host, "unknown", sizeof(host));
-	return host;
+
+	if (strcmp(wanted, raw) != 0)
+	{
+		strlcpy(raw, wanted, sizeof(raw));
+		strlcpy(name, wanted, sizeof(name));
+		if (!pg_verifymbstr(name, strlen(name), true))
+			for (char *p = name; *p; p++)
+				if (IS_HIGHBIT_SET(*p))
+					*p = '?';
+	}
+	return name;
 }
 
 static Names
@@ -195,9 +211,7 @@ names_of(Oid database, const char *gateway, const char *limiter, int limiter_len
 
 	if (last_len == 0 || strcmp(gateway, last) != 0)
 	{
-		last_len = pg_mbcliplen(gateway, strlen(gateway), MAX_GATEWAY_LEN);
-		memcpy(last, gateway, last_len);
-		last[last_len] = '\0';
+		last_len = strlcpy(last, gateway, sizeof(last));
 		last_hash = hash_bytes_extended((const unsigned char *) last, last_len,
 										shared->seed);
 	}
@@ -295,6 +309,11 @@ add_if_there(const Names *names, int64 n, int64 now)
 			while ((word & ~COUNT_MASK) == generation &&
 				   (word & COUNT_MASK) != CLOSED)
 			{
+				if (count_of(word) + n > (int64) MAX_COUNT)
+				{
+					pg_atomic_fetch_add_u64(&shared->lost, n);
+					return true;
+				}
 				if (pg_atomic_compare_exchange_u64(&entry->word, &word, word + n))
 				{
 					pg_atomic_write_u64(&entry->last_at, (uint64) now);
@@ -344,11 +363,19 @@ make_entry(const Names *names, int64 n, int64 now)
 	return false;
 }
 
+/* Are these the names of the violations for which there was no room? */
+static bool
+is_other(const char *key, int key_len)
+{
+	return key_len == strlen(OTHER_KEY) && memcmp(key, OTHER_KEY, key_len) == 0;
+}
+
 /* Count n for the names, if there is or may be an entry. */
 static bool
-count(const Names *names, bool other, int64 n, int64 now)
+count(const Names *names, int64 n, int64 now)
 {
 	LWLock	   *lock = &locks[partition_of(names->hash)].lock;
+	bool		other = is_other(names->key, names->key_len);
 	bool		counted;
 
 	if (add_if_there(names, n, now))
@@ -373,11 +400,11 @@ count_names(const Names *names, int64 n, int64 now)
 {
 	Names		rest;
 
-	if (count(names, false, n, now))
+	if (count(names, n, now))
 		return;
 	rest = names_of(names->database, names->gateway, names->limiter,
 					names->limiter_len, OTHER_KEY, strlen(OTHER_KEY));
-	if (!count(&rest, true, n, now))
+	if (!count(&rest, n, now))
 		pg_atomic_fetch_add_u64(&shared->lost, n);
 }
 
@@ -611,9 +638,8 @@ violations_settle(uint32 at, Oid database, bool written)
 		{
 			((volatile uint32 *) tags)[at] = TAG_GIVEN_UP;
 			entry->folded = 0;
-			if (entry->key_len != strlen(OTHER_KEY) ||
-				memcmp(entry->name + entry->gateway_len + entry->limiter_len,
-					   OTHER_KEY, entry->key_len) != 0)
+			if (!is_other(entry->name + entry->gateway_len + entry->limiter_len,
+						  entry->key_len))
 				pg_atomic_fetch_sub_u32(&shared->used, 1);
 		}
 	}
