@@ -19,6 +19,7 @@ typedef struct FlushStats
 	char		last_error[256];
 	int			streak;			/* failures since the last success */
 	TimestampTz retry_at;		/* not before, if streak > 0 */
+	bool		others_fail;	/* other tasks of the worker did the last time */
 } FlushStats;
 
 typedef struct SharedDatabase

@@ -26,6 +26,7 @@
 #include "utils/builtins.h"
 #include "utils/hsearch.h"
 #include "utils/json.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
@@ -274,38 +275,83 @@ settle(bool written)
 		databases_lock_flushes();
 		stats->flushed += flush.total;
 		stats->last_flush = GetCurrentTimestamp();
+		stats->streak = 0;
 		databases_unlock_flushes();
 	}
 }
 
-/* What failed before went well. */
+/*
+ * A task of the worker failed: remember why.  Flushes pause longer the more of
+ * them fail in a row.  Report it if the last one had not failed.
+ */
 void
-flush_succeeded(void)
-{
-	databases_lock_flushes();
-	my_shared_database()->flushes.streak = 0;
-	databases_unlock_flushes();
-}
-
-/* A flush failed: remember why, and pause longer the more of them do in a row. */
-void
-flush_failed(const char *message)
+flush_failed(bool is_flush, const char *message)
 {
 	FlushStats *stats;
 	int64		pause;
+	bool		first;
 
 	if (!my_shared_database())
 		return;
 	stats = &my_shared_database()->flushes;
 	databases_lock_flushes();
-	stats->failures++;
 	stats->last_error_at = GetCurrentTimestamp();
 	strlcpy(stats->last_error, message, sizeof(stats->last_error));
-	pause = (int64) flush_interval_setting << Min(stats->streak, 10);
-	pause = Min(pause, Max(MAX_BACKOFF_S, flush_interval_setting));
-	stats->retry_at = stats->last_error_at + pause * USECS_PER_SEC;
-	stats->streak++;
+	if (is_flush)
+	{
+		first = stats->streak == 0;
+		pause = (int64) flush_interval_setting << Min(stats->streak, 10);
+		pause = Min(pause, Max(MAX_BACKOFF_S, flush_interval_setting));
+		stats->retry_at = stats->last_error_at + pause * USECS_PER_SEC;
+		stats->failures++;
+		stats->streak++;
+	}
+	else
+	{
+		first = !stats->others_fail;
+		stats->others_fail = true;
+	}
 	databases_unlock_flushes();
+	if (first)
+		ereport(LOG,
+				(errmsg("ratelimit: failed %s", message),
+				 errdetail("Nothing is lost. It will be tried again.")));
+}
+
+/* Is it too early to try again what failed? */
+bool
+flush_waiting(void)
+{
+	bool		waiting = false;
+
+	if (my_shared_database())
+	{
+		FlushStats *stats = &my_shared_database()->flushes;
+
+		databases_lock_flushes();
+		waiting = stats->streak > 0 && GetCurrentTimestamp() < stats->retry_at;
+		databases_unlock_flushes();
+	}
+	return waiting;
+}
+
+/* All tasks of the worker went well. */
+void
+flush_succeeded(void)
+{
+	FlushStats *stats;
+	bool		failed;
+
+	if (!my_shared_database())
+		return;
+	stats = &my_shared_database()->flushes;
+	databases_lock_flushes();
+	failed = stats->streak > 0 || stats->others_fail;
+	stats->streak = 0;
+	stats->others_fail = false;
+	databases_unlock_flushes();
+	if (failed)
+		ereport(LOG, (errmsg("ratelimit: what failed before has succeeded")));
 }
 
 /* Delete rows older than ratelimit.violation_retention. */

@@ -9,7 +9,8 @@ extern void flush_init(void);
 extern void flush_record(const BucketId *id, int64 n, int64 now);
 extern int64 flush_violations(void);
 extern void flush_retention(void);
+extern void flush_failed(bool is_flush, const char *message);
+extern bool flush_waiting(void);
 extern void flush_succeeded(void);
-extern void flush_failed(const char *message);
 
 #endif							/* RATELIMIT_FLUSH_H */

@@ -49,7 +49,7 @@
 
 /* Advisory locks have 1 or 2 there, flush.c has 3: this one locks keys. */
 #define KEY_LOCK_CLASS		4
-#define KEY_LOCKS			1024
+#define KEY_LOCKS			16	/* few: a transaction may come to hold them all */
 
 /* How long the worker may hold up callers by waiting for the table. */
 #define CLEAN_LOCK_TIMEOUT	"100ms"

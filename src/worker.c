@@ -7,16 +7,18 @@
  * database that has something to do, and waits for it to end.  That worker does
  * its tasks, each in a transaction of its own, and is gone.
  *
- * A task that fails is undone by its transaction's abort, and tried again in a
- * later round: the more often flushing a database failed, the later.  The log
- * tells of the first failure and of the first success after it.
+ * A task that fails is undone by its transaction's abort, disturbs no other, and
+ * is tried again in a later round: the more often flushing a database failed, the
+ * later.  The log tells of the first failure and of the first success after it.
  *
  * Both processes check for interrupts wherever they wait, which also answers
  * process barriers.
  */
 #include "ratelimit.h"
 
+#include "access/htup_details.h"
 #include "access/xact.h"
+#include "catalog/pg_database.h"
 #include "databases.h"
 #include "episodes.h"
 #include "flags.h"
@@ -108,23 +110,32 @@ find_work(Work *work)
 
 	violations_fold(false);
 	work->n = violations_databases(work->databases, MAX_DATABASES);
+	databases_visit(drop_waiting, work);
 	violations_lock();
 	work->n = flags_databases(work->databases, work->n, MAX_DATABASES);
 	violations_unlock();
 	databases_visit(look_at_database, work);
-	databases_visit(drop_waiting, work);
 }
 
-/* Does the database still exist?  Its number may be of one that was dropped. */
+/*
+ * Does the database exist, and take connections?  Its number may be of one that
+ * was dropped.
+ */
 static bool
-database_exists(Oid database)
+database_connectable(Oid database)
 {
-	bool		exists;
+	HeapTuple	tuple;
+	bool		connectable = false;
 
 	StartTransactionCommand();
-	exists = SearchSysCacheExists1(DATABASEOID, ObjectIdGetDatum(database));
+	tuple = SearchSysCache1(DATABASEOID, ObjectIdGetDatum(database));
+	if (HeapTupleIsValid(tuple))
+	{
+		connectable = ((Form_pg_database) GETSTRUCT(tuple))->datallowconn;
+		ReleaseSysCache(tuple);
+	}
 	CommitTransactionCommand();
-	return exists;
+	return connectable;
 }
 
 /* Start a worker in the database and wait until it is gone. */
@@ -213,7 +224,7 @@ ratelimit_launcher_main(Datum arg)
 
 		find_work(&work);
 		for (int i = 0; i < work.n; i++)
-			if (database_exists(work.databases[i]))
+			if (database_connectable(work.databases[i]))
 				run_in_database(work.databases[i]);
 		next = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 										   flush_interval_setting * 1000L);
@@ -294,8 +305,8 @@ void
 ratelimit_database_main(Datum arg)
 {
 	MemoryContext context;
-	char	   *first_failure = NULL;
-	int			streak;
+	bool		failed = false;
+	bool		waiting;
 
 	pqsignal(SIGTERM, die);
 	BackgroundWorkerUnblockSignals();
@@ -308,25 +319,18 @@ ratelimit_database_main(Datum arg)
 									ALLOCSET_DEFAULT_SIZES);
 	MemoryContextSwitchTo(context);
 
-	streak = my_shared_database() ? my_shared_database()->flushes.streak : 0;
+	waiting = flush_waiting();
 	for (int i = 0; i < lengthof(tasks); i++)
 	{
 		char	   *message;
 
-		if (do_task(i, &message) || first_failure)
+		if ((tasks[i].work == task_flush && waiting) || do_task(i, &message))
 			continue;
-		first_failure = message;
-		flush_failed(message);
+		failed = true;
+		flush_failed(tasks[i].work == task_flush, message);
 	}
-	if (first_failure && streak == 0)
-		ereport(LOG,
-				(errmsg("ratelimit: failed %s", first_failure),
-				 errdetail("Nothing is lost. It will be tried again, at growing intervals.")));
-	else if (!first_failure && streak > 0)
-	{
+	if (!failed && !waiting)
 		flush_succeeded();
-		ereport(LOG, (errmsg("ratelimit: what failed before has succeeded")));
-	}
 }
 
 /* The launcher, which the postmaster keeps alive. */
