@@ -35,12 +35,11 @@ PG_FUNCTION_INFO_V1(rl_reset_all);
  */
 
 void
-check_not_null(FunctionCallInfo fcinfo, int arg, const char *name)
+fail_null(const char *name)
 {
-	if (unlikely(PG_ARGISNULL(arg)))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("%s must not be null", name)));
+	ereport(ERROR,
+			(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+			 errmsg("%s must not be null", name)));
 }
 
 /* The number as SQL would show it. */
@@ -126,17 +125,17 @@ get_rule(double capacity, double refill, double cost)
 	return rule;
 }
 
-/* The name of a bucket of this database; nothing is checked. */
+/* The name of a bucket; nothing is checked. */
 void
-make_bucket_id(BucketId *id, const char *limiter, int limiter_len,
+make_bucket_id(BucketId *id, Oid database, const char *limiter, int limiter_len,
 			   const char *key, int key_len)
 {
-	id->database = MyDatabaseId;
+	id->database = database;
 	id->limiter = limiter;
 	id->limiter_len = limiter_len;
 	id->key = key;
 	id->key_len = key_len;
-	id->hash = shmem_hash(shmem_hash_limiter(MyDatabaseId, limiter, limiter_len),
+	id->hash = shmem_hash(shmem_hash_limiter(database, limiter, limiter_len),
 						  key, key_len);
 }
 

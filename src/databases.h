@@ -8,6 +8,9 @@
 #include "port/atomics.h"
 #include "storage/lwlock.h"
 
+/* own calls need not go through the linker's tables */
+#pragma GCC visibility push(hidden)
+
 /* How writing violations went. */
 typedef struct FlushStats
 {
@@ -41,5 +44,7 @@ extern void databases_visit(void (*visit) (SharedDatabase *entry, void *arg),
 extern void databases_forget(Oid database, bool dropped);
 extern void databases_lock_flushes(void);
 extern void databases_unlock_flushes(void);
+
+#pragma GCC visibility pop
 
 #endif							/* RATELIMIT_DATABASES_H */

@@ -11,12 +11,13 @@
  * its last violation, or for flag_window if that is longer.
  *
  * Flags: for limiters in flag_limiters, the violations of each key are counted in
- * slices of a 16th of flag_window.  When those of the slices that lie wholly
- * within the window reach flag_threshold, the flag is due: the worker writes it
- * (flags.c).  So nobody is flagged for violations that are further apart than the
- * window; and whoever has as many within 15/16 of it is, for sure.  Folds are at
- * most a slice apart while there are violations.  A track remembers that its flag
- * was due until it is started anew, by clearing the flag.
+ * slices of a 17th of flag_window.  When those of the last 16 slices reach
+ * flag_threshold, the flag is due: the worker writes it (flags.c).  Folds are at
+ * most a slice apart while there are violations, so what is counted in a slice is
+ * at most a slice older.  So nobody is flagged for violations that are further
+ * apart than the window; and whoever has as many within 15/17 of it is, for sure.
+ * A track remembers that its flag was due until it is started anew, by clearing
+ * the flag.
  *
  * There are as many tracks as violations may be pending; when a key finds none
  * free near its place, it takes the one that was used least recently.
@@ -99,7 +100,7 @@ limiter_flags(const char *limiter)
 static int64
 slice_length(void)
 {
-	return flag_window_setting * INT64CONST(1000000000) / SLICES;
+	return flag_window_setting * INT64CONST(1000000000) / (SLICES + 1);
 }
 
 /* Violations older than this should have been folded; nanoseconds. */

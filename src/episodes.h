@@ -5,6 +5,9 @@
 #ifndef RATELIMIT_EPISODES_H
 #define RATELIMIT_EPISODES_H
 
+/* own calls need not go through the linker's tables */
+#pragma GCC visibility push(hidden)
+
 typedef struct Episode
 {
 	Oid			database;		/* InvalidOid: free */
@@ -37,5 +40,7 @@ extern void flags_done(const DueFlag *flag);
 extern int	flags_databases(Oid *databases, int n, int max);
 extern void flags_start_anew(Oid database, const char *limiter, const char *key);
 extern void episodes_forget_database(Oid database);
+
+#pragma GCC visibility pop
 
 #endif							/* RATELIMIT_EPISODES_H */

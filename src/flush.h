@@ -5,6 +5,9 @@
 #ifndef RATELIMIT_FLUSH_H
 #define RATELIMIT_FLUSH_H
 
+/* own calls need not go through the linker's tables */
+#pragma GCC visibility push(hidden)
+
 extern void flush_init(void);
 extern void flush_record(const BucketId *id, int64 n, int64 now);
 extern int64 flush_violations(void);
@@ -12,5 +15,7 @@ extern void flush_retention(void);
 extern void flush_failed(bool is_flush, const char *message);
 extern bool flush_waiting(void);
 extern void flush_succeeded(void);
+
+#pragma GCC visibility pop
 
 #endif							/* RATELIMIT_FLUSH_H */

@@ -6,6 +6,7 @@
  */
 #include "ratelimit.h"
 
+#include "access/htup_details.h"
 #include "flush.h"
 #include "funcapi.h"
 #include "miscadmin.h"
@@ -25,7 +26,7 @@ make_id(BucketId *id, const char *limiter, int limiter_len, const char *key,
 	if (limiter_len == 0 || limiter_len > MAX_LIMITER_LEN ||
 		key_len == 0 || key_len > MAX_KEY_LEN || memchr(limiter, ':', limiter_len))
 		return false;
-	make_bucket_id(id, limiter, limiter_len, key, key_len);
+	make_bucket_id(id, MyDatabaseId, limiter, limiter_len, key, key_len);
 	return true;
 }
 
@@ -54,7 +55,7 @@ rl_report(PG_FUNCTION_ARGS)
 						(long long) MAX_VIOLATIONS_ADDED, (long long) rejected)));
 	check_limiter(VARDATA_ANY(limiter), VARSIZE_ANY_EXHDR(limiter));
 	check_length("key", VARDATA_ANY(key), VARSIZE_ANY_EXHDR(key), MAX_KEY_LEN);
-	make_bucket_id(&id, VARDATA_ANY(limiter), VARSIZE_ANY_EXHDR(limiter),
+	make_bucket_id(&id, MyDatabaseId, VARDATA_ANY(limiter), VARSIZE_ANY_EXHDR(limiter),
 				   VARDATA_ANY(key), VARSIZE_ANY_EXHDR(key));
 	flush_record(&id, rejected, 0);
 	PG_RETURN_BOOL(true);

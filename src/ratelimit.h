@@ -16,6 +16,9 @@
 #include "bucket.h"
 #include "compat.h"
 
+/* own calls need not go through the linker's tables */
+#pragma GCC visibility push(hidden)
+
 #define MAX_KEY_LEN			255 /* bytes */
 #define MAX_LIMITER_LEN		63	/* bytes */
 
@@ -164,12 +167,18 @@ extern void table_clean(void);
 extern void table_views(void (*show) (const BucketView *view, void *arg), void *arg);
 
 /* consume.c: arguments of SQL functions, checked */
-extern void check_not_null(FunctionCallInfo fcinfo, int arg, const char *name);
+#define check_not_null(fcinfo, arg, name) \
+	do { \
+		if (unlikely((fcinfo)->args[arg].isnull)) \
+			fail_null(name); \
+	} while (0)
+
+extern void fail_null(const char *name) pg_attribute_noreturn();
 extern void check_length(const char *name, const char *value, int len, int max);
 extern void check_limiter(const char *limiter, int len);
 extern const BucketRule *get_rule(double capacity, double refill, double cost);
-extern void make_bucket_id(BucketId *id, const char *limiter, int limiter_len,
-						   const char *key, int key_len);
+extern void make_bucket_id(BucketId *id, Oid database, const char *limiter,
+						   int limiter_len, const char *key, int key_len);
 extern void get_bucket_id(BucketId *id, const text *key, const text *limiter);
 
 /* worker.c */
@@ -186,5 +195,7 @@ monotonic_ns(void)
 	clock_gettime(CLOCK_MONOTONIC, &now);
 	return now.tv_sec * INT64CONST(1000000000) + now.tv_nsec;
 }
+
+#pragma GCC visibility pop
 
 #endif							/* RATELIMIT_H */

@@ -57,7 +57,7 @@ show_table_bucket(const BucketView *view, void *arg)
 	Decision	decision;
 
 	/* a row whose bucket has moved is out of date */
-	make_bucket_id(&id, view->limiter, view->limiter_len, view->key, view->key_len);
+	make_bucket_id(&id, MyDatabaseId, view->limiter, view->limiter_len, view->key, view->key_len);
 	bucket_rule(&rule, view->capacity, view->refill, 0);
 	if (shmem_attached() && shmem_peek(&id, &rule, &decision))
 		return;

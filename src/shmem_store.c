@@ -433,18 +433,17 @@ slot_is(const Slot *slot, const BucketId *id)
  * The bucket's slot and its word, or NULL.  Without the partition's lock, NULL
  * may be out of date, and a slot is certain only with its word unchanged.
  */
-static Slot *
-find(const BucketId *id, uint64 *word)
+static inline Slot *
+find(const BucketId *id, const Probe *way, uint64 *word)
 {
-	Probe		probe = probe_of(id->hash);
 	uint32		length = probe_length();
 
 	for (uint32 i = 0; i < length; i++)
 	{
-		uint32		n = probe_slot(&probe, i);
+		uint32		n = probe_slot(way, i);
 		uint32		tag = ((volatile uint32 *) tags)[n];
 
-		if (tag == probe.tag)
+		if (tag == way->tag)
 		{
 			*word = read_word(&slots[n]);
 			if (slot_is(&slots[n], id))
@@ -489,10 +488,9 @@ consume_locked(Slot *slot, uint64 word, const BucketRule *rule,
 
 /* Try to decide; false if somebody else changed the bucket meanwhile. */
 static inline bool
-consume_swap(Slot *slot, uint64 word, const BucketRule *rule,
+consume_swap(Slot *slot, uint64 word, const BucketRule *rule, Owed now,
 			 Decision *decision)
 {
-	Owed		now = rule->timed ? monotonic_ns() : 0;
 	Owed		full_at;
 	Owed		owed;
 	Owed		value;
@@ -520,25 +518,36 @@ consume_swap(Slot *slot, uint64 word, const BucketRule *rule,
 bool
 shmem_consume(const BucketId *id, const BucketRule *rule, Decision *decision)
 {
+	Probe		way = probe_of(id->hash);
+	uint32		first = probe_slot(&way, 0);
 	Slot	   *slot;
 	uint64		word;
 
-	while ((slot = find(id, &word)) != NULL)
+	/* mostly it is in the first place: fetch that while we look at the clock */
+	__builtin_prefetch(&tags[first]);
+	__builtin_prefetch(&slots[first]);
+	__builtin_prefetch((char *) &slots[first] + PG_CACHE_LINE_SIZE / 2);
+	do
 	{
-		if (consume_swap(slot, word, rule, decision))
+		Owed		now = rule->timed ? monotonic_ns() : 0;
+
+		slot = find(id, &way, &word);
+		if (!slot)
+			return false;
+		if (consume_swap(slot, word, rule, now, decision))
 			return true;
-	}
-	return false;
+	} while (true);
 }
 
 /* What a call would find, changing nothing; false if the bucket is not here. */
 bool
 shmem_peek(const BucketId *id, const BucketRule *rule, Decision *decision)
 {
+	Probe		way = probe_of(id->hash);
 	Slot	   *slot;
 	uint64		word;
 
-	while ((slot = find(id, &word)) != NULL)
+	while ((slot = find(id, &way, &word)) != NULL)
 	{
 		double		capacity = slot->u.bucket.capacity;
 		double		refill = slot->u.bucket.refill;
@@ -801,10 +810,11 @@ shmem_place(const BucketId *id, const BucketRule *rule, Owed owed,
 bool
 shmem_reset(const BucketId *id)
 {
+	Probe		way = probe_of(id->hash);
 	Slot	   *slot;
 	uint64		word;
 
-	while ((slot = find(id, &word)) != NULL)
+	while ((slot = find(id, &way, &word)) != NULL)
 	{
 		if (lock_word(slot, word))
 		{

@@ -41,9 +41,7 @@ rl_simulate(PG_FUNCTION_ARGS)
 
 		args[i] = WinGetFuncArgCurrent(window, i, &isnull);
 		if (isnull)
-			ereport(ERROR,
-					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-					 errmsg("%s must not be null", names[i])));
+			fail_null(names[i]);
 	}
 	ts = DatumGetTimestampTz(args[0]);
 	if (TIMESTAMP_NOT_FINITE(ts))

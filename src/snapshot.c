@@ -37,7 +37,7 @@ typedef struct SnapshotHeader
 {
 	uint32		magic;
 	uint32		format;
-	uint32		pg_version;
+	uint32		pg_version;		/* major */
 	uint32		violations;		/* records that follow; then the checksum */
 } SnapshotHeader;
 
@@ -74,7 +74,7 @@ make_record(uint32 entry, SnapshotViolation *record)
 static bool
 save(FILE *file)
 {
-	SnapshotHeader header = {SNAPSHOT_MAGIC, SNAPSHOT_FORMAT, PG_VERSION_NUM, 0};
+	SnapshotHeader header = {SNAPSHOT_MAGIC, SNAPSHOT_FORMAT, PG_VERSION_NUM / 100, 0};
 	SnapshotViolation record;
 	pg_crc32c	crc;
 
@@ -113,9 +113,10 @@ snapshot_at_exit(int code, Datum arg)
 
 	/*
 	 * Not after a crash or an immediate shutdown, which cut flushes off in the
-	 * middle: then recovery decides whether those are written.
+	 * middle: then recovery decides whether those are written.  But after a start
+	 * that failed before recovery began, as loading has removed the file.
 	 */
-	if (code != 0 || !shut_down_cleanly())
+	if (!shut_down_cleanly())
 		return;
 
 	file = AllocateFile(SNAPSHOT_ASIDE, PG_BINARY_W);
@@ -147,6 +148,7 @@ valid_record(const SnapshotViolation *record)
 	const ViolationView *view = &record->view;
 
 	return OidIsValid(record->database) && view->count > 0 &&
+		view->count <= MAX_VIOLATIONS_PENDING &&
 		strnlen(view->gateway, sizeof(view->gateway)) < sizeof(view->gateway) &&
 		strnlen(view->limiter, sizeof(view->limiter)) < sizeof(view->limiter) &&
 		strnlen(view->key, sizeof(view->key)) < sizeof(view->key);
@@ -169,7 +171,7 @@ load(FILE *file)
 		if (!load_bytes(file, &crc, &header, sizeof(header)) ||
 			header.magic != SNAPSHOT_MAGIC)
 			return "it is not a file of ratelimit";
-		if (header.format != SNAPSHOT_FORMAT || header.pg_version != PG_VERSION_NUM)
+		if (header.format != SNAPSHOT_FORMAT || header.pg_version != PG_VERSION_NUM / 100)
 			return "it is of another version";
 		for (uint32 i = 0; i < header.violations; i++)
 		{

@@ -7,6 +7,9 @@
 
 #include "executor/spi.h"
 
+/* own calls need not go through the linker's tables */
+#pragma GCC visibility push(hidden)
+
 #define SQL_MAX_ARGS	6
 
 /* A statement, prepared when first executed. */
@@ -37,5 +40,7 @@ extern void sql_each(SqlStatement *statement, void (*visit) (uint64 n, void *arg
 extern void sql_push_latest_snapshot(void);
 extern void sql_end(SqlCaller caller);
 extern ErrorData *sql_try(void (*work) (void *arg), void *arg);
+
+#pragma GCC visibility pop
 
 #endif							/* RATELIMIT_SQL_H */

@@ -5,6 +5,9 @@
 #ifndef RATELIMIT_STATS_H
 #define RATELIMIT_STATS_H
 
+/* own calls need not go through the linker's tables */
+#pragma GCC visibility push(hidden)
+
 typedef enum StatsCount
 {
 	COUNT_ALLOWED,
@@ -21,5 +24,7 @@ extern void stats_flush(void);
 extern bool stats_get(int n, char *limiter, int *len, uint64 *counts);
 extern void stats_reset(void);
 extern void stats_forget_database(Oid database);
+
+#pragma GCC visibility pop
 
 #endif							/* RATELIMIT_STATS_H */

@@ -261,7 +261,7 @@ row_id(uint64 n, BucketId *id)
 	if (VARSIZE_ANY_EXHDR(limiter) > MAX_LIMITER_LEN ||
 		VARSIZE_ANY_EXHDR(key) > MAX_KEY_LEN)
 		return false;
-	make_bucket_id(id, VARDATA_ANY(limiter), VARSIZE_ANY_EXHDR(limiter),
+	make_bucket_id(id, MyDatabaseId, VARDATA_ANY(limiter), VARSIZE_ANY_EXHDR(limiter),
 				   VARDATA_ANY(key), VARSIZE_ANY_EXHDR(key));
 	return true;
 }
@@ -567,7 +567,8 @@ table_find_spilled(void)
 	Oid			relid = sql_buckets_relid();
 	PartitionSet set;
 
-	if (ConditionalLockRelationOid(relid, ShareLock))
+	/* the snapshot of a parallel query may be older than the lock */
+	if (!IsInParallelMode() && ConditionalLockRelationOid(relid, ShareLock))
 	{
 		sql_push_latest_snapshot();
 		set = partitions_with_rows();

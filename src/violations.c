@@ -87,13 +87,9 @@ static Entry *entries;
 /* Whose violation it is; what an entry is looked up by. */
 typedef struct Names
 {
-	Oid			database;
+	BucketId	id;
 	int			gateway_len;
-	int			limiter_len;
-	int			key_len;
 	const char *gateway;
-	const char *limiter;
-	const char *key;
 	uint64		hash;
 } Names;
 
@@ -201,8 +197,7 @@ violations_gateway(void)
 }
 
 static Names
-names_of(Oid database, const char *gateway, const char *limiter, int limiter_len,
-		 const char *key, int key_len)
+names_of(const BucketId *id, const char *gateway)
 {
 	static char last[MAX_GATEWAY_LEN + 1];
 	static int	last_len = 0;
@@ -215,31 +210,27 @@ names_of(Oid database, const char *gateway, const char *limiter, int limiter_len
 		last_hash = hash_bytes_extended((const unsigned char *) last, last_len,
 										shared->seed);
 	}
-	names.database = database;
+	names.id = *id;
 	names.gateway = last;
 	names.gateway_len = last_len;
-	names.limiter = limiter;
-	names.limiter_len = limiter_len;
-	names.key = key;
-	names.key_len = key_len;
-	names.hash = hash_bytes_extended((const unsigned char *) limiter, limiter_len,
-									 last_hash ^ ((uint64) database << 32));
-	names.hash = hash_bytes_extended((const unsigned char *) key, key_len, names.hash);
+	/* the bucket's hash is of all the other names */
+	names.hash = hash_combine64(id->hash, last_hash);
 	return names;
 }
 
 static bool
 entry_is(const Entry *entry, const Names *names)
 {
-	return entry->database == names->database &&
+	const BucketId *id = &names->id;
+
+	return entry->database == id->database &&
 		entry->gateway_len == names->gateway_len &&
-		entry->limiter_len == names->limiter_len &&
-		entry->key_len == names->key_len &&
-		memcmp(entry->name + names->gateway_len + names->limiter_len,
-			   names->key, names->key_len) == 0 &&
+		entry->limiter_len == id->limiter_len &&
+		entry->key_len == id->key_len &&
+		memcmp(entry->name + names->gateway_len + id->limiter_len,
+			   id->key, id->key_len) == 0 &&
 		memcmp(entry->name, names->gateway, names->gateway_len) == 0 &&
-		memcmp(entry->name + names->gateway_len, names->limiter,
-			   names->limiter_len) == 0;
+		memcmp(entry->name + names->gateway_len, id->limiter, id->limiter_len) == 0;
 }
 
 /*
@@ -341,15 +332,15 @@ make_entry(const Names *names, int64 n, int64 now)
 
 		if (tags[at] >= TAG_FIRST)
 			continue;
-		entry->database = names->database;
+		entry->database = names->id.database;
 		entry->gateway_len = names->gateway_len;
-		entry->limiter_len = names->limiter_len;
-		entry->key_len = names->key_len;
+		entry->limiter_len = names->id.limiter_len;
+		entry->key_len = names->id.key_len;
 		memcpy(p, names->gateway, names->gateway_len);
 		p += names->gateway_len;
-		memcpy(p, names->limiter, names->limiter_len);
-		p += names->limiter_len;
-		memcpy(p, names->key, names->key_len);
+		memcpy(p, names->id.limiter, names->id.limiter_len);
+		p += names->id.limiter_len;
+		memcpy(p, names->id.key, names->id.key_len);
 		pg_atomic_write_u64(&entry->last_at, (uint64) now);
 
 		/* names before the generation that goes with them, tag last */
@@ -375,7 +366,7 @@ static bool
 count(const Names *names, int64 n, int64 now)
 {
 	LWLock	   *lock = &locks[partition_of(names->hash)].lock;
-	bool		other = is_other(names->key, names->key_len);
+	bool		other = is_other(names->id.key, names->id.key_len);
 	bool		counted;
 
 	if (add_if_there(names, n, now))
@@ -398,12 +389,14 @@ count(const Names *names, int64 n, int64 now)
 static void
 count_names(const Names *names, int64 n, int64 now)
 {
+	BucketId	other;
 	Names		rest;
 
 	if (count(names, n, now))
 		return;
-	rest = names_of(names->database, names->gateway, names->limiter,
-					names->limiter_len, OTHER_KEY, strlen(OTHER_KEY));
+	make_bucket_id(&other, names->id.database, names->id.limiter,
+				   names->id.limiter_len, OTHER_KEY, strlen(OTHER_KEY));
+	rest = names_of(&other, names->gateway);
 	if (!count(&rest, n, now))
 		pg_atomic_fetch_add_u64(&shared->lost, n);
 }
@@ -417,8 +410,7 @@ violations_add(const BucketId *id, int64 n, int64 now)
 	/* the growth since the last fold should not be spread over much time */
 	if (now - (int64) pg_atomic_read_u64(&shared->folded_at) > episodes_fold_interval())
 		violations_fold(false);
-	names = names_of(id->database, violations_gateway(), id->limiter,
-					 id->limiter_len, id->key, id->key_len);
+	names = names_of(id, violations_gateway());
 	count_names(&names, n, now);
 }
 
@@ -426,9 +418,12 @@ violations_add(const BucketId *id, int64 n, int64 now)
 void
 violations_restore(const ViolationView *view, Oid database)
 {
-	Names		names = names_of(database, view->gateway, view->limiter,
-								 strlen(view->limiter), view->key, strlen(view->key));
+	BucketId	id;
+	Names		names;
 
+	make_bucket_id(&id, database, view->limiter, strlen(view->limiter),
+				   view->key, strlen(view->key));
+	names = names_of(&id, view->gateway);
 	count_names(&names, view->count, monotonic_ns());
 }
 
@@ -474,6 +469,8 @@ copy_names(Entry *entry, uint32 at, Oid database, ViolationView *view, Oid *owne
 		if (((volatile uint32 *) tags)[at] < TAG_FIRST)
 			return false;
 		word = pg_atomic_read_u64(&entry->word);
+		if ((word & COUNT_MASK) == CLOSED)
+			return false;
 		pg_read_barrier();
 		*owner = entry->database;
 		gateway_len = entry->gateway_len;
@@ -501,11 +498,13 @@ violations_view(uint32 at, Oid database, ViolationView *view, Oid *owner)
 {
 	Entry	   *entry = &entries[at];
 
-	if (!copy_names(entry, at, database, view, owner))
+	if (((volatile uint32 *) tags)[at] < TAG_FIRST)
 		return false;
-	/* a flush moves the count to "taken" */
+	/* without the lock, a flush may move the count or give up the entry */
 	LWLockAcquire(FOLD_LOCK, LW_SHARED);
-	view->count = count_of(pg_atomic_read_u64(&entry->word)) + entry->taken;
+	view->count = 0;
+	if (copy_names(entry, at, database, view, owner))
+		view->count = count_of(pg_atomic_read_u64(&entry->word)) + entry->taken;
 	LWLockRelease(FOLD_LOCK);
 	view->last_at = wall_time((int64) pg_atomic_read_u64(&entry->last_at));
 	return view->count > 0;
@@ -590,8 +589,7 @@ violations_take(uint32 at, ViolationView *view)
 	Oid			owner;
 	uint64		word;
 
-	if (((volatile uint32 *) tags)[at] < TAG_FIRST ||
-		!copy_names(entry, at, MyDatabaseId, view, &owner))
+	if (((volatile uint32 *) tags)[at] < TAG_FIRST)
 		return false;
 
 	LWLockAcquire(FOLD_LOCK, LW_EXCLUSIVE);
@@ -599,7 +597,7 @@ violations_take(uint32 at, ViolationView *view)
 	do
 	{
 		view->count = count_of(word);
-		if (view->count == 0 || entry->database != MyDatabaseId)
+		if (view->count == 0 || !copy_names(entry, at, MyDatabaseId, view, &owner))
 		{
 			LWLockRelease(FOLD_LOCK);
 			return false;

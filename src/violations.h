@@ -5,11 +5,17 @@
 #ifndef RATELIMIT_VIOLATIONS_H
 #define RATELIMIT_VIOLATIONS_H
 
+/* own calls need not go through the linker's tables */
+#pragma GCC visibility push(hidden)
+
 #define MAX_GATEWAY_LEN		255 /* bytes */
 #define OTHER_KEY			"(other)"
 
 /* The most that may be added at once. */
 #define MAX_VIOLATIONS_ADDED (INT64CONST(1) << 40)
+
+/* The most that one key can have pending. */
+#define MAX_VIOLATIONS_PENDING (INT64CONST(1) << 43)
 
 /* One (gateway, limiter, key) and its violations. */
 typedef struct ViolationView
@@ -39,5 +45,7 @@ extern void violations_fold(bool wait);
 extern void violations_lock(void);
 extern void violations_unlock(void);
 extern void violations_forget_database(Oid database);
+
+#pragma GCC visibility pop
 
 #endif							/* RATELIMIT_VIOLATIONS_H */

@@ -212,7 +212,9 @@ ratelimit_launcher_main(Datum arg)
 			next = Min(next, TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 														 flush_interval_setting * 1000L));
 		}
-		pause = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), next);
+		/* the wall clock may be set back */
+		pause = Min(TimestampDifferenceMilliseconds(GetCurrentTimestamp(), next),
+					flush_interval_setting * 1000L);
 		if (pause > 0)
 		{
 			(void) WaitLatch(MyLatch,

@@ -123,7 +123,9 @@ postgresql_packages()
 # original's standard input in $work/input if save_input is set.
 enter()
 {
-	local script=$1 packages=$2 postgresql run_as=()
+	local script packages=$2 postgresql run_as=() top
+	top=$(dirname "$(dirname "$(realpath "${BASH_SOURCE[0]}")")")
+	script=$(realpath --relative-to="$top" "$1")
 	shift 2
 
 	if [ "${RATELIMIT_WORK:-}" ]; then
@@ -145,7 +147,7 @@ enter()
 	fi
 
 	mkdir "$work/ratelimit"
-	tar -C "$(dirname "$script")/.." -cf - --exclude=./.git --exclude='*.o' \
+	tar -C "$top" -cf - --exclude=./.git --exclude='*.o' \
 		--exclude='*.so' --exclude='*.bc' --exclude=./results \
 		--exclude=./output_iso --exclude=./tmp_check --exclude=./log . |
 		tar -C "$work/ratelimit" -xf -
@@ -158,7 +160,7 @@ enter()
 	exec "${run_as[@]}" env -i PATH="$PATH" HOME="$work" TMPDIR="$work" \
 		TERM="${TERM:-dumb}" LC_ALL=C.UTF-8 RATELIMIT_WORK="$work" \
 		PG_CONFIG="$PG_CONFIG" \
-		bash "$work/ratelimit/test/$(basename "$script")" "$@" </dev/null
+		bash "$work/ratelimit/$script" "$@" </dev/null
 }
 
 # PostgreSQL finds its files relative to its programs, so a copy of its folders
