@@ -40,7 +40,10 @@ my @refilled = (
 foreach my $preload (0, 1)
 {
 	my $name = $preload ? 'spilled' : 'not preloaded';
-	my $node = start_server("corrupt_$preload", preload => $preload, conf => 'ratelimit.max_buckets = 16');
+	my $node = start_server("corrupt_$preload", preload => $preload, conf => <<'CONF');
+ratelimit.max_buckets = 16
+ratelimit.flush_interval = 1h
+CONF
 
 	fill_until_spilled($node, 'filling', 3, 0) if $preload;
 	foreach my $case (
@@ -72,6 +75,10 @@ SELECT capacity, refill = $refill, owed >= 0 AND owed < 1e20, updated_at BETWEEN
 SQL
 		is($node->safe_psql('postgres', "SELECT rl_reset('$key'), rl_consume('$key', 3, $refill)"), 't|t', "$here: can be reset");
 	}
+
+	# Until here no worker came between.
+	$node->append_conf('postgresql.conf', 'ratelimit.flush_interval = 1s');
+	$node->reload;
 
 	# Cleaning.  A sane row that has expired goes, whatever else is there.
 	my $n = 0;
