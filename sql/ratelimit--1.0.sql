@@ -169,7 +169,8 @@ SELECT v.id, v.gateway_name,
 	substring(d.name FROM '[^:]*$') AS limiter,
 	regexp_replace(d.name, ':[^:]*$', '') AS key,
 	d.count::bigint AS count, v.created_at
-FROM rate_limit_violations v, jsonb_each_text(v.details) d (name, count)
+FROM rate_limit_violations v, jsonb_each_text(
+	CASE WHEN jsonb_typeof(v.details) = 'object' THEN v.details ELSE '{}' END) d (name, count)
 WHERE d.count ~ '^[0-9]{1,18}$';
 COMMENT ON VIEW rate_limit_violation_details IS
 'rate_limit_violations, a row per gateway, limiter and key; the limiter is what follows the last colon, so keys with colons come out whole. created_at is in UTC.';

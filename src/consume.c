@@ -161,6 +161,7 @@ get_bucket_id(BucketId *id, const text *key, const text *limiter)
 		memcpy(last, id->limiter, id->limiter_len);
 		last_len = id->limiter_len;
 		last_hash = shmem_hash_limiter(MyDatabaseId, last, last_len);
+		stats_set_limiter(last, last_len);
 	}
 	id->hash = shmem_hash(last_hash, id->key, id->key_len);
 }
@@ -170,13 +171,11 @@ static const BucketRule *
 get_call(FunctionCallInfo fcinfo, BucketId *id)
 {
 	static const char *const names[] = {"key", "capacity", "refill", "cost", "limiter"};
-	const BucketRule *rule;
 
 	for (int i = 0; i < lengthof(names); i++)
 		check_not_null(fcinfo, i, names[i]);
-	rule = get_rule(PG_GETARG_FLOAT8(1), PG_GETARG_FLOAT8(2), PG_GETARG_FLOAT8(3));
 	get_bucket_id(id, PG_GETARG_TEXT_PP(0), PG_GETARG_TEXT_PP(4));
-	return rule;
+	return get_rule(PG_GETARG_FLOAT8(1), PG_GETARG_FLOAT8(2), PG_GETARG_FLOAT8(3));
 }
 
 /*
@@ -276,7 +275,7 @@ decide_elsewhere(const BucketId *id, const BucketRule *rule, Decision *decision)
 				return;
 			if (table_consume(id, rule, decision))
 			{
-				stats_count(id->limiter, id->limiter_len, COUNT_OVERFLOWED, 1);
+				stats_count(COUNT_OVERFLOWED);
 				return;
 			}
 		}
@@ -308,8 +307,7 @@ decide(const BucketId *id, const BucketRule *rule, Decision *decision)
 	decision->now = 0;
 	if (unlikely(!shmem_attached() || !shmem_consume(id, rule, decision)))
 		guarded(decide_elsewhere, id, rule, decision);
-	stats_count(id->limiter, id->limiter_len,
-				decision->allowed ? COUNT_ALLOWED : COUNT_DENIED, 1);
+	stats_count(decision->allowed ? COUNT_ALLOWED : COUNT_DENIED);
 	if (!decision->allowed)
 		flush_record(id, 1, decision->now);
 }

@@ -20,6 +20,7 @@
 #include "commands/dbcommands.h"
 #include "databases.h"
 #include "flush.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "sql.h"
 #include "storage/lock.h"
@@ -289,6 +290,7 @@ flush_failed(bool is_flush, const char *message)
 {
 	FlushStats *stats;
 	int64		pause;
+	int			len;
 	bool		first;
 
 	if (!my_shared_database())
@@ -296,7 +298,9 @@ flush_failed(bool is_flush, const char *message)
 	stats = &my_shared_database()->flushes;
 	databases_lock_flushes();
 	stats->last_error_at = GetCurrentTimestamp();
-	strlcpy(stats->last_error, message, sizeof(stats->last_error));
+	len = pg_mbcliplen(message, strlen(message), sizeof(stats->last_error) - 1);
+	memcpy(stats->last_error, message, len);
+	stats->last_error[len] = '\0';
 	if (is_flush)
 	{
 		first = stats->streak == 0;
@@ -335,23 +339,34 @@ flush_waiting(void)
 	return waiting;
 }
 
-/* All tasks of the worker went well. */
+/* Did a task fail the last time? */
+bool
+flush_failing(void)
+{
+	bool		failing = false;
+
+	if (my_shared_database())
+	{
+		FlushStats *stats = &my_shared_database()->flushes;
+
+		databases_lock_flushes();
+		failing = stats->streak > 0 || stats->others_fail;
+		databases_unlock_flushes();
+	}
+	return failing;
+}
+
+/* All tasks of the worker went well, after some had failed. */
 void
 flush_succeeded(void)
 {
-	FlushStats *stats;
-	bool		failed;
+	FlushStats *stats = &my_shared_database()->flushes;
 
-	if (!my_shared_database())
-		return;
-	stats = &my_shared_database()->flushes;
 	databases_lock_flushes();
-	failed = stats->streak > 0 || stats->others_fail;
 	stats->streak = 0;
 	stats->others_fail = false;
 	databases_unlock_flushes();
-	if (failed)
-		ereport(LOG, (errmsg("ratelimit: what failed before has succeeded")));
+	ereport(LOG, (errmsg("ratelimit: what failed before has succeeded")));
 }
 
 /* Delete rows older than ratelimit.violation_retention. */

@@ -14,6 +14,7 @@ extern int64 flush_violations(void);
 extern void flush_retention(void);
 extern void flush_failed(bool is_flush, const char *message);
 extern bool flush_waiting(void);
+extern bool flush_failing(void);
 extern void flush_succeeded(void);
 
 #pragma GCC visibility pop

@@ -18,6 +18,14 @@
 PG_FUNCTION_INFO_V1(rl_report);
 PG_FUNCTION_INFO_V1(rl_report_batch);
 
+/* Without shared memory, violations are rows of this transaction. */
+static void
+check_can_count(const char *function)
+{
+	if (!shmem_attached())
+		PreventCommandIfReadOnly(function);
+}
+
 /* The report's names, if they are ones; else false. */
 static bool
 make_id(BucketId *id, const char *limiter, int limiter_len, const char *key,
@@ -42,6 +50,7 @@ rl_report(PG_FUNCTION_ARGS)
 	check_not_null(fcinfo, 0, "limiter");
 	check_not_null(fcinfo, 1, "key");
 	check_not_null(fcinfo, 2, "rejected");
+	check_can_count("rl_report()");
 	limiter = PG_GETARG_TEXT_PP(0);
 	key = PG_GETARG_TEXT_PP(1);
 	rejected = PG_GETARG_INT64(2);
@@ -69,6 +78,12 @@ member(JsonbContainer *object, const char *name, enum jbvType type)
 
 	return value && value->type == type ? value : NULL;
 }
+
+typedef struct Report
+{
+	BucketId	id;				/* texts are in the batch */
+	int64		rejected;
+} Report;
 
 /* What an entry of a batch reports; false if it is malformed. */
 static bool
@@ -111,10 +126,12 @@ rl_report_batch(PG_FUNCTION_ARGS)
 	TupleDesc	desc;
 	Datum		values[2];
 	bool		nulls[2] = {false};
+	Report	   *reports;
 	int64		accepted = 0;
 	int64		skipped = 0;
 
 	check_not_null(fcinfo, 0, "entries");
+	check_can_count("rl_report_batch()");
 	entries = PG_GETARG_JSONB_P(0);
 	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
@@ -124,23 +141,21 @@ rl_report_batch(PG_FUNCTION_ARGS)
 				 errmsg("entries must be a JSON array, not a%s",
 						JB_ROOT_IS_OBJECT(entries) ? "n object" : " scalar")));
 
+	reports = palloc(JB_ROOT_COUNT(entries) * sizeof(Report));
 	iterator = JsonbIteratorInit(&entries->root);
 	while ((token = JsonbIteratorNext(&iterator, &value, true)) != WJB_DONE)
 	{
-		BucketId	id;
-		int64		rejected;
-
 		if (token != WJB_ELEM)
 			continue;
 		CHECK_FOR_INTERRUPTS();
-		if (parse_entry(&value, &id, &rejected))
-		{
-			flush_record(&id, rejected, 0);
+		if (parse_entry(&value, &reports[accepted].id, &reports[accepted].rejected))
 			accepted++;
-		}
 		else
 			skipped++;
 	}
+	/* all of them or none: from here on nothing interrupts */
+	for (int64 i = 0; i < accepted; i++)
+		flush_record(&reports[i].id, reports[i].rejected, 0);
 	values[0] = Int64GetDatum(accepted);
 	values[1] = Int64GetDatum(skipped);
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, nulls)));

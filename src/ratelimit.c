@@ -121,7 +121,7 @@ define_settings(void)
 							"Distinct (gateway, limiter, key) counted between two flushes.",
 							"Violations of further keys are counted together, as key (other).",
 							&max_violations_setting,
-							16384, 16, 1 << 24, postmaster, 0,
+							16384, 16, 1 << 19, postmaster, 0,
 							NULL, NULL, NULL);
 	DefineCustomEnumVariable("ratelimit.violation_sink",
 							 "Where violations are written.",
@@ -220,10 +220,10 @@ shmem_startup(void)
 					 found);
 	LWLockRelease(AddinShmemInitLock);
 
-	if (!IsUnderPostmaster)
+	if (!IsUnderPostmaster && !IsBinaryUpgrade)
 	{
 		on_shmem_exit(snapshot_at_exit, (Datum) 0);
-		if (!found && !IsBinaryUpgrade)
+		if (!found)
 			snapshot_load();
 	}
 }

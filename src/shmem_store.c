@@ -486,6 +486,13 @@ consume_locked(Slot *slot, uint64 word, const BucketRule *rule,
 	return true;
 }
 
+/* The time that the arithmetic is to go by. */
+static inline int64
+clock_for(const BucketRule *rule)
+{
+	return rule->timed ? monotonic_ns() : 0;
+}
+
 /* Try to decide; false if somebody else changed the bucket meanwhile. */
 static inline bool
 consume_swap(Slot *slot, uint64 word, const BucketRule *rule, Owed now,
@@ -518,25 +525,41 @@ consume_swap(Slot *slot, uint64 word, const BucketRule *rule, Owed now,
 bool
 shmem_consume(const BucketId *id, const BucketRule *rule, Decision *decision)
 {
+	static uint64 last_hash = 0;
 	Probe		way = probe_of(id->hash);
-	uint32		first = probe_slot(&way, 0);
 	Slot	   *slot;
 	uint64		word;
+	int64		early = 0;
 
-	/* mostly it is in the first place: fetch that while we look at the clock */
-	__builtin_prefetch(&tags[first]);
-	__builtin_prefetch(&slots[first]);
-	__builtin_prefetch((char *) &slots[first] + PG_CACHE_LINE_SIZE / 2);
-	do
+	/*
+	 * A bucket that this backend has not just used is far away, mostly in its
+	 * first place: fetch that while we look at the clock.
+	 */
+	if (id->hash != last_hash && rule->timed)
 	{
-		Owed		now = rule->timed ? monotonic_ns() : 0;
+		uint32		first = probe_slot(&way, 0);
 
-		slot = find(id, &way, &word);
-		if (!slot)
-			return false;
-		if (consume_swap(slot, word, rule, now, decision))
+		__builtin_prefetch(&tags[first]);
+		__builtin_prefetch(&slots[first]);
+		__builtin_prefetch(&slots[first].u.bucket.name[16]);
+		early = monotonic_ns();
+	}
+	last_hash = id->hash;
+
+	while ((slot = find(id, &way, &word)) != NULL)
+	{
+		bool		done = consume_swap(slot, word, rule,
+										early ? early : clock_for(rule), decision);
+
+		/*
+		 * By a clock from before the word, a later call of somebody else may seem
+		 * to be of the future, and this one too early: look again.
+		 */
+		if (done && (decision->allowed || !early))
 			return true;
-	} while (true);
+		early = 0;
+	}
+	return false;
 }
 
 /* What a call would find, changing nothing; false if the bucket is not here. */

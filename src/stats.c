@@ -188,18 +188,26 @@ find_local(const char *limiter, int len)
 	return local;
 }
 
-/* Count one call, or what became of several. */
-void
-stats_count(const char *limiter, int len, StatsCount what, uint64 n)
-{
-	LocalLimiter *local;
+/* The limiter that this backend counts for from here on. */
+static LocalLimiter *current = &locals[0];
 
+/* Count for this limiter from here on. */
+void
+stats_set_limiter(const char *limiter, int len)
+{
+	if (limiters)
+		current = find_local(limiter, len);
+}
+
+/* Count one call of the limiter last set. */
+void
+stats_count(StatsCount what)
+{
 	if (!limiters)
 		return;
-	local = find_local(limiter, len);
-	local->counts[what] += n;
-	if (++local->calls >= FLUSH_AFTER)
-		flush_local(local);
+	current->counts[what]++;
+	if (++current->calls >= FLUSH_AFTER)
+		flush_local(current);
 }
 
 /* Visit the n-th limiter of this database; false when there is none. */

@@ -19,7 +19,8 @@ typedef enum StatsCount
 extern Size stats_size(void);
 extern void stats_startup(void *memory, LWLock *lock, bool found);
 extern void stats_init(void);
-extern void stats_count(const char *limiter, int len, StatsCount what, uint64 n);
+extern void stats_set_limiter(const char *limiter, int len);
+extern void stats_count(StatsCount what);
 extern void stats_flush(void);
 extern bool stats_get(int n, char *limiter, int *len, uint64 *counts);
 extern void stats_reset(void);

@@ -455,6 +455,12 @@ table_reset(const BucketId *id)
 	Datum		values[2];
 	bool		living = false;
 
+	if (shmem_attached())
+	{
+		LOCKTAG		tag;
+
+		table_lock_key(id, RowExclusiveLock, &tag);
+	}
 	key_values(id, values);
 	sql_execute(&delete_row, values, NULL, false);
 	if (SPI_processed > 0)

@@ -87,9 +87,8 @@ static Entry *entries;
 /* Whose violation it is; what an entry is looked up by. */
 typedef struct Names
 {
-	BucketId	id;
-	int			gateway_len;
-	const char *gateway;
+	const BucketId *id;
+	const struct Gateway *gateway;
 	uint64		hash;
 } Names;
 
@@ -161,18 +160,39 @@ violations_startup(void *memory, LWLockPadded *my_locks, bool found)
  * Names
  */
 
+/* A gateway's name, and what is derived from it. */
+typedef struct Gateway
+{
+	char		raw[MAX_GATEWAY_LEN + 1];	/* as set */
+	char		name[MAX_GATEWAY_LEN + 1];	/* valid text */
+	int			len;			/* of name */
+	uint64		hash;
+} Gateway;
+
+static void
+set_gateway(Gateway *gateway, const char *wanted)
+{
+	strlcpy(gateway->raw, wanted, sizeof(gateway->raw));
+	gateway->len = strlcpy(gateway->name, gateway->raw, sizeof(gateway->name));
+	if (!pg_verifymbstr(gateway->name, gateway->len, true))
+		for (char *p = gateway->name; *p; p++)
+			if (IS_HIGHBIT_SET(*p))
+				*p = '?';
+	gateway->hash = hash_bytes_extended((const unsigned char *) gateway->name,
+										gateway->len, 0);
+}
+
 /*
  * The calling instance: ratelimit.gateway_name, else application_name, else
  * cluster_name, else the host's name.  Settings that come with a connection have
  * not been checked for the database's encoding: what is not valid in it is
  * shown as question marks.
  */
-const char *
-violations_gateway(void)
+static const Gateway *
+my_gateway(void)
 {
 	static char host[MAX_GATEWAY_LEN + 1];
-	static char raw[MAX_GATEWAY_LEN + 1];
-	static char name[MAX_GATEWAY_LEN + 1];
+	static Gateway mine;
 	const char *wanted = host;
 
 	if (gateway_name_setting && gateway_name_setting[0])
@@ -184,53 +204,40 @@ violations_gateway(void)
 	else if (!host[0] && (gethostname(host, sizeof(host) - 1) != 0 || !host[0]))
 		strlcpy(host, "unknown", sizeof(host));
 
-	if (strcmp(wanted, raw) != 0)
-	{
-		strlcpy(raw, wanted, sizeof(raw));
-		strlcpy(name, wanted, sizeof(name));
-		if (!pg_verifymbstr(name, strlen(name), true))
-			for (char *p = name; *p; p++)
-				if (IS_HIGHBIT_SET(*p))
-					*p = '?';
-	}
-	return name;
+	if (strcmp(wanted, mine.raw) != 0)
+		set_gateway(&mine, wanted);
+	return &mine;
 }
 
-static Names
-names_of(const BucketId *id, const char *gateway)
+const char *
+violations_gateway(void)
 {
-	static char last[MAX_GATEWAY_LEN + 1];
-	static int	last_len = 0;
-	static uint64 last_hash;
-	Names		names;
-
-	if (last_len == 0 || strcmp(gateway, last) != 0)
-	{
-		last_len = strlcpy(last, gateway, sizeof(last));
-		last_hash = hash_bytes_extended((const unsigned char *) last, last_len,
-										shared->seed);
-	}
-	names.id = *id;
-	names.gateway = last;
-	names.gateway_len = last_len;
-	/* the bucket's hash is of all the other names */
-	names.hash = hash_combine64(id->hash, last_hash);
-	return names;
+	return my_gateway()->name;
 }
 
-static bool
+static inline void
+set_names(Names *names, const BucketId *id, const Gateway *gateway)
+{
+	names->id = id;
+	names->gateway = gateway;
+	/* the bucket's hash is of all the other names */
+	names->hash = hash_combine64(id->hash, gateway->hash ^ shared->seed);
+}
+
+static inline bool
 entry_is(const Entry *entry, const Names *names)
 {
-	const BucketId *id = &names->id;
+	const BucketId *id = names->id;
+	const Gateway *gateway = names->gateway;
 
 	return entry->database == id->database &&
-		entry->gateway_len == names->gateway_len &&
+		entry->gateway_len == gateway->len &&
 		entry->limiter_len == id->limiter_len &&
 		entry->key_len == id->key_len &&
-		memcmp(entry->name + names->gateway_len + id->limiter_len,
+		memcmp(entry->name + gateway->len + id->limiter_len,
 			   id->key, id->key_len) == 0 &&
-		memcmp(entry->name, names->gateway, names->gateway_len) == 0 &&
-		memcmp(entry->name + names->gateway_len, id->limiter, id->limiter_len) == 0;
+		memcmp(entry->name, gateway->name, gateway->len) == 0 &&
+		memcmp(entry->name + gateway->len, id->limiter, id->limiter_len) == 0;
 }
 
 /*
@@ -275,7 +282,7 @@ probe_length(void)
 }
 
 /* Add n to the entry if it is there; else false. */
-static bool
+static inline bool
 add_if_there(const Names *names, int64 n, int64 now)
 {
 	uint32		tag = tag_of(names->hash);
@@ -332,15 +339,15 @@ make_entry(const Names *names, int64 n, int64 now)
 
 		if (tags[at] >= TAG_FIRST)
 			continue;
-		entry->database = names->id.database;
-		entry->gateway_len = names->gateway_len;
-		entry->limiter_len = names->id.limiter_len;
-		entry->key_len = names->id.key_len;
-		memcpy(p, names->gateway, names->gateway_len);
-		p += names->gateway_len;
-		memcpy(p, names->id.limiter, names->id.limiter_len);
-		p += names->id.limiter_len;
-		memcpy(p, names->id.key, names->id.key_len);
+		entry->database = names->id->database;
+		entry->gateway_len = names->gateway->len;
+		entry->limiter_len = names->id->limiter_len;
+		entry->key_len = names->id->key_len;
+		memcpy(p, names->gateway->name, names->gateway->len);
+		p += names->gateway->len;
+		memcpy(p, names->id->limiter, names->id->limiter_len);
+		p += names->id->limiter_len;
+		memcpy(p, names->id->key, names->id->key_len);
 		pg_atomic_write_u64(&entry->last_at, (uint64) now);
 
 		/* names before the generation that goes with them, tag last */
@@ -361,16 +368,14 @@ is_other(const char *key, int key_len)
 	return key_len == strlen(OTHER_KEY) && memcmp(key, OTHER_KEY, key_len) == 0;
 }
 
-/* Count n for the names, if there is or may be an entry. */
-static bool
-count(const Names *names, int64 n, int64 now)
+/* Make an entry for the names, and count n, if there may be one. */
+static pg_noinline bool
+make_and_count(const Names *names, int64 n, int64 now)
 {
 	LWLock	   *lock = &locks[partition_of(names->hash)].lock;
-	bool		other = is_other(names->id.key, names->id.key_len);
+	bool		other = is_other(names->id->key, names->id->key_len);
 	bool		counted;
 
-	if (add_if_there(names, n, now))
-		return true;
 	if (!other && pg_atomic_read_u32(&shared->used) >= max_violations_setting)
 		return false;
 
@@ -392,12 +397,12 @@ count_names(const Names *names, int64 n, int64 now)
 	BucketId	other;
 	Names		rest;
 
-	if (count(names, n, now))
+	if (add_if_there(names, n, now) || make_and_count(names, n, now))
 		return;
-	make_bucket_id(&other, names->id.database, names->id.limiter,
-				   names->id.limiter_len, OTHER_KEY, strlen(OTHER_KEY));
-	rest = names_of(&other, names->gateway);
-	if (!count(&rest, n, now))
+	make_bucket_id(&other, names->id->database, names->id->limiter,
+				   names->id->limiter_len, OTHER_KEY, strlen(OTHER_KEY));
+	set_names(&rest, &other, names->gateway);
+	if (!add_if_there(&rest, n, now) && !make_and_count(&rest, n, now))
 		pg_atomic_fetch_add_u64(&shared->lost, n);
 }
 
@@ -410,7 +415,7 @@ violations_add(const BucketId *id, int64 n, int64 now)
 	/* the growth since the last fold should not be spread over much time */
 	if (now - (int64) pg_atomic_read_u64(&shared->folded_at) > episodes_fold_interval())
 		violations_fold(false);
-	names = names_of(id, violations_gateway());
+	set_names(&names, id, my_gateway());
 	count_names(&names, n, now);
 }
 
@@ -419,11 +424,13 @@ void
 violations_restore(const ViolationView *view, Oid database)
 {
 	BucketId	id;
+	Gateway		gateway;
 	Names		names;
 
 	make_bucket_id(&id, database, view->limiter, strlen(view->limiter),
 				   view->key, strlen(view->key));
-	names = names_of(&id, view->gateway);
+	set_gateway(&gateway, view->gateway);
+	set_names(&names, &id, &gateway);
 	count_names(&names, view->count, monotonic_ns());
 }
 

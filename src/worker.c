@@ -273,6 +273,7 @@ do_task(int n, char **message)
 	ereport(DEBUG1, (errmsg_internal("%s", activity)));
 	PG_TRY();
 	{
+		SetConfigOption("lock_timeout", LOCK_TIMEOUT, PGC_SUSET, PGC_S_OVERRIDE);
 		SetCurrentStatementStartTimestamp();
 		StartTransactionCommand();
 		PushActiveSnapshot(GetTransactionSnapshot());
@@ -309,11 +310,11 @@ ratelimit_database_main(Datum arg)
 	MemoryContext context;
 	bool		failed = false;
 	bool		waiting;
+	bool		failing;
 
 	pqsignal(SIGTERM, die);
 	BackgroundWorkerUnblockSignals();
 	BackgroundWorkerInitializeConnectionByOid(DatumGetObjectId(arg), InvalidOid, 0);
-	SetConfigOption("lock_timeout", LOCK_TIMEOUT, PGC_SUSET, PGC_S_OVERRIDE);
 	SetConfigOption("default_transaction_isolation", "read committed",
 					PGC_SUSET, PGC_S_OVERRIDE);
 	SetConfigOption("default_transaction_read_only", "off", PGC_SUSET, PGC_S_OVERRIDE);
@@ -322,6 +323,7 @@ ratelimit_database_main(Datum arg)
 	MemoryContextSwitchTo(context);
 
 	waiting = flush_waiting();
+	failing = flush_failing();
 	for (int i = 0; i < lengthof(tasks); i++)
 	{
 		char	   *message;
@@ -331,7 +333,7 @@ ratelimit_database_main(Datum arg)
 		failed = true;
 		flush_failed(tasks[i].work == task_flush, message);
 	}
-	if (!failed && !waiting)
+	if (failing && !failed && !waiting)
 		flush_succeeded();
 }
 
