@@ -56,7 +56,6 @@ SELECT count(*) FROM rate_limit_pending;
 
 -- thresholds that make no sense
 ALTER SYSTEM SET ratelimit.flag_threshold = 0;
-ALTER SYSTEM SET ratelimit.flag_window = '-1s';
 SELECT set_config('ratelimit.gateway_name', repeat('g', 256), false);
 
 DROP EXTENSION ratelimit;

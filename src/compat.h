@@ -13,4 +13,9 @@
 #error "ratelimit needs a compiler with 128-bit integers"
 #endif
 
+/* 18 put it before the declaration. */
+#if PG_VERSION_NUM < 180000
+#define pg_noreturn pg_attribute_noreturn()
+#endif
+
 #endif							/* RATELIMIT_COMPAT_H */

@@ -173,7 +173,7 @@ extern void table_views(void (*show) (const BucketView *view, void *arg), void *
 			fail_null(name); \
 	} while (0)
 
-extern void fail_null(const char *name) pg_attribute_noreturn();
+pg_noreturn extern void fail_null(const char *name);
 extern void check_length(const char *name, const char *value, int len, int max);
 extern void check_limiter(const char *limiter, int len);
 extern const BucketRule *get_rule(double capacity, double refill, double cost);
