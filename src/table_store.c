@@ -616,6 +616,8 @@ move_to_memory(void)
 		row = parse_row(i, now, NULL);
 		if (!row_id(i, &id))
 			continue;
+		if (row.repaired)
+			warn_repaired(&id);
 		bucket_rule(&rule, row.capacity, row.refill, 0);
 		owed = row_owed(&row, now, &rule);
 		if (!shmem_peek(&id, &rule, &decision) &&
