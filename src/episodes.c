@@ -42,7 +42,7 @@ typedef struct Track
 
 typedef struct Episodes
 {
-	int64		slice_ns;		/* of the tracks; they are void if it changes */
+	int64		slice_ns;		/* of the tracks; the launcher sets it */
 	DueFlag		due[MAX_DUE_FLAGS];
 } Episodes;
 
@@ -59,6 +59,28 @@ episodes_size(void)
 	return add_size(size, mul_size(max_violations_setting, sizeof(Track)));
 }
 
+/* Violations older than this should have been folded; nanoseconds. */
+int64
+episodes_fold_interval(void)
+{
+	return shared->slice_ns;
+}
+
+/*
+ * Begin tracks anew if flag_window has changed.  Only the launcher does this:
+ * other processes take up a setting when they please, some of them late.
+ */
+void
+episodes_set_window(void)
+{
+	int64		slice_ns = flag_window_setting * INT64CONST(1000000000) / (SLICES + 1);
+
+	if (shared->slice_ns == slice_ns)
+		return;
+	memset(tracks, 0, max_violations_setting * sizeof(Track));
+	shared->slice_ns = slice_ns;
+}
+
 /* Holding AddinShmemInitLock. */
 void
 episodes_startup(void *memory, bool found)
@@ -71,7 +93,10 @@ episodes_startup(void *memory, bool found)
 	p += max_episodes_setting * sizeof(Episode);
 	tracks = (Track *) p;
 	if (!found)
+	{
 		memset(memory, 0, episodes_size());
+		episodes_set_window();
+	}
 }
 
 /* Is the limiter one of flag_limiters? */
@@ -95,19 +120,6 @@ limiter_flags(const char *limiter)
 		p = *end ? end + 1 : end;
 	}
 	return false;
-}
-
-static int64
-slice_length(void)
-{
-	return flag_window_setting * INT64CONST(1000000000) / (SLICES + 1);
-}
-
-/* Violations older than this should have been folded; nanoseconds. */
-int64
-episodes_fold_interval(void)
-{
-	return slice_length();
 }
 
 /* How long an episode stays after its last violation. */
@@ -215,14 +227,9 @@ static void
 add_track(Oid database, const char *limiter, const char *key, int64 n, int64 at)
 {
 	Track	   *track;
-	int64		slice = at / slice_length();
+	int64		slice = at / shared->slice_ns;
 	int64		sum = 0;
 
-	if (shared->slice_ns != slice_length())
-	{
-		memset(tracks, 0, max_violations_setting * sizeof(Track));
-		shared->slice_ns = slice_length();
-	}
 	track = find_track(database, limiter, key);
 
 	/* forget the slices that the window has left behind */

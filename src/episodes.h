@@ -32,6 +32,7 @@ typedef struct DueFlag
 extern Size episodes_size(void);
 extern void episodes_startup(void *memory, bool found);
 extern int64 episodes_fold_interval(void);
+extern void episodes_set_window(void);
 extern void episodes_add(Oid database, const char *limiter, const char *key,
 						 int64 n, TimestampTz at, int64 at_mono);
 extern bool episodes_get(int n, Episode *episode);

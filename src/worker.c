@@ -108,7 +108,7 @@ find_work(Work *work)
 	if (work->retention)
 		last_retention = work->now;
 
-	violations_fold(false);
+	violations_fold(true);
 	work->n = violations_databases(work->databases, MAX_DATABASES);
 	databases_visit(drop_waiting, work);
 	violations_lock();
@@ -208,6 +208,10 @@ ratelimit_launcher_main(Datum arg)
 		{
 			ConfigReloadPending = false;
 			ProcessConfigFile(PGC_SIGHUP);
+			violations_fold(true);
+			violations_lock();
+			episodes_set_window();
+			violations_unlock();
 			/* a shorter interval counts from now */
 			next = Min(next, TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 														 flush_interval_setting * 1000L));
