@@ -268,10 +268,12 @@ tag_of(uint64 hash)
 static inline uint32
 probe_entry(uint64 hash, uint32 i)
 {
-	uint32		home = (uint32) (((hash >> 32) * shared->groups) >> 32);
+	uint32		group = (uint32) (((hash >> 32) * shared->groups) >> 32) +
+		i / GROUP_ENTRIES;
 
-	return (partition_of(hash) * shared->groups +
-			(home + i / GROUP_ENTRIES) % shared->groups) * GROUP_ENTRIES +
+	if (group >= shared->groups)
+		group -= shared->groups;
+	return (partition_of(hash) * shared->groups + group) * GROUP_ENTRIES +
 		(uint32) (hash + i) % GROUP_ENTRIES;
 }
 
