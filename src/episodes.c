@@ -129,9 +129,10 @@ retention_us(void)
 	return Max(episode_retention_setting, flag_window_setting) * USECS_PER_SEC;
 }
 
-static void
+/* False, and nothing done, if there is none and none is to be made. */
+static bool
 add_episode(Oid database, const char *limiter, const char *key, int64 n,
-			TimestampTz at)
+			TimestampTz at, bool make)
 {
 	Episode    *episode = NULL;
 	Episode    *oldest = NULL;
@@ -149,11 +150,13 @@ add_episode(Oid database, const char *limiter, const char *key, int64 n,
 			oldest = candidate;
 	}
 
+	if (!episode && !make)
+		return false;
 	if (!episode)
 	{
 		/* older than all that fill the window already */
 		if (!oldest || (OidIsValid(oldest->database) && at < oldest->last_at))
-			return;
+			return true;
 		episode = oldest;
 		episode->database = database;
 		strlcpy(episode->limiter, limiter, sizeof(episode->limiter));
@@ -170,6 +173,7 @@ add_episode(Oid database, const char *limiter, const char *key, int64 n,
 	}
 	episode->rejected += n;
 	episode->last_at = Max(episode->last_at, at);
+	return true;
 }
 
 /* The track of a key; made if need be. */
@@ -246,14 +250,20 @@ add_track(Oid database, const char *limiter, const char *key, int64 n, int64 at)
 		track->due = set_due(database, limiter, key, sum);
 }
 
-/* A key got n more violations, the last of them then. */
-void
+/*
+ * A key got n more violations, the last of them then.  False, and nothing done, if
+ * it has no episode and is not to get one yet: in a fold, first those go on that
+ * there are, or a new one might take the place of one that goes on as well.
+ */
+bool
 episodes_add(Oid database, const char *limiter, const char *key, int64 n,
-			 TimestampTz at, int64 at_mono)
+			 TimestampTz at, int64 at_mono, bool make)
 {
-	add_episode(database, limiter, key, n, at);
+	if (!add_episode(database, limiter, key, n, at, make))
+		return false;
 	if (limiter_flags(limiter))
 		add_track(database, limiter, key, n, at_mono);
+	return true;
 }
 
 /* The n-th place for an episode; false past the last. */

@@ -33,8 +33,8 @@ extern Size episodes_size(void);
 extern void episodes_startup(void *memory, bool found);
 extern int64 episodes_fold_interval(void);
 extern void episodes_set_window(void);
-extern void episodes_add(Oid database, const char *limiter, const char *key,
-						 int64 n, TimestampTz at, int64 at_mono);
+extern bool episodes_add(Oid database, const char *limiter, const char *key,
+						 int64 n, TimestampTz at, int64 at_mono, bool make);
 extern bool episodes_get(int n, Episode *episode);
 extern bool flags_get_due(int n, Oid database, DueFlag *flag);
 extern void flags_done(const DueFlag *flag);

@@ -230,6 +230,8 @@ flush_violations(void)
 	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, 0, 0, FLUSH_LOCK_CLASS);
 	(void) LockAcquire(&tag, ExclusiveLock, false, false);
 
+	/* all at once, not one by one as they are taken */
+	violations_fold(true);
 	views = palloc(violations_entries() * sizeof(ViolationView *));
 	if (!flush.taken)
 	{

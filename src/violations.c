@@ -552,9 +552,12 @@ violations_lost(void)
  * Folding, taking, settling: all with the fold lock held
  */
 
-/* Tell episodes of what this entry has grown by, up to a count of "now". */
+/*
+ * Tell episodes of what this entry has grown by, up to a count of "now"; not yet
+ * if that made a new episode, and that is not wanted.
+ */
 static void
-fold_entry(uint32 at, int64 count_now)
+fold_entry(uint32 at, int64 count_now, bool make)
 {
 	Entry	   *entry = &entries[at];
 	ViolationView view;
@@ -563,10 +566,11 @@ fold_entry(uint32 at, int64 count_now)
 	if (count_now <= entry->folded)
 		return;
 	if (copy_names(entry, at, InvalidOid, &view, &database) &&
-		strcmp(view.key, OTHER_KEY) != 0)
-		episodes_add(database, view.limiter, view.key, count_now - entry->folded,
-					 wall_time((int64) pg_atomic_read_u64(&entry->last_at)),
-					 (int64) pg_atomic_read_u64(&entry->last_at));
+		!is_other(view.key, strlen(view.key)) &&
+		!episodes_add(database, view.limiter, view.key, count_now - entry->folded,
+					  wall_time((int64) pg_atomic_read_u64(&entry->last_at)),
+					  (int64) pg_atomic_read_u64(&entry->last_at), make))
+		return;
 	entry->folded = count_now;
 }
 
@@ -580,9 +584,10 @@ violations_fold(bool wait)
 		LWLockAcquire(FOLD_LOCK, LW_EXCLUSIVE);
 	else if (!LWLockConditionalAcquire(FOLD_LOCK, LW_EXCLUSIVE))
 		return;
-	for (uint32 at = 0; at < violations_entries(); at++)
-		if (((volatile uint32 *) tags)[at] >= TAG_FIRST)
-			fold_entry(at, count_of(pg_atomic_read_u64(&entries[at].word)));
+	for (int make = 0; make <= 1; make++)
+		for (uint32 at = 0; at < violations_entries(); at++)
+			if (((volatile uint32 *) tags)[at] >= TAG_FIRST)
+				fold_entry(at, count_of(pg_atomic_read_u64(&entries[at].word)), make);
 	pg_atomic_write_u64(&shared->folded_at, (uint64) monotonic_ns());
 	LWLockRelease(FOLD_LOCK);
 }
@@ -612,7 +617,7 @@ violations_take(uint32 at, ViolationView *view)
 			return false;
 		}
 	} while (!pg_atomic_compare_exchange_u64(&entry->word, &word, word & ~COUNT_MASK));
-	fold_entry(at, view->count);
+	fold_entry(at, view->count, true);
 	entry->folded = 0;
 	entry->taken += view->count;
 	LWLockRelease(FOLD_LOCK);
