@@ -60,11 +60,11 @@ is(query("SELECT string_agg(key, ',') FROM (SELECT key FROM rate_limit_episodes 
 	'... the most recently throttled ones, the latest first');
 is(query(q{SELECT count(*) FROM rate_limit_episodes WHERE rejected <> substring(key FROM '\d+')::int % 7 + 1 OR first_seen <> last_seen}), 0, '... each as it was');
 
-# the oldest of them throttled once more stays, the next one goes
-query("SELECT rl_report('spray', 'key 9801', 1) \\g /dev/null\nSELECT rl_report('spray', 'new', 1)");
-is(query("SELECT string_agg(key, ',') FROM (SELECT key FROM rate_limit_episodes LIMIT 2) e"), 'new,key 9801', 'throttled again: the most recent');
-is(query("SELECT count(*), count(*) FILTER (WHERE key = 'key 9802') FROM rate_limit_episodes"), '200|0', '... another gives way');
-is(query("SELECT rejected, last_seen > first_seen FROM rate_limit_episodes WHERE key = 'key 9801'"), (9801 % 7 + 2) . '|t', '... and is continued');
+# the oldest of them throttled once more stays, the next ones go
+query("SELECT rl_report('spray', 'key 9801', 1) \\g /dev/null\nSELECT rl_report('spray', 'new ' || i, 1) FROM generate_series(1, 150) i");
+is(query("SELECT key FROM rate_limit_episodes ORDER BY last_seen LIMIT 1 OFFSET 49"), 'key 9801', 'throttled again: later than those not throttled again');
+is(query(q{SELECT count(*), count(*) FILTER (WHERE key LIKE 'new %'), min(key) FILTER (WHERE key LIKE 'key %' AND key > 'key 9801') FROM rate_limit_episodes}), '200|150|key 9952', '... others give way');
+is(query("SELECT rejected, last_seen > first_seen FROM rate_limit_episodes WHERE key = 'key 9801'"), (9801 % 7 + 2) . '|t', '... and it is continued');
 
 # many at once
 run_clients(
