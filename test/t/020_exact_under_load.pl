@@ -171,5 +171,24 @@ ok($node->poll_query_until('postgres', q{SELECT last_flush > last_error_at FROM 
 $denied = check_exact('locked table');
 note sprintf('locked: %d calls, %d denied, %.1f s', $calls, $denied, $seconds);
 
+#
+# One key for all, as fast as they can, each flush taking from under their hands
+#
+start_afresh();
+my $each = $full ? 100 : 25;
+run_clients(
+	$node, 'one key',
+	clients => $clients,
+	transactions => $each,
+	script => <<'SCRIPT');
+SELECT set_config('ratelimit.gateway_name', 'gateway', false);
+SELECT count(rl_consume('hot', 1, 0, 2)) FROM generate_series(1, 2000);
+SELECT rl_flush();
+SCRIPT
+is( $node->safe_psql('postgres', <<'SQL'), $clients * $each * 2000, 'one key: every violation is written, once');
+SELECT rl_flush() \g /dev/null
+SELECT sum(count) FROM rate_limit_violation_details WHERE gateway_name = 'gateway' AND key = 'hot'
+SQL
+
 $node->stop;
 done_testing();
