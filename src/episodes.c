@@ -16,8 +16,8 @@
  * most a slice apart while there are violations, so what is counted in a slice is
  * at most a slice older.  So nobody is flagged for violations that are further
  * apart than the window; and whoever has as many within 15/17 of it is, for sure.
- * A track remembers that its flag was due until it is started anew, by clearing
- * the flag.
+ * A track remembers that its flag was due until its violations fall below the
+ * threshold, or it is started anew, by clearing the flag.
  *
  * There are as many tracks as violations may be pending; when a key finds none
  * free near its place, it takes the one that was used least recently.
@@ -37,7 +37,7 @@ typedef struct Track
 	uint64		names[2];		/* two hashes of limiter and key */
 	int64		last_slice;		/* the newest one counted */
 	uint32		counts[SLICES]; /* of slice n at n % SLICES */
-	bool		due;			/* its flag is, or was */
+	bool		due;			/* its flag is, or was, for these violations */
 } Track;
 
 typedef struct Episodes
@@ -246,7 +246,9 @@ add_track(Oid database, const char *limiter, const char *key, int64 n, int64 at)
 										(int64) PG_INT32_MAX);
 	for (int i = 0; i < SLICES; i++)
 		sum += track->counts[i];
-	if (sum >= flag_threshold_setting && !track->due)
+	if (sum < flag_threshold_setting)
+		track->due = false;
+	else if (!track->due)
 		track->due = set_due(database, limiter, key, sum);
 }
 

@@ -105,7 +105,7 @@ static SqlStatement read_all = {
 };
 static SqlStatement read_some = {
 	"SELECT b.capacity, b.refill, b.owed, b.updated_at, b.limiter, b.key"
-	" FROM %1$s.rate_limit_buckets b LIMIT 5000",
+	" FROM %1$s.rate_limit_buckets b ORDER BY pg_catalog.random() LIMIT 5000",
 	0, {0}
 };
 static SqlStatement clean_pages = {
@@ -598,6 +598,7 @@ move_to_memory(void)
 	SPITupleTable *rows;
 	uint64		n;
 
+	/* any of them: those for which there is no room must not be in the way */
 	sql_execute(&read_some, NULL, NULL, false);
 	rows = SPI_tuptable;
 	n = SPI_processed;

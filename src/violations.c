@@ -378,16 +378,23 @@ make_and_count(const Names *names, int64 n, int64 now)
 	bool		other = is_other(names->id->key, names->id->key_len);
 	bool		counted;
 
-	if (!other && pg_atomic_read_u32(&shared->used) >= max_violations_setting)
+	/* take one of max_violations before making it, not to exceed them */
+	if (!other &&
+		pg_atomic_fetch_add_u32(&shared->used, 1) >= max_violations_setting)
+	{
+		pg_atomic_fetch_sub_u32(&shared->used, 1);
 		return false;
+	}
 
 	LWLockAcquire(lock, LW_EXCLUSIVE);
 	counted = add_if_there(names, n, now);
+	if (counted && !other)
+		pg_atomic_fetch_sub_u32(&shared->used, 1);
 	if (!counted)
 	{
 		counted = make_entry(names, n, now);
-		if (counted && !other)
-			pg_atomic_fetch_add_u32(&shared->used, 1);
+		if (!counted && !other)
+			pg_atomic_fetch_sub_u32(&shared->used, 1);
 	}
 	LWLockRelease(lock);
 	return counted;
