@@ -188,7 +188,7 @@ build()
 {
 	copy_postgresql
 	echo "building for $("$PG_CONFIG" --version)"
-	step make -s -j2 WERROR=1 with_llvm=no all install >build.log 2>&1 || {
+	step make -s -j2 WERROR=1 all install >build.log 2>&1 || {
 		cat build.log >&2
 		fail "the build failed"
 	}
