@@ -123,7 +123,7 @@ postgresql_packages()
 # original's standard input in $work/input if save_input is set.
 enter()
 {
-	local script packages=$2 postgresql run_as=() top
+	local script packages=$2 postgresql run_as=() top log
 	top=$(dirname "$(dirname "$(realpath "${BASH_SOURCE[0]}")")")
 	script=$(realpath --relative-to="$top" "$1")
 	shift 2
@@ -152,6 +152,15 @@ enter()
 		--exclude=./output_iso --exclude=./tmp_check --exclude=./log . |
 		tar -C "$work/ratelimit" -xf -
 
+	# the recorded traffic is no part of the project; 001_access_log.pl uses it
+	log=${RATELIMIT_ACCESS_LOG:-$top/../shared/data/access-log.tsv}
+	if [ -r "$log" ]; then
+		cp "$log" "$work/access-log.tsv"
+		log=$work/access-log.tsv
+	else
+		log=
+	fi
+
 	if [ "$(id -u)" = 0 ]; then
 		chown -R postgres: "$work"
 		run_as=(setpriv --reuid=postgres --regid=postgres --init-groups)
@@ -159,7 +168,8 @@ enter()
 	cd "$work"
 	exec "${run_as[@]}" env -i PATH="$PATH" HOME="$work" TMPDIR="$work" \
 		TERM="${TERM:-dumb}" LC_ALL=C.UTF-8 RATELIMIT_WORK="$work" \
-		PG_CONFIG="$PG_CONFIG" \
+		PG_CONFIG="$PG_CONFIG" RATELIMIT_ACCESS_LOG="$log" \
+		RATELIMIT_FULL="${RATELIMIT_FULL:-}" \
 		bash "$work/ratelimit/$script" "$@" </dev/null
 }
 

@@ -70,14 +70,14 @@ my $file = $ENV{RATELIMIT_ACCESS_LOG};
 my $real = 1;
 my @log;
 
-if (!defined $file)
+if (!$file)
 {
 	($file) = grep { -r $_ } map { "$FindBin::RealBin/$_/shared/data/access-log.tsv" }
 	  ('../../..', '../..');
 }
 $node->safe_psql('postgres',
 	'CREATE TABLE access_log (id int GENERATED ALWAYS AS IDENTITY, ts timestamptz, client text, method text, status int)');
-if (defined $file)
+if ($file)
 {
 	note "recorded traffic: $file";
 	$node->safe_psql('postgres',
