@@ -116,7 +116,7 @@ SELECT pg_catalog.pg_extension_config_dump('rate_limit_flags', '');
 CREATE FUNCTION rl_flush() RETURNS bigint
 AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION rl_flush() IS
-'Write the pending violations of this database now, in this transaction: the number of rows written. If the transaction is rolled back they are pending again. 0 when ratelimit is not in shared_preload_libraries: a transaction''s violations are then written as it commits.';
+'Write the pending violations of this database now, in this transaction: the number of rows, or lines of the log, written. If the transaction is rolled back they are pending again. 0 when ratelimit is not in shared_preload_libraries: a transaction''s violations are then written as it commits.';
 
 CREATE FUNCTION rl_report(limiter text, key text, rejected bigint) RETURNS boolean
 AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;

@@ -198,7 +198,7 @@ write_views(ViolationView **views, int n)
 		appendStringInfoChar(&details, '}');
 		write_gateway(gateway, total, details.data);
 		pfree(details.data);
-		rows += violation_sink_setting == SINK_TABLE;
+		rows += violation_sink_setting != SINK_NONE;
 	}
 	sql_end(caller);
 	return rows;
