@@ -17,6 +17,8 @@ OBJS = \
 	src/intake.o \
 	src/ratelimit.o \
 	src/report.o \
+	src/shmem_admin.o \
+	src/shmem_place.o \
 	src/shmem_store.o \
 	src/simulate.o \
 	src/snapshot.o \

@@ -1,0 +1,135 @@
+/*
+ * shmem_admin.c
+ *		Buckets in shared memory, as an administrator resets and looks at them.
+ *
+ * How they are kept: shmem_slots.h.
+ */
+#include "shmem_slots.h"
+
+#include "miscadmin.h"
+
+/* Make the bucket full.  Was it here, and not full? */
+bool
+shmem_reset(const BucketId *id)
+{
+	Probe		way = probe_of(id->hash);
+	Slot	   *slot;
+	uint64		word;
+
+	while ((slot = find(id, &way, &word)) != NULL)
+	{
+		if (lock_word(slot, word))
+		{
+			bool		living = owed_of(slot, word, monotonic_ns()) > 0;
+
+			unlock_changed(slot, word, 0);
+			return living;
+		}
+	}
+	return false;
+}
+
+/* Make all buckets of a database, or of a limiter in it, full; how many. */
+int64
+shmem_reset_all(Oid database, const char *limiter, int limiter_len)
+{
+	int64		reset = 0;
+
+	for (uint32 n = 0; n < shmem_slots(); n++)
+	{
+		Slot	   *slot = &store.slots[n];
+
+		if (n % 1024 == 0)
+			CHECK_FOR_INTERRUPTS();
+		while (((volatile uint32 *) store.tags)[n] >= TAG_FIRST)
+		{
+			uint64		word = read_word(slot);
+
+			if (slot->database != database)
+				break;
+			if (!lock_word(slot, word))
+				continue;
+			if (slot->database == database &&
+				(!limiter ||
+				 (slot->u.bucket.limiter_len == limiter_len &&
+				  memcmp(slot->u.bucket.name, limiter, limiter_len) == 0)))
+			{
+				if (owed_of(slot, word, monotonic_ns()) > 0)
+					reset++;
+				unlock_changed(slot, word, 0);
+			}
+			else
+				unlock_unchanged(slot, word);
+			break;
+		}
+	}
+	return reset;
+}
+
+uint32
+shmem_slots(void)
+{
+	return store.header->partitions * store.header->groups * GROUP_SLOTS;
+}
+
+/* Copy out the slot's bucket if it lives and is the database's. */
+bool
+shmem_view(uint32 n, Oid database, BucketView *view)
+{
+	Slot	   *slot = &store.slots[n];
+	char		name[INLINE_BYTES + MAX_CONTINUATIONS * CONTINUATION_BYTES];
+
+	while (((volatile uint32 *) store.tags)[n] >= TAG_FIRST)
+	{
+		uint64		word = read_word(slot);
+		uint32		next = slot->link;
+		Owed		full_at;
+		int			done = INLINE_BYTES;
+
+		if (slot->database != database)
+		{
+			if (unchanged(slot, word))
+				return false;
+			continue;
+		}
+		view->capacity = slot->u.bucket.capacity;
+		view->refill = slot->u.bucket.refill;
+		view->limiter_len = slot->u.bucket.limiter_len;
+		view->key_len = slot->u.bucket.key_len;
+		full_at = full_at_of(slot, word);
+		memcpy(name, slot->u.bucket.name, INLINE_BYTES);
+		while (done < view->limiter_len + view->key_len &&
+			   next < shmem_slots() && done < (int) sizeof(name))
+		{
+			memcpy(name + done, store.slots[next].u.continuation.name, CONTINUATION_BYTES);
+			done += CONTINUATION_BYTES;
+			next = store.slots[next].u.continuation.next;
+		}
+		if (!unchanged(slot, word))
+			continue;
+
+		memcpy(view->limiter, name, view->limiter_len);
+		memcpy(view->key, name + view->limiter_len, view->key_len);
+		if (bucket_timed(view->capacity, view->refill))
+			view->owed = Max(full_at - monotonic_ns(), 0);
+		else
+			view->owed = full_at;
+		return view->owed > 0;
+	}
+	return false;
+}
+
+/* Of one partition: slots, living buckets of a database, evictions so far. */
+void
+shmem_partition_stats(int partition, Oid database, int64 *n_slots,
+					  int64 *living, int64 *evicted)
+{
+	uint32		per_partition = store.header->groups * GROUP_SLOTS;
+	BucketView	view;
+
+	*n_slots = per_partition;
+	*living = 0;
+	for (uint32 i = 0; i < per_partition; i++)
+		*living += shmem_view(partition * per_partition + i, database, &view);
+	*evicted = (int64) pg_atomic_read_u64(&store.header->evicted[partition]);
+}

@@ -1,0 +1,298 @@
+/*
+ * shmem_slots.h
+ *		The slots that buckets in shared memory live in.
+ *
+ * Layout.  Slots of fixed size stand in groups of 16, groups in partitions, the
+ * partitions in one array.  Each group has a line of 16 tags (32 bits of the
+ * hash of the slot's key), so that one cache line tells which slots to look at.
+ * A key's hash names its partition, its first group, and the place in the group
+ * to look at first; its slot is within PROBE_GROUPS groups from there, wrapping
+ * around in the partition.  A new key takes the first slot on that way that is
+ * free.  A tag is zero until its slot is first used and never again, so a search
+ * ends at the first zero: had the key come by, it would have stayed there.
+ *
+ * A bucket that is full again equals one that is absent, so its slot is free
+ * without anybody freeing it.
+ *
+ * Identity.  A slot holds its key and limiter whole; two keys never share a
+ * bucket whatever their hashes.  What does not fit in the slot continues in
+ * others of the same partition (tag TAG_CONTINUATION, no database).
+ *
+ * The word.  When a bucket will be full (nanoseconds on the monotonic clock;
+ * for a bucket that never refills: units taken) is base * 2^36 + word / 2; the
+ * lowest bit of the word is a lock.
+ *
+ * A decision on a living bucket reads the word, then identity, parameters and
+ * base, and then moves the word by compare-and-swap.  Nothing is locked, nobody
+ * waits, and of several callers at once one always gets on.  It is right because
+ * everything but the word changes only while the word is locked, and a word that
+ * was locked and released again never has a value that it had before: then the
+ * swap fails and the caller starts anew.  So a swap that succeeds proves that
+ * all that was read since the word belongs together.  A decision that changes
+ * nothing (denied, or cost 0) reads the word once more instead.
+ *
+ * That a word's value does not come back: without the lock it is only ever
+ * increased (an allowed call makes the bucket fuller later, never sooner).  With
+ * the lock any state may follow any other, but base absorbs the difference and
+ * word / 2 still grows, by at most 2^36.  It has 63 bits and one step adds less
+ * than 2^48 (MAX_ADVANCE; larger steps take the lock), so before it comes
+ * around to a value that some caller still holds from its one load, at least
+ * 32768 changes, making up 292 years of bucket time, must fall between that load
+ * and that caller's swap and end on the same nanosecond.
+ *
+ * Barriers: loading the word is followed by a read barrier, and re-reading it
+ * preceded by one; the swap that locks is a full barrier; releasing is preceded
+ * by a write barrier.
+ *
+ * The lock is taken for what is rare: a bucket's parameters change, it is reset,
+ * its slot passes to another key, the time it will be full moves by more than
+ * MAX_ADVANCE at once (for instance 78 hours after its last use).  It is held
+ * for a few dozen instructions that cannot fail, so waiting for it spins.
+ *
+ * Partition lock (LWLock, exclusive): taken to make a bucket, which alone sets
+ * tags and identities.  Never held across anything that throws, allocates or
+ * waits for more than a word's lock.  Order: partition lock, then a word's lock;
+ * at most 1 + MAX_CONTINUATIONS words are locked at once, all by the holder of
+ * the partition's lock, and every other locker holds one word and waits for
+ * nothing.
+ *
+ * A backend killed inside is followed by a restart of the whole server, which
+ * starts with fresh memory; cancelling cannot interrupt here, as nothing checks
+ * for interrupts.
+ */
+#ifndef RATELIMIT_SHMEM_SLOTS_H
+#define RATELIMIT_SHMEM_SLOTS_H
+
+#include "ratelimit.h"
+
+#include "port/atomics.h"
+#include "storage/lwlock.h"
+#include "storage/s_lock.h"
+
+/* own calls need not go through the linker's tables */
+#pragma GCC visibility push(hidden)
+
+#define GROUP_SLOTS			16
+#define PROBE_GROUPS		8
+#define MIN_PARTITION_SLOTS 256
+
+#define TAG_FREE			0	/* never used */
+#define TAG_CONTINUATION	1	/* no bucket here: a long key's rest, or nothing */
+#define TAG_FIRST			2
+
+#define WORD_LOCKED			UINT64CONST(1)
+#define WORD_VALUES			(UINT64CONST(1) << 63)
+#define BASE_UNIT			((Owed) 1 << 36)
+#define MAX_ADVANCE			((Owed) 1 << 48)
+
+#define INLINE_BYTES		78	/* of limiter and key */
+#define CONTINUATION_BYTES	100
+#define MAX_CONTINUATIONS	3
+#define NO_SLOT				PG_UINT32_MAX
+
+/* Everything but the word changes only while the word is locked. */
+typedef struct Slot
+{
+	pg_atomic_uint64 word;
+	Oid			database;		/* InvalidOid: no bucket here */
+	uint32		link;			/* of a bucket: the slot of its first
+								 * continuation, or NO_SLOT; of a continuation:
+								 * its bucket's slot; NO_SLOT: free */
+	union
+	{
+		struct
+		{
+			int64		base;
+			double		capacity;
+			double		refill;
+			uint8		limiter_len;
+			uint8		key_len;
+			char		name[INLINE_BYTES]; /* limiter, then key */
+		}			bucket;
+		struct
+		{
+			uint32		next;	/* next continuation, or NO_SLOT */
+			char		name[CONTINUATION_BYTES];
+		}			continuation;
+	}			u;
+} Slot;
+
+StaticAssertDecl(sizeof(Slot) + sizeof(uint32) <= 128,
+				 "a bucket takes more than 128 bytes");
+StaticAssertDecl(MAX_LIMITER_LEN + MAX_KEY_LEN <=
+				 INLINE_BYTES + MAX_CONTINUATIONS * CONTINUATION_BYTES,
+				 "the longest names do not fit");
+
+typedef struct Header
+{
+	uint64		seed;			/* of the hash, unlike in every server */
+	uint32		partitions;		/* a power of two */
+	uint32		groups;			/* a partition */
+	pg_atomic_uint64 evicted[MAX_PARTITIONS];	/* since the server started */
+} Header;
+
+/* Where it all is. */
+typedef struct Store
+{
+	Header	   *header;			/* NULL: not preloaded */
+	LWLockPadded *locks;		/* a partition each */
+	uint32	   *tags;			/* partitions * groups * GROUP_SLOTS */
+	Slot	   *slots;			/* as many */
+} Store;
+
+extern Store store;
+
+/* Where a key's slot may be, and the order to look in. */
+typedef struct Probe
+{
+	uint32		tag;
+	uint32		first_slot;		/* of the partition */
+	uint32		home;			/* group in the partition */
+	uint32		way;			/* place in the group */
+} Probe;
+
+extern bool slot_rest_is(const Slot *slot, const BucketId *id);
+extern void unlock_changed(Slot *slot, uint64 word, Owed full_at);
+
+/* The hash's bits: 0-6 partition, 7-38 tag, 28-31 way, 32-63 group. */
+static inline Probe
+probe_of(uint64 hash)
+{
+	Probe		probe;
+
+	probe.tag = (uint32) (hash >> 7);
+	if (probe.tag < TAG_FIRST)
+		probe.tag += TAG_FIRST;
+	probe.first_slot = shmem_partition(hash) * store.header->groups * GROUP_SLOTS;
+	probe.home = (uint32) (((hash >> 32) * store.header->groups) >> 32);
+	probe.way = (hash >> 28) % GROUP_SLOTS;
+	return probe;
+}
+
+/* How many slots a search may look at. */
+static inline uint32
+probe_length(void)
+{
+	return Min(store.header->groups, PROBE_GROUPS) * GROUP_SLOTS;
+}
+
+/* The i-th slot on the way. */
+static inline uint32
+probe_slot(const Probe *probe, uint32 i)
+{
+	uint32		group = probe->home + i / GROUP_SLOTS;
+
+	if (group >= store.header->groups)
+		group -= store.header->groups;
+	return probe->first_slot + group * GROUP_SLOTS +
+		(probe->way + i) % GROUP_SLOTS;
+}
+
+/* Read the word, once it is not locked. */
+static inline uint64
+read_word(Slot *slot)
+{
+	uint64		word = pg_atomic_read_u64(&slot->word);
+
+	if (unlikely(word & WORD_LOCKED))
+	{
+		SpinDelayStatus delay;
+
+		init_local_spin_delay(&delay);
+		do
+		{
+			perform_spin_delay(&delay);
+			word = pg_atomic_read_u64(&slot->word);
+		} while (word & WORD_LOCKED);
+		finish_spin_delay(&delay);
+	}
+	pg_read_barrier();
+	return word;
+}
+
+/* Has nothing changed since the word was read? */
+static inline bool
+unchanged(Slot *slot, uint64 word)
+{
+	pg_read_barrier();
+	return pg_atomic_read_u64(&slot->word) == word;
+}
+
+/* Lock the slot if its word still is what it was. */
+static inline bool
+lock_word(Slot *slot, uint64 word)
+{
+	return pg_atomic_compare_exchange_u64(&slot->word, &word, word | WORD_LOCKED);
+}
+
+/* Release a slot that lock_word() locked, its content unchanged. */
+static inline void
+unlock_unchanged(Slot *slot, uint64 word)
+{
+	pg_write_barrier();
+	pg_atomic_write_u64(&slot->word, word);
+}
+
+static inline Owed
+full_at_of(const Slot *slot, uint64 word)
+{
+	return (Owed) slot->u.bucket.base * BASE_UNIT + (Owed) (word >> 1);
+}
+
+/* What the bucket owes at a time; by its own parameters. */
+static inline Owed
+owed_of(const Slot *slot, uint64 word, int64 now)
+{
+	Owed		full_at = full_at_of(slot, word);
+
+	if (!bucket_timed(slot->u.bucket.capacity, slot->u.bucket.refill))
+		return full_at;
+	return full_at > now ? full_at - now : 0;
+}
+
+/* Is this the slot's bucket?  Certain if the word then turns out unchanged. */
+static inline bool
+slot_is(const Slot *slot, const BucketId *id)
+{
+	int			inline_key;
+
+	if (slot->database != id->database ||
+		slot->u.bucket.limiter_len != id->limiter_len ||
+		slot->u.bucket.key_len != id->key_len)
+		return false;
+	inline_key = Min(id->key_len, INLINE_BYTES - id->limiter_len);
+	if (memcmp(slot->u.bucket.name + id->limiter_len, id->key, inline_key) != 0 ||
+		memcmp(slot->u.bucket.name, id->limiter, id->limiter_len) != 0)
+		return false;
+	return inline_key == id->key_len || slot_rest_is(slot, id);
+}
+
+/*
+ * The bucket's slot and its word, or NULL.  Without the partition's lock, NULL
+ * may be out of date, and a slot is certain only with its word unchanged.
+ */
+static inline Slot *
+find(const BucketId *id, const Probe *way, uint64 *word)
+{
+	uint32		length = probe_length();
+
+	for (uint32 i = 0; i < length; i++)
+	{
+		uint32		n = probe_slot(way, i);
+		uint32		tag = ((volatile uint32 *) store.tags)[n];
+
+		if (tag == way->tag)
+		{
+			*word = read_word(&store.slots[n]);
+			if (slot_is(&store.slots[n], id))
+				return &store.slots[n];
+		}
+		else if (tag == TAG_FREE)
+			return NULL;
+	}
+	return NULL;
+}
+
+#pragma GCC visibility pop
+
+#endif							/* RATELIMIT_SHMEM_SLOTS_H */
