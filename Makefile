@@ -17,8 +17,10 @@ OBJS = \
 	src/intake.o \
 	src/ratelimit.o \
 	src/report.o \
+	src/saver.o \
 	src/shmem_admin.o \
 	src/shmem_place.o \
+	src/shmem_saved.o \
 	src/shmem_store.o \
 	src/simulate.o \
 	src/snapshot.o \
