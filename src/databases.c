@@ -140,8 +140,10 @@ databases_unlock_flushes(void)
 
 /*
  * Saved for the next start (snapshot.c).  Marks hold after a clean stop only: the
- * unlogged table is empty after a crash.  That flushes were failing does not
- * matter any more.
+ * unlogged table is empty after a crash.  They do not make "known": the table is
+ * looked through all the same, for blocks that have rows (block.c), and as the
+ * server may have run without this library since.  That flushes were failing does
+ * not matter any more.
  */
 typedef struct SavedDatabase
 {
@@ -152,7 +154,6 @@ typedef struct SavedDatabase
 	TimestampTz last_error_at;
 	uint64		marks[MAX_PARTITIONS / 64];
 	Oid			database;
-	uint32		known;
 	char		last_error[sizeof(((FlushStats *) NULL)->last_error)];
 } SavedDatabase;
 
@@ -175,7 +176,6 @@ databases_save(Saving *saving)
 		record.last_flush = flushes->last_flush;
 		record.last_error_at = flushes->last_error_at;
 		memcpy(record.last_error, flushes->last_error, sizeof(record.last_error));
-		record.known = pg_atomic_read_u32(&databases[i].known);
 		for (int j = 0; j < MAX_PARTITIONS / 64; j++)
 			record.marks[j] = pg_atomic_read_u64(&databases[i].marks[j]);
 		LWLockRelease(registry_lock);
@@ -207,11 +207,8 @@ databases_load(SavedKind kind, const char *bytes, Size size, Loading *loading)
 	entry->flushes.last_flush = record.last_flush;
 	entry->flushes.last_error_at = record.last_error_at;
 	strlcpy(entry->flushes.last_error, record.last_error, sizeof(record.last_error));
-	if (loading->rows_stay && loading->same_places && record.known)
-	{
-		for (int i = 0; i < MAX_PARTITIONS / 64; i++)
+	for (int i = 0; i < MAX_PARTITIONS / 64; i++)
+		if (loading->rows_stay && loading->same_places)
 			pg_atomic_write_u64(&entry->marks[i], record.marks[i]);
-		pg_atomic_write_u32(&entry->known, 1);
-	}
 	return true;
 }

@@ -17,13 +17,13 @@
 
 #include <math.h>
 
-#include "miscadmin.h"
+#include "block.h"
 #include "snapshot.h"
 
 /* Slots between looks at whether to go on. */
 #define SAVE_BATCH	512
 
-/* The names of blocks (block.c) have a colon before the limiter's. */
+/* A block's limiter has a colon before it: block.c. */
 #define MAX_SAVED_LIMITER_LEN	(MAX_LIMITER_LEN + 1)
 
 typedef struct SavedStore
@@ -169,7 +169,7 @@ load_bucket(const char *bytes, Size size, Loading *loading)
 		!isfinite(record.capacity) || record.capacity <= 0 ||
 		!isfinite(record.refill) || record.refill < 0 ||
 		!snapshot_name_valid(limiter, record.limiter_len,
-							 *limiter == ':' ? MAX_SAVED_LIMITER_LEN : MAX_LIMITER_LEN) ||
+							 *limiter == BLOCK_PREFIX ? MAX_SAVED_LIMITER_LEN : MAX_LIMITER_LEN) ||
 		memchr(limiter + 1, ':', record.limiter_len - 1) ||
 		!snapshot_name_valid(limiter + record.limiter_len, record.key_len, MAX_KEY_LEN))
 		return false;
@@ -185,7 +185,8 @@ load_bucket(const char *bytes, Size size, Loading *loading)
 		owed = Max(owed - loading->elapsed, 0);
 	if (!shmem_restore(&id, record.capacity, record.refill, owed, loading->now))
 		loading->given_way++;
-	/* BLOCKS: here, if *limiter == ':' and owed > 0, call block_noticed(&id, ...) */
+	if (*limiter == BLOCK_PREFIX)
+		block_noticed(&id, owed);
 	return true;
 }
 

@@ -31,12 +31,12 @@
  *	  into memory again once they have it.  So a taker sees all that was taken from
  *	  the row, and a writer finds what was taken over.  The worker deletes the row.
  *
- * Rows survive a clean restart, and so do the marks (snapshot.c).  When it is not
- * certain that these tell all (after a crash, or a time without preloading, or
- * with memory of another size), rows that were there before the server started are
- * found by the first caller of each database that misses in shared memory: it
- * looks through the table and marks their partitions, see table_find_spilled().
- * On a standby the table cannot be read, nor have rows.
+ * Rows that were there before the server started (the table survives a clean
+ * restart, and a time without preloading) are found by the first caller of each
+ * database that misses in shared memory: it looks through the table and marks
+ * their partitions, see table_find_spilled().  The marks of a clean restart are
+ * there before that (snapshot.c).  On a standby the table cannot be read, nor have
+ * rows.
  *
  * A database without an entry (databases.c) keeps every bucket in the table.
  */
