@@ -23,9 +23,6 @@
 /* Slots between looks at whether to go on. */
 #define SAVE_BATCH	512
 
-/* A block's limiter has a colon before it: block.c. */
-#define MAX_SAVED_LIMITER_LEN	(MAX_LIMITER_LEN + 1)
-
 typedef struct SavedStore
 {
 	uint64		seed;
@@ -153,6 +150,18 @@ load_store(const char *bytes, Size size, Loading *loading)
 	return true;
 }
 
+/* A block's has a colon before it, see block.c; others have none. */
+static bool
+limiter_valid(const char *limiter, int len)
+{
+	if (len > 0 && *limiter == BLOCK_PREFIX)
+	{
+		limiter++;
+		len--;
+	}
+	return snapshot_name_valid(limiter, len, MAX_LIMITER_LEN) && !memchr(limiter, ':', len);
+}
+
 static bool
 load_bucket(const char *bytes, Size size, Loading *loading)
 {
@@ -168,9 +177,7 @@ load_bucket(const char *bytes, Size size, Loading *loading)
 		!OidIsValid(record.database) ||
 		!isfinite(record.capacity) || record.capacity <= 0 ||
 		!isfinite(record.refill) || record.refill < 0 ||
-		!snapshot_name_valid(limiter, record.limiter_len,
-							 *limiter == BLOCK_PREFIX ? MAX_SAVED_LIMITER_LEN : MAX_LIMITER_LEN) ||
-		memchr(limiter + 1, ':', record.limiter_len - 1) ||
+		!limiter_valid(limiter, record.limiter_len) ||
 		!snapshot_name_valid(limiter + record.limiter_len, record.key_len, MAX_KEY_LEN))
 		return false;
 	owed = (Owed) ((uint128) record.owed[1] << 64 | record.owed[0]);

@@ -5,6 +5,7 @@ package SavedState;
 use strict;
 use warnings FATAL => 'all';
 
+use Cwd ();
 use Exporter 'import';
 use File::Basename;
 use FindBin;
@@ -14,7 +15,8 @@ use Time::HiRes;
 
 our @EXPORT = qw(
   state_file state_bytes put_state state_header state_records state_buckets
-  state_with state_from_records wait_for_save preload_seam set_seam get_seam
+  state_with state_from_records wait_for_save kill_postmaster saver_pid
+  preload_seam set_seam get_seam
 );
 
 use constant HEADER_SIZE => 512;
@@ -164,6 +166,46 @@ sub wait_for_save
 		Time::HiRes::usleep(100_000);
 	}
 	return 0;
+}
+
+# kill -9 the postmaster, and start the server again once its children have seen it.
+sub kill_postmaster
+{
+	my ($node) = @_;
+	my $folder = Cwd::realpath($node->data_dir);
+
+	$node->kill9;
+	foreach (1 .. 10 * $PostgreSQL::Test::Utils::timeout_default)
+	{
+		# who is gone, or a zombie, has no working directory
+		last unless grep { ($_ // '') eq $folder } map { readlink($_) } glob '/proc/[0-9]*/cwd';
+		Time::HiRes::usleep(100_000);
+	}
+	# which may be long in coming to rest, where init takes its time
+	unlink($node->data_dir . '/postmaster.pid', $node->host . '/.s.PGSQL.' . $node->port . '.lock');
+	$node->start;
+	return;
+}
+
+# The saver shows in no view: it is connected to nothing.
+sub saver_pid
+{
+	my ($node) = @_;
+	my $postmaster = (split /\n/, slurp_file($node->data_dir . '/postmaster.pid'))[0];
+
+	foreach (1 .. 10 * $PostgreSQL::Test::Utils::timeout_default)
+	{
+		foreach my $name (glob '/proc/[0-9]*/stat')
+		{
+			my ($pid) = $name =~ /(\d+)/;
+			my $stat = eval { slurp_file($name) } // '';
+			my $title = eval { slurp_file("/proc/$pid/cmdline") } // '';
+
+			return $pid if $stat =~ /^\d+ \(.*\) [^ZX] $postmaster / && $title =~ /ratelimit saver/;
+		}
+		Time::HiRes::usleep(100_000);
+	}
+	die 'no saver';
 }
 
 # From its next start on the node's server sees the seam.  Returns what to give to
