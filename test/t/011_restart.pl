@@ -118,7 +118,7 @@ is($node->safe_psql('postgres', 'SELECT count(*) FROM rate_limit_buckets'), 0, '
 is($node->safe_psql('postgres', q{SELECT count(*) FROM rate_limit_status WHERE tier = 'table'}), 0, '... and all its buckets are full');
 is(decide('turns', 1), 't', '... and decide');
 is(decide('turns', 1), 'f', '... as ever');
-fill_until_spilled($node, 'filling', 1, 0);
+fill_until_spilled($node, 'after the crash', 1, 0);
 is(decide('row', 1), 't', 'the table tier too');
 is(decide('row', 1), 'f', '... decides');
 is(tier_of($node, 'row'), 'table', '... by rows');
