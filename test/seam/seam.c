@@ -6,7 +6,7 @@
  * Preloaded with LD_PRELOAD into the server, and told what to do by the file that
  * RATELIMIT_SEAM names, of which the struct below is a map: so a test changes it
  * while the server runs.  Only files whose names have "ratelimit" in them are
- * touched.  The monotonic clock stays what it is.
+ * touched.  The monotonic clock stays what it is.  (pg_ctl needs the same clock.)
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -76,6 +76,17 @@ gettimeofday(struct timeval *restrict tv, void *restrict tz)
 	tv->tv_sec = us / 1000000;
 	tv->tv_usec = us % 1000000;
 	return 0;
+}
+
+time_t
+time(time_t *where)
+{
+	struct timeval now;
+
+	gettimeofday(&now, NULL);
+	if (where)
+		*where = now.tv_sec;
+	return now.tv_sec;
 }
 
 ssize_t
