@@ -45,7 +45,8 @@ static struct
 static const char *const tables[SQL_TABLES] = {
 	[SQL_BUCKETS] = "rate_limit_buckets",
 	[SQL_VIOLATIONS] = "rate_limit_violations",
-	[SQL_FLAGS] = "rate_limit_flags"
+	[SQL_FLAGS] = "rate_limit_flags",
+	[SQL_POLICIES] = "rate_limit_policies"
 };
 
 static void
@@ -309,12 +310,12 @@ sql_each(SqlStatement *statement, void (*visit) (uint64 n, void *arg), void *arg
 }
 
 /*
- * Do work in a subtransaction.  Should it fail, what it did is undone, the
- * transaction goes on, and the error is returned; NULL if it went well.  A cancel
- * or a shutdown goes through.
+ * Do work in a subtransaction.  Should it return false, what it did is undone.
+ * Should it fail, likewise, the transaction goes on, and the error is returned;
+ * else NULL.  A cancel or a shutdown goes through.
  */
 ErrorData *
-sql_try(void (*work) (void *arg), void *arg)
+sql_try(bool (*work) (void *arg), void *arg)
 {
 	MemoryContext context = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
@@ -324,8 +325,10 @@ sql_try(void (*work) (void *arg), void *arg)
 	MemoryContextSwitchTo(context);
 	PG_TRY();
 	{
-		work(arg);
-		ReleaseCurrentSubTransaction();
+		if (work(arg))
+			ReleaseCurrentSubTransaction();
+		else
+			RollbackAndReleaseCurrentSubTransaction();
 		MemoryContextSwitchTo(context);
 		CurrentResourceOwner = owner;
 	}

@@ -28,10 +28,11 @@ typedef enum SqlTable
 {
 	SQL_BUCKETS,
 	SQL_VIOLATIONS,
-	SQL_FLAGS
+	SQL_FLAGS,
+	SQL_POLICIES
 } SqlTable;
 
-#define SQL_TABLES	(SQL_FLAGS + 1)
+#define SQL_TABLES	(SQL_POLICIES + 1)
 
 /* Who we were before sql_begin(). */
 typedef struct SqlCaller
@@ -52,7 +53,7 @@ extern void sql_each(SqlStatement *statement, void (*visit) (uint64 n, void *arg
 					 void *arg);
 extern void sql_push_latest_snapshot(void);
 extern void sql_end(SqlCaller caller);
-extern ErrorData *sql_try(void (*work) (void *arg), void *arg);
+extern ErrorData *sql_try(bool (*work) (void *arg), void *arg);
 
 #pragma GCC visibility pop
 
