@@ -1,4 +1,4 @@
-# pg_upgrade brings violations, flags, grants and buckets in the table along, and
+# pg_upgrade brings policies, violations, flags, grants and buckets in the table along, and
 # neither asks for anything nor starts workers.  From the PostgreSQL whose pg_config
 # RATELIMIT_OLD_PG_CONFIG names; without one, from this version to itself.
 use strict;
@@ -62,6 +62,7 @@ SET ratelimit.gateway_name = 'gw';
 SELECT count(rl_consume('fill' || i, 1, 0)) FROM generate_series(1, 100) i;
 SELECT rl_consume('row', 2, 0);
 SELECT rl_consume('row', 2, 0, 5, 'denied') FROM generate_series(1, 3);
+INSERT INTO rate_limit_policies (policy, capacity, refill) VALUES ('p', 2, 0);
 SELECT rl_flag('k', 'user', 'flagged'), rl_flag('c', 'user', 'cleared'), rl_unflag('c', 'user');
 SELECT rl_flush();
 SELECT rl_report('user', 'pending', 7);
@@ -79,6 +80,8 @@ sub state_of
 SET search_path = $schema{$database};
 TABLE rate_limit_violations ORDER BY id;
 TABLE rate_limit_flags ORDER BY key;
+TABLE rate_limit_policies ORDER BY policy, tier;
+SELECT tgname, tgenabled FROM pg_trigger WHERE NOT tgisinternal ORDER BY 1;
 SELECT limiter, key, capacity, refill, owed, updated_at FROM rate_limit_buckets ORDER BY 1, 2;
 SELECT last_value FROM rate_limit_violations_id_seq;
 SELECT proname, proparallel, array(SELECT a::text FROM unnest(proacl) a ORDER BY 1) FROM pg_proc WHERE proname ~ '^rl_' ORDER BY 1;
@@ -123,11 +126,12 @@ foreach my $database (sort keys %schema)
 {
 	my $schema = $schema{$database};
 
-	is(state_of($new, $database), $before{$database}, "$database: violations, flags, rows, grants are as before");
+	is(state_of($new, $database), $before{$database}, "$database: policies, violations, flags, rows, grants are as before");
 	is($new->safe_psql($database, "SELECT $schema.rl_consume('row', 2, 0), $schema.rl_consume('row', 2, 0)"), 't|f', "$database: a bucket in the table goes on");
+	is($new->safe_psql($database, "SELECT $schema.rl_consume_policy('p', 'k'), $schema.rl_consume_policy('p', 'k', 2)"), 't|f', "$database: policies decide");
 	is($new->safe_psql($database, "SELECT $schema.rl_unflag('k', 'user')"), 't', "$database: so does a flag");
 	$new->safe_psql($database, "SELECT $schema.rl_report('user', 'new', 3), $schema.rl_flush()");
-	is($new->safe_psql($database, "SELECT id, total_count FROM $schema.rate_limit_violations ORDER BY id"), "1|3\n2|4", "$database: and the numbers of violations");
+	is($new->safe_psql($database, "SELECT id, total_count FROM $schema.rate_limit_violations ORDER BY id"), "1|3\n2|5", "$database: and the numbers of violations");
 	is($new->safe_psql($database, "SELECT count(*) FROM $schema.rate_limit_violation_details WHERE key = 'pending'"), 0, "$database: what was pending stayed behind");
 }
 $new->stop;

@@ -121,6 +121,8 @@ foreach my $change (
 	'CREATE INDEX ON rate_limit_flags (flagged_at)',
 	'ALTER SEQUENCE rate_limit_violations_id_seq CACHE 10',
 	'CREATE OR REPLACE VIEW rate_limit_flagged AS SELECT limiter, key, flagged_at, rejected, reason FROM rate_limit_flags WHERE cleared_at IS NULL',
+	'ALTER TABLE rate_limit_policies ENABLE TRIGGER rate_limit_policies_changed',
+	'DROP TRIGGER rate_limit_policies_changed ON rate_limit_policies',
 	'ALTER EXTENSION ratelimit DROP FUNCTION rl_flush()',
 	q{UPDATE pg_extension SET extconfig[1] = 'rate_limit_buckets'::regclass WHERE extname = 'ratelimit'},
 	q{UPDATE pg_extension SET extcondition[1] = 'WHERE false' WHERE extname = 'ratelimit'},

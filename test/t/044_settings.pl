@@ -15,6 +15,7 @@ use Test::More;
 # Each with two values that are not its default.  One that is not here fails the
 # test.
 my %values = (
+	enabled => [ 'off', 'off' ],
 	episode_retention => [ '2h', '90s' ],
 	flag_limiters => [ 'api, login', '' ],
 	flag_threshold => [ 7, 2147483647 ],
@@ -26,6 +27,9 @@ my %values = (
 	max_violations => [ 16, 20000 ],
 	on_error => [ 'allow', 'deny' ],
 	overflow => [ 'evict', 'evict' ],
+	postgrest_headers => [ 'on', 'on' ],
+	refund_on_rollback => [ 'on', 'on' ],
+	shadow => [ 'on', 'on' ],
 	violation_retention => [ '1d', '2147483647s' ],
 	violation_sink => [ 'log', 'none' ]);
 my %postmaster = map { $_ => 1 } qw(max_buckets max_episodes max_violations);
@@ -91,7 +95,8 @@ foreach my $row (split /\n/, query(q{SELECT name, vartype, min_val, max_val, uni
 	  grep { $_ < 2147483648 } ($min - 1, $max + 1)
 	  if $type eq 'integer';
 	$refused{'2147483648'} = qr/invalid value for parameter "$name": "2147483648"\nHINT:  Value exceeds integer range/ if $type eq 'integer';
-	$refused{many} = qr/invalid value for parameter "$name": "many"/ unless $type eq 'string';
+	$refused{many} = qr/invalid value for parameter "$name": "many"/ if $type =~ /^(integer|enum)$/;
+	$refused{many} = qr/parameter "$name" requires a Boolean value/ if $type eq 'bool';
 	$refused{'1 mile'} = qr/invalid value for parameter "$name": "1 mile"\nHINT:  Valid units/ if $unit;
 	$refused{none_such} = qr/invalid value for parameter "$name": "none_such"\nHINT:  Available values/ if $type eq 'enum';
 	foreach my $value (sort keys %refused)
@@ -209,7 +214,7 @@ foreach my $round (0, 1, 'default')
 	is(query("SELECT ($pending) + ($written)"), $sent, "restart $round: every violation is there");
 	my $max = setting('max_violations');
 	ok(query('SELECT count(DISTINCT key) FROM rate_limit_pending') <= $max + 1, "restart $round: ... under at most $max keys and (other)");
-	is(query("SELECT rl_consume('r$round', 2, 0), rl_consume('r$round', 2, 0), rl_consume('r$round', 2, 0)"), 't|t|f', "restart $round: calls are decided");
+	is(query("SET ratelimit.enabled = on; SET ratelimit.shadow = off; SELECT rl_consume('r$round', 2, 0), rl_consume('r$round', 2, 0), rl_consume('r$round', 2, 0)"), 't|t|f', "restart $round: calls are decided");
 	$sent++;
 	is(query("SELECT count(*) FROM rl_partitions() WHERE slots > 0"), query('SELECT count(*) FROM rl_partitions()'), "restart $round: partitions have slots");
 	ok(query('SELECT sum(slots) FROM rl_partitions()') >= setting('max_buckets'), "restart $round: ... as many as asked for");
