@@ -132,8 +132,12 @@ ok(all_there(), 'put back: the violations pending before all that are there');
 is(calls('row', 1), 0, '... buckets go on');
 query('SELECT rl_flush()');
 is(query($written), $denied, '... every violation is written, once');
-$node->restart;
-ok(all_there(), '... and stays so');
+foreach my $how ('fast', 'immediate')
+{
+	$node->stop($how);
+	$node->start;
+	ok(all_there(), "... and after a stop, $how");
+}
 
 $node->stop;
 done_testing();
