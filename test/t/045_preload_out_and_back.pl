@@ -132,7 +132,7 @@ ok(all_there(), 'put back: the violations pending before all that are there');
 is(calls('row', 1), 0, '... buckets go on');
 query('SELECT rl_flush()');
 is(query($written), $denied, '... every violation is written, once');
-foreach my $how ('fast', 'immediate')
+foreach my $how ('immediate', 'fast')
 {
 	$node->stop($how);
 	$node->start;
