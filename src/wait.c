@@ -101,7 +101,7 @@ take_with_timeout(void *arg)
 	(void) set_config_option("lock_timeout", psprintf("%d", (int) ms),
 							 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
 							 true, 0, false);
-	decide_uncounted(call->id, call->rule, call->decision);
+	decide_unguarded(call->id, call->rule, call->decision);
 	AtEOXact_GUC(true, nest);
 
 	/* the time spent waiting for the row counts */
@@ -125,7 +125,10 @@ decide_in_time(TableCall *call)
 		return;
 	if (error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE ||
 		monotonic_ns() - call->began < call->timeout - NS_PER_MS)
-		ReThrowError(error);
+	{
+		decide_failed(call->id, call->decision, error);
+		return;
+	}
 	FreeErrorData(error);
 	/* what the bucket owes is not known, but that it is too much */
 	memset(call->decision, 0, sizeof(Decision));
@@ -148,7 +151,7 @@ rl_wait(PG_FUNCTION_ARGS)
 		check_not_null(fcinfo, i, names[i]);
 	get_bucket_id(&id, PG_GETARG_TEXT_PP(0), PG_GETARG_TEXT_PP(5));
 	rule = *get_rule(PG_GETARG_FLOAT8(1), PG_GETARG_FLOAT8(2), PG_GETARG_FLOAT8(3));
-	timeout = get_span("timeout", PG_GETARG_INTERVAL_P(4));
+	timeout = get_span("timeout", PG_GETARG_INTERVAL_P(4), 0);
 
 	room = rule.room;
 	bucket_rule_for_wait(&rule, timeout);
