@@ -437,7 +437,8 @@ table_peek(const BucketId *id, const BucketRule *rule)
 	Datum		values[2];
 	Owed		owed = 0;
 
-	sql_lock(SQL_BUCKETS, AccessShareLock);
+	/* as strongly as for the call that may follow: see sql_lock() */
+	sql_lock(SQL_BUCKETS, table_writable() ? RowExclusiveLock : AccessShareLock);
 	key_values(id, values);
 	sql_push_latest_snapshot();
 	sql_execute(&read_row, values, NULL, true);
