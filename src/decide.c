@@ -109,10 +109,10 @@ guarded(void (*work) (const BucketId *, const BucketRule *, Decision *),
 bool
 table_may_hold(const BucketId *id)
 {
-	if (!shmem_attached())
-		return true;
 	if (RecoveryInProgress())
 		return false;
+	if (!shmem_attached())
+		return true;
 	if (!spill_known())
 		table_find_spilled();
 	return spill_is_set(shmem_partition(id->hash));
