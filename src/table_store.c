@@ -494,6 +494,9 @@ table_give(const BucketId *id, double tokens, double *given)
 	SqlCaller	caller = sql_begin();
 	Datum		values[6];
 	bool		found;
+	Row			row;
+	BucketRule	own;
+	Decision	decision;
 
 	sql_lock(SQL_BUCKETS, RowExclusiveLock);
 	if (shmem_attached())
@@ -507,15 +510,19 @@ table_give(const BucketId *id, double tokens, double *given)
 	found = SPI_processed > 0;
 	if (found)
 	{
+		row = parse_row(0, wall_clock(), NULL);
+		bucket_rule(&own, row.capacity, row.refill, tokens);
+		/* a row whose bucket was taken over is out of date */
+		found = !shmem_attached() || !shmem_peek(id, &own, &decision);
+	}
+	if (found)
+	{
 		TimestampTz now = wall_clock();
-		Row			row = parse_row(0, now, NULL);
-		BucketRule	own;
 		Owed		owed;
 		Owed		left;
 
 		if (row.repaired)
 			warn_repaired(id);
-		bucket_rule(&own, row.capacity, row.refill, tokens);
 		owed = row_owed(&row, now, &own);
 		left = bucket_give(&own, owed);
 		*given = left > 0 ? tokens : Min(tokens, bucket_lacks(&own, owed));
