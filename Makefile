@@ -8,14 +8,21 @@
 
 MODULE_big = ratelimit
 OBJS = \
+	src/admin.o \
+	src/block.o \
 	src/bucket.o \
 	src/consume.o \
 	src/databases.o \
+	src/decide.o \
 	src/episodes.o \
 	src/flags.o \
 	src/flush.o \
+	src/http.o \
 	src/intake.o \
+	src/many.o \
+	src/policy.o \
 	src/ratelimit.o \
+	src/refund.o \
 	src/report.o \
 	src/shmem_admin.o \
 	src/shmem_place.o \
@@ -27,6 +34,7 @@ OBJS = \
 	src/stats.o \
 	src/table_store.o \
 	src/violations.o \
+	src/wait.o \
 	src/worker.o
 
 EXTENSION = ratelimit

@@ -45,25 +45,75 @@ RETURNS rl_result AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL SAFE;
 COMMENT ON FUNCTION rl_peek(text, float8, float8, float8, text) IS
 'What rl_throttle() would answer now. Takes nothing, creates nothing, records nothing. Arguments and errors as of rl_consume().';
 
+CREATE FUNCTION rl_consume_upto(key text, capacity float8, refill float8, wanted float8, limiter text DEFAULT 'default')
+RETURNS float8 AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION rl_consume_upto(text, float8, float8, float8, text) IS
+'Take as many whole tokens as the bucket of (limiter, key) has, at most wanted: how many it took. 0 is a violation, unless wanted is below 1. Arguments and errors as of rl_consume().';
+
+CREATE FUNCTION rl_consume_each(keys text[], capacity float8, refill float8, cost float8 DEFAULT 1, limiter text DEFAULT 'default')
+RETURNS boolean[] AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION rl_consume_each(text[], float8, float8, float8, text) IS
+'rl_consume() for each of the keys, in order, each decided by itself: an answer per key. A key may be given more than once. Arguments and errors as of rl_consume(); after an error nothing is taken.';
+
+CREATE FUNCTION rl_consume_all(keys text[], capacities float8[], refills float8[], costs float8[] DEFAULT NULL, limiters text[] DEFAULT NULL)
+RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION rl_consume_all(text[], float8[], float8[], float8[], text[]) IS
+'Take costs[i] tokens from the bucket of (limiters[i], keys[i]) for every i, or, if any of them does not have them, from none: false, and a violation of those that refused. At most 64 buckets; costs are 1 and limiters "default" if null; one given twice has to pay both costs. Errors as of rl_consume(); also 2202E arrays of different lengths, 54000 more than 64 keys, 22023 one bucket given twice with different capacities or refills.';
+
+CREATE FUNCTION rl_wait(key text, capacity float8, refill float8, cost float8 DEFAULT 1, timeout interval DEFAULT '1 min', limiter text DEFAULT 'default')
+RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION rl_wait(text, float8, float8, float8, interval, text) IS
+'Take cost tokens from the bucket of (limiter, key) now and sleep until they are due, first come, first served: true. False at once, and nothing taken, if that is later than timeout (a month: 30 days), or the key is blocked. A wait that is cancelled gives its tokens back. The transaction stays open meanwhile. Arguments and errors as of rl_consume(); also 22023 timeout negative.';
+
+CREATE FUNCTION rl_enforce(key text, capacity float8, refill float8, cost float8 DEFAULT 1, limiter text DEFAULT 'default')
+RETURNS void AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION rl_enforce(text, float8, float8, float8, text) IS
+'rl_consume() that raises an error when denied: SQLSTATE PT429, detail: the key, its limiter and the tokens remaining, hint: the seconds to wait. With ratelimit.postgrest_headers on: SQLSTATE PGRST, message and detail the JSON from which PostgREST makes status 429, Retry-After and RateLimit headers. Arguments and other errors as of rl_consume().';
+
+CREATE FUNCTION rl_headers(r rl_result, policy text DEFAULT 'default')
+RETURNS jsonb AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE PARALLEL SAFE;
+COMMENT ON FUNCTION rl_headers(rl_result, text) IS
+'A decision as HTTP header fields, an object of strings: RateLimit and RateLimit-Policy as in draft-ietf-httpapi-ratelimit-headers-11 (q: capacity, r: tokens remaining, t: seconds until such a call is allowed, or, when this one was, until the bucket is full), and Retry-After, in seconds, when denied and waiting helps. policy: their name for the limit. Errors: 22004 a null argument.';
+
 CREATE FUNCTION rl_simulate(ts timestamptz, capacity float8, refill float8, cost float8 DEFAULT 1)
 RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C WINDOW IMMUTABLE PARALLEL SAFE;
 COMMENT ON FUNCTION rl_simulate(timestamptz, float8, float8, float8) IS
 'What a rule would have decided on recorded traffic: use OVER (PARTITION BY key ORDER BY ts). Each window partition is one bucket, full at its first row; a row whose ts is before an earlier row''s counts as of the same time. Shares nothing with real buckets. Errors: 22004 a null argument; 22023 ts, capacity, refill or cost out of range.';
 
+CREATE FUNCTION rl_reward(key text, tokens float8, limiter text DEFAULT 'default')
+RETURNS float8 AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION rl_reward(text, float8, text) IS
+'Put tokens back into the bucket of (limiter, key), never above its capacity: how many it had room for. Not undone by a rollback when the bucket is in shared memory. Errors: 22004 a null argument; 22023 tokens not finite or below 0; key and limiter as rl_consume().';
+
+CREATE FUNCTION rl_penalize(key text, capacity float8, refill float8, tokens float8, limiter text DEFAULT 'default')
+RETURNS float8 AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION rl_penalize(text, float8, float8, float8, text) IS
+'Take tokens from the bucket of (limiter, key) whether it has them or not: the tokens left, below 0 in debt, which refilling pays off first. Neither counted nor a violation. Not undone by a rollback when the bucket is in shared memory. Arguments and errors as of rl_consume().';
+
+CREATE FUNCTION rl_block(key text, duration interval, limiter text DEFAULT 'default')
+RETURNS void AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION rl_block(text, interval, text) IS
+'Deny every call on (limiter, key), whatever its cost, for duration from now (a month: 30 days), instead of any block it has. Its tokens stay as they are. Not undone by a rollback when the block is in shared memory. Errors: 22004 a null argument; 22023 duration not above 0; key and limiter as rl_consume().';
+
+CREATE FUNCTION rl_unblock(key text, limiter text DEFAULT 'default')
+RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION rl_unblock(text, text) IS
+'End the block of (limiter, key): true if it was blocked. Errors as of rl_reset().';
+
 CREATE FUNCTION rl_reset(key text, limiter text DEFAULT 'default')
 RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION rl_reset(text, text) IS
-'Make the bucket of (limiter, key) full: true if it was not. Not undone by a rollback when the bucket is in shared memory. Errors: 22004 a null argument; 22023, 54000 as rl_consume().';
+'Make the bucket of (limiter, key) full: true if it was not. A block stays. Not undone by a rollback when the bucket is in shared memory. Errors: 22004 a null argument; 22023, 54000 as rl_consume().';
 
 CREATE FUNCTION rl_reset_all(limiter text DEFAULT NULL)
 RETURNS bigint AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION rl_reset_all(text) IS
-'Make all buckets of a limiter in this database full, or of all limiters when null: how many were living.';
+'Make all buckets of a limiter in this database full, or of all limiters when null: how many were living. Blocks stay.';
 
-CREATE FUNCTION rl_buckets(OUT limiter text, OUT key text, OUT tokens float8, OUT capacity float8, OUT refill float8, OUT full_at timestamptz, OUT tier text)
+CREATE FUNCTION rl_buckets(OUT limiter text, OUT key text, OUT tokens float8, OUT capacity float8, OUT refill float8, OUT full_at timestamptz, OUT blocked_until timestamptz, OUT tier text)
 RETURNS SETOF record AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED;
 COMMENT ON FUNCTION rl_buckets() IS
-'The living buckets of this database; read the view rate_limit_status instead.';
+'The living buckets of this database and its blocks, a row each; read the view rate_limit_status instead.';
 
 CREATE FUNCTION rl_partitions(OUT partition integer, OUT slots bigint, OUT living bigint, OUT spilled boolean, OUT evicted bigint)
 RETURNS SETOF record AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED;
@@ -71,11 +121,58 @@ COMMENT ON FUNCTION rl_partitions() IS
 'How full shared memory is, a row per partition of it: slots for buckets; living buckets of this database; spilled, whether buckets of this database that are not in memory are in the table rate_limit_buckets; evicted, buckets of any database that gave way since the server started. No rows when ratelimit is not in shared_preload_libraries.';
 
 CREATE VIEW rate_limit_status AS
-SELECT limiter, key, tokens, capacity, refill, full_at,
-	NULL::timestamptz AS blocked_until, tier
-FROM rl_buckets();
+SELECT limiter, key, max(tokens) AS tokens, max(capacity) AS capacity, max(refill) AS refill,
+	max(full_at) AS full_at, max(blocked_until) AS blocked_until,
+	coalesce(max(tier) FILTER (WHERE blocked_until IS NULL), max(tier)) AS tier
+FROM rl_buckets()
+GROUP BY limiter, key;
 COMMENT ON VIEW rate_limit_status IS
-'Every living bucket of this database, that is, every one that is not full: tokens now, capacity, refill (tokens per second), full_at (infinity: never by itself), blocked_until, tier (memory or table).';
+'Every living bucket of this database, that is, every one that is not full or whose key is blocked: tokens now (below 0: in debt), capacity, refill (tokens per second), full_at (infinity: never by itself), all null if the bucket is full; blocked_until (null: not blocked); tier (memory or table) of the bucket, or, when it is full, of the block.';
+
+-- Policies
+
+CREATE TABLE rate_limit_policies (
+	policy text COLLATE "C" NOT NULL CHECK (policy <> '' AND policy !~ ':'),
+	tier text COLLATE "C" NOT NULL DEFAULT 'default' CHECK (tier <> '' AND tier !~ ':'),
+	capacity float8 NOT NULL CHECK (capacity > 0 AND capacity < 'Infinity'),
+	refill float8 NOT NULL CHECK (refill >= 0 AND refill < 'Infinity'),
+	shadow boolean NOT NULL DEFAULT false,
+	enabled boolean NOT NULL DEFAULT true,
+	comment text,
+	PRIMARY KEY (policy, tier),
+	CHECK (octet_length(CASE WHEN tier = 'default' THEN policy ELSE policy || '/' || tier END) <= 63)
+);
+CREATE UNIQUE INDEX rate_limit_policies_limiter ON rate_limit_policies
+	((CASE WHEN tier = 'default' THEN policy ELSE policy || '/' || tier END));
+COMMENT ON TABLE rate_limit_policies IS
+'Rules by name, for rl_consume_policy(): a row per tier. What is taken is taken from all tiers, or from none. A change is obeyed by every session''s next call once it is committed.';
+COMMENT ON COLUMN rate_limit_policies.policy IS 'name; without a colon';
+COMMENT ON COLUMN rate_limit_policies.tier IS 'name within the policy; its limiter is the policy, or, if tier is not default, policy/tier: at most 63 bytes';
+COMMENT ON COLUMN rate_limit_policies.capacity IS 'tokens, above 0';
+COMMENT ON COLUMN rate_limit_policies.refill IS 'tokens per second; 0: never';
+COMMENT ON COLUMN rate_limit_policies.shadow IS 'decided and recorded, but never denies';
+COMMENT ON COLUMN rate_limit_policies.enabled IS 'false: as if the tier did not exist; a policy without any that is enabled allows everything';
+COMMENT ON COLUMN rate_limit_policies.comment IS 'for whoever reads it next';
+SELECT pg_catalog.pg_extension_config_dump('rate_limit_policies', '');
+
+CREATE FUNCTION rl_policies_changed() RETURNS trigger
+AS 'MODULE_PATHNAME' LANGUAGE C;
+COMMENT ON FUNCTION rl_policies_changed() IS
+'Trigger of rate_limit_policies: has every session read the policies anew once the change is committed.';
+CREATE TRIGGER rate_limit_policies_changed
+AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON rate_limit_policies
+FOR EACH STATEMENT EXECUTE FUNCTION rl_policies_changed();
+ALTER TABLE rate_limit_policies ENABLE ALWAYS TRIGGER rate_limit_policies_changed;
+
+CREATE FUNCTION rl_consume_policy(policy text, key text, cost float8 DEFAULT 1)
+RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION rl_consume_policy(text, text, float8) IS
+'rl_consume() by the rule of that name in rate_limit_policies: from all its tiers, or from none. Errors: 42704 no such policy, unless ratelimit.on_error says otherwise; others as of rl_consume().';
+
+CREATE FUNCTION rl_throttle_policy(policy text, key text, cost float8 DEFAULT 1)
+RETURNS rl_result AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION rl_throttle_policy(text, text, float8) IS
+'The same decision as rl_consume_policy(), with the tokens left and the times to wait of the tier that binds most: when denied, the one to wait for longest, else the one with the fewest tokens left. Arguments and errors as there.';
 
 -- Violations
 
@@ -151,7 +248,7 @@ CREATE FUNCTION rl_episodes(OUT limiter text, OUT key text, OUT first_at timesta
 RETURNS SETOF record AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED;
 COMMENT ON FUNCTION rl_episodes() IS 'Recent runs of violations; read the view rate_limit_episodes instead.';
 
-CREATE FUNCTION rl_limiters(OUT limiter text, OUT allowed bigint, OUT denied bigint, OUT overflowed bigint)
+CREATE FUNCTION rl_limiters(OUT limiter text, OUT allowed bigint, OUT denied bigint, OUT shadowed bigint, OUT overflowed bigint)
 RETURNS SETOF record AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED;
 COMMENT ON FUNCTION rl_limiters() IS 'Decisions counted per limiter; read the view rate_limit_stats instead.';
 
@@ -216,33 +313,35 @@ WITH b AS (SELECT limiter, count(*) FILTER (WHERE tier = 'memory') AS used,
 		count(*) FILTER (WHERE tier = 'table') AS in_table FROM rl_buckets() GROUP BY limiter),
 	p AS (SELECT limiter, sum(count) AS pending FROM rl_pending() GROUP BY limiter),
 	l AS (SELECT limiter, coalesce(allowed, 0) AS allowed, coalesce(denied, 0) AS denied,
-		coalesce(overflowed, 0) AS overflowed, coalesce(used, 0) AS used,
+		coalesce(shadowed, 0) AS shadowed, coalesce(overflowed, 0) AS overflowed, coalesce(used, 0) AS used,
 		coalesce(in_table, 0) AS in_table, coalesce(pending, 0) AS pending
 		FROM rl_limiters() FULL JOIN b USING (limiter) FULL JOIN p USING (limiter)),
 	m AS (SELECT sum(slots) AS slots, sum(evicted) AS evicted FROM rl_partitions())
-SELECT limiter, allowed, denied, 0::bigint AS shadowed, used AS buckets_used, NULL::bigint AS buckets_free,
+SELECT limiter, allowed, denied, shadowed, used AS buckets_used, NULL::bigint AS buckets_free,
 	in_table AS buckets_in_table, overflowed AS decided_in_table, NULL::bigint AS buckets_evicted,
 	pending::bigint AS violations_pending, NULL::bigint AS violations_flushed, NULL::bigint AS violations_lost,
 	NULL::bigint AS flush_failures, NULL::timestamptz AS last_flush, NULL::timestamptz AS last_error_at,
 	NULL::text AS last_error, f.since AS stats_since
 FROM l LEFT JOIN rl_flushes() f ON true
 UNION ALL
-SELECT NULL, coalesce(sum(allowed), 0)::bigint, coalesce(sum(denied), 0)::bigint, 0, coalesce(sum(used), 0)::bigint,
+SELECT NULL, coalesce(sum(allowed), 0)::bigint, coalesce(sum(denied), 0)::bigint, coalesce(sum(shadowed), 0)::bigint, coalesce(sum(used), 0)::bigint,
 	(SELECT m.slots::bigint FROM m) - coalesce(sum(used), 0)::bigint,
 	coalesce(sum(in_table), 0)::bigint, coalesce(sum(overflowed), 0)::bigint, (SELECT m.evicted::bigint FROM m),
 	coalesce(sum(pending), 0)::bigint, f.flushed, f.lost, f.failures, f.last_flush, f.last_error_at, f.last_error, f.since
 FROM l RIGHT JOIN (SELECT g.* FROM (SELECT) one LEFT JOIN rl_flushes() g ON true) f ON true
 GROUP BY f.flushed, f.lost, f.failures, f.last_flush, f.last_error_at, f.last_error, f.since;
 COMMENT ON VIEW rate_limit_stats IS
-'Figures of this database, a row per limiter and one for all (limiter null): calls allowed, denied; buckets living in memory, and, for all, slots of memory without a bucket of this database; buckets living in the table, calls decided there for lack of room, buckets of any database evicted; violations pending, flushed, and lost for lack of room even for (other); flushes that failed, the last one that did not, the last error; since when they are counted. Pending and buckets are as of now, evicted and lost since the server started.';
+'Figures of this database, a row per limiter and one for all (limiter null): calls allowed, denied, shadowed (allowed, but would have been denied); buckets and blocks living in memory, and, for all, slots of memory without a bucket of this database; buckets living in the table, calls decided there for lack of room, buckets of any database evicted; violations pending, flushed, and lost for lack of room even for (other); flushes that failed, the last one that did not, the last error; since when they are counted. Pending and buckets are as of now, evicted and lost since the server started.';
 
-REVOKE ALL ON rate_limit_buckets, rate_limit_status, rate_limit_violations, rate_limit_flags,
+REVOKE ALL ON rate_limit_buckets, rate_limit_status, rate_limit_policies, rate_limit_violations, rate_limit_flags,
 	rate_limit_pending, rate_limit_violation_details, rate_limit_top_offenders,
 	rate_limit_violations_hourly, rate_limit_episodes, rate_limit_flagged, rate_limit_stats FROM PUBLIC;
-GRANT SELECT ON rate_limit_buckets, rate_limit_status, rate_limit_violations, rate_limit_flags,
+GRANT SELECT ON rate_limit_buckets, rate_limit_status, rate_limit_policies, rate_limit_violations, rate_limit_flags,
 	rate_limit_pending, rate_limit_violation_details, rate_limit_top_offenders,
 	rate_limit_violations_hourly, rate_limit_episodes, rate_limit_flagged, rate_limit_stats TO pg_monitor;
-REVOKE ALL ON FUNCTION rl_reset(text, text), rl_reset_all(text), rl_buckets(), rl_partitions(),
+REVOKE ALL ON FUNCTION rl_reward(text, float8, text), rl_penalize(text, float8, float8, float8, text),
+	rl_block(text, interval, text), rl_unblock(text, text), rl_policies_changed(),
+	rl_reset(text, text), rl_reset_all(text), rl_buckets(), rl_partitions(),
 	rl_flush(), rl_report(text, text, bigint), rl_report_batch(jsonb), rl_flag(text, text, text),
 	rl_unflag(text, text), rl_stats_reset(), rl_pending(), rl_episodes(), rl_limiters(), rl_flushes() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION rl_buckets(), rl_partitions(), rl_pending(), rl_episodes(), rl_limiters(),

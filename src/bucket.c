@@ -239,6 +239,22 @@ bucket_rule(BucketRule *rule, double capacity, double refill, double cost)
 	}
 }
 
+/* Let the call take its cost also from a bucket that does not have it. */
+void
+bucket_rule_for_debt(BucketRule *rule)
+{
+	rule->take = Min(rule->take, BUCKET_DEBT_MAX);
+	rule->room = rule->window + BUCKET_DEBT_MAX - rule->take;
+}
+
+/* Let the call take what the bucket will have after so many nanoseconds. */
+void
+bucket_rule_for_wait(BucketRule *rule, Owed timeout)
+{
+	if (rule->timed && rule->take > 0 && rule->room >= 0)
+		rule->room += Min(timeout, BUCKET_DEBT_MAX - rule->take);
+}
+
 /*
  * What a bucket owes once its parameters change to those of the rule.  The
  * tokens in it carry over and are cut to the new capacity; a bucket that is
@@ -307,19 +323,24 @@ bucket_carry(double capacity, double refill, Owed owed, const BucketRule *rule)
 			result -= held < 0 ? -units : units;
 		}
 	}
-	return result < 0 ? 0 : Min(result, BUCKET_OWED_MAX);
+	return result < 0 ? 0 : Min(result, rule->window + BUCKET_DEBT_MAX);
+}
+
+/* The tokens that a bucket lacks to be full. */
+double
+bucket_lacks(const BucketRule *rule, Owed owed)
+{
+	if (rule->timed)
+		return (double) owed / NS_PER_SECOND * rule->refill;
+	return (double) owed / rule->scale;
 }
 
 /* The tokens in a bucket; negative for one in debt. */
 double
 bucket_tokens(const BucketRule *rule, Owed owed)
 {
-	double		lacking;
+	double		lacking = bucket_lacks(rule, owed);
 
-	if (rule->timed)
-		lacking = (double) owed / NS_PER_SECOND * rule->refill;
-	else
-		lacking = (double) owed / rule->scale;
 	/* a bucket that is empty but for noise is not in debt */
 	if (lacking > rule->capacity && lacking <= rule->capacity * (1 + 0x1p-50))
 		return 0;

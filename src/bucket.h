@@ -18,6 +18,9 @@ typedef int128 Owed;
 /* No rule's bucket can owe this much: it bounds what a store accepts. */
 #define BUCKET_OWED_MAX		((Owed) 1 << 97)
 
+/* A bucket in debt owes at most so much more than an empty one. */
+#define BUCKET_DEBT_MAX		((Owed) 1 << 94)
+
 /* The arguments of a call, and what follows from them alone. */
 typedef struct BucketRule
 {
@@ -34,10 +37,13 @@ typedef struct BucketRule
 
 extern void bucket_rule(BucketRule *rule, double capacity, double refill,
 						double cost);
+extern void bucket_rule_for_debt(BucketRule *rule);
+extern void bucket_rule_for_wait(BucketRule *rule, Owed timeout);
 extern bool bucket_timed(double capacity, double refill);
 extern Owed bucket_carry(double capacity, double refill, Owed owed,
 						 const BucketRule *rule);
 extern double bucket_tokens(const BucketRule *rule, Owed owed);
+extern double bucket_lacks(const BucketRule *rule, Owed owed);
 
 /* What is still owed once "elapsed" nanoseconds (>= 0) have passed. */
 static inline Owed
@@ -46,6 +52,13 @@ bucket_refilled(bool timed, Owed owed, Owed elapsed)
 	if (!timed)
 		return owed;
 	return owed > elapsed ? owed - elapsed : 0;
+}
+
+/* Put back what a call took, or what of it does not make the bucket overflow. */
+static inline Owed
+bucket_give(const BucketRule *rule, Owed owed)
+{
+	return owed > rule->take ? owed - rule->take : 0;
 }
 
 /* Decide one call: true, and the tokens taken, or false and nothing changed. */

@@ -18,4 +18,11 @@
 #define pg_noreturn pg_attribute_noreturn()
 #endif
 
+/* Before 17, extensions share one wait event. */
+#if PG_VERSION_NUM < 170000
+#define new_wait_event(name) PG_WAIT_EXTENSION
+#else
+#define new_wait_event(name) WaitEventExtensionNew(name)
+#endif
+
 #endif							/* RATELIMIT_COMPAT_H */

@@ -1,24 +1,22 @@
 /*
  * consume.c
- *		The SQL functions that decide calls, and the way to a decision.
+ *		The SQL functions that decide a call on one bucket.
  *
- * SQL function, argument check, tier, bucket arithmetic, answer: decide() is the
- * main path.  What follows from the arguments alone is remembered per session,
- * as the next call mostly has the same capacity, refill, cost and limiter: the
- * arguments are checked, and quotients worked out, when they first appear.
+ * SQL function, argument check, decision, answer: decide() is the main path.
+ * What follows from the arguments alone is remembered per session, as the next
+ * call mostly has the same capacity, refill, cost and limiter: the arguments are
+ * checked, and quotients worked out, when they first appear.
  */
 #include "ratelimit.h"
 
 #include <math.h>
 
 #include "access/htup_details.h"
-#include "access/xact.h"
-#include "access/xlog.h"
-#include "flush.h"
+#include "block.h"
 #include "funcapi.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
-#include "sql.h"
+#include "refund.h"
 #include "stats.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
@@ -27,8 +25,7 @@
 PG_FUNCTION_INFO_V1(rl_consume);
 PG_FUNCTION_INFO_V1(rl_throttle);
 PG_FUNCTION_INFO_V1(rl_peek);
-PG_FUNCTION_INFO_V1(rl_reset);
-PG_FUNCTION_INFO_V1(rl_reset_all);
+PG_FUNCTION_INFO_V1(rl_consume_upto);
 
 /*
  * Arguments
@@ -49,6 +46,17 @@ show_number(double value)
 	return DatumGetCString(DirectFunctionCall1(float8out, Float8GetDatum(value)));
 }
 
+/* A number of tokens, above 0 or 0? */
+void
+check_tokens(const char *name, double tokens)
+{
+	if (!isfinite(tokens) || tokens < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s must be a finite number not below 0, not %s",
+						name, show_number(tokens))));
+}
+
 static void
 check_rule(double capacity, double refill, double cost)
 {
@@ -57,16 +65,8 @@ check_rule(double capacity, double refill, double cost)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("capacity must be a finite number above 0, not %s",
 						show_number(capacity))));
-	if (!isfinite(refill) || refill < 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("refill must be a finite number not below 0, not %s",
-						show_number(refill))));
-	if (!isfinite(cost) || cost < 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("cost must be a finite number not below 0, not %s",
-						show_number(cost))));
+	check_tokens("refill", refill);
+	check_tokens("cost", cost);
 }
 
 /* Empty, or longer than max? */
@@ -139,35 +139,49 @@ make_bucket_id(BucketId *id, Oid database, const char *limiter, int limiter_len,
 						  key, key_len);
 }
 
-/* The name of a bucket: its limiter, checked, and the key, checked. */
+/* What was last checked, hashed, and counted for. */
+static char last_limiter[MAX_LIMITER_LEN];
+static int	last_limiter_len = 0;
+static uint64 last_limiter_hash;
+
+/* Check the limiter, and count for it from here on. */
+void
+use_limiter(const char *limiter, int len)
+{
+	if (likely(len == last_limiter_len && len > 0 &&
+			   memcmp(limiter, last_limiter, len) == 0))
+		return;
+	check_limiter(limiter, len);
+	memcpy(last_limiter, limiter, len);
+	last_limiter_len = len;
+	last_limiter_hash = shmem_hash_limiter(MyDatabaseId, limiter, len);
+	stats_set_limiter(limiter, len);
+}
+
+/* The name of a bucket, checked; its calls are counted from here on. */
+void
+use_bucket(BucketId *id, const char *key, int key_len, const char *limiter,
+		   int limiter_len)
+{
+	id->database = MyDatabaseId;
+	id->key = key;
+	id->key_len = key_len;
+	id->limiter = limiter;
+	id->limiter_len = limiter_len;
+	check_length("key", key, key_len, MAX_KEY_LEN);
+	use_limiter(limiter, limiter_len);
+	id->hash = shmem_hash(last_limiter_hash, key, key_len);
+}
+
 void
 get_bucket_id(BucketId *id, const text *key, const text *limiter)
 {
-	static char last[MAX_LIMITER_LEN];
-	static int	last_len = 0;
-	static uint64 last_hash;
-
-	id->database = MyDatabaseId;
-	id->key = VARDATA_ANY(key);
-	id->key_len = VARSIZE_ANY_EXHDR(key);
-	id->limiter = VARDATA_ANY(limiter);
-	id->limiter_len = VARSIZE_ANY_EXHDR(limiter);
-
-	check_length("key", id->key, id->key_len, MAX_KEY_LEN);
-	if (unlikely(id->limiter_len != last_len ||
-				 memcmp(id->limiter, last, last_len) != 0 || last_len == 0))
-	{
-		check_limiter(id->limiter, id->limiter_len);
-		memcpy(last, id->limiter, id->limiter_len);
-		last_len = id->limiter_len;
-		last_hash = shmem_hash_limiter(MyDatabaseId, last, last_len);
-		stats_set_limiter(last, last_len);
-	}
-	id->hash = shmem_hash(last_hash, id->key, id->key_len);
+	use_bucket(id, VARDATA_ANY(key), VARSIZE_ANY_EXHDR(key),
+			   VARDATA_ANY(limiter), VARSIZE_ANY_EXHDR(limiter));
 }
 
 /* The arguments key, capacity, refill, cost, limiter; checked. */
-static const BucketRule *
+const BucketRule *
 get_call(FunctionCallInfo fcinfo, BucketId *id)
 {
 	static const char *const names[] = {"key", "capacity", "refill", "cost", "limiter"};
@@ -178,155 +192,59 @@ get_call(FunctionCallInfo fcinfo, BucketId *id)
 	return get_rule(PG_GETARG_FLOAT8(1), PG_GETARG_FLOAT8(2), PG_GETARG_FLOAT8(3));
 }
 
+/* A span of time in ns, a month being 30 days, checked not to be negative. */
+Owed
+get_span(const char *name, const Interval *span)
+{
+	Owed		days = (Owed) span->month * DAYS_PER_MONTH + span->day;
+	Owed		us = days * USECS_PER_DAY + span->time;
+
+	if (us < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s must not be negative, not %s", name,
+						DatumGetCString(DirectFunctionCall1(interval_out,
+															IntervalPGetDatum(span))))));
+	return us * 1000;
+}
+
 /*
  * Deciding
  */
 
-/* The bucket cannot be decided on: what ratelimit.on_error says, if not "error". */
-static void
-decide_by_setting(Decision *decision)
+/* Decide a call; decide_counted() is to follow. */
+static inline void
+decide_quickly(const BucketId *id, const BucketRule *rule, Decision *decision)
 {
-	decision->allowed = on_error_setting == ON_ERROR_ALLOW;
-	decision->known = false;
-	decision->owed = 0;
-}
+	decision->known = true;
+	decision->in_table = false;
+	decision->blocked = 0;
+	decision->now = 0;
 
-static void
-warn_undecided(const BucketId *id, const Decision *decision, int sqlerrcode,
-			   const char *why)
-{
-	ereport(WARNING,
-			(errcode(sqlerrcode),
-			 errmsg("could not decide on key \"%.*s\", limiter \"%.*s\": %s",
-					id->key_len, id->key, id->limiter_len, id->limiter,
-					decision->allowed ? "allowed" : "denied"),
-			 errdetail("%s", why)));
-}
-
-/* A call on its way to a decision in the table. */
-typedef struct TableCall
-{
-	void		(*work) (const BucketId *, const BucketRule *, Decision *);
-	const BucketId *id;
-	const BucketRule *rule;
-	Decision   *decision;
-} TableCall;
-
-static void
-do_table_call(void *arg)
-{
-	TableCall  *call = arg;
-
-	call->work(call->id, call->rule, call->decision);
-}
-
-/*
- * Run a function that works with the table.  Should it fail, its error goes to
- * the caller, or the call is decided as ratelimit.on_error says.
- */
-static void
-guarded(void (*work) (const BucketId *, const BucketRule *, Decision *),
-		const BucketId *id, const BucketRule *rule, Decision *decision)
-{
-	TableCall	call = {work, id, rule, decision};
-	ErrorData  *error;
-
-	/* a parallel worker cannot begin a subtransaction */
-	if (on_error_setting == ON_ERROR_ERROR || IsInParallelMode())
+	if (unlikely(!enabled_setting))
 	{
-		work(id, rule, decision);
+		decision->allowed = true;
+		decision->owed = 0;
 		return;
 	}
-	error = sql_try(do_table_call, &call);
-	if (error)
-	{
-		decide_by_setting(decision);
-		warn_undecided(id, decision, error->sqlerrcode, error->message);
-		FreeErrorData(error);
-	}
+	if (unlikely(refund_setting))
+		refund_reserve(1);
+	if (unlikely(block_possible(id) || !shmem_consume(id, rule, decision)))
+		decide_slowly(id, rule, decision);
 }
 
-/* The bucket was not found in shared memory: decide, in the tier it belongs to. */
-static void
-decide_elsewhere(const BucketId *id, const BucketRule *rule, Decision *decision)
+void
+decide_uncounted(const BucketId *id, const BucketRule *rule, Decision *decision)
 {
-	if (shmem_attached())
-	{
-		PlaceMode	mode = overflow_setting == OVERFLOW_EVICT ?
-			PLACE_OR_EVICT : PLACE_OR_SPILL;
-
-		if (RecoveryInProgress())
-		{
-			(void) shmem_place(id, rule, 0, PLACE_HERE, decision);
-			return;
-		}
-		if (!spill_known())
-			table_find_spilled();
-		if (!table_writable())
-		{
-			table_take_over(id, rule, decision);
-			return;
-		}
-		/* the second round: the mark was cleared between the two */
-		for (;;)
-		{
-			CHECK_FOR_INTERRUPTS();
-			if (shmem_place(id, rule, 0, mode, decision))
-				return;
-			if (table_consume(id, rule, decision))
-			{
-				stats_count(COUNT_OVERFLOWED);
-				return;
-			}
-		}
-	}
-	if (!table_writable())
-	{
-		const char *where = IsInParallelMode() ? "parallel query" : "read-only transaction";
-
-		if (on_error_setting == ON_ERROR_ERROR)
-			ereport(ERROR,
-					(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
-					 errmsg("cannot decide on key \"%.*s\", limiter \"%.*s\" in a %s",
-							id->key_len, id->key, id->limiter_len, id->limiter, where),
-					 errdetail("Its bucket is in a table, which cannot be written here."),
-					 errhint("Add \"ratelimit\" to shared_preload_libraries, so that buckets live in shared memory.")));
-		decide_by_setting(decision);
-		warn_undecided(id, decision, ERRCODE_READ_ONLY_SQL_TRANSACTION,
-					   psprintf("The table of buckets cannot be written in a %s.", where));
-		return;
-	}
-	(void) table_consume(id, rule, decision);
+	decide_quickly(id, rule, decision);
 }
 
 /* Decide a call, and count it. */
 static inline void
 decide(const BucketId *id, const BucketRule *rule, Decision *decision)
 {
-	decision->known = true;
-	decision->now = 0;
-	if (unlikely(!shmem_attached() || !shmem_consume(id, rule, decision)))
-		guarded(decide_elsewhere, id, rule, decision);
-	stats_count(decision->allowed ? COUNT_ALLOWED : COUNT_DENIED);
-	if (!decision->allowed)
-		flush_record(id, 1, decision->now);
-}
-
-/* What decide() would find, changing nothing; decision->owed is before the call. */
-static void
-look_elsewhere(const BucketId *id, const BucketRule *rule, Decision *decision)
-{
-	Owed		owed = 0;
-
-	if (!RecoveryInProgress())
-	{
-		if (shmem_attached() && !spill_known())
-			table_find_spilled();
-		if (!shmem_attached() || spill_is_set(shmem_partition(id->hash)))
-			owed = table_peek(id, rule);
-	}
-	decision->owed = owed;
-	decision->allowed = bucket_take(rule, &owed);
+	decide_quickly(id, rule, decision);
+	decide_counted(id, rule, decision, false);
 }
 
 /*
@@ -344,15 +262,31 @@ interval_from_ns(Owed ns)
 	return IntervalPGetDatum(result);
 }
 
-/* The rl_result of a decision whose call left, or would leave, "owed". */
-static Datum
+/* In how many ns such a call would be allowed; -1: never, or not known. */
+Owed
+decision_wait(const BucketRule *rule, const Decision *decision)
+{
+	/* how much more is owed than the call could bear */
+	Owed		early = decision->owed - rule->room;
+
+	if (decision->allowed)
+		return 0;
+	if (!decision->known || rule->room < 0 || (!rule->timed && early > 0))
+		return -1;
+	return Max(early, decision->blocked);
+}
+
+/*
+ * The rl_result of a decision whose call left, or would leave, "owed"; without a
+ * rule, only whether it is allowed.
+ */
+Datum
 make_result(FunctionCallInfo fcinfo, const BucketRule *rule,
 			const Decision *decision)
 {
 	TupleDesc	desc = fcinfo->flinfo->fn_extra;
 	Datum		values[5];
-	bool		nulls[5] = {false};
-	Owed		early;
+	bool		nulls[5];
 
 	if (!desc)
 	{
@@ -365,26 +299,25 @@ make_result(FunctionCallInfo fcinfo, const BucketRule *rule,
 		MemoryContextSwitchTo(old);
 	}
 
+	memset(nulls, true, sizeof(nulls));
 	values[0] = BoolGetDatum(decision->allowed);
-	values[1] = Float8GetDatum(rule->capacity);
-	values[2] = Float8GetDatum(bucket_tokens(rule, decision->owed));
+	nulls[0] = false;
+	if (rule)
+	{
+		values[1] = Float8GetDatum(rule->capacity);
+		nulls[1] = false;
+	}
+	if (rule && decision->known)
+	{
+		Owed		wait = decision_wait(rule, decision);
 
-	/* how much more is owed than the call could bear */
-	early = decision->owed - rule->room;
-	if (decision->allowed)
-		values[3] = interval_from_ns(0);
-	else if (rule->room >= 0 && rule->timed)
-		values[3] = interval_from_ns(early);
-	else
-		nulls[3] = true;
-
-	if (rule->timed || decision->owed == 0)
+		values[2] = Float8GetDatum(bucket_tokens(rule, decision->owed));
+		nulls[2] = false;
+		values[3] = interval_from_ns(wait);
+		nulls[3] = wait < 0;
 		values[4] = interval_from_ns(decision->owed);
-	else
-		nulls[4] = true;
-
-	if (!decision->known)
-		nulls[2] = nulls[3] = nulls[4] = true;
+		nulls[4] = !rule->timed && decision->owed > 0;
+	}
 	return HeapTupleGetDatum(heap_form_tuple(desc, values, nulls));
 }
 
@@ -420,69 +353,76 @@ rl_peek(PG_FUNCTION_ARGS)
 	const BucketRule *rule = get_call(fcinfo, &id);
 	Decision	decision;
 
-	decision.known = true;
-	if (!shmem_attached() || !shmem_peek(&id, rule, &decision))
-		guarded(look_elsewhere, &id, rule, &decision);
-	(void) bucket_take(rule, &decision.owed);
+	look(&id, rule, &decision);
+	if (decision.allowed && enabled_setting)
+		(void) bucket_take(rule, &decision.owed);
+	decision.allowed |= shadow_setting;
 	PG_RETURN_DATUM(make_result(fcinfo, rule, &decision));
 }
 
-/*
- * Resetting
- */
-
-/* Is there a table that may hold buckets and can be written? */
-static bool
-table_may_hold(int partition)
+/* The most whole tokens, at least 1, that a bucket in this state gives. */
+static double
+whole_tokens(const BucketRule *one, Owed owed, double wanted)
 {
-	if (!shmem_attached())
-		return true;
-	if (RecoveryInProgress())
-		return false;
-	if (!spill_known())
-		table_find_spilled();
-	if (partition < 0)
-		return spill_any();
-	return spill_is_set(partition);
-}
+	double		tokens = floor(bucket_tokens(one, owed));
+	double		guesses[4];
 
-/* rl_reset(key, limiter) returns boolean */
-Datum
-rl_reset(PG_FUNCTION_ARGS)
-{
-	BucketId	id;
-	bool		living = false;
-
-	check_not_null(fcinfo, 0, "key");
-	check_not_null(fcinfo, 1, "limiter");
-	get_bucket_id(&id, PG_GETARG_TEXT_PP(0), PG_GETARG_TEXT_PP(1));
-
-	if (table_may_hold(shmem_attached() ? shmem_partition(id.hash) : 0))
-		living = table_reset(&id);
-	if (shmem_attached())
-		living |= shmem_reset(&id);
-	PG_RETURN_BOOL(living);
-}
-
-/* rl_reset_all(limiter) returns bigint; a null limiter means all of them */
-Datum
-rl_reset_all(PG_FUNCTION_ARGS)
-{
-	const char *limiter = NULL;
-	int			len = 0;
-	int64		reset = 0;
-
-	if (!PG_ARGISNULL(0))
+	/* what is shown may be off by rounding: by far less than a token, mostly */
+	guesses[0] = tokens + 1;
+	guesses[1] = tokens;
+	guesses[2] = tokens - 1;
+	guesses[3] = floor(tokens * (1 - 0x1p-48));
+	for (int i = 0; i < lengthof(guesses); i++)
 	{
-		text	   *arg = PG_GETARG_TEXT_PP(0);
+		double		n = Min(guesses[i], wanted);
 
-		limiter = VARDATA_ANY(arg);
-		len = VARSIZE_ANY_EXHDR(arg);
-		check_limiter(limiter, len);
+		if (n >= 1 && owed <= get_rule(one->capacity, one->refill, n)->room)
+			return n;
 	}
-	if (table_may_hold(-1))
-		reset = table_reset_all(limiter, len);
-	if (shmem_attached())
-		reset += shmem_reset_all(MyDatabaseId, limiter, len);
-	PG_RETURN_INT64(reset);
+	return 1;
+}
+
+/*
+ * rl_consume_upto(key, capacity, refill, wanted, limiter) returns float8: the
+ * tokens taken.  What is there is looked at and then taken; should others take of
+ * it between the two, it is looked at again.
+ */
+Datum
+rl_consume_upto(PG_FUNCTION_ARGS)
+{
+	static const char *const names[] = {"key", "capacity", "refill", "wanted", "limiter"};
+	BucketId	id;
+	BucketRule	one;
+	double		wanted;
+	Decision	decision;
+
+	for (int i = 0; i < lengthof(names); i++)
+		check_not_null(fcinfo, i, names[i]);
+	get_bucket_id(&id, PG_GETARG_TEXT_PP(0), PG_GETARG_TEXT_PP(4));
+	check_tokens("wanted", PG_GETARG_FLOAT8(3));
+	wanted = floor(PG_GETARG_FLOAT8(3));
+	one = *get_rule(PG_GETARG_FLOAT8(1), PG_GETARG_FLOAT8(2), 1);
+	if (wanted == 0 || !enabled_setting)
+		PG_RETURN_FLOAT8(wanted);
+
+	for (;;)
+	{
+		double		n = 1;
+		BucketRule	rule;
+
+		CHECK_FOR_INTERRUPTS();
+		look(&id, &one, &decision);
+		if (decision.known && decision.allowed)
+			n = whole_tokens(&one, decision.owed, wanted);
+		rule = *get_rule(one.capacity, one.refill, n);
+		decide_quickly(&id, &rule, &decision);
+		if (!decision.allowed && n > 1)
+			continue;
+		decide_counted(&id, &rule, &decision, false);
+
+		/* decided by a setting: all of it, or nothing */
+		if (!decision.known || (decision.allowed && shadow_setting))
+			n = wanted;
+		PG_RETURN_FLOAT8(decision.allowed ? n : 0);
+	}
 }

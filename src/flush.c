@@ -387,7 +387,7 @@ flush_retention(void)
  * The ends of transactions
  */
 
-static void
+static bool
 write_local_violations(void *arg)
 {
 	HASH_SEQ_STATUS scan;
@@ -410,6 +410,7 @@ write_local_violations(void *arg)
 	PushActiveSnapshot(GetTransactionSnapshot());
 	(void) write_views(views, n);
 	PopActiveSnapshot();
+	return true;
 }
 
 /* Before the commit, which goes on whatever becomes of the violations. */

@@ -7,6 +7,7 @@
 #include <limits.h>
 
 #include "access/xact.h"
+#include "block.h"
 #include "catalog/objectaccess.h"
 #include "catalog/pg_database.h"
 #include "catalog/pg_extension.h"
@@ -16,6 +17,8 @@
 #include "flags.h"
 #include "flush.h"
 #include "miscadmin.h"
+#include "policy.h"
+#include "refund.h"
 #include "snapshot.h"
 #include "sql.h"
 #include "stats.h"
@@ -40,6 +43,10 @@ int			flag_window_setting = 600;
 char	   *flag_limiters_setting = NULL;
 int			max_episodes_setting = 200;
 int			episode_retention_setting = 3600;
+bool		enabled_setting = true;
+bool		shadow_setting = false;
+bool		refund_setting = false;
+bool		postgrest_headers_setting = false;
 
 static const struct config_enum_entry overflow_options[] = {
 	{"table", OVERFLOW_TABLE, false},
@@ -165,6 +172,30 @@ define_settings(void)
 							&episode_retention_setting,
 							3600, 1, 86400 * 366, PGC_SIGHUP, GUC_UNIT_S,
 							NULL, NULL, NULL);
+	DefineCustomBoolVariable("ratelimit.enabled",
+							 "Decide calls.",
+							 "Off: every call is allowed and nothing is counted.",
+							 &enabled_setting,
+							 true, PGC_SUSET, 0,
+							 NULL, NULL, NULL);
+	DefineCustomBoolVariable("ratelimit.shadow",
+							 "Decide and record calls, but allow them all.",
+							 NULL,
+							 &shadow_setting,
+							 false, PGC_SUSET, 0,
+							 NULL, NULL, NULL);
+	DefineCustomBoolVariable("ratelimit.refund_on_rollback",
+							 "Give tokens back when what took them is rolled back.",
+							 NULL,
+							 &refund_setting,
+							 false, PGC_USERSET, 0,
+							 NULL, NULL, NULL);
+	DefineCustomBoolVariable("ratelimit.postgrest_headers",
+							 "Let rl_enforce() raise errors that PostgREST makes headers of.",
+							 NULL,
+							 &postgrest_headers_setting,
+							 false, PGC_USERSET, 0,
+							 NULL, NULL, NULL);
 	MarkGUCPrefixReserved("ratelimit");
 }
 
@@ -183,6 +214,7 @@ shmem_size(void)
 	size = add_size(size, MAXALIGN(databases_size()));
 	size = add_size(size, MAXALIGN(stats_size()));
 	size = add_size(size, MAXALIGN(episodes_size()));
+	size = add_size(size, MAXALIGN(block_filter_size()));
 	return add_size(size, MAXALIGN(violations_size()));
 }
 
@@ -191,7 +223,7 @@ shmem_request(void)
 {
 	if (prev_shmem_request_hook)
 		prev_shmem_request_hook();
-	RequestAddinShmemSpace(add_size(shmem_size(), 5 * PG_CACHE_LINE_SIZE));
+	RequestAddinShmemSpace(add_size(shmem_size(), 6 * PG_CACHE_LINE_SIZE));
 	RequestNamedLWLockTranche("ratelimit", n_locks());
 }
 
@@ -218,6 +250,8 @@ shmem_startup(void)
 				  &locks[1].lock, found);
 	episodes_startup(ShmemInitStruct("ratelimit episodes", episodes_size(), &found),
 					 found);
+	block_filter_startup(ShmemInitStruct("ratelimit blocks", block_filter_size(), &found),
+						 found);
 	LWLockRelease(AddinShmemInitLock);
 
 	if (!IsUnderPostmaster && !IsBinaryUpgrade)
@@ -290,6 +324,8 @@ _PG_init(void)
 	sql_init();
 	flush_init();
 	flags_init();
+	policy_init();
+	refund_init();
 
 	if (!process_shared_preload_libraries_in_progress)
 		return;

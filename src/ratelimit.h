@@ -12,6 +12,7 @@
 #include "datatype/timestamp.h"
 #include "fmgr.h"
 #include "storage/lwlock.h"
+#include "utils/timestamp.h"
 
 #include "bucket.h"
 #include "compat.h"
@@ -21,6 +22,7 @@
 
 #define MAX_KEY_LEN			255 /* bytes */
 #define MAX_LIMITER_LEN		63	/* bytes */
+#define BLOCK_PREFIX		':' /* begins the limiter of a bucket that is a block */
 
 /*
  * Which bucket.  The texts need not end in a zero byte and belong to the
@@ -41,14 +43,26 @@ typedef struct Decision
 {
 	bool		allowed;
 	bool		known;			/* false: ratelimit.on_error decided, not a bucket */
+	bool		in_table;		/* the bucket is there */
 	Owed		owed;			/* by the bucket after the call */
+	Owed		blocked;		/* for so many ns is the key blocked; 0: it is not */
 	int64		now;			/* when, on the monotonic clock; 0: not known */
 } Decision;
+
+#define MAX_CALLS	64			/* that are decided together */
+
+/* A call on its way to a decision, one of several. */
+typedef struct BucketCall
+{
+	BucketId	id;
+	BucketRule	rule;
+	Decision	decision;
+} BucketCall;
 
 /* A living bucket, as rate_limit_status shows it. */
 typedef struct BucketView
 {
-	char		limiter[MAX_LIMITER_LEN];
+	char		limiter[MAX_LIMITER_LEN + 1];	/* and a block's colon: block.c */
 	char		key[MAX_KEY_LEN];
 	int			limiter_len;
 	int			key_len;
@@ -91,6 +105,10 @@ extern int	flag_window_setting;	/* seconds */
 extern char *flag_limiters_setting; /* separated by commas */
 extern int	max_episodes_setting;
 extern int	episode_retention_setting;	/* seconds */
+extern bool enabled_setting;
+extern bool shadow_setting;
+extern bool refund_setting;		/* on rollback */
+extern bool postgrest_headers_setting;
 
 /* shmem_store.c: buckets in shared memory */
 typedef enum PlaceMode
@@ -99,7 +117,8 @@ typedef enum PlaceMode
 								 * spilled: to the table */
 	PLACE_OR_EVICT,				/* when there is no room, another gives way */
 	PLACE_HERE,					/* the same, spilled or not: no table to go to */
-	PLACE_IF_ROOM				/* when there is no room: nothing */
+	PLACE_IF_ROOM,				/* when there is no room: nothing */
+	PLACE_NOTHING				/* only what is there already is decided on */
 } PlaceMode;
 
 extern Size shmem_store_size(void);
@@ -114,6 +133,10 @@ extern bool shmem_consume(const BucketId *id, const BucketRule *rule,
 						  Decision *decision);
 extern bool shmem_place(const BucketId *id, const BucketRule *rule, Owed owed,
 						PlaceMode mode, Decision *decision);
+extern bool shmem_set(const BucketId *id, const BucketRule *rule, Owed owed,
+					  PlaceMode mode);
+extern bool shmem_consume_all(BucketCall *calls, int n, PlaceMode mode, bool apply);
+extern bool shmem_give(const BucketId *id, double tokens, double *given);
 extern bool shmem_peek(const BucketId *id, const BucketRule *rule,
 					   Decision *decision);
 extern bool shmem_reset(const BucketId *id);
@@ -160,6 +183,9 @@ extern bool table_consume(const BucketId *id, const BucketRule *rule,
 extern void table_take_over(const BucketId *id, const BucketRule *rule,
 							Decision *decision);
 extern Owed table_peek(const BucketId *id, const BucketRule *rule);
+extern bool table_set(const BucketId *id, const BucketRule *rule, Owed owed);
+extern void table_take_over_set(const BucketId *id, const BucketRule *rule, Owed owed);
+extern bool table_give(const BucketId *id, double tokens, double *given);
 extern bool table_reset(const BucketId *id);
 extern int64 table_reset_all(const char *limiter, int limiter_len);
 extern void table_find_spilled(void);
@@ -176,10 +202,35 @@ extern void table_views(void (*show) (const BucketView *view, void *arg), void *
 pg_noreturn extern void fail_null(const char *name);
 extern void check_length(const char *name, const char *value, int len, int max);
 extern void check_limiter(const char *limiter, int len);
+extern void check_tokens(const char *name, double tokens);
 extern const BucketRule *get_rule(double capacity, double refill, double cost);
 extern void make_bucket_id(BucketId *id, Oid database, const char *limiter,
 						   int limiter_len, const char *key, int key_len);
+extern void use_limiter(const char *limiter, int len);
+extern void use_bucket(BucketId *id, const char *key, int key_len,
+					   const char *limiter, int limiter_len);
 extern void get_bucket_id(BucketId *id, const text *key, const text *limiter);
+extern const BucketRule *get_call(FunctionCallInfo fcinfo, BucketId *id);
+extern Owed get_span(const char *name, const Interval *span);
+extern Owed decision_wait(const BucketRule *rule, const Decision *decision);
+extern Datum make_result(FunctionCallInfo fcinfo, const BucketRule *rule,
+						 const Decision *decision);
+extern void decide_uncounted(const BucketId *id, const BucketRule *rule,
+							 Decision *decision);
+
+/* decide.c: the way to a decision */
+extern void decide_slowly(const BucketId *id, const BucketRule *rule,
+						  Decision *decision);
+extern void take_tokens(const BucketId *id, const BucketRule *rule,
+						Decision *decision);
+extern void decide_counted(const BucketId *id, const BucketRule *rule,
+						   Decision *decision, bool shadow);
+extern bool errors_are_decided(void);
+extern bool decide_all(BucketCall *calls, int n);
+extern void look(const BucketId *id, const BucketRule *rule, Decision *decision);
+extern bool table_may_hold(const BucketId *id);
+extern void set_bucket(const BucketId *id, const BucketRule *rule, Owed owed);
+extern bool reset_bucket(const BucketId *id);
 
 /* worker.c */
 extern void worker_register(void);

@@ -24,17 +24,19 @@ PG_FUNCTION_INFO_V1(rl_stats_reset);
 PG_FUNCTION_INFO_V1(rl_buckets);
 PG_FUNCTION_INFO_V1(rl_partitions);
 
-/* A living bucket as a row of rl_buckets(). */
+/* A living bucket, or a block, as a row of rl_buckets(). */
 static void
 show_bucket(const BucketView *view, const char *tier, ReturnSetInfo *rsinfo)
 {
+	bool		is_block = view->limiter[0] == BLOCK_PREFIX;
 	BucketRule	rule;
-	Datum		values[7];
-	bool		nulls[7] = {false};
+	Datum		values[8];
+	bool		nulls[8] = {false};
 	Owed		full_at;
 
 	bucket_rule(&rule, view->capacity, view->refill, 0);
-	values[0] = PointerGetDatum(cstring_to_text_with_len(view->limiter, view->limiter_len));
+	values[0] = PointerGetDatum(cstring_to_text_with_len(view->limiter + is_block,
+														 view->limiter_len - is_block));
 	values[1] = PointerGetDatum(cstring_to_text_with_len(view->key, view->key_len));
 	values[2] = Float8GetDatum(bucket_tokens(&rule, view->owed));
 	values[3] = Float8GetDatum(view->capacity);
@@ -45,7 +47,10 @@ show_bucket(const BucketView *view, const char *tier, ReturnSetInfo *rsinfo)
 		values[5] = TimestampTzGetDatum(DT_NOEND);
 	else
 		values[5] = TimestampTzGetDatum((TimestampTz) full_at);
-	values[6] = CStringGetTextDatum(tier);
+	values[6] = values[5];
+	nulls[2] = nulls[3] = nulls[4] = nulls[5] = is_block;
+	nulls[6] = !is_block;
+	values[7] = CStringGetTextDatum(tier);
 	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 }
 
@@ -66,7 +71,7 @@ show_table_bucket(const BucketView *view, void *arg)
 
 /*
  * rl_buckets() returns setof (limiter, key, tokens, capacity, refill, full_at,
- * tier): the living buckets of this database
+ * blocked_until, tier): the living buckets of this database, and its blocks
  */
 Datum
 rl_buckets(PG_FUNCTION_ARGS)
@@ -189,7 +194,7 @@ rl_episodes(PG_FUNCTION_ARGS)
 }
 
 /*
- * rl_limiters() returns setof (limiter, allowed, denied, overflowed): decisions
+ * rl_limiters() returns setof (limiter, allowed, denied, shadowed, overflowed): decisions
  * counted in this database, a row per limiter
  */
 Datum

@@ -29,7 +29,41 @@ shmem_reset(const BucketId *id)
 	return false;
 }
 
-/* Make all buckets of a database, or of a limiter in it, full; how many. */
+/*
+ * Put tokens back, by the bucket's own parameters; how many it had room for.
+ * False if it is not here.
+ */
+bool
+shmem_give(const BucketId *id, double tokens, double *given)
+{
+	Probe		way = probe_of(id->hash);
+	Slot	   *slot;
+	uint64		word;
+
+	while ((slot = find(id, &way, &word)) != NULL)
+	{
+		int64		now;
+		BucketRule	own;
+		Owed		owed;
+		Owed		left;
+
+		if (!lock_word(slot, word))
+			continue;
+		now = monotonic_ns();
+		bucket_rule(&own, slot->u.bucket.capacity, slot->u.bucket.refill, tokens);
+		owed = owed_of(slot, word, now);
+		left = bucket_give(&own, owed);
+		unlock_changed(slot, word, own.timed ? now + left : left);
+		*given = left > 0 ? tokens : Min(tokens, bucket_lacks(&own, owed));
+		return true;
+	}
+	return false;
+}
+
+/*
+ * Make all buckets of a database, or of a limiter in it, full, blocks excepted;
+ * how many.
+ */
 int64
 shmem_reset_all(Oid database, const char *limiter, int limiter_len)
 {
@@ -50,7 +84,7 @@ shmem_reset_all(Oid database, const char *limiter, int limiter_len)
 			if (!lock_word(slot, word))
 				continue;
 			if (slot->database == database &&
-				(!limiter ||
+				(!limiter ? slot->u.bucket.name[0] != BLOCK_PREFIX :
 				 (slot->u.bucket.limiter_len == limiter_len &&
 				  memcmp(slot->u.bucket.name, limiter, limiter_len) == 0)))
 			{

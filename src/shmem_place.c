@@ -7,6 +7,9 @@
  */
 #include "shmem_slots.h"
 
+#include "miscadmin.h"
+#include "port/pg_bitutils.h"
+
 /* The slot is locked.  What was in it is no more; its continuations are free. */
 static void
 empty(uint32 n)
@@ -31,12 +34,16 @@ empty(uint32 n)
 
 /*
  * Lock and empty the slot if it is free or its bucket is full again; false if it
- * is neither.
+ * is neither, or locked.
  */
 static bool
 claim_slot(uint32 n, int64 now, uint64 *word)
 {
-	*word = read_word(&store.slots[n]);
+	/* somebody is at it; or it is one that we have claimed */
+	*word = pg_atomic_read_u64(&store.slots[n].word);
+	if (*word & WORD_LOCKED)
+		return false;
+	pg_read_barrier();
 	if (store.tags[n] >= TAG_FIRST)
 	{
 		if (owed_of(&store.slots[n], *word, now) > 0)
@@ -58,13 +65,17 @@ claim_slot(uint32 n, int64 now, uint64 *word)
 	return true;
 }
 
-/* How far from full, for choosing what gives way; those that never refill last. */
+/*
+ * How far from full, for choosing what gives way: those that never refill, and
+ * blocks, last.
+ */
 static double
 distance_from_full(const Slot *slot, uint64 word, int64 now)
 {
 	double		owed = (double) owed_of(slot, word, now);
 
-	if (bucket_timed(slot->u.bucket.capacity, slot->u.bucket.refill))
+	if (bucket_timed(slot->u.bucket.capacity, slot->u.bucket.refill) &&
+		slot->u.bucket.name[0] != BLOCK_PREFIX)
 		return owed;
 	return owed * 1e60;
 }
@@ -178,16 +189,33 @@ slots_needed(const BucketId *id)
 	return 1 + (Max(beyond, 0) + CONTINUATION_BYTES - 1) / CONTINUATION_BYTES;
 }
 
+/* Let a bucket owe so much, if it is here. */
+static bool
+set_here(const BucketId *id, const BucketRule *rule, Owed owed)
+{
+	Probe		way = probe_of(id->hash);
+	Slot	   *slot;
+	uint64		word;
+
+	while ((slot = find(id, &way, &word)) != NULL)
+	{
+		if (!lock_word(slot, word))
+			continue;
+		slot->u.bucket.capacity = rule->capacity;
+		slot->u.bucket.refill = rule->refill;
+		unlock_changed(slot, word, owed + (rule->timed ? monotonic_ns() : 0));
+		return true;
+	}
+	return false;
+}
+
 /*
- * Decide a call on a bucket that shmem_consume() did not find, and make the
- * bucket, which so far owes what the caller says, if it is full no more.
- *
- * False if the bucket is not made here, but belongs into the table (see spill.c),
- * or stays there, if the mode is PLACE_IF_ROOM.
+ * Decide a call on a bucket that is not here, but owes so much, and make it, if it
+ * is full no more; or let it, here or not, owe so much.  See shmem_place().
  */
-bool
-shmem_place(const BucketId *id, const BucketRule *rule, Owed owed,
-			PlaceMode mode, Decision *decision)
+static bool
+place_or_set(const BucketId *id, const BucketRule *rule, Owed owed, bool set,
+			 PlaceMode mode, Decision *decision)
 {
 	int			partition = shmem_partition(id->hash);
 	Probe		probe = probe_of(id->hash);
@@ -198,7 +226,7 @@ shmem_place(const BucketId *id, const BucketRule *rule, Owed owed,
 	shmem_lock_partition(partition);
 
 	/* Somebody else may have made it meanwhile: nobody can from here on. */
-	if (shmem_consume(id, rule, decision))
+	if (set ? set_here(id, rule, owed) : shmem_consume(id, rule, decision))
 	{
 		shmem_unlock_partition(partition);
 		return true;
@@ -233,6 +261,261 @@ shmem_place(const BucketId *id, const BucketRule *rule, Owed owed,
 
 	shmem_unlock_partition(partition);
 	return true;
+}
+
+/*
+ * Decide a call on a bucket that shmem_consume() did not find, and make the
+ * bucket, which so far owes what the caller says, if it is full no more.
+ *
+ * False if the bucket is not made here, but belongs into the table (see spill.c),
+ * or stays there, if the mode is PLACE_IF_ROOM.
+ */
+bool
+shmem_place(const BucketId *id, const BucketRule *rule, Owed owed,
+			PlaceMode mode, Decision *decision)
+{
+	return place_or_set(id, rule, owed, false, mode, decision);
+}
+
+/* Let the bucket owe so much, under a rule that takes nothing; or false, likewise. */
+bool
+shmem_set(const BucketId *id, const BucketRule *rule, Owed owed, PlaceMode mode)
+{
+	Decision	decision;
+
+	return place_or_set(id, rule, owed, true, mode, &decision);
+}
+
+/*
+ * All or nothing
+ *
+ * Calls on several buckets are decided with all of their words locked, so nobody
+ * sees, or takes part in, half of it.  Nobody who holds one of them for another
+ * reason waits for anything; we hold many, so we wait for none: whose word is
+ * locked when we come, or has changed since we read it, makes us release all and
+ * start anew.
+ *
+ * Buckets that are not here are made with their partitions' locks held, taken in
+ * order, and before any word is locked.  Searching waits for words, so it comes
+ * first; claiming slots does not.  Evicting may wait for a word while slots are
+ * claimed, but then all is released, and nobody who holds a word waits for a slot
+ * that is claimed.
+ */
+
+/* What a call holds while it is decided together with others. */
+typedef struct Held
+{
+	Slot	   *slot;			/* NULL: not here */
+	uint64		word;
+	int			n_claimed;
+	uint32		claimed[1 + MAX_CONTINUATIONS];
+	uint64		words[1 + MAX_CONTINUATIONS];
+} Held;
+
+typedef enum AllResult
+{
+	ALL_DECIDED,
+	ALL_BUSY,					/* start anew */
+	ALL_MISSING,				/* start anew with more partitions locked */
+	ALL_ELSEWHERE				/* some belong into the table */
+} AllResult;
+
+/* Find the calls' buckets, and claim slots for those that are not here. */
+static AllResult
+find_or_claim(BucketCall *calls, int n, PlaceMode mode, Held *held,
+			  PartitionSet *locked)
+{
+	AllResult	result = ALL_DECIDED;
+
+	for (int i = 0; i < n; i++)
+	{
+		Probe		probe = probe_of(calls[i].id.hash);
+		int			partition = shmem_partition(calls[i].id.hash);
+
+		held[i].n_claimed = 0;
+		held[i].slot = find(&calls[i].id, &probe, &held[i].word);
+		if (held[i].slot || partition_set_has(locked, partition))
+			continue;
+		partition_set_add(locked, partition);
+		result = ALL_MISSING;
+	}
+	if (result != ALL_DECIDED)
+		return mode == PLACE_NOTHING ? ALL_ELSEWHERE : result;
+
+	for (int i = 0; i < n; i++)
+	{
+		Probe		probe = probe_of(calls[i].id.hash);
+		int			partition = shmem_partition(calls[i].id.hash);
+
+		if (held[i].slot)
+			continue;
+		if ((mode == PLACE_OR_SPILL || mode == PLACE_OR_EVICT) &&
+			spill_is_set(partition))
+		{
+			calls[i].decision.in_table = true;
+			result = ALL_ELSEWHERE;
+			continue;
+		}
+		if (calls[i].rule.take == 0)
+			continue;			/* stays full */
+		if (claim(&probe, slots_needed(&calls[i].id), held[i].claimed, held[i].words))
+			held[i].n_claimed = slots_needed(&calls[i].id);
+		else if (mode == PLACE_OR_SPILL)
+		{
+			spill_mark(partition);
+			calls[i].decision.in_table = true;
+			result = ALL_ELSEWHERE;
+		}
+		else
+		{
+			evict_one(&probe, partition);
+			return ALL_BUSY;
+		}
+	}
+	return result;
+}
+
+/* Lock the words of the buckets that are here; how many, if not all of them. */
+static int
+lock_all(Held *held, int n)
+{
+	for (int i = 0; i < n; i++)
+		if (held[i].slot && !lock_word(held[i].slot, held[i].word))
+			return i;
+	return n;
+}
+
+/* Decide on buckets all of whose words are locked, and release them. */
+static void
+decide_locked(BucketCall *calls, int n, Held *held, bool apply)
+{
+	int64		now = monotonic_ns();
+
+	for (int i = 0; i < n; i++)
+	{
+		const BucketRule *rule = &calls[i].rule;
+		Decision   *decision = &calls[i].decision;
+		Slot	   *slot = held[i].slot;
+		Owed		owed = 0;
+
+		if (slot)
+			owed = owed_of(slot, held[i].word, now);
+		if (slot && (slot->u.bucket.capacity != rule->capacity ||
+					 slot->u.bucket.refill != rule->refill))
+			owed = bucket_carry(slot->u.bucket.capacity, slot->u.bucket.refill,
+								owed, rule);
+		decision->now = now;
+		decision->owed = owed;
+		decision->allowed = bucket_take(rule, &owed);
+		apply &= decision->allowed;
+	}
+
+	for (int i = 0; i < n; i++)
+	{
+		const BucketRule *rule = &calls[i].rule;
+		Decision   *decision = &calls[i].decision;
+		Slot	   *slot = held[i].slot;
+		Owed		full_at;
+
+		if (apply)
+			(void) bucket_take(rule, &decision->owed);
+		full_at = decision->owed + (rule->timed ? now : 0);
+
+		if (slot && apply)
+		{
+			slot->u.bucket.capacity = rule->capacity;
+			slot->u.bucket.refill = rule->refill;
+			unlock_changed(slot, held[i].word, full_at);
+		}
+		else if (slot)
+			unlock_unchanged(slot, held[i].word);
+		else if (held[i].n_claimed > 0 && apply)
+		{
+			fill(&calls[i].id, rule, full_at, probe_of(calls[i].id.hash).tag,
+				 held[i].n_claimed, held[i].claimed, held[i].words);
+			held[i].n_claimed = 0;
+		}
+	}
+}
+
+/* One try, the partitions' locks held. */
+static AllResult
+try_all(BucketCall *calls, int n, PlaceMode mode, bool apply, Held *held,
+		PartitionSet *locked)
+{
+	AllResult	result;
+
+	for (int i = 0; i < n; i++)
+		held[i].n_claimed = 0;
+	result = find_or_claim(calls, n, mode, held, locked);
+	if (result == ALL_DECIDED)
+	{
+		int			n_locked = lock_all(held, n);
+
+		if (n_locked == n)
+			decide_locked(calls, n, held, apply);
+		else
+		{
+			result = ALL_BUSY;
+			while (n_locked-- > 0)
+				if (held[n_locked].slot)
+					unlock_unchanged(held[n_locked].slot, held[n_locked].word);
+		}
+	}
+	for (int i = 0; i < n; i++)
+		while (held[i].n_claimed-- > 0)
+			unlock_changed(&store.slots[held[i].claimed[held[i].n_claimed]],
+						   held[i].words[held[i].n_claimed], 0);
+	return result;
+}
+
+static void
+for_each_partition(const PartitionSet *set, void (*visit) (int partition))
+{
+	for (int i = 0; i < lengthof(set->bits); i++)
+		for (uint64 bits = set->bits[i]; bits != 0; bits &= bits - 1)
+			visit(64 * i + pg_rightmost_one_pos64(bits));
+}
+
+/*
+ * Decide calls on different buckets: from all of them what they cost is taken, or
+ * from none, also if it is not to be applied.
+ *
+ * False if some are not here, but belong into the table: decision.in_table says
+ * which.  Those of mode PLACE_NOTHING do not say.
+ */
+bool
+shmem_consume_all(BucketCall *calls, int n, PlaceMode mode, bool apply)
+{
+	Held		held[MAX_CALLS];
+	PartitionSet locked = {{0}};
+
+	Assert(n <= MAX_CALLS);
+	for (int round = 0;; round++)
+	{
+		PartitionSet now_locked = locked;
+		AllResult	result;
+
+		CHECK_FOR_INTERRUPTS();
+		for_each_partition(&now_locked, shmem_lock_partition);
+		result = try_all(calls, n, mode, apply, held, &locked);
+		for_each_partition(&now_locked, shmem_unlock_partition);
+
+		if (result == ALL_DECIDED || result == ALL_ELSEWHERE)
+			return result == ALL_DECIDED;
+
+		/*
+		 * Who has a word locked may have lost its processor: let it go on.  It
+		 * only takes this long if our own buckets evict each other.
+		 */
+		if (result == ALL_BUSY && round > 10)
+			pg_usleep(Min(round, 1000));
+		if (round > 10000)
+			ereport(ERROR,
+					(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+					 errmsg("shared memory has no room for %d buckets at once", n),
+					 errhint("Increase ratelimit.max_buckets.")));
+	}
 }
 
 /* The database's buckets are no more. */

@@ -36,13 +36,15 @@ static struct
 {
 	bool		valid;
 	Oid			owner;
+	Oid			schema_oid;
 	Oid			buckets_relid;	/* of rate_limit_buckets */
 	uint32		generation;		/* counts the values of schema */
 	char		schema[2 * NAMEDATALEN + 3];	/* quoted */
 }			extension;
 
 static const char *const tables[] = {
-	"rate_limit_buckets", "rate_limit_violations", "rate_limit_flags"
+	"rate_limit_buckets", "rate_limit_violations", "rate_limit_flags",
+	"rate_limit_policies"
 };
 
 static void
@@ -149,6 +151,7 @@ sql_available(void)
 		extension.generation++;
 	}
 	extension.owner = owner;
+	extension.schema_oid = schema;
 	extension.buckets_relid = relid;
 	return true;
 }
@@ -158,6 +161,13 @@ Oid
 sql_buckets_relid(void)
 {
 	return extension.buckets_relid;
+}
+
+/* Any table of ours, likewise. */
+Oid
+sql_table_relid(const char *name)
+{
+	return get_relname_relid(name, extension.schema_oid);
 }
 
 /*
@@ -257,12 +267,12 @@ sql_each(SqlStatement *statement, void (*visit) (uint64 n, void *arg), void *arg
 }
 
 /*
- * Do work in a subtransaction.  Should it fail, what it did is undone, the
- * transaction goes on, and the error is returned; NULL if it went well.  A cancel
- * or a shutdown goes through.
+ * Do work in a subtransaction.  Should it return false, what it did is undone.
+ * Should it fail, likewise, the transaction goes on, and the error is returned;
+ * else NULL.  A cancel or a shutdown goes through.
  */
 ErrorData *
-sql_try(void (*work) (void *arg), void *arg)
+sql_try(bool (*work) (void *arg), void *arg)
 {
 	MemoryContext context = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
@@ -272,8 +282,10 @@ sql_try(void (*work) (void *arg), void *arg)
 	MemoryContextSwitchTo(context);
 	PG_TRY();
 	{
-		work(arg);
-		ReleaseCurrentSubTransaction();
+		if (work(arg))
+			ReleaseCurrentSubTransaction();
+		else
+			RollbackAndReleaseCurrentSubTransaction();
 		MemoryContextSwitchTo(context);
 		CurrentResourceOwner = owner;
 	}

@@ -32,6 +32,7 @@ typedef struct SqlCaller
 extern void sql_init(void);
 extern bool sql_available(void);
 extern Oid	sql_buckets_relid(void);
+extern Oid	sql_table_relid(const char *name);
 extern SqlCaller sql_begin(void);
 extern void sql_execute(SqlStatement *statement, Datum *values,
 						const char *nulls, bool read_only);
@@ -39,7 +40,7 @@ extern void sql_each(SqlStatement *statement, void (*visit) (uint64 n, void *arg
 					 void *arg);
 extern void sql_push_latest_snapshot(void);
 extern void sql_end(SqlCaller caller);
-extern ErrorData *sql_try(void (*work) (void *arg), void *arg);
+extern ErrorData *sql_try(bool (*work) (void *arg), void *arg);
 
 #pragma GCC visibility pop
 

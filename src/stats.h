@@ -12,6 +12,7 @@ typedef enum StatsCount
 {
 	COUNT_ALLOWED,
 	COUNT_DENIED,
+	COUNT_SHADOWED,				/* would have been denied */
 	COUNT_OVERFLOWED,			/* decided in the table for lack of room */
 	N_COUNTS
 } StatsCount;

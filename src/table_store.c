@@ -25,6 +25,7 @@
 #include "access/table.h"
 #include "access/xact.h"
 #include "access/xlog.h"
+#include "block.h"
 #include "catalog/pg_type.h"
 #include "common/pg_prng.h"
 #include "databases.h"
@@ -93,7 +94,8 @@ static SqlStatement delete_row = {
 };
 static SqlStatement delete_all = {
 	"WITH deleted AS (DELETE FROM %1$s.rate_limit_buckets b"
-	"  WHERE $1 IS NULL OR b.limiter OPERATOR(pg_catalog.=) $1"
+	"  WHERE pg_catalog.left(b.limiter, 1) OPERATOR(pg_catalog.<>) ':'"
+	"  AND ($1 IS NULL OR b.limiter OPERATOR(pg_catalog.=) $1)"
 	"  RETURNING " IS_FULL " AS is_full)"
 	" SELECT 1 FROM deleted WHERE NOT is_full",
 	1, {TEXTOID}
@@ -218,7 +220,7 @@ parse_row(uint64 n, TimestampTz now, const BucketRule *rule)
 			row.repaired = true;
 		}
 		/* a microsecond in a million, for rounding */
-		else if (row.owed > own.window + (own.window >> 20) + 1000)
+		else if (row.owed > own.window + (own.window >> 20) + 1000 + BUCKET_DEBT_MAX)
 		{
 			row.owed = own.window;
 			row.repaired = true;
@@ -258,7 +260,7 @@ row_id(uint64 n, BucketId *id)
 										   SPI_tuptable->tupdesc, 5, &isnull));
 	key = DatumGetTextPP(SPI_getbinval(SPI_tuptable->vals[n],
 									   SPI_tuptable->tupdesc, 6, &isnull));
-	if (VARSIZE_ANY_EXHDR(limiter) > MAX_LIMITER_LEN ||
+	if (VARSIZE_ANY_EXHDR(limiter) > MAX_LIMITER_LEN + 1 ||
 		VARSIZE_ANY_EXHDR(key) > MAX_KEY_LEN)
 		return false;
 	make_bucket_id(id, MyDatabaseId, VARDATA_ANY(limiter), VARSIZE_ANY_EXHDR(limiter),
@@ -324,12 +326,12 @@ table_lock_key(const BucketId *id, LOCKMODE mode, LOCKTAG *tag)
 }
 
 /*
- * Decide a call.  Anything that can go wrong in a transaction can go wrong here.
- * False if the bucket does not belong here any more: it is to be looked for in
- * shared memory again.
+ * Decide a call, or, if it is not null, let the bucket owe what "set" says.
+ * False if the bucket does not belong here any more.
  */
-bool
-table_consume(const BucketId *id, const BucketRule *rule, Decision *decision)
+static bool
+consume_or_set(const BucketId *id, const BucketRule *rule, const Owed *set,
+			   Decision *decision)
 {
 	static uint32 inserted = 0;
 	SqlCaller	caller = sql_begin();
@@ -362,7 +364,8 @@ table_consume(const BucketId *id, const BucketRule *rule, Decision *decision)
 			here = false;
 			break;
 		}
-		decision->owed = 0;
+		decision->in_table = true;
+		decision->owed = set ? *set : 0;
 		if (new)
 		{
 			decision->allowed = bucket_take(rule, &decision->owed);
@@ -378,10 +381,11 @@ table_consume(const BucketId *id, const BucketRule *rule, Decision *decision)
 
 			if (row.repaired)
 				warn_repaired(id);
-			decision->owed = row_owed(&row, now, rule);
+			if (!set)
+				decision->owed = row_owed(&row, now, rule);
 			decision->allowed = bucket_take(rule, &decision->owed);
 			/* a denied call leaves the row as it is, but for new parameters */
-			if (!row.repaired && row.capacity == rule->capacity &&
+			if (!row.repaired && !set && row.capacity == rule->capacity &&
 				row.refill == rule->refill &&
 				(!decision->allowed || rule->take == 0))
 				break;
@@ -402,6 +406,26 @@ table_consume(const BucketId *id, const BucketRule *rule, Decision *decision)
 		clean_some_pages();
 	sql_end(caller);
 	return here;
+}
+
+/*
+ * Decide a call.  Anything that can go wrong in a transaction can go wrong here.
+ * False if the bucket does not belong here any more: it is to be looked for in
+ * shared memory again.
+ */
+bool
+table_consume(const BucketId *id, const BucketRule *rule, Decision *decision)
+{
+	return consume_or_set(id, rule, NULL, decision);
+}
+
+/* Let the bucket owe so much, under a rule that takes nothing; or false, likewise. */
+bool
+table_set(const BucketId *id, const BucketRule *rule, Owed owed)
+{
+	Decision	decision;
+
+	return consume_or_set(id, rule, &owed, &decision);
 }
 
 /* What the bucket owes now under the rule; 0 if it has no row. */
@@ -447,6 +471,61 @@ table_take_over(const BucketId *id, const BucketRule *rule, Decision *decision)
 	(void) LockRelease(&tag, ShareLock, false);
 }
 
+/* Likewise, but let it owe so much, whatever it owed. */
+void
+table_take_over_set(const BucketId *id, const BucketRule *rule, Owed owed)
+{
+	LOCKTAG		tag;
+
+	table_lock_key(id, ShareLock, &tag);
+	(void) shmem_set(id, rule, owed, PLACE_HERE);
+	(void) LockRelease(&tag, ShareLock, false);
+}
+
+/*
+ * Put tokens back, by the parameters of the bucket's row; how many it had room
+ * for.  False if it has no row.
+ */
+bool
+table_give(const BucketId *id, double tokens, double *given)
+{
+	SqlCaller	caller = sql_begin();
+	Datum		values[6];
+	bool		found;
+
+	if (shmem_attached())
+	{
+		LOCKTAG		tag;
+
+		table_lock_key(id, RowExclusiveLock, &tag);
+	}
+	key_values(id, values);
+	sql_execute(&lock_row, values, NULL, false);
+	found = SPI_processed > 0;
+	if (found)
+	{
+		TimestampTz now = wall_clock();
+		Row			row = parse_row(0, now, NULL);
+		BucketRule	own;
+		Owed		owed;
+		Owed		left;
+
+		if (row.repaired)
+			warn_repaired(id);
+		bucket_rule(&own, row.capacity, row.refill, tokens);
+		owed = row_owed(&row, now, &own);
+		left = bucket_give(&own, owed);
+		*given = left > 0 ? tokens : Min(tokens, bucket_lacks(&own, owed));
+		values[2] = Float8GetDatum(row.capacity);
+		values[3] = Float8GetDatum(row.refill);
+		values[4] = owed_to_numeric(left);
+		values[5] = TimestampTzGetDatum(Max(now, row.updated_at));
+		sql_execute(&update_row, values, NULL, false);
+	}
+	sql_end(caller);
+	return found;
+}
+
 /* Delete the bucket's row.  Was there one, and not full? */
 bool
 table_reset(const BucketId *id)
@@ -476,7 +555,7 @@ table_reset(const BucketId *id)
 	return living;
 }
 
-/* Delete all rows, or those of a limiter; how many. */
+/* Delete all rows but blocks, or those of a limiter; how many. */
 int64
 table_reset_all(const char *limiter, int limiter_len)
 {
@@ -543,21 +622,35 @@ table_views(void (*show) (const BucketView *view, void *arg), void *arg)
  */
 
 static void
-add_partition(uint64 n, void *set)
+visit_row(uint64 n, void *set)
 {
 	BucketId	id;
 
-	if (row_id(n, &id))
-		partition_set_add(set, shmem_partition(id.hash));
+	if (!row_id(n, &id))
+		return;
+	partition_set_add(set, shmem_partition(id.hash));
+	if (id.limiter_len > 1 && id.limiter[0] == BLOCK_PREFIX)
+	{
+		TimestampTz now = wall_clock();
+		Row			row = parse_row(n, now, NULL);
+		BucketRule	own;
+
+		bucket_rule(&own, row.capacity, row.refill, 0);
+		block_noticed(&id, row_owed(&row, now, &own));
+	}
 }
 
-/* The partitions of shared memory whose buckets have rows. */
+/*
+ * The partitions of shared memory whose buckets have rows.  Blocks are noticed on
+ * the way: those from before the server started, and those of prepared
+ * transactions from then, which may come to be seen at any time.
+ */
 static PartitionSet
 partitions_with_rows(void)
 {
 	PartitionSet set = {{0}};
 
-	sql_each(&read_all, add_partition, &set);
+	sql_each(&read_all, visit_row, &set);
 	return set;
 }
 
@@ -572,15 +665,15 @@ table_find_spilled(void)
 	SqlCaller	caller = sql_begin();
 	Oid			relid = sql_buckets_relid();
 	PartitionSet set;
+	bool		locked;
 
 	/* the snapshot of a parallel query may be older than the lock */
-	if (!IsInParallelMode() && ConditionalLockRelationOid(relid, ShareLock))
-	{
-		sql_push_latest_snapshot();
-		set = partitions_with_rows();
-		PopActiveSnapshot();
+	locked = !IsInParallelMode() && ConditionalLockRelationOid(relid, ShareLock);
+	sql_push_latest_snapshot();
+	set = partitions_with_rows();
+	PopActiveSnapshot();
+	if (locked)
 		UnlockRelationOid(relid, ShareLock);
-	}
 	else
 		memset(&set, 0xff, sizeof(set));
 	sql_end(caller);
@@ -629,11 +722,12 @@ move_to_memory(void)
 	}
 }
 
-static void
+static bool
 lock_table(void *arg)
 {
 	SetConfigOption("lock_timeout", CLEAN_LOCK_TIMEOUT, PGC_SUSET, PGC_S_OVERRIDE);
 	LockRelationOid(sql_buckets_relid(), ExclusiveLock);
+	return true;
 }
 
 /*

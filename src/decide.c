@@ -1,0 +1,568 @@
+/*
+ * decide.c
+ *		The way to a decision when it is not the short one.
+ *
+ * The short one is shmem_consume(): a bucket that is in shared memory, a key
+ * that cannot be blocked, no setting that has a say; decide() in consume.c takes
+ * it.  Here is the rest: blocks, the tier that a bucket belongs to, what becomes
+ * of a call that the table cannot decide, and several buckets at once.
+ */
+#include "ratelimit.h"
+
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "block.h"
+#include "flush.h"
+#include "miscadmin.h"
+#include "refund.h"
+#include "sql.h"
+#include "stats.h"
+
+/*
+ * Errors
+ */
+
+/* The bucket cannot be decided on: what ratelimit.on_error says, if not "error". */
+static void
+decide_by_setting(Decision *decision)
+{
+	decision->allowed = on_error_setting == ON_ERROR_ALLOW;
+	decision->known = false;
+	decision->owed = 0;
+	decision->blocked = 0;
+}
+
+static void
+warn_undecided(const BucketId *id, const Decision *decision, int sqlerrcode,
+			   const char *why)
+{
+	ereport(WARNING,
+			(errcode(sqlerrcode),
+			 errmsg("could not decide on key \"%.*s\", limiter \"%.*s\": %s",
+					id->key_len, id->key, id->limiter_len, id->limiter,
+					decision->allowed ? "allowed" : "denied"),
+			 errdetail("%s", why)));
+}
+
+/* May an error be kept from the caller?  A parallel worker cannot undo. */
+bool
+errors_are_decided(void)
+{
+	return on_error_setting != ON_ERROR_ERROR && !IsInParallelMode();
+}
+
+/* A call on its way to a decision in the table. */
+typedef struct GuardedCall
+{
+	void		(*work) (const BucketId *, const BucketRule *, Decision *);
+	const BucketId *id;
+	const BucketRule *rule;
+	Decision   *decision;
+} GuardedCall;
+
+static bool
+do_guarded_call(void *arg)
+{
+	GuardedCall *call = arg;
+
+	call->work(call->id, call->rule, call->decision);
+	return true;
+}
+
+/*
+ * Run a function that works with the table.  Should it fail, its error goes to
+ * the caller, or the call is decided as ratelimit.on_error says.
+ */
+static void
+guarded(void (*work) (const BucketId *, const BucketRule *, Decision *),
+		const BucketId *id, const BucketRule *rule, Decision *decision)
+{
+	GuardedCall call = {work, id, rule, decision};
+	ErrorData  *error;
+
+	if (!errors_are_decided())
+	{
+		work(id, rule, decision);
+		return;
+	}
+	error = sql_try(do_guarded_call, &call);
+	if (error)
+	{
+		decide_by_setting(decision);
+		warn_undecided(id, decision, error->sqlerrcode, error->message);
+		FreeErrorData(error);
+	}
+}
+
+/*
+ * One bucket
+ */
+
+/* Is there a table that may hold the bucket? */
+bool
+table_may_hold(const BucketId *id)
+{
+	if (!shmem_attached())
+		return true;
+	if (RecoveryInProgress())
+		return false;
+	if (!spill_known())
+		table_find_spilled();
+	return spill_is_set(shmem_partition(id->hash));
+}
+
+/* Where buckets are made for which there is no room. */
+static PlaceMode
+place_mode(void)
+{
+	return overflow_setting == OVERFLOW_EVICT ? PLACE_OR_EVICT : PLACE_OR_SPILL;
+}
+
+/* There is no shared memory, and the table cannot be written. */
+static void
+fail_read_only(const BucketId *id, Decision *decision)
+{
+	const char *where = IsInParallelMode() ? "parallel query" : "read-only transaction";
+
+	if (on_error_setting == ON_ERROR_ERROR)
+		ereport(ERROR,
+				(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
+				 errmsg("cannot decide on key \"%.*s\", limiter \"%.*s\" in a %s",
+						id->key_len, id->key, id->limiter_len, id->limiter, where),
+				 errdetail("Its bucket is in a table, which cannot be written here."),
+				 errhint("Add \"ratelimit\" to shared_preload_libraries, so that buckets live in shared memory.")));
+	decide_by_setting(decision);
+	warn_undecided(id, decision, ERRCODE_READ_ONLY_SQL_TRANSACTION,
+				   psprintf("The table of buckets cannot be written in a %s.", where));
+}
+
+/*
+ * Decide on the bucket, wherever it is; nothing but its tokens counts.
+ */
+void
+take_tokens(const BucketId *id, const BucketRule *rule, Decision *decision)
+{
+	decision->known = true;
+	decision->in_table = false;
+	decision->blocked = 0;
+	decision->now = 0;
+
+	if (!shmem_attached())
+	{
+		if (table_writable())
+			(void) table_consume(id, rule, decision);
+		else
+			fail_read_only(id, decision);
+		return;
+	}
+	if (shmem_consume(id, rule, decision))
+		return;
+	if (RecoveryInProgress())
+	{
+		(void) shmem_place(id, rule, 0, PLACE_HERE, decision);
+		return;
+	}
+	if (!spill_known())
+		table_find_spilled();
+	if (!table_writable())
+	{
+		table_take_over(id, rule, decision);
+		return;
+	}
+	/* the second round: the mark was cleared between the two */
+	for (;;)
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (shmem_place(id, rule, 0, place_mode(), decision))
+			return;
+		if (table_consume(id, rule, decision))
+		{
+			stats_count(COUNT_OVERFLOWED);
+			return;
+		}
+	}
+}
+
+/* Let the bucket owe so much, wherever it is, whatever it owed. */
+void
+set_bucket(const BucketId *id, const BucketRule *rule, Owed owed)
+{
+	if (!shmem_attached())
+	{
+		(void) table_set(id, rule, owed);
+		return;
+	}
+	if (RecoveryInProgress())
+	{
+		(void) shmem_set(id, rule, owed, PLACE_HERE);
+		return;
+	}
+	if (!spill_known())
+		table_find_spilled();
+	if (!table_writable())
+	{
+		table_take_over_set(id, rule, owed);
+		return;
+	}
+	for (;;)
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (shmem_set(id, rule, owed, place_mode()) || table_set(id, rule, owed))
+			return;
+	}
+}
+
+/*
+ * What the bucket owes, changing nothing, and whether the call would be allowed;
+ * decision->owed is before the call.
+ */
+static void
+look_at_bucket(const BucketId *id, const BucketRule *rule, Decision *decision)
+{
+	Owed		owed;
+
+	if (shmem_attached() && shmem_peek(id, rule, decision))
+		return;
+	decision->owed = owed = table_may_hold(id) ? table_peek(id, rule) : 0;
+	decision->allowed = bucket_take(rule, &owed);
+}
+
+static void
+look_slowly(const BucketId *id, const BucketRule *rule, Decision *decision)
+{
+	decision->blocked = block_possible(id) ? block_left(id) : 0;
+	look_at_bucket(id, rule, decision);
+	if (decision->blocked > 0)
+		decision->allowed = false;
+}
+
+/* What decide() would find, changing nothing; decision->owed is before the call. */
+void
+look(const BucketId *id, const BucketRule *rule, Decision *decision)
+{
+	decision->known = true;
+	decision->in_table = false;
+	decision->blocked = 0;
+	decision->now = 0;
+
+	if (!enabled_setting)
+	{
+		decision->allowed = true;
+		decision->owed = 0;
+	}
+	else if (block_possible(id) || !shmem_peek(id, rule, decision))
+		guarded(look_slowly, id, rule, decision);
+}
+
+static void
+decide_with_block(const BucketId *id, const BucketRule *rule, Decision *decision)
+{
+	if (block_possible(id))
+	{
+		look_slowly(id, rule, decision);
+		if (decision->blocked > 0)
+			return;
+	}
+	take_tokens(id, rule, decision);
+}
+
+/* The short way did not lead to a decision. */
+void
+decide_slowly(const BucketId *id, const BucketRule *rule, Decision *decision)
+{
+	guarded(decide_with_block, id, rule, decision);
+}
+
+/* Count a decision, and answer as the settings want it. */
+void
+decide_counted(const BucketId *id, const BucketRule *rule, Decision *decision,
+			   bool shadow)
+{
+	if (!enabled_setting)
+		return;
+	if (decision->allowed)
+	{
+		stats_count(COUNT_ALLOWED);
+		if (refund_setting && decision->known && !decision->in_table && rule->take > 0)
+			refund_note(id, rule->cost);
+		return;
+	}
+	flush_record(id, 1, decision->now);
+	stats_count(shadow || shadow_setting ? COUNT_SHADOWED : COUNT_DENIED);
+	if (shadow || shadow_setting)
+		decision->allowed = true;
+}
+
+/*
+ * All or nothing
+ */
+
+/* By limiter and key: the order in which rows are locked, so nobody deadlocks. */
+static int
+compare_calls(const void *a, const void *b)
+{
+	const BucketId *x = &((const BucketCall *) a)->id;
+	const BucketId *y = &((const BucketCall *) b)->id;
+	int			result;
+
+	if (x->limiter_len != y->limiter_len)
+		return x->limiter_len - y->limiter_len;
+	result = memcmp(x->limiter, y->limiter, x->limiter_len);
+	if (result != 0)
+		return result;
+	if (x->key_len != y->key_len)
+		return x->key_len - y->key_len;
+	return memcmp(x->key, y->key, x->key_len);
+}
+
+/* Calls that name one bucket become one, of their costs' sum; how many are left. */
+static int
+merge_calls(BucketCall *calls, int n)
+{
+	int			last = 0;
+
+	qsort(calls, n, sizeof(BucketCall), compare_calls);
+	for (int i = 1; i < n; i++)
+	{
+		BucketRule *rule = &calls[last].rule;
+
+		if (compare_calls(&calls[last], &calls[i]) != 0)
+		{
+			calls[++last] = calls[i];
+			continue;
+		}
+		if (rule->capacity != calls[i].rule.capacity ||
+			rule->refill != calls[i].rule.refill)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("key \"%.*s\" must not be given twice with different capacities or refills",
+							calls[i].id.key_len, calls[i].id.key)));
+		*rule = *get_rule(rule->capacity, rule->refill,
+						  rule->cost + calls[i].rule.cost);
+	}
+	return n > 0 ? last + 1 : 0;
+}
+
+static bool
+all_allowed(const BucketCall *calls, int n)
+{
+	for (int i = 0; i < n; i++)
+		if (!calls[i].decision.allowed)
+			return false;
+	return true;
+}
+
+/* Calls, some of them on buckets in the table. */
+typedef struct AllCall
+{
+	BucketCall *calls;
+	int			n;
+	PlaceMode	mode;
+	bool		again;			/* a bucket is not where it was thought to be */
+	BucketCall *in_memory;		/* copies of those that are not in the table */
+	int			n_in_memory;
+	bool		taken;			/* from those */
+} AllCall;
+
+/*
+ * Decide the calls in a subtransaction: what is taken from the table can be undone
+ * until shared memory, last, has its say.  False: undo.
+ */
+static bool
+decide_in_both(void *arg)
+{
+	AllCall    *all = arg;
+	bool		allowed = true;
+
+	for (int i = 0; i < all->n; i++)
+	{
+		BucketCall *call = &all->calls[i];
+
+		if (!call->decision.in_table)
+			continue;
+		if (!table_consume(&call->id, &call->rule, &call->decision))
+		{
+			call->decision.in_table = false;
+			all->again = true;
+			return false;
+		}
+		allowed &= call->decision.allowed;
+	}
+
+	all->n_in_memory = 0;
+	for (int i = 0; i < all->n; i++)
+		if (!all->calls[i].decision.in_table)
+			all->in_memory[all->n_in_memory++] = all->calls[i];
+	if (all->n_in_memory > 0)
+	{
+		bool		decided = shmem_consume_all(all->in_memory, all->n_in_memory,
+												all->mode, allowed);
+
+		for (int i = 0, j = 0; i < all->n; i++)
+			if (!all->calls[i].decision.in_table)
+				all->calls[i].decision = all->in_memory[j++].decision;
+		if (!decided)
+		{
+			all->again = true;
+			return false;
+		}
+		allowed &= all_allowed(all->in_memory, all->n_in_memory);
+		all->taken = allowed;
+	}
+	return allowed;
+}
+
+/* Bring those buckets to shared memory that a read-only transaction takes from. */
+static void
+take_all_over(BucketCall *calls, int n)
+{
+	for (int i = 0; i < n; i++)
+	{
+		BucketRule	nothing;
+		Decision	decision;
+
+		if (!table_may_hold(&calls[i].id))
+			continue;
+		bucket_rule(&nothing, calls[i].rule.capacity, calls[i].rule.refill, 0);
+		table_take_over(&calls[i].id, &nothing, &decision);
+	}
+}
+
+static void
+decide_all_slowly(BucketCall *calls, int n)
+{
+	AllCall		all = {calls, n};
+	bool		blocked = false;
+
+	for (int i = 0; i < n; i++)
+	{
+		Decision   *decision = &calls[i].decision;
+
+		decision->blocked = block_possible(&calls[i].id) ? block_left(&calls[i].id) : 0;
+		decision->in_table = !shmem_attached();
+		blocked |= decision->blocked > 0;
+	}
+	if (blocked)
+	{
+		for (int i = 0; i < n; i++)
+		{
+			look_at_bucket(&calls[i].id, &calls[i].rule, &calls[i].decision);
+			if (calls[i].decision.blocked > 0)
+				calls[i].decision.allowed = false;
+		}
+		return;
+	}
+
+	all.mode = place_mode();
+	if (!shmem_attached())
+	{
+		if (!table_writable())
+		{
+			fail_read_only(&calls[0].id, &calls[0].decision);
+			for (int i = 1; i < n; i++)
+				calls[i].decision = calls[0].decision;
+			return;
+		}
+	}
+	else if (RecoveryInProgress())
+		all.mode = PLACE_HERE;
+	else if (!table_writable())
+	{
+		take_all_over(calls, n);
+		all.mode = PLACE_HERE;
+	}
+
+	all.in_memory = palloc(n * sizeof(BucketCall));
+	do
+	{
+		bool		in_table = false;
+
+		CHECK_FOR_INTERRUPTS();
+		all.again = all.taken = false;
+		for (int i = 0; i < n; i++)
+			in_table |= calls[i].decision.in_table;
+		if (!in_table)
+			all.again = !shmem_consume_all(calls, n, all.mode, true);
+		else
+		{
+			ErrorData  *error = sql_try(decide_in_both, &all);
+
+			if (error)
+			{
+				double		given;
+
+				for (int i = 0; all.taken && i < all.n_in_memory; i++)
+					(void) shmem_give(&all.in_memory[i].id,
+									  all.in_memory[i].rule.cost, &given);
+				ReThrowError(error);
+			}
+		}
+	} while (all.again);
+	pfree(all.in_memory);
+}
+
+static bool
+do_all_slowly(void *arg)
+{
+	AllCall    *all = arg;
+
+	decide_all_slowly(all->calls, all->n);
+	return true;
+}
+
+/*
+ * Decide calls on several buckets, all or nothing, and count them: a call that is
+ * denied is a violation of the buckets that refused.
+ */
+bool
+decide_all(BucketCall *calls, int n)
+{
+	bool		possible = !shmem_attached();
+	bool		allowed;
+
+	n = merge_calls(calls, n);
+	for (int i = 0; i < n; i++)
+	{
+		memset(&calls[i].decision, 0, sizeof(Decision));
+		calls[i].decision.allowed = true;
+		calls[i].decision.known = true;
+		possible = possible || block_possible(&calls[i].id);
+	}
+	if (!enabled_setting || n == 0)
+		return true;
+	if (refund_setting)
+		refund_reserve(n);
+
+	if (possible || !shmem_consume_all(calls, n, PLACE_NOTHING, true))
+	{
+		if (!errors_are_decided())
+			decide_all_slowly(calls, n);
+		else
+		{
+			AllCall		all = {calls, n};
+			ErrorData  *error = sql_try(do_all_slowly, &all);
+
+			for (int i = 0; error && i < n; i++)
+				decide_by_setting(&calls[i].decision);
+			if (error)
+			{
+				warn_undecided(&calls[0].id, &calls[0].decision,
+							   error->sqlerrcode, error->message);
+				FreeErrorData(error);
+			}
+		}
+	}
+
+	allowed = all_allowed(calls, n);
+	for (int i = 0; i < n; i++)
+	{
+		/* with nothing taken there is nothing to count, but the refusals */
+		if (!allowed && calls[i].decision.allowed)
+			continue;
+		use_limiter(calls[i].id.limiter, calls[i].id.limiter_len);
+		if (calls[i].decision.in_table && shmem_attached())
+			stats_count(COUNT_OVERFLOWED);
+		decide_counted(&calls[i].id, &calls[i].rule, &calls[i].decision, false);
+	}
+	return allowed || shadow_setting;
+}

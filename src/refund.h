@@ -1,0 +1,17 @@
+/*
+ * refund.h
+ *		Tokens that come back on rollback: see refund.c.
+ */
+#ifndef RATELIMIT_REFUND_H
+#define RATELIMIT_REFUND_H
+
+/* own calls need not go through the linker's tables */
+#pragma GCC visibility push(hidden)
+
+extern void refund_init(void);
+extern void refund_reserve(int n);
+extern void refund_note(const BucketId *id, double tokens);
+
+#pragma GCC visibility pop
+
+#endif							/* RATELIMIT_REFUND_H */

@@ -1,0 +1,175 @@
+/*
+ * wait.c
+ *		rl_wait(): take tokens now, and sleep until they are due.
+ *
+ * The call takes its cost from what the bucket will have within the timeout.  So
+ * the bucket goes into debt, the next call finds it deeper in debt, and whoever
+ * comes first is due first.  Until it is due the call sleeps on its latch; should
+ * it be cancelled or its backend end, its tokens go back.
+ *
+ * A bucket in the table is locked by the call until its transaction ends, so
+ * waiters stand in the row lock's queue, for as long as the timeout; and tokens go
+ * back by themselves, with the transaction.
+ */
+#include "ratelimit.h"
+
+#include "miscadmin.h"
+#include "sql.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "utils/guc.h"
+#include "utils/wait_event.h"
+
+PG_FUNCTION_INFO_V1(rl_wait);
+
+#define NS_PER_MS	1000000
+
+/* A waiter whose tokens are taken. */
+typedef struct Waiter
+{
+	const BucketId *id;
+	const BucketRule *rule;
+	const Decision *decision;
+	Owed		due;			/* monotonic clock */
+} Waiter;
+
+/* The wait ends without having come to its end. */
+static void
+give_back(int code, Datum arg)
+{
+	Waiter	   *waiter = (Waiter *) DatumGetPointer(arg);
+	double		given;
+
+	if (!waiter->decision->in_table)
+		(void) shmem_give(waiter->id, waiter->rule->cost, &given);
+}
+
+static void
+sleep_until_due(Waiter *waiter)
+{
+	static uint32 event = 0;
+
+	if (event == 0)
+		event = new_wait_event("RateLimitWait");
+	PG_ENSURE_ERROR_CLEANUP(give_back, PointerGetDatum(waiter));
+	{
+		for (;;)
+		{
+			Owed		left = waiter->due - monotonic_ns();
+			Owed		ms = (left + NS_PER_MS - 1) / NS_PER_MS;
+
+			CHECK_FOR_INTERRUPTS();
+			if (left <= 0)
+				break;
+			(void) WaitLatch(MyLatch,
+							 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+							 (long) Min(ms, (Owed) INT_MAX), event);
+			ResetLatch(MyLatch);
+		}
+	}
+	PG_END_ENSURE_ERROR_CLEANUP(give_back, PointerGetDatum(waiter));
+}
+
+/* A call on its way to a bucket that may be in the table. */
+typedef struct TableCall
+{
+	const BucketId *id;
+	const BucketRule *rule;
+	Owed		room;			/* that the rule would have without waiting */
+	Decision   *decision;
+	int64		began;			/* monotonic clock */
+	Owed		timeout;		/* from then on */
+} TableCall;
+
+/* How long the call has to wait until what it took is due; no more if below 0. */
+static Owed
+time_to_wait(const Decision *decision, const BucketRule *rule, Owed room)
+{
+	return decision->owed - rule->take - room;
+}
+
+static bool
+take_with_timeout(void *arg)
+{
+	TableCall  *call = arg;
+	int			nest = NewGUCNestLevel();
+	Owed		ms = Max(Min(call->timeout / NS_PER_MS, INT_MAX), 1);
+	int			lock_timeout = atoi(GetConfigOption("lock_timeout", false, false));
+
+	if (lock_timeout > 0)
+		ms = Min(ms, lock_timeout);
+	(void) set_config_option("lock_timeout", psprintf("%d", (int) ms),
+							 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
+							 true, 0, false);
+	decide_uncounted(call->id, call->rule, call->decision);
+	AtEOXact_GUC(true, nest);
+
+	/* the time spent waiting for the row counts */
+	if (call->decision->allowed && call->decision->in_table &&
+		time_to_wait(call->decision, call->rule, call->room) >
+		call->timeout - (monotonic_ns() - call->began))
+	{
+		call->decision->allowed = false;
+		return false;
+	}
+	return true;
+}
+
+/* Decide, waiting for a row no longer than the timeout. */
+static void
+decide_in_time(TableCall *call)
+{
+	ErrorData  *error = sql_try(take_with_timeout, call);
+
+	if (!error)
+		return;
+	if (error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE ||
+		monotonic_ns() - call->began < call->timeout - NS_PER_MS)
+		ReThrowError(error);
+	FreeErrorData(error);
+	/* what the bucket owes is not known, but that it is too much */
+	memset(call->decision, 0, sizeof(Decision));
+	call->decision->known = true;
+}
+
+/* rl_wait(key, capacity, refill, cost, timeout, limiter) returns boolean */
+Datum
+rl_wait(PG_FUNCTION_ARGS)
+{
+	static const char *const names[] = {"key", "capacity", "refill", "cost", "timeout", "limiter"};
+	BucketId	id;
+	BucketRule	rule;
+	Decision	decision;
+	Owed		timeout;
+	Owed		room;
+	Owed		wait;
+
+	for (int i = 0; i < lengthof(names); i++)
+		check_not_null(fcinfo, i, names[i]);
+	get_bucket_id(&id, PG_GETARG_TEXT_PP(0), PG_GETARG_TEXT_PP(5));
+	rule = *get_rule(PG_GETARG_FLOAT8(1), PG_GETARG_FLOAT8(2), PG_GETARG_FLOAT8(3));
+	timeout = get_span("timeout", PG_GETARG_INTERVAL_P(4));
+
+	room = rule.room;
+	bucket_rule_for_wait(&rule, timeout);
+	if (table_may_hold(&id) && table_writable() && enabled_setting)
+	{
+		TableCall	call = {&id, &rule, room, &decision, monotonic_ns(), timeout};
+
+		decide_in_time(&call);
+	}
+	else
+		decide_uncounted(&id, &rule, &decision);
+
+	wait = time_to_wait(&decision, &rule, room);
+	if (decision.allowed && decision.known && wait > 0 &&
+		enabled_setting && !shadow_setting)
+	{
+		Waiter		waiter = {&id, &rule, &decision};
+
+		waiter.due = (decision.now ? decision.now : monotonic_ns()) + wait;
+		sleep_until_due(&waiter);
+	}
+	decide_counted(&id, &rule, &decision, false);
+	PG_RETURN_BOOL(decision.allowed);
+}
