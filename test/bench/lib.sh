@@ -11,6 +11,9 @@
 # is measured goes to $work/out: comparisons.tsv (id, target, unit, title),
 # samples.tsv (id, round, ours, theirs), machine.txt.
 # Each row runs in a process of its own, so rows share files and no variables.
+# shellcheck shell=bash
+# shellcheck disable=SC2034 # much is for the files that read this one
+
 # shellcheck source=test/lib.sh
 . "$(dirname "$(realpath "${BASH_SOURCE[0]}")")/../lib.sh"
 
@@ -201,6 +204,12 @@ set_and_reload()
 	wait_until setting_is "$1" "$2" || fail "setting $1 did not take effect"
 }
 
+# exists FUNCTION: in the server in use
+exists()
+{
+	[ "$(sql -c "SELECT count(*) FROM pg_proc WHERE proname = '$1'")" != 0 ]
+}
+
 setting_is()
 {
 	[ "$(sql -c "SELECT setting FROM pg_settings WHERE name = '$1'")" = "$2" ]
@@ -296,11 +305,11 @@ pgbench_rate()
 	local log
 
 	log=$(mktemp "$work/pgbench.XXXXXX")
-	pgbench -n -M prepared -c "$clients" -j 2 -T "$seconds" "$@" >"$log" 2>&1 &&
-		grep -q '^number of failed transactions: 0 ' "$log" || {
+	if ! pgbench -n -M prepared -c "$clients" -j 2 -T "$seconds" "$@" >"$log" 2>&1 ||
+		! grep -q '^number of failed transactions: 0 ' "$log"; then
 		cat "$log" >&2
 		fail "pgbench failed"
-	}
+	fi
 	sed -n 's/^tps = \([0-9.]*\).*/\1/p' "$log"
 	rm "$log"
 }

@@ -1,6 +1,7 @@
 # test/bench/rows/background.sh: calls while something else goes on: flushes, saves, a
 # spray of new keys, too little memory.
 # shellcheck shell=bash
+# shellcheck disable=SC2154 # variables of lib.sh
 
 # What a flush has to write: 16,000 keys of one gateway.  Reported, so that making
 # them takes no more than a statement.
@@ -76,12 +77,12 @@ row_save()
 # Of the server in use: memory of its processes that they do not share, in MB.
 private_memory()
 {
-	local pids
+	local pid
 
-	pids=$(pgrep -P "$(head -n 1 "$data/postmaster.pid")")
-	# shellcheck disable=SC2046,SC2086 # a list of files
-	cat $(printf '/proc/%s/status ' $pids) 2>/dev/null |
-		awk '/^RssAnon:/ { kb += $2 } END { printf "%.2f\n", kb / 1024 }'
+	# a process may end while they are read
+	for pid in $(pgrep -P "$(head -n 1 "$data/postmaster.pid")"); do
+		cat "/proc/$pid/status" 2>/dev/null || true
+	done | awk '/^RssAnon:/ { kb += $2 } END { printf "%.2f\n", kb / 1024 }'
 }
 
 # spray_rate SCRIPT: calls a second to legitimate keys, of 4 clients, while 4 others
@@ -139,7 +140,7 @@ row overflow full "overflow: nearly all buckets in the table"
 row_overflow()
 {
 	use overflow ratelimit.max_buckets=256
-	sql -f $bench/peers/plpgsql.sql
+	sql -f "$bench"/peers/plpgsql.sql
 	compare overflow - /s "rate living" "rate plpgsql" \
 		"rl_consume with room in memory for 256 buckets against the PL/pgSQL row-lock bucket: 8 clients, 10k keys"
 	stop overflow

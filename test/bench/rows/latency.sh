@@ -1,6 +1,7 @@
 # test/bench/rows/latency.sh: latency at a fixed rate, half of the maximum.  From the
 # moment a call was due, so a call that waits for another one counts its wait.
 # shellcheck shell=bash
+# shellcheck disable=SC2154 # variables of lib.sh
 
 # latencies SCRIPT RATE: p50, p99, p99.9 in microseconds
 latencies()

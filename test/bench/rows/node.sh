@@ -1,8 +1,8 @@
 # test/bench/rows/node.sh: one Node process, 32 callers at a time, against the package
 # rate-limiter-flexible.
 # shellcheck shell=bash
+# shellcheck disable=SC2154 # variables of lib.sh
 
-# use_node MODE...: servers and packages, and what the modes need
 use_node()
 {
 	use_peers
@@ -10,15 +10,10 @@ use_node()
 	install_node_modules
 }
 
-consume_each_exists()
-{
-	[ "$(sql -c "SELECT count(*) FROM pg_proc WHERE proname = 'rl_consume_each'")" = 1 ]
-}
-
 # load OPTION...: into $work/load
 load()
 {
-	REDIS_SOCKET=$work/redis.sock node $bench/node/load.js "$@" >"$work/load"
+	REDIS_SOCKET=$work/redis.sock node "$bench"/node/load.js "$@" >"$work/load"
 }
 
 # compare_modes ID TARGET OURS THEIRS TITLE: from $work/load
@@ -28,8 +23,8 @@ compare_modes()
 
 	show "$1" "$2" /s "$5: one Node process, 32 callers, 10k keys"
 	for ((round = 1; round <= rounds; round++)); do
-		sample "$1" "$round" "$(awk -v m="$3" -v r=$round '$1 == m && $2 == r { print $3 }' "$work/load")" \
-			"$(awk -v m="$4" -v r=$round '$1 == m && $2 == r { print $3 }' "$work/load")"
+		sample "$1" "$round" "$(awk -v m="$3" -v r="$round" '$1 == m && $2 == r { print $3 }' "$work/load")" \
+			"$(awk -v m="$4" -v r="$round" '$1 == m && $2 == r { print $3 }' "$work/load")"
 	done
 	report "$1"
 }
@@ -38,7 +33,7 @@ row node quick "micro-batched in Node against rate-limiter-flexible on Redis"
 row_node()
 {
 	use_node
-	consume_each_exists || {
+	exists rl_consume_each || {
 		echo "node: not there yet (rl_consume_each)"
 		return 0
 	}
@@ -66,7 +61,7 @@ row_node_latency()
 	local per_second p round ids=()
 
 	use_node
-	consume_each_exists || {
+	exists rl_consume_each || {
 		echo "node_latency: not there yet (rl_consume_each)"
 		return 0
 	}

@@ -1,6 +1,7 @@
 # test/bench/rows/peers.sh: calls through pgbench, one query each, against the floor
 # and against peers that live in tables of the same server.
 # shellcheck shell=bash
+# shellcheck disable=SC2154 # variables of lib.sh
 
 # against NAME TARGET SCRIPT TITLE: 10,000 keys
 against()

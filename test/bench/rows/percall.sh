@@ -1,6 +1,7 @@
 # test/bench/rows/percall.sh: what a call costs inside one query: the time of the
 # query less that of the query without it.
 # shellcheck shell=bash
+# shellcheck disable=SC2154 # variables of lib.sh
 
 use_calls()
 {
@@ -15,7 +16,7 @@ percall_round()
 	local name
 	local -A ns
 
-	for name in floor "${!show_percall[@]}"; do
+	for name in floor nextval hot many first throttle denied denied_many; do
 		ns[$name]=$(query_ns "$name" "$calls")
 		[ "$name" = floor ] || ns[$name]=$(minus "${ns[$name]}" "${ns[floor]}")
 	done
@@ -31,7 +32,6 @@ row percall quick "a call inside one query: against nextval(), denied against al
 row_percall()
 {
 	local round
-	local -A show_percall=([nextval]= [hot]= [many]= [first]= [throttle]= [denied]= [denied_many]=)
 
 	use_calls
 	show percall_hot '<= 0.5' ' ns' "rl_consume against nextval(): a call in one query, one key"

@@ -1,6 +1,7 @@
 # test/bench/rows/redis.sh: against Redis with a token bucket in Lua, called by its
 # own redis-benchmark.
 # shellcheck shell=bash
+# shellcheck disable=SC2154 # variables of lib.sh
 
 row redis quick "Redis, token bucket in Lua, Unix sockets"
 row_redis()
@@ -45,7 +46,7 @@ row_batch()
 	use_redis
 	compare batch '>= 40' /s "batch_rate unnest" "redis_rate token_bucket 10000 16" \
 		"rl_consume over unnest of 1000 keys against Redis with a token bucket in Lua, pipelined by 16: 8 clients, 10k keys"
-	[ "$(sql -c "SELECT count(*) FROM pg_proc WHERE proname = 'rl_consume_each'")" = 1 ] || {
+	exists rl_consume_each || {
 		echo "batch_each: not there yet (rl_consume_each)"
 		return 0
 	}
