@@ -18,29 +18,45 @@
 . "$(dirname "$(realpath "${BASH_SOURCE[0]}")")/../lib.sh"
 
 bench=test/bench
-# what full runs use; run's options change it
-rounds=5
-seconds=5			# of each measurement of a rate
+# what full runs use; run's options change it.  Many short rounds rather than few long
+# ones: what else the machine does then meets ours and theirs alike.
+rounds=11
+seconds=2			# of each measurement of a rate
 warm_up=1			# seconds
 calls=1000000		# in each query that is timed
 clients=8
 quick=
 
-# Redis and PgBouncer, which lib.sh does not know, are stopped too.
+# Redis and PgBouncer, which lib.sh does not know, are stopped too, but after what
+# uses them.
 stop_helpers()
 {
 	local pidfile pid
 
-	if [ "$BASHPID" = $$ ] && [ "${work:-}" ]; then
-		for pidfile in "$work"/*.helper; do
-			[ -e "$pidfile" ] || continue
-			pid=$(<"$pidfile")
-			kill -TERM "$pid" 2>/dev/null && wait_until group_ended "$pid"
-		done
-	fi
-	return "$1"
+	for pidfile in "$work"/*.helper; do
+		[ -e "$pidfile" ] || continue
+		pid=$(<"$pidfile")
+		kill -TERM "$pid" 2>/dev/null && wait_until group_ended "$pid"
+	done
+	return 0
 }
-trap 'set +e; stop_helpers $?; clean_up' EXIT
+
+clean_up_all()
+{
+	local status=$?
+
+	set +e
+	if [ "$BASHPID" = $$ ] && [ "${work:-}" ]; then
+		if [ "$child" ]; then
+			kill -TERM -- "-$child" 2>/dev/null
+			wait_until group_ended "$child"
+		fi
+		stop_helpers
+	fi
+	(exit "$status")
+	clean_up
+}
+trap clean_up_all EXIT
 
 # start_helper NAME COMMAND...: in a session, and so a process group, of its own
 start_helper()
@@ -194,7 +210,7 @@ stop_servers()
 	for pidfile in "$work"/*/postmaster.pid; do
 		[ ! -e "$pidfile" ] || stop "$(basename "$(dirname "$pidfile")")"
 	done
-	stop_helpers 0
+	stop_helpers
 }
 
 # set_and_reload SETTING VALUE: of the server in use

@@ -1,6 +1,7 @@
 -- The token bucket in a table, computed by the application in a transaction of
--- three statements (pgbench/three_statements.sql).
-CREATE UNLOGGED TABLE three_bucket (
+-- three statements (pgbench/three_statements.sql).  An ordinary table, as applications'
+-- limiters make; row three_unlogged makes it unlogged.
+CREATE TABLE three_bucket (
 	key text COLLATE "C" PRIMARY KEY,
 	tokens float8 NOT NULL,
 	updated_at timestamptz NOT NULL

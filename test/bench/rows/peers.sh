@@ -49,16 +49,26 @@ row_advisory()
 	against_hot advisory_hot - advisory "rl_consume against a counter under an advisory lock: 8 clients, one hot key"
 }
 
-row three quick "three-statement transaction, unlogged table"
+row three quick "three-statement transaction"
 row_three()
 {
-	against three '>= 12' three_statements "rl_consume against a transaction of three statements: 8 clients, 10k keys"
+	against three '>= 12' three_statements "rl_consume against a transaction of three statements, ordinary table: 8 clients, 10k keys"
 }
 
 row three_hot quick "the same, one hot key"
 row_three_hot()
 {
-	against_hot three_hot '>= 40' three_statements "rl_consume against a transaction of three statements: 8 clients, one hot key"
+	against_hot three_hot '>= 40' three_statements "rl_consume against a transaction of three statements, ordinary table: 8 clients, one hot key"
+}
+
+row three_unlogged full "three-statement transaction, unlogged table"
+row_three_unlogged()
+{
+	use_peers
+	sql -c 'ALTER TABLE three_bucket SET UNLOGGED'
+	against three_unlogged '>= 12' three_statements "rl_consume against a transaction of three statements, unlogged table: 8 clients, 10k keys"
+	against_hot three_unlogged_hot '>= 40' three_statements "rl_consume against a transaction of three statements, unlogged table: 8 clients, one hot key"
+	sql -c 'ALTER TABLE three_bucket SET LOGGED'
 }
 
 row hot quick "one hot key against 10k keys"
