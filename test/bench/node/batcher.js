@@ -16,56 +16,64 @@
 
 const QUERY = {
 	name: 'rl_consume_each',
-	text: 'SELECT rl_consume_each($1, $2, $3, $4, $5) AS allowed',
+	text: 'SELECT rl_consume_each($1, $2, $3, $4, $5)',
+	rowMode: 'array',
+	types: { getTypeParser: () => (text) => text },	// {t,f,...}: as it comes
 };
+
+/* The text of a PostgreSQL array. */
+const arrayOf = (keys) => `{"${keys.map((key) => (/["\\]/.test(key) ?
+	key.replace(/["\\]/g, '\\$&') : key)).join('","')}"}`;
 
 class Batcher {
 	constructor(pool, { maxKeys = 1000 } = {}) {
 		this.pool = pool;
 		this.maxKeys = maxKeys;
-		this.batches = new Map();	// of this turn, by rule
+		this.batches = [];		// of this turn: one for each rule
 	}
 
 	/* Resolves to true: go on, or false: too many. */
 	consume(key, capacity, refill, cost = 1, limiter = 'default') {
 		if (typeof key !== 'string' || key === '' || key.includes('\0') ||
-			Buffer.byteLength(key) > 255) {
+			(key.length > 85 && Buffer.byteLength(key) > 255)) {
 			return Promise.reject(new RangeError('key must be text of 1 to 255 bytes'));
 		}
+		return new Promise((resolve, reject) => {
+			const batch = this.batchFor(capacity, refill, cost, limiter);
 
-		const rule = `${capacity} ${refill} ${cost} ${limiter}`;
-		let batch = this.batches.get(rule);
+			batch.keys.push(key);
+			batch.callers.push({ resolve, reject });
+		});
+	}
+
+	batchFor(capacity, refill, cost, limiter) {
+		let batch = this.batches.find(({ keys, rule }) => keys.length < this.maxKeys &&
+			rule[0] === capacity && rule[1] === refill && rule[2] === cost && rule[3] === limiter);
 
 		if (!batch) {
 			// all that is ready to run in this turn runs before
-			if (this.batches.size === 0) setImmediate(() => this.sendAll());
-			batch = { keys: [], callers: [], rule: [capacity, refill, cost, limiter] };
-			this.batches.set(rule, batch);
+			if (this.batches.length === 0) setImmediate(() => this.sendAll());
+			batch = { rule: [capacity, refill, cost, limiter], keys: [], callers: [] };
+			this.batches.push(batch);
 		}
-		return new Promise((resolve, reject) => {
-			batch.keys.push(key);
-			batch.callers.push({ resolve, reject });
-			if (batch.keys.length === this.maxKeys) {
-				this.batches.delete(rule);
-				this.send(batch);
-			}
-		});
+		return batch;
 	}
 
 	sendAll() {
 		const { batches } = this;
 
-		this.batches = new Map();
-		for (const batch of batches.values()) this.send(batch);
+		this.batches = [];
+		for (const batch of batches) this.send(batch);
 	}
 
-	async send({ keys, callers, rule }) {
+	async send({ rule, keys, callers }) {
 		try {
-			const { rows } = await this.pool.query({ ...QUERY, values: [keys, ...rule] });
+			const { rows } = await this.pool.query({ ...QUERY, values: [arrayOf(keys), ...rule] });
+			const answer = rows[0][0];
 
-			callers.forEach((caller, i) => caller.resolve(rows[0].allowed[i]));
+			callers.forEach(({ resolve }, i) => resolve(answer[1 + 2 * i] === 't'));
 		} catch (error) {
-			callers.forEach((caller) => caller.reject(error));
+			callers.forEach(({ reject }) => reject(error));
 		}
 	}
 }

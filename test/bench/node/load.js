@@ -10,6 +10,7 @@
  */
 'use strict';
 
+const assert = require('node:assert');
 const { Pool } = require('pg');
 const Redis = require('ioredis');
 const { RateLimiterPostgres, RateLimiterRedis } = require('rate-limiter-flexible');
@@ -34,6 +35,7 @@ const modes = {
 	async batched() {
 		const pool = new Pool(POOL);
 		const batcher = new Batcher(pool);
+		await check(batcher);
 		return {
 			call: (key) => batcher.consume(key, 1e9, 1),
 			close: () => pool.end(),
@@ -54,6 +56,22 @@ const modes = {
 	flexible_redis: () => flexibleRedis({}),
 	flexible_redis_pipelining: () => flexibleRedis({ enableAutoPipelining: true }),
 };
+
+/* That what is measured decides rightly: each key once, in the order of the calls. */
+async function check(batcher) {
+	const keys = ['a', 'a', 'a"', 'a\\', '{a,b}', 'NULL', 'null', ' a ', "it's", 'é€😀', 'a\n', 'a"'];
+	const limiter = `check ${process.pid}`;
+	const decisions = await Promise.all([
+		...keys.map((key) => batcher.consume(key, 1, 0, 1, limiter)),
+		batcher.consume('other rule', 2, 0, 3, limiter),
+	]);
+
+	assert.deepStrictEqual(decisions,
+		[...keys.map((key, i) => keys.indexOf(key) === i), false]);
+	await assert.rejects(batcher.consume('', 1, 0), RangeError);
+	await assert.rejects(batcher.consume('€'.repeat(86), 1, 0), RangeError);
+	await assert.rejects(batcher.consume('a', -1, 0), /capacity/);
+}
 
 async function flexibleRedis(options) {
 	const redis = new Redis({ path: process.env.REDIS_SOCKET, ...options });

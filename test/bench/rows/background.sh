@@ -44,6 +44,7 @@ row_flush()
 	use flush ratelimit.flush_interval=3600
 	compare flush '>= 0.9' /s rate_while_flushing rate_while_reporting \
 		"rl_consume while 16k violations are reported and flushed each second, against reported only: 8 clients, 10k keys"
+	stop flush
 }
 
 # rate_saving SECONDS: of calls while state is saved every so many seconds; 0: never

@@ -100,17 +100,19 @@ row_denied()
 row zipf full "1M keys, Zipf distribution"
 row_zipf()
 {
-	use_peers
+	use zipf ratelimit.max_buckets=1500000
 	compare zipf - /s "rate consume_zipf" "rate floor_zipf" \
 		"rl_consume against SELECT length(...): 8 clients, 1M keys, Zipf 1.1"
+	stop zipf
 }
 
 row new full "a new key on every call"
 row_new()
 {
-	use_peers
+	use new
 	compare new - /s "rate consume_new" "rate floor_new" \
 		"rl_consume against SELECT length(...): 8 clients, a new key on every call"
+	stop new
 }
 
 row clients full "1, 32, 64 clients"
