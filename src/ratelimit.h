@@ -254,7 +254,10 @@ extern bool decide_all(BucketCall *calls, int n);
 extern void look(const BucketId *id, const BucketRule *rule, Decision *decision);
 extern bool table_may_hold(const BucketId *id);
 extern void set_bucket(const BucketId *id, const BucketRule *rule, Owed owed);
+
+/* admin.c */
 extern bool reset_bucket(const BucketId *id);
+extern void check_can_reset(const char *function);
 
 /* worker.c */
 extern void worker_register(void);
