@@ -55,7 +55,7 @@ rate_saving()
 	set_and_reload ratelimit.save_interval "$1"
 	before=$(mktemp "$work/before.XXXXXX")
 	rate consume
-	if [ "$1" != 0 ] && [ ! "$(find "$data" -name 'ratelimit*' -newer "$before")" ]; then
+	if [ "$1" != 0 ] && [ ! "$(find "$data" -name '*ratelimit*' -newer "$before")" ]; then
 		fail "no state was saved"
 	fi
 }
