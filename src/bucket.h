@@ -16,10 +16,10 @@
 typedef int128 Owed;
 
 /* No rule's bucket can owe this much: it bounds what a store accepts. */
-#define BUCKET_OWED_MAX		((Owed) 1 << 97)
+#define BUCKET_OWED_MAX		((Owed) 1 << 98)
 
 /* A bucket in debt owes at most so much more than an empty one. */
-#define BUCKET_DEBT_MAX		((Owed) 1 << 94)
+#define BUCKET_DEBT_MAX		((Owed) 1 << 97)
 
 /* The arguments of a call, and what follows from them alone. */
 typedef struct BucketRule

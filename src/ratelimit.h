@@ -211,7 +211,7 @@ extern void use_bucket(BucketId *id, const char *key, int key_len,
 					   const char *limiter, int limiter_len);
 extern void get_bucket_id(BucketId *id, const text *key, const text *limiter);
 extern const BucketRule *get_call(FunctionCallInfo fcinfo, BucketId *id);
-extern Owed get_span(const char *name, const Interval *span);
+extern Owed get_span(const char *name, const Interval *span, int least);
 extern Owed decision_wait(const BucketRule *rule, const Decision *decision);
 extern Datum make_result(FunctionCallInfo fcinfo, const BucketRule *rule,
 						 const Decision *decision);

@@ -148,7 +148,7 @@ rl_wait(PG_FUNCTION_ARGS)
 		check_not_null(fcinfo, i, names[i]);
 	get_bucket_id(&id, PG_GETARG_TEXT_PP(0), PG_GETARG_TEXT_PP(5));
 	rule = *get_rule(PG_GETARG_FLOAT8(1), PG_GETARG_FLOAT8(2), PG_GETARG_FLOAT8(3));
-	timeout = get_span("timeout", PG_GETARG_INTERVAL_P(4));
+	timeout = get_span("timeout", PG_GETARG_INTERVAL_P(4), 0);
 
 	room = rule.room;
 	bucket_rule_for_wait(&rule, timeout);
