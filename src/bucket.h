@@ -37,6 +37,7 @@ typedef struct BucketRule
 
 extern void bucket_rule(BucketRule *rule, double capacity, double refill,
 						double cost);
+extern double bucket_costs(double capacity, double cost, double other);
 extern void bucket_rule_for_debt(BucketRule *rule);
 extern void bucket_rule_for_wait(BucketRule *rule, Owed timeout);
 extern bool bucket_timed(double capacity, double refill);

@@ -417,7 +417,7 @@ rl_consume_upto(PG_FUNCTION_ARGS)
 			n = whole_tokens(&one, decision.owed, wanted);
 		rule = *get_rule(one.capacity, one.refill, n);
 		decide_quickly(&id, &rule, &decision);
-		if (!decision.allowed && n > 1)
+		if (decision.known && !decision.allowed && n > 1)
 			continue;
 		decide_counted(&id, &rule, &decision, false);
 

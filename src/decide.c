@@ -51,6 +51,17 @@ errors_are_decided(void)
 	return on_error_setting != ON_ERROR_ERROR && !IsInParallelMode();
 }
 
+/* Deciding has failed, and its subtransaction is undone. */
+void
+decide_failed(const BucketId *id, Decision *decision, ErrorData *error)
+{
+	if (!errors_are_decided())
+		ReThrowError(error);
+	decide_by_setting(decision);
+	warn_undecided(id, decision, error->sqlerrcode, error->message);
+	FreeErrorData(error);
+}
+
 /* A call on its way to a decision in the table. */
 typedef struct GuardedCall
 {
@@ -87,11 +98,7 @@ guarded(void (*work) (const BucketId *, const BucketRule *, Decision *),
 	}
 	error = sql_try(do_guarded_call, &call);
 	if (error)
-	{
-		decide_by_setting(decision);
-		warn_undecided(id, decision, error->sqlerrcode, error->message);
-		FreeErrorData(error);
-	}
+		decide_failed(id, decision, error);
 }
 
 /*
@@ -102,10 +109,10 @@ guarded(void (*work) (const BucketId *, const BucketRule *, Decision *),
 bool
 table_may_hold(const BucketId *id)
 {
-	if (!shmem_attached())
-		return true;
 	if (RecoveryInProgress())
 		return false;
+	if (!shmem_attached())
+		return true;
 	if (!spill_known())
 		table_find_spilled();
 	return spill_is_set(shmem_partition(id->hash));
@@ -254,8 +261,9 @@ look(const BucketId *id, const BucketRule *rule, Decision *decision)
 		guarded(look_slowly, id, rule, decision);
 }
 
-static void
-decide_with_block(const BucketId *id, const BucketRule *rule, Decision *decision)
+/* Decide, with no setting to say what becomes of an error. */
+void
+decide_unguarded(const BucketId *id, const BucketRule *rule, Decision *decision)
 {
 	if (block_possible(id))
 	{
@@ -270,7 +278,7 @@ decide_with_block(const BucketId *id, const BucketRule *rule, Decision *decision
 void
 decide_slowly(const BucketId *id, const BucketRule *rule, Decision *decision)
 {
-	guarded(decide_with_block, id, rule, decision);
+	guarded(decide_unguarded, id, rule, decision);
 }
 
 /* Count a decision, and answer as the settings want it. */
@@ -338,7 +346,8 @@ merge_calls(BucketCall *calls, int n)
 					 errmsg("key \"%.*s\" must not be given twice with different capacities or refills",
 							calls[i].id.key_len, calls[i].id.key)));
 		*rule = *get_rule(rule->capacity, rule->refill,
-						  rule->cost + calls[i].rule.cost);
+						  bucket_costs(rule->capacity, rule->cost,
+									   calls[i].rule.cost));
 	}
 	return n > 0 ? last + 1 : 0;
 }

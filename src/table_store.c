@@ -296,7 +296,7 @@ clean_some_pages(void)
 	ItemPointerData to;
 	Datum		values[2];
 
-	rel = table_open(sql_buckets_relid(), AccessShareLock);
+	rel = table_open(sql_relid(SQL_BUCKETS), AccessShareLock);
 	pages = RelationGetNumberOfBlocks(rel);
 	table_close(rel, NoLock);
 	if (pages == 0)
@@ -339,6 +339,7 @@ consume_or_set(const BucketId *id, const BucketRule *rule, const Owed *set,
 	bool		new;
 	bool		here = true;
 
+	sql_lock(SQL_BUCKETS, RowExclusiveLock);
 	if (shmem_attached())
 	{
 		LOCKTAG		tag;
@@ -436,6 +437,7 @@ table_peek(const BucketId *id, const BucketRule *rule)
 	Datum		values[2];
 	Owed		owed = 0;
 
+	sql_lock(SQL_BUCKETS, AccessShareLock);
 	key_values(id, values);
 	sql_push_latest_snapshot();
 	sql_execute(&read_row, values, NULL, true);
@@ -492,7 +494,11 @@ table_give(const BucketId *id, double tokens, double *given)
 	SqlCaller	caller = sql_begin();
 	Datum		values[6];
 	bool		found;
+	Row			row;
+	BucketRule	own;
+	Decision	decision;
 
+	sql_lock(SQL_BUCKETS, RowExclusiveLock);
 	if (shmem_attached())
 	{
 		LOCKTAG		tag;
@@ -504,15 +510,19 @@ table_give(const BucketId *id, double tokens, double *given)
 	found = SPI_processed > 0;
 	if (found)
 	{
+		row = parse_row(0, wall_clock(), NULL);
+		bucket_rule(&own, row.capacity, row.refill, tokens);
+		/* a row whose bucket was taken over is out of date */
+		found = !shmem_attached() || !shmem_peek(id, &own, &decision);
+	}
+	if (found)
+	{
 		TimestampTz now = wall_clock();
-		Row			row = parse_row(0, now, NULL);
-		BucketRule	own;
 		Owed		owed;
 		Owed		left;
 
 		if (row.repaired)
 			warn_repaired(id);
-		bucket_rule(&own, row.capacity, row.refill, tokens);
 		owed = row_owed(&row, now, &own);
 		left = bucket_give(&own, owed);
 		*given = left > 0 ? tokens : Min(tokens, bucket_lacks(&own, owed));
@@ -534,6 +544,7 @@ table_reset(const BucketId *id)
 	Datum		values[2];
 	bool		living = false;
 
+	sql_lock(SQL_BUCKETS, RowExclusiveLock);
 	if (shmem_attached())
 	{
 		LOCKTAG		tag;
@@ -563,6 +574,7 @@ table_reset_all(const char *limiter, int limiter_len)
 	Datum		values[1] = {0};
 	int64		deleted;
 
+	sql_lock(SQL_BUCKETS, RowExclusiveLock);
 	if (limiter)
 		values[0] = PointerGetDatum(cstring_to_text_with_len(limiter, limiter_len));
 	sql_execute(&delete_all, values, limiter ? NULL : "n", false);
@@ -613,6 +625,7 @@ table_views(void (*show) (const BucketView *view, void *arg), void *arg)
 	if (RecoveryInProgress() || !sql_available())
 		return;
 	caller = sql_begin();
+	sql_lock(SQL_BUCKETS, AccessShareLock);
 	sql_each(&read_all, view_row, &viewer);
 	sql_end(caller);
 }
@@ -663,17 +676,18 @@ void
 table_find_spilled(void)
 {
 	SqlCaller	caller = sql_begin();
-	Oid			relid = sql_buckets_relid();
 	PartitionSet set;
 	bool		locked;
 
 	/* the snapshot of a parallel query may be older than the lock */
-	locked = !IsInParallelMode() && ConditionalLockRelationOid(relid, ShareLock);
+	locked = !IsInParallelMode() && sql_lock_if_free(SQL_BUCKETS, ShareLock);
+	if (!locked)
+		sql_lock(SQL_BUCKETS, AccessShareLock);
 	sql_push_latest_snapshot();
 	set = partitions_with_rows();
 	PopActiveSnapshot();
 	if (locked)
-		UnlockRelationOid(relid, ShareLock);
+		UnlockRelationOid(sql_relid(SQL_BUCKETS), ShareLock);
 	else
 		memset(&set, 0xff, sizeof(set));
 	sql_end(caller);
@@ -726,7 +740,7 @@ static bool
 lock_table(void *arg)
 {
 	SetConfigOption("lock_timeout", CLEAN_LOCK_TIMEOUT, PGC_SUSET, PGC_S_OVERRIDE);
-	LockRelationOid(sql_buckets_relid(), ExclusiveLock);
+	sql_lock(SQL_BUCKETS, ExclusiveLock);
 	return true;
 }
 
@@ -747,6 +761,7 @@ table_clean(void)
 		return;
 	Assert(!IsolationUsesXactSnapshot());
 	caller = sql_begin();
+	sql_lock(SQL_BUCKETS, RowExclusiveLock);
 	sql_execute(&clean_all, NULL, NULL, false);
 
 	/* waiting for longer would hold up the callers; there will be a next time */

@@ -101,7 +101,7 @@ take_with_timeout(void *arg)
 	(void) set_config_option("lock_timeout", psprintf("%d", (int) ms),
 							 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
 							 true, 0, false);
-	decide_uncounted(call->id, call->rule, call->decision);
+	decide_unguarded(call->id, call->rule, call->decision);
 	AtEOXact_GUC(true, nest);
 
 	/* the time spent waiting for the row counts */
@@ -125,7 +125,10 @@ decide_in_time(TableCall *call)
 		return;
 	if (error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE ||
 		monotonic_ns() - call->began < call->timeout - NS_PER_MS)
-		ReThrowError(error);
+	{
+		decide_failed(call->id, call->decision, error);
+		return;
+	}
 	FreeErrorData(error);
 	/* what the bucket owes is not known, but that it is too much */
 	memset(call->decision, 0, sizeof(Decision));
