@@ -22,7 +22,7 @@
 
 PG_FUNCTION_INFO_V1(rl_wait);
 
-#define NS_PER_MS	1000000
+#define NSEC_PER_MSEC	1000000
 
 /* A waiter whose tokens are taken. */
 typedef struct Waiter
@@ -56,7 +56,7 @@ sleep_until_due(Waiter *waiter)
 		for (;;)
 		{
 			Owed		left = waiter->due - monotonic_ns();
-			Owed		ms = (left + NS_PER_MS - 1) / NS_PER_MS;
+			Owed		ms = (left + NSEC_PER_MSEC - 1) / NSEC_PER_MSEC;
 
 			CHECK_FOR_INTERRUPTS();
 			if (left <= 0)
@@ -93,7 +93,7 @@ take_with_timeout(void *arg)
 {
 	TableCall  *call = arg;
 	int			nest = NewGUCNestLevel();
-	Owed		ms = Max(Min(call->timeout / NS_PER_MS, INT_MAX), 1);
+	Owed		ms = Max(Min(call->timeout / NSEC_PER_MSEC, INT_MAX), 1);
 	int			lock_timeout = atoi(GetConfigOption("lock_timeout", false, false));
 
 	if (lock_timeout > 0)
@@ -124,7 +124,7 @@ decide_in_time(TableCall *call)
 	if (!error)
 		return;
 	if (error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE ||
-		monotonic_ns() - call->began < call->timeout - NS_PER_MS)
+		monotonic_ns() - call->began < call->timeout - NSEC_PER_MSEC)
 	{
 		decide_failed(call->id, call->decision, error);
 		return;
