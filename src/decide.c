@@ -265,13 +265,16 @@ look(const BucketId *id, const BucketRule *rule, Decision *decision)
 void
 decide_unguarded(const BucketId *id, const BucketRule *rule, Decision *decision)
 {
-	if (block_possible(id))
+	Owed		blocked = block_possible(id) ? block_left(id) : 0;
+
+	if (blocked > 0)
 	{
-		look_slowly(id, rule, decision);
-		if (decision->blocked > 0)
-			return;
+		look_at_bucket(id, rule, decision);
+		decision->allowed = false;
+		decision->blocked = blocked;
 	}
-	take_tokens(id, rule, decision);
+	else
+		take_tokens(id, rule, decision);
 }
 
 /* The short way did not lead to a decision. */
@@ -421,22 +424,6 @@ decide_in_both(void *arg)
 	return allowed;
 }
 
-/* Bring those buckets to shared memory that a read-only transaction takes from. */
-static void
-take_all_over(BucketCall *calls, int n)
-{
-	for (int i = 0; i < n; i++)
-	{
-		BucketRule	nothing;
-		Decision	decision;
-
-		if (!table_may_hold(&calls[i].id))
-			continue;
-		bucket_rule(&nothing, calls[i].rule.capacity, calls[i].rule.refill, 0);
-		table_take_over(&calls[i].id, &nothing, &decision);
-	}
-}
-
 static void
 decide_all_slowly(BucketCall *calls, int n)
 {
@@ -477,8 +464,8 @@ decide_all_slowly(BucketCall *calls, int n)
 		all.mode = PLACE_HERE;
 	else if (!table_writable())
 	{
-		take_all_over(calls, n);
-		all.mode = PLACE_HERE;
+		table_take_all_over(calls, n);
+		return;
 	}
 
 	all.in_memory = palloc(n * sizeof(BucketCall));
@@ -533,6 +520,7 @@ decide_all(BucketCall *calls, int n)
 	for (int i = 0; i < n; i++)
 	{
 		memset(&calls[i].decision, 0, sizeof(Decision));
+		calls[i].absent = 0;
 		calls[i].decision.allowed = true;
 		calls[i].decision.known = true;
 		possible = possible || block_possible(&calls[i].id);

@@ -56,6 +56,7 @@ typedef struct BucketCall
 {
 	BucketId	id;
 	BucketRule	rule;
+	Owed		absent;			/* what the bucket owes if it is not in memory */
 	Decision	decision;
 } BucketCall;
 
@@ -185,6 +186,7 @@ extern void table_take_over(const BucketId *id, const BucketRule *rule,
 extern Owed table_peek(const BucketId *id, const BucketRule *rule);
 extern bool table_set(const BucketId *id, const BucketRule *rule, Owed owed);
 extern void table_take_over_set(const BucketId *id, const BucketRule *rule, Owed owed);
+extern void table_take_all_over(BucketCall *calls, int n);
 extern bool table_give(const BucketId *id, double tokens, double *given);
 extern bool table_reset(const BucketId *id);
 extern int64 table_reset_all(const char *limiter, int limiter_len);

@@ -372,7 +372,7 @@ find_or_claim(BucketCall *calls, int n, PlaceMode mode, Held *held,
 			continue;
 		}
 		if (calls[i].rule.take == 0)
-			continue;			/* stays full */
+			continue;			/* stays as it is */
 		if (claim(&probe, slots_needed(&calls[i].id), held[i].claimed, held[i].words))
 			held[i].n_claimed = slots_needed(&calls[i].id);
 		else if (mode == PLACE_OR_SPILL)
@@ -410,7 +410,7 @@ decide_locked(BucketCall *calls, int n, Held *held, bool apply)
 		const BucketRule *rule = &calls[i].rule;
 		Decision   *decision = &calls[i].decision;
 		Slot	   *slot = held[i].slot;
-		Owed		owed = 0;
+		Owed		owed = calls[i].absent;
 
 		if (slot)
 			owed = owed_of(slot, held[i].word, now);

@@ -309,6 +309,16 @@ sql_each(SqlStatement *statement, void (*visit) (uint64 n, void *arg), void *arg
 	SPI_cursor_close(portal);
 }
 
+static int	tries = 0;			/* calls of sql_try() that we are in */
+static bool tried_in_block;		/* was the outermost in a transaction block? */
+
+/* IsTransactionBlock(), but that sql_try() makes none. */
+bool
+sql_in_transaction_block(void)
+{
+	return tries > 0 ? tried_in_block : IsTransactionBlock();
+}
+
 /*
  * Do work in a subtransaction.  Should it return false, what it did is undone.
  * Should it fail, likewise, the transaction goes on, and the error is returned;
@@ -321,7 +331,10 @@ sql_try(bool (*work) (void *arg), void *arg)
 	ResourceOwner owner = CurrentResourceOwner;
 	ErrorData  *volatile error = NULL;
 
+	if (tries == 0)
+		tried_in_block = IsTransactionBlock();
 	BeginInternalSubTransaction(NULL);
+	tries++;
 	MemoryContextSwitchTo(context);
 	PG_TRY();
 	{
@@ -331,9 +344,11 @@ sql_try(bool (*work) (void *arg), void *arg)
 			RollbackAndReleaseCurrentSubTransaction();
 		MemoryContextSwitchTo(context);
 		CurrentResourceOwner = owner;
+		tries--;
 	}
 	PG_CATCH();
 	{
+		tries--;
 		MemoryContextSwitchTo(context);
 		error = CopyErrorData();
 		FlushErrorState();

@@ -53,6 +53,7 @@ extern void sql_each(SqlStatement *statement, void (*visit) (uint64 n, void *arg
 					 void *arg);
 extern void sql_push_latest_snapshot(void);
 extern void sql_end(SqlCaller caller);
+extern bool sql_in_transaction_block(void);
 extern ErrorData *sql_try(bool (*work) (void *arg), void *arg);
 
 #pragma GCC visibility pop

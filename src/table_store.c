@@ -48,7 +48,7 @@
 #define CLEAN_EVERY			16
 #define CLEAN_PAGES			16
 
-/* Advisory locks have 1 or 2 there, flush.c has 3: this one locks keys. */
+/* Advisory locks have 1 or 2 there, flush.c has 3, wait.c 5: this one locks keys. */
 #define KEY_LOCK_CLASS		4
 #define KEY_LOCKS			16	/* few: a transaction may come to hold them all */
 
@@ -316,12 +316,19 @@ table_writable(void)
 	return !XactReadOnly && !IsInParallelMode();
 }
 
+static void
+key_lock_tag(const BucketId *id, LOCKTAG *tag)
+{
+	memset(tag, 0, sizeof(*tag));
+	SET_LOCKTAG_ADVISORY(*tag, MyDatabaseId, (uint32) (id->hash % KEY_LOCKS), 0,
+						 KEY_LOCK_CLASS);
+}
+
 /* Lock the key against those who take over, or write, its bucket: spill.c, rule 4. */
 static void
 table_lock_key(const BucketId *id, LOCKMODE mode, LOCKTAG *tag)
 {
-	SET_LOCKTAG_ADVISORY(*tag, MyDatabaseId, (uint32) (id->hash % KEY_LOCKS), 0,
-						 KEY_LOCK_CLASS);
+	key_lock_tag(id, tag);
 	(void) LockAcquire(tag, mode, false, false);
 }
 
@@ -402,7 +409,7 @@ consume_or_set(const BucketId *id, const BucketRule *rule, const Owed *set,
 	 * locked, and where rows are not to have changed since, it might fail.
 	 */
 	if (new && here && decision->owed > 0 && !my_shared_database() &&
-		!IsTransactionBlock() && !IsolationUsesXactSnapshot() &&
+		!sql_in_transaction_block() && !IsolationUsesXactSnapshot() &&
 		++inserted % CLEAN_EVERY == 0)
 		clean_some_pages();
 	sql_end(caller);
@@ -471,6 +478,71 @@ table_take_over(const BucketId *id, const BucketRule *rule, Decision *decision)
 		(void) shmem_place(id, rule, owed, PLACE_HERE, decision);
 	}
 	(void) LockRelease(&tag, ShareLock, false);
+}
+
+static void
+unlock_keys(const LOCKTAG *tags, int n)
+{
+	while (n-- > 0)
+		(void) LockRelease(&tags[n], ShareLock, false);
+}
+
+/*
+ * Lock the keys as takers do, all of them; how many locks.  Writers lock keys in
+ * any order, and until they end: while we hold some, we wait for none.
+ */
+static int
+lock_keys(const BucketCall *calls, int n, LOCKTAG *tags)
+{
+	LOCKTAG		wanted[KEY_LOCKS];
+	int			n_wanted = 0;
+	int			first = 0;
+
+	for (int i = 0; i < n; i++)
+	{
+		LOCKTAG		tag;
+		int			j;
+
+		key_lock_tag(&calls[i].id, &tag);
+		for (j = 0; j < n_wanted; j++)
+			if (memcmp(&wanted[j], &tag, sizeof(tag)) == 0)
+				break;
+		if (j == n_wanted)
+			wanted[n_wanted++] = tag;
+	}
+	for (;;)
+	{
+		int			n_locked = 0;
+		int			next = first;
+
+		CHECK_FOR_INTERRUPTS();
+		do
+		{
+			if (LockAcquire(&wanted[next], ShareLock, false, n_locked > 0) ==
+				LOCKACQUIRE_NOT_AVAIL)
+				break;
+			tags[n_locked++] = wanted[next];
+			next = (next + 1) % n_wanted;
+		} while (n_locked < n_wanted);
+		if (n_locked == n_wanted)
+			return n_locked;
+		unlock_keys(tags, n_locked);
+		first = next;
+	}
+}
+
+/* Likewise, on several buckets, all or nothing. */
+void
+table_take_all_over(BucketCall *calls, int n)
+{
+	LOCKTAG		tags[KEY_LOCKS];
+	int			n_locked = lock_keys(calls, n, tags);
+
+	for (int i = 0; i < n; i++)
+		calls[i].absent = spill_is_set(shmem_partition(calls[i].id.hash)) ?
+			table_peek(&calls[i].id, &calls[i].rule) : 0;
+	(void) shmem_consume_all(calls, n, PLACE_HERE, true);
+	unlock_keys(tags, n_locked);
 }
 
 /* Likewise, but let it owe so much, whatever it owed. */

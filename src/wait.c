@@ -13,16 +13,22 @@
  */
 #include "ratelimit.h"
 
+#include "access/xact.h"
+#include "common/hashfn.h"
 #include "miscadmin.h"
 #include "sql.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
+#include "storage/lock.h"
 #include "utils/guc.h"
 #include "utils/wait_event.h"
 
 PG_FUNCTION_INFO_V1(rl_wait);
 
 #define NSEC_PER_MSEC	1000000
+
+/* Advisory locks have 1 or 2 there, flush.c has 3, table_store.c 4. */
+#define WAIT_LOCK_CLASS	5
 
 /* A waiter whose tokens are taken. */
 typedef struct Waiter
@@ -94,6 +100,7 @@ take_with_timeout(void *arg)
 	TableCall  *call = arg;
 	int			nest = NewGUCNestLevel();
 	Owed		ms = Max(Min(call->timeout / NSEC_PER_MSEC, INT_MAX), 1);
+	LOCKTAG		first;
 	int			lock_timeout = atoi(GetConfigOption("lock_timeout", false, false));
 
 	if (lock_timeout > 0)
@@ -101,7 +108,20 @@ take_with_timeout(void *arg)
 	(void) set_config_option("lock_timeout", psprintf("%d", (int) ms),
 							 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
 							 true, 0, false);
+	/*
+	 * Row locks are no queue: who is woken goes on to the next version of the
+	 * row.  So only the first of the waiters waits for the row.
+	 */
+	memset(&first, 0, sizeof(first));
+	SET_LOCKTAG_ADVISORY(first, MyDatabaseId,
+						 hash_bytes((const unsigned char *) call->id->key,
+									call->id->key_len),
+						 hash_bytes((const unsigned char *) call->id->limiter,
+									call->id->limiter_len),
+						 WAIT_LOCK_CLASS);
+	(void) LockAcquire(&first, ExclusiveLock, false, false);
 	decide_unguarded(call->id, call->rule, call->decision);
+	(void) LockRelease(&first, ExclusiveLock, false);
 	AtEOXact_GUC(true, nest);
 
 	/* the time spent waiting for the row counts */
@@ -155,7 +175,7 @@ rl_wait(PG_FUNCTION_ARGS)
 
 	room = rule.room;
 	bucket_rule_for_wait(&rule, timeout);
-	if (table_may_hold(&id) && table_writable() && enabled_setting)
+	if (enabled_setting && table_may_hold(&id) && !IsInParallelMode())
 	{
 		TableCall	call = {&id, &rule, room, &decision, monotonic_ns(), timeout};
 
