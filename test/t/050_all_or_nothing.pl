@@ -220,7 +220,8 @@ sub check_calls
 #
 # In shared memory
 #
-my $node = start_server('memory');
+# violations stay where they are until we look
+my $node = start_server('memory', conf => "ratelimit.flush_interval = '1h'");
 my $sql = sub { return $node->safe_psql('postgres', $_[0]); };
 $sql->("SELECT rl_consume(k, 10, 0) FROM unnest('{memory1,memory2,table1,table2}'::text[]) k");
 check_calls($node, 'memory');
@@ -310,7 +311,7 @@ $node->stop;
 #
 # In both
 #
-$node = start_server('both', conf => 'ratelimit.max_buckets = 16');
+$node = start_server('both', conf => "ratelimit.max_buckets = 16\nratelimit.flush_interval = '1h'");
 $sql->("SELECT rl_consume(k, 10, 0) FROM unnest('{memory1,memory2}'::text[]) k");
 fill_until_spilled($node, 'filling', 1000, 0);
 $sql->("SELECT rl_consume(k, 10, 0) FROM unnest('{table1,table2}'::text[]) k");
@@ -358,6 +359,8 @@ is(violations($node), 'default/table2=1', 'both: ... and a violation');
 
 # The load, on buckets of which some are in memory; meanwhile room is made there,
 # so that the worker moves others.
+$sql->("ALTER SYSTEM SET ratelimit.flush_interval = '1s'");
+$node->reload;
 $sql->('SELECT rl_reset_all()');
 ok(wait_until_nothing_spilled($node), 'both: empty');
 $calls = $full ? 400_000 : 12_800;

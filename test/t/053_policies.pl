@@ -15,7 +15,7 @@ use RateLimitTest;
 use Test::More;
 
 my $full = $ENV{RATELIMIT_FULL};
-my $node = start_server('primary', streaming => 1);
+my $node = start_server('primary', streaming => 1, conf => "ratelimit.flush_interval = '1h'");
 my $sql = sub { return $node->safe_psql('postgres', $_[0]); };
 
 sub result_of
@@ -226,9 +226,7 @@ cmp_ok($sql->('SELECT version FROM committed'), '>', 500, 'load: the policy chan
 my $buckets = q{SELECT string_agg(limiter || ' ' || tokens, ', ' ORDER BY limiter) FROM rate_limit_status WHERE key = 'u'};
 my $pending = q{SELECT string_agg(limiter || '/' || key || '=' || count, ' ' ORDER BY limiter) FROM rate_limit_pending};
 my $counts = q{SELECT string_agg(limiter || ' ' || allowed || '/' || denied || '/' || shadowed, ', ' ORDER BY limiter) FROM rate_limit_stats WHERE limiter ~ '^t'};
-$sql->("SELECT rl_flush(), rl_reset_all(), rl_stats_reset(); ALTER SYSTEM SET ratelimit.flush_interval = '1h'; SELECT pg_reload_conf(); INSERT INTO rate_limit_policies (policy, tier, capacity, refill) VALUES ('tiers', 'default', 10, 0), ('tiers', 'small', 4, 0), ('tiers', 'large', 100, 0)");
-ok($node->poll_query_until('postgres', "SELECT current_setting('ratelimit.flush_interval') = '1h'"), 'violations are not written by themselves');
-$sql->("SELECT rl_flush(); TRUNCATE rate_limit_violations");
+$sql->("SELECT rl_flush(), rl_reset_all(), rl_stats_reset(); INSERT INTO rate_limit_policies (policy, tier, capacity, refill) VALUES ('tiers', 'default', 10, 0), ('tiers', 'small', 4, 0), ('tiers', 'large', 100, 0)");
 is($sql->("SELECT * FROM rl_throttle_policy('tiers', 'u', 3)"), 't|4|1|00:00:00|', 'allowed: the tier with the least left tells');
 is($sql->($buckets), 'tiers 7, tiers/large 97, tiers/small 1', '... all tiers pay');
 is($sql->("SELECT * FROM rl_throttle_policy('tiers', 'u', 2)"), 'f|4|1||', 'denied by one');
