@@ -109,10 +109,10 @@ guarded(void (*work) (const BucketId *, const BucketRule *, Decision *),
 bool
 table_may_hold(const BucketId *id)
 {
-	if (!shmem_attached())
-		return true;
 	if (RecoveryInProgress())
 		return false;
+	if (!shmem_attached())
+		return true;
 	if (!spill_known())
 		table_find_spilled();
 	return spill_is_set(shmem_partition(id->hash));
@@ -149,10 +149,7 @@ fail_read_only(const BucketId *id, Decision *decision)
 void
 take_tokens(const BucketId *id, const BucketRule *rule, Decision *decision)
 {
-	decision->known = true;
-	decision->in_table = false;
-	decision->blocked = 0;
-	decision->now = 0;
+	begin_decision(decision);
 
 	if (!shmem_attached())
 	{
@@ -247,10 +244,7 @@ look_slowly(const BucketId *id, const BucketRule *rule, Decision *decision)
 void
 look(const BucketId *id, const BucketRule *rule, Decision *decision)
 {
-	decision->known = true;
-	decision->in_table = false;
-	decision->blocked = 0;
-	decision->now = 0;
+	begin_decision(decision);
 
 	if (!enabled_setting)
 	{
@@ -265,13 +259,17 @@ look(const BucketId *id, const BucketRule *rule, Decision *decision)
 void
 decide_unguarded(const BucketId *id, const BucketRule *rule, Decision *decision)
 {
-	if (block_possible(id))
+	Owed		blocked = block_possible(id) ? block_left(id) : 0;
+
+	begin_decision(decision);
+	if (blocked > 0)
 	{
-		look_slowly(id, rule, decision);
-		if (decision->blocked > 0)
-			return;
+		look_at_bucket(id, rule, decision);
+		decision->allowed = false;
+		decision->blocked = blocked;
 	}
-	take_tokens(id, rule, decision);
+	else
+		take_tokens(id, rule, decision);
 }
 
 /* The short way did not lead to a decision. */
@@ -421,22 +419,6 @@ decide_in_both(void *arg)
 	return allowed;
 }
 
-/* Bring those buckets to shared memory that a read-only transaction takes from. */
-static void
-take_all_over(BucketCall *calls, int n)
-{
-	for (int i = 0; i < n; i++)
-	{
-		BucketRule	nothing;
-		Decision	decision;
-
-		if (!table_may_hold(&calls[i].id))
-			continue;
-		bucket_rule(&nothing, calls[i].rule.capacity, calls[i].rule.refill, 0);
-		table_take_over(&calls[i].id, &nothing, &decision);
-	}
-}
-
 static void
 decide_all_slowly(BucketCall *calls, int n)
 {
@@ -477,8 +459,8 @@ decide_all_slowly(BucketCall *calls, int n)
 		all.mode = PLACE_HERE;
 	else if (!table_writable())
 	{
-		take_all_over(calls, n);
-		all.mode = PLACE_HERE;
+		table_take_all_over(calls, n);
+		return;
 	}
 
 	all.in_memory = palloc(n * sizeof(BucketCall));
@@ -533,6 +515,7 @@ decide_all(BucketCall *calls, int n)
 	for (int i = 0; i < n; i++)
 	{
 		memset(&calls[i].decision, 0, sizeof(Decision));
+		calls[i].absent = 0;
 		calls[i].decision.allowed = true;
 		calls[i].decision.known = true;
 		possible = possible || block_possible(&calls[i].id);

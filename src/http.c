@@ -160,7 +160,7 @@ raise_denied(const BucketId *id, const BucketRule *rule, const Decision *decisio
 	Owed		wait = decision_wait(rule, decision);
 	double		remaining = bucket_tokens(rule, decision->owed);
 	char	   *detail;
-	char	   *hint;
+	char	   *hint = NULL;
 	StringInfoData body;
 
 	answer.capacity = rule->capacity;
@@ -173,23 +173,26 @@ raise_denied(const BucketId *id, const BucketRule *rule, const Decision *decisio
 	if (decision->known)
 		detail = psprintf("%s: %.15g of %.15g tokens remaining", detail,
 						  floor(remaining * 1000) / 1000, rule->capacity);
-	if (answer.retry_after < 0)
-		hint = pstrdup("Waiting does not help.");
-	else
+	if (answer.retry_after >= 0)
 		hint = psprintf("Wait %.0f s.", answer.retry_after);
+	else if (decision->known)
+		hint = pstrdup("Waiting does not help.");
 
 	if (!postgrest_headers_setting)
 		ereport(ERROR,
 				(errcode(ERRCODE_PT429),
 				 errmsg("rate limit exceeded"),
 				 errdetail("%s", detail),
-				 errhint("%s", hint)));
+				 hint ? errhint("%s", hint) : 0));
 
 	initStringInfo(&body);
 	appendStringInfoString(&body, "{\"code\": \"PT429\", \"message\": \"rate limit exceeded\", \"details\": ");
 	escape_json(&body, detail);
 	appendStringInfoString(&body, ", \"hint\": ");
-	escape_json(&body, hint);
+	if (hint)
+		escape_json(&body, hint);
+	else
+		appendStringInfoString(&body, "null");
 	appendStringInfoChar(&body, '}');
 	ereport(ERROR,
 			(errcode(ERRCODE_PGRST),

@@ -51,6 +51,16 @@ typedef struct Decision
 	int64		now;			/* when, on the monotonic clock; 0: not known */
 } Decision;
 
+/* What is so before it is known otherwise. */
+static inline void
+begin_decision(Decision *decision)
+{
+	decision->known = true;
+	decision->in_table = false;
+	decision->blocked = 0;
+	decision->now = 0;
+}
+
 #define MAX_CALLS	64			/* that are decided together */
 
 /* A call on its way to a decision, one of several. */
@@ -58,6 +68,7 @@ typedef struct BucketCall
 {
 	BucketId	id;
 	BucketRule	rule;
+	Owed		absent;			/* what the bucket owes if it is not in memory */
 	Decision	decision;
 } BucketCall;
 
@@ -190,6 +201,7 @@ extern void table_take_over(const BucketId *id, const BucketRule *rule,
 extern Owed table_peek(const BucketId *id, const BucketRule *rule);
 extern bool table_set(const BucketId *id, const BucketRule *rule, Owed owed);
 extern void table_take_over_set(const BucketId *id, const BucketRule *rule, Owed owed);
+extern void table_take_all_over(BucketCall *calls, int n);
 extern bool table_give(const BucketId *id, double tokens, double *given);
 extern bool table_reset(const BucketId *id);
 extern int64 table_reset_all(const char *limiter, int limiter_len);
@@ -205,7 +217,16 @@ extern void table_views(void (*show) (const BucketView *view, void *arg), void *
 	} while (0)
 
 pg_noreturn extern void fail_null(const char *name);
-extern void check_length(const char *name, const char *value, int len, int max);
+pg_noreturn extern void fail_length(const char *name, const char *value, int len,
+									int max);
+/* A text argument must be neither empty nor longer than max bytes. */
+static inline void
+check_length(const char *name, const char *value, int len, int max)
+{
+	if (unlikely(len == 0 || len > max))
+		fail_length(name, value, len, max);
+}
+
 extern void check_limiter(const char *limiter, int len);
 extern void check_tokens(const char *name, double tokens);
 extern const BucketRule *get_rule(double capacity, double refill, double cost);
@@ -238,7 +259,10 @@ extern bool decide_all(BucketCall *calls, int n);
 extern void look(const BucketId *id, const BucketRule *rule, Decision *decision);
 extern bool table_may_hold(const BucketId *id);
 extern void set_bucket(const BucketId *id, const BucketRule *rule, Owed owed);
+
+/* admin.c */
 extern bool reset_bucket(const BucketId *id);
+extern void check_can_reset(const char *function);
 
 /* worker.c */
 extern void worker_register(void);

@@ -13,16 +13,24 @@
  */
 #include "ratelimit.h"
 
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "common/hashfn.h"
 #include "miscadmin.h"
+#include "refund.h"
 #include "sql.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
+#include "storage/lock.h"
 #include "utils/guc.h"
 #include "utils/wait_event.h"
 
 PG_FUNCTION_INFO_V1(rl_wait);
 
-#define NS_PER_MS	1000000
+#define NSEC_PER_MSEC	1000000
+
+/* Advisory locks have 1 or 2 there, flush.c has 3, table_store.c 4. */
+#define WAIT_LOCK_CLASS	5
 
 /* A waiter whose tokens are taken. */
 typedef struct Waiter
@@ -56,7 +64,7 @@ sleep_until_due(Waiter *waiter)
 		for (;;)
 		{
 			Owed		left = waiter->due - monotonic_ns();
-			Owed		ms = (left + NS_PER_MS - 1) / NS_PER_MS;
+			Owed		ms = (left + NSEC_PER_MSEC - 1) / NSEC_PER_MSEC;
 
 			CHECK_FOR_INTERRUPTS();
 			if (left <= 0)
@@ -88,20 +96,49 @@ time_to_wait(const Decision *decision, const BucketRule *rule, Owed room)
 	return decision->owed - rule->take - room;
 }
 
+/* Let nothing be waited for beyond the timeout. */
+static void
+limit_waiting(const TableCall *call)
+{
+	Owed		left = call->timeout - (monotonic_ns() - call->began);
+	int			ms = (int) Max(Min(left / NSEC_PER_MSEC, INT_MAX), 1);
+	int			current = atoi(GetConfigOption("lock_timeout", false, false));
+
+	if (current == 0 || current > ms)
+		(void) set_config_option("lock_timeout", psprintf("%d", ms),
+								 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
+								 true, 0, false);
+}
+
 static bool
 take_with_timeout(void *arg)
 {
 	TableCall  *call = arg;
 	int			nest = NewGUCNestLevel();
-	Owed		ms = Max(Min(call->timeout / NS_PER_MS, INT_MAX), 1);
-	int			lock_timeout = atoi(GetConfigOption("lock_timeout", false, false));
+	bool		queue = !TransactionIdIsValid(GetTopTransactionIdIfAny());
+	LOCKTAG		first = {0};
 
-	if (lock_timeout > 0)
-		ms = Min(ms, lock_timeout);
-	(void) set_config_option("lock_timeout", psprintf("%d", (int) ms),
-							 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
-							 true, 0, false);
+	limit_waiting(call);
+
+	/*
+	 * Row locks are no queue: who is woken goes on to the next version of the
+	 * row.  So only the first of the waiters waits for the row; but for
+	 * transactions that may have the row locked already.
+	 */
+	SET_LOCKTAG_ADVISORY(first, MyDatabaseId,
+						 hash_bytes((const unsigned char *) call->id->key,
+									call->id->key_len),
+						 hash_bytes((const unsigned char *) call->id->limiter,
+									call->id->limiter_len),
+						 WAIT_LOCK_CLASS);
+	if (queue)
+	{
+		(void) LockAcquire(&first, ExclusiveLock, false, false);
+		limit_waiting(call);
+	}
 	decide_unguarded(call->id, call->rule, call->decision);
+	if (queue)
+		(void) LockRelease(&first, ExclusiveLock, false);
 	AtEOXact_GUC(true, nest);
 
 	/* the time spent waiting for the row counts */
@@ -124,15 +161,26 @@ decide_in_time(TableCall *call)
 	if (!error)
 		return;
 	if (error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE ||
-		monotonic_ns() - call->began < call->timeout - NS_PER_MS)
+		monotonic_ns() - call->began < call->timeout - NSEC_PER_MSEC)
 	{
 		decide_failed(call->id, call->decision, error);
 		return;
 	}
 	FreeErrorData(error);
 	/* what the bucket owes is not known, but that it is too much */
-	memset(call->decision, 0, sizeof(Decision));
-	call->decision->known = true;
+	begin_decision(call->decision);
+	call->decision->allowed = false;
+	call->decision->owed = 0;
+}
+
+/* May deciding mean to wait for others who use the table? */
+static bool
+may_need_table(const BucketId *id)
+{
+	if (RecoveryInProgress() || IsInParallelMode())
+		return false;
+	return !shmem_attached() || !spill_known() ||
+		spill_is_set(shmem_partition(id->hash));
 }
 
 /* rl_wait(key, capacity, refill, cost, timeout, limiter) returns boolean */
@@ -155,10 +203,12 @@ rl_wait(PG_FUNCTION_ARGS)
 
 	room = rule.room;
 	bucket_rule_for_wait(&rule, timeout);
-	if (table_may_hold(&id) && table_writable() && enabled_setting)
+	if (enabled_setting && may_need_table(&id))
 	{
 		TableCall	call = {&id, &rule, room, &decision, monotonic_ns(), timeout};
 
+		if (refund_setting)
+			refund_reserve(1);
 		decide_in_time(&call);
 	}
 	else
