@@ -87,7 +87,7 @@ sub normal_output
 
 	$output =~ s/\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(\.\d+)?(\+\d\d)?/TIME/g;
 	$output =~ s/(\d\d:\d\d):(\d\d\.\d+)/sprintf '%s:%02.0f', $1, $2/ge;
-	$output =~ s/\d+\.\d{4,}/sprintf '%.0f', $&/ge;
+	$output =~ s/\d+\.\d{4,}|\d+\.\d+(?= of \d)/sprintf '%.0f', $&/ge;
 	$output =~ s/--+/--/g;
 	$output =~ s/ +/ /g;
 	$output =~ s/ $//gm;
