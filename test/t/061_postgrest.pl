@@ -89,7 +89,8 @@ sub is_429
 	my ($answer, $key, $limiter, $capacity, $most_seconds, $what) = @_;
 	my ($seconds) = ($answer->{message} // '') =~ /"Wait (\d+) s\."/;
 
-	is($answer->{sqlstate}, 'PGRST', "$what: SQLSTATE") or 	ok(defined $seconds && $seconds >= 1 && $seconds <= $most_seconds, "$what: says when to come back");
+	is($answer->{sqlstate}, 'PGRST', "$what: SQLSTATE") or diag($answer->{err});
+	ok(defined $seconds && $seconds >= 1 && $seconds <= $most_seconds, "$what: says when to come back");
 	$seconds //= 'no';
 	$answer->{message} =~ s/: [\d.]+ of/: 0 of/;
 	is($json->encode($json->decode($answer->{message})),
@@ -189,7 +190,6 @@ like($answer->{err}, qr/WARNING: .* could not decide on key "alice", limiter "ap
 
 $node->safe_psql('postgres', q(ALTER ROLE authenticator SET ratelimit.on_error = 'deny'));
 $answer = request($node, 'GET', %alice);
-diag($answer->{err});
 is($answer->{sqlstate}, 'PGRST', 'not preloaded, GET, on_error = deny: SQLSTATE');
 is($json->decode($answer->{detail})->{status}, 429, '... status');
 is(ref $json->decode($answer->{detail})->{headers}, 'HASH', '... headers');
