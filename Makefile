@@ -38,7 +38,7 @@ OBJS = \
 	src/worker.o
 
 EXTENSION = ratelimit
-DATA = sql/ratelimit--1.0.sql
+DATA = $(sort $(wildcard sql/ratelimit--*.sql))
 
 SKIP = table_%
 names = $(filter-out $(SKIP),$(patsubst $1,%,$(sort $(wildcard $(subst %,*,$1)))))

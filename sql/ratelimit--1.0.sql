@@ -158,11 +158,16 @@ SELECT pg_catalog.pg_extension_config_dump('rate_limit_policies', '');
 CREATE FUNCTION rl_policies_changed() RETURNS trigger
 AS 'MODULE_PATHNAME' LANGUAGE C;
 COMMENT ON FUNCTION rl_policies_changed() IS
-'Trigger of rate_limit_policies: has every session read the policies anew once the change is committed.';
+'Triggers of rate_limit_policies: has every session read the policies anew once the change is committed.';
+-- Rows that are replicated fire row triggers only, and only those enabled always.
 CREATE TRIGGER rate_limit_policies_changed
-AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON rate_limit_policies
-FOR EACH STATEMENT EXECUTE FUNCTION rl_policies_changed();
+AFTER INSERT OR UPDATE OR DELETE ON rate_limit_policies
+FOR EACH ROW EXECUTE FUNCTION rl_policies_changed();
 ALTER TABLE rate_limit_policies ENABLE ALWAYS TRIGGER rate_limit_policies_changed;
+CREATE TRIGGER rate_limit_policies_truncated
+AFTER TRUNCATE ON rate_limit_policies
+FOR EACH STATEMENT EXECUTE FUNCTION rl_policies_changed();
+ALTER TABLE rate_limit_policies ENABLE ALWAYS TRIGGER rate_limit_policies_truncated;
 
 CREATE FUNCTION rl_consume_policy(policy text, key text, cost float8 DEFAULT 1)
 RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;

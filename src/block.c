@@ -170,11 +170,7 @@ rl_block(PG_FUNCTION_ARGS)
 	check_not_null(fcinfo, 1, "duration");
 	check_not_null(fcinfo, 2, "limiter");
 	get_bucket_id(&id, PG_GETARG_TEXT_PP(0), PG_GETARG_TEXT_PP(2));
-	left = get_span("duration", PG_GETARG_INTERVAL_P(1));
-	if (left == 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("duration must be above 0")));
+	left = get_span("duration", PG_GETARG_INTERVAL_P(1), 1);
 
 	make_block_id(&block, &id);
 	block_rule(&rule);

@@ -239,6 +239,18 @@ bucket_rule(BucketRule *rule, double capacity, double refill, double cost)
 	}
 }
 
+/* The sum of two costs; what is the capacity but for rounding is the capacity. */
+double
+bucket_costs(double capacity, double cost, double other)
+{
+	double		sum = cost + other;
+
+	if (sum > capacity && sum <= capacity * (1 + 0x1p-50) &&
+		cost <= capacity && other <= capacity)
+		return capacity;
+	return sum;
+}
+
 /* Let the call take its cost also from a bucket that does not have it. */
 void
 bucket_rule_for_debt(BucketRule *rule)
@@ -252,7 +264,7 @@ void
 bucket_rule_for_wait(BucketRule *rule, Owed timeout)
 {
 	if (rule->timed && rule->take > 0 && rule->room >= 0)
-		rule->room += Min(timeout, BUCKET_DEBT_MAX - rule->take);
+		rule->room += Max(Min(timeout, BUCKET_DEBT_MAX - rule->take), 0);
 }
 
 /*

@@ -16,10 +16,10 @@
 typedef int128 Owed;
 
 /* No rule's bucket can owe this much: it bounds what a store accepts. */
-#define BUCKET_OWED_MAX		((Owed) 1 << 97)
+#define BUCKET_OWED_MAX		((Owed) 1 << 98)
 
 /* A bucket in debt owes at most so much more than an empty one. */
-#define BUCKET_DEBT_MAX		((Owed) 1 << 94)
+#define BUCKET_DEBT_MAX		((Owed) 1 << 97)
 
 /* The arguments of a call, and what follows from them alone. */
 typedef struct BucketRule
@@ -37,6 +37,7 @@ typedef struct BucketRule
 
 extern void bucket_rule(BucketRule *rule, double capacity, double refill,
 						double cost);
+extern double bucket_costs(double capacity, double cost, double other);
 extern void bucket_rule_for_debt(BucketRule *rule);
 extern void bucket_rule_for_wait(BucketRule *rule, Owed timeout);
 extern bool bucket_timed(double capacity, double refill);

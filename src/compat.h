@@ -13,6 +13,11 @@
 #error "ratelimit needs a compiler with 128-bit integers"
 #endif
 
+/* Since 16, postgres.h does not include it. */
+#if PG_VERSION_NUM >= 160000
+#include "varatt.h"
+#endif
+
 /* 18 put it before the declaration. */
 #if PG_VERSION_NUM < 180000
 #define pg_noreturn pg_attribute_noreturn()

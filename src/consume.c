@@ -192,17 +192,18 @@ get_call(FunctionCallInfo fcinfo, BucketId *id)
 	return get_rule(PG_GETARG_FLOAT8(1), PG_GETARG_FLOAT8(2), PG_GETARG_FLOAT8(3));
 }
 
-/* A span of time in ns, a month being 30 days, checked not to be negative. */
+/* A span of time in ns, a month being 30 days, of at least so many microseconds. */
 Owed
-get_span(const char *name, const Interval *span)
+get_span(const char *name, const Interval *span, int least)
 {
 	Owed		days = (Owed) span->month * DAYS_PER_MONTH + span->day;
 	Owed		us = days * USECS_PER_DAY + span->time;
 
-	if (us < 0)
+	if (us < least)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("%s must not be negative, not %s", name,
+				 errmsg("%s must %s 0, not %s", name,
+						least > 0 ? "be above" : "not be below",
 						DatumGetCString(DirectFunctionCall1(interval_out,
 															IntervalPGetDatum(span))))));
 	return us * 1000;
@@ -416,7 +417,7 @@ rl_consume_upto(PG_FUNCTION_ARGS)
 			n = whole_tokens(&one, decision.owed, wanted);
 		rule = *get_rule(one.capacity, one.refill, n);
 		decide_quickly(&id, &rule, &decision);
-		if (!decision.allowed && n > 1)
+		if (decision.known && !decision.allowed && n > 1)
 			continue;
 		decide_counted(&id, &rule, &decision, false);
 

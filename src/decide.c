@@ -51,6 +51,17 @@ errors_are_decided(void)
 	return on_error_setting != ON_ERROR_ERROR && !IsInParallelMode();
 }
 
+/* Deciding has failed, and its subtransaction is undone. */
+void
+decide_failed(const BucketId *id, Decision *decision, ErrorData *error)
+{
+	if (!errors_are_decided())
+		ReThrowError(error);
+	decide_by_setting(decision);
+	warn_undecided(id, decision, error->sqlerrcode, error->message);
+	FreeErrorData(error);
+}
+
 /* A call on its way to a decision in the table. */
 typedef struct GuardedCall
 {
@@ -87,11 +98,7 @@ guarded(void (*work) (const BucketId *, const BucketRule *, Decision *),
 	}
 	error = sql_try(do_guarded_call, &call);
 	if (error)
-	{
-		decide_by_setting(decision);
-		warn_undecided(id, decision, error->sqlerrcode, error->message);
-		FreeErrorData(error);
-	}
+		decide_failed(id, decision, error);
 }
 
 /*
@@ -102,10 +109,10 @@ guarded(void (*work) (const BucketId *, const BucketRule *, Decision *),
 bool
 table_may_hold(const BucketId *id)
 {
-	if (!shmem_attached())
-		return true;
 	if (RecoveryInProgress())
 		return false;
+	if (!shmem_attached())
+		return true;
 	if (!spill_known())
 		table_find_spilled();
 	return spill_is_set(shmem_partition(id->hash));
@@ -254,23 +261,27 @@ look(const BucketId *id, const BucketRule *rule, Decision *decision)
 		guarded(look_slowly, id, rule, decision);
 }
 
-static void
-decide_with_block(const BucketId *id, const BucketRule *rule, Decision *decision)
+/* Decide, with no setting to say what becomes of an error. */
+void
+decide_unguarded(const BucketId *id, const BucketRule *rule, Decision *decision)
 {
-	if (block_possible(id))
+	Owed		blocked = block_possible(id) ? block_left(id) : 0;
+
+	if (blocked > 0)
 	{
-		look_slowly(id, rule, decision);
-		if (decision->blocked > 0)
-			return;
+		look_at_bucket(id, rule, decision);
+		decision->allowed = false;
+		decision->blocked = blocked;
 	}
-	take_tokens(id, rule, decision);
+	else
+		take_tokens(id, rule, decision);
 }
 
 /* The short way did not lead to a decision. */
 void
 decide_slowly(const BucketId *id, const BucketRule *rule, Decision *decision)
 {
-	guarded(decide_with_block, id, rule, decision);
+	guarded(decide_unguarded, id, rule, decision);
 }
 
 /* Count a decision, and answer as the settings want it. */
@@ -338,7 +349,8 @@ merge_calls(BucketCall *calls, int n)
 					 errmsg("key \"%.*s\" must not be given twice with different capacities or refills",
 							calls[i].id.key_len, calls[i].id.key)));
 		*rule = *get_rule(rule->capacity, rule->refill,
-						  rule->cost + calls[i].rule.cost);
+						  bucket_costs(rule->capacity, rule->cost,
+									   calls[i].rule.cost));
 	}
 	return n > 0 ? last + 1 : 0;
 }
@@ -412,22 +424,6 @@ decide_in_both(void *arg)
 	return allowed;
 }
 
-/* Bring those buckets to shared memory that a read-only transaction takes from. */
-static void
-take_all_over(BucketCall *calls, int n)
-{
-	for (int i = 0; i < n; i++)
-	{
-		BucketRule	nothing;
-		Decision	decision;
-
-		if (!table_may_hold(&calls[i].id))
-			continue;
-		bucket_rule(&nothing, calls[i].rule.capacity, calls[i].rule.refill, 0);
-		table_take_over(&calls[i].id, &nothing, &decision);
-	}
-}
-
 static void
 decide_all_slowly(BucketCall *calls, int n)
 {
@@ -468,8 +464,8 @@ decide_all_slowly(BucketCall *calls, int n)
 		all.mode = PLACE_HERE;
 	else if (!table_writable())
 	{
-		take_all_over(calls, n);
-		all.mode = PLACE_HERE;
+		table_take_all_over(calls, n);
+		return;
 	}
 
 	all.in_memory = palloc(n * sizeof(BucketCall));
@@ -524,6 +520,7 @@ decide_all(BucketCall *calls, int n)
 	for (int i = 0; i < n; i++)
 	{
 		memset(&calls[i].decision, 0, sizeof(Decision));
+		calls[i].absent = 0;
 		calls[i].decision.allowed = true;
 		calls[i].decision.known = true;
 		possible = possible || block_possible(&calls[i].id);

@@ -68,6 +68,7 @@ insert(Datum limiter, Datum key, int64 rejected, Datum reason)
 	Datum		values[4] = {limiter, key, Int64GetDatum(rejected), reason};
 	bool		inserted;
 
+	sql_lock(SQL_FLAGS, RowExclusiveLock);
 	sql_execute(&insert_flag, values, NULL, false);
 	inserted = SPI_processed > 0;
 	sql_end(caller);
@@ -144,6 +145,7 @@ rl_unflag(PG_FUNCTION_ARGS)
 	values[1] = PG_GETARG_DATUM(0);
 	values[2] = CStringGetTextDatum(GetUserNameFromId(GetUserId(), false));
 	caller = sql_begin();
+	sql_lock(SQL_FLAGS, RowExclusiveLock);
 	sql_execute(&clear_flag, values, NULL, false);
 	cleared = SPI_processed > 0;
 	sql_end(caller);

@@ -171,6 +171,8 @@ write_views(ViolationView **views, int n)
 	int64		rows = 0;
 	StringInfoData name;
 
+	if (violation_sink_setting == SINK_TABLE)
+		sql_lock(SQL_VIOLATIONS, RowExclusiveLock);
 	initStringInfo(&name);
 	qsort(views, n, sizeof(ViolationView *), compare_views);
 	for (int i = 0; i < n;)
@@ -378,6 +380,7 @@ flush_retention(void)
 	SqlCaller	caller = sql_begin();
 	Datum		values[1];
 
+	sql_lock(SQL_VIOLATIONS, RowExclusiveLock);
 	values[0] = Float8GetDatum(violation_retention_setting);
 	sql_execute(&delete_old, values, NULL, false);
 	sql_end(caller);

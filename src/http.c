@@ -30,7 +30,7 @@ PG_FUNCTION_INFO_V1(rl_enforce);
 
 #define SF_INTEGER_MAX	999999999999999.0
 
-/* What the headers say; times in seconds, rounded up, below 0: never. */
+/* What the headers say, NaN: not known; times in seconds, rounded up, below 0: never. */
 typedef struct Answer
 {
 	bool		allowed;
@@ -70,29 +70,39 @@ sf_string(const char *s, int len)
 	return buf.data;
 }
 
+static void
+add_header(StringInfo buf, const char *name, const char *value)
+{
+	if (buf->len > 0)
+		appendStringInfoString(buf, ", ");
+	escape_json(buf, name);
+	appendStringInfoString(buf, ": ");
+	escape_json(buf, value);
+}
+
 /* The headers as a JSON object of strings. */
 static char *
 headers(const Answer *answer, const char *policy, int policy_len)
 {
 	char	   *name = sf_string(policy, policy_len);
 	double		seconds = answer->allowed ? answer->reset_after : answer->retry_after;
-	StringInfoData limit;
 	StringInfoData buf;
 
-	initStringInfo(&limit);
-	appendStringInfo(&limit, "%s;r=%s", name, sf_integer(answer->remaining));
-	if (seconds >= 0)
-		appendStringInfo(&limit, ";t=%s", sf_integer(seconds));
-
 	initStringInfo(&buf);
-	appendStringInfoString(&buf, "{\"RateLimit\": ");
-	escape_json(&buf, limit.data);
-	appendStringInfoString(&buf, ", \"RateLimit-Policy\": ");
-	escape_json(&buf, psprintf("%s;q=%s", name, sf_integer(answer->capacity)));
+	if (!isnan(answer->remaining))
+	{
+		char	   *limit = psprintf("%s;r=%s", name, sf_integer(answer->remaining));
+
+		if (seconds >= 0)
+			limit = psprintf("%s;t=%s", limit, sf_integer(seconds));
+		add_header(&buf, "RateLimit", limit);
+	}
+	if (!isnan(answer->capacity))
+		add_header(&buf, "RateLimit-Policy",
+				   psprintf("%s;q=%s", name, sf_integer(answer->capacity)));
 	if (!answer->allowed && answer->retry_after >= 0)
-		appendStringInfo(&buf, ", \"Retry-After\": \"%s\"", sf_integer(answer->retry_after));
-	appendStringInfoChar(&buf, '}');
-	return buf.data;
+		add_header(&buf, "Retry-After", sf_integer(answer->retry_after));
+	return psprintf("{%s}", buf.data);
 }
 
 /* Whole seconds of an interval, rounded up. */
@@ -116,9 +126,9 @@ read_result(HeapTupleHeader result)
 	value = GetAttributeByNum(result, 1, &isnull);
 	answer.allowed = !isnull && DatumGetBool(value);
 	value = GetAttributeByNum(result, 2, &isnull);
-	answer.capacity = isnull ? 0 : DatumGetFloat8(value);
+	answer.capacity = isnull ? NAN : DatumGetFloat8(value);
 	value = GetAttributeByNum(result, 3, &isnull);
-	answer.remaining = isnull ? 0 : DatumGetFloat8(value);
+	answer.remaining = isnull ? NAN : DatumGetFloat8(value);
 	value = GetAttributeByNum(result, 4, &isnull);
 	answer.retry_after = isnull ? -1 : interval_seconds(DatumGetIntervalP(value));
 	value = GetAttributeByNum(result, 5, &isnull);
@@ -148,36 +158,41 @@ raise_denied(const BucketId *id, const BucketRule *rule, const Decision *decisio
 {
 	Answer		answer = {false};
 	Owed		wait = decision_wait(rule, decision);
-	double		remaining = decision->known ? bucket_tokens(rule, decision->owed) : 0;
+	double		remaining = bucket_tokens(rule, decision->owed);
 	char	   *detail;
-	char	   *hint;
+	char	   *hint = NULL;
 	StringInfoData body;
 
 	answer.capacity = rule->capacity;
-	answer.remaining = remaining;
+	answer.remaining = decision->known ? remaining : NAN;
 	answer.retry_after = wait < 0 ? -1 : ceil((double) wait / 1e9);
 
+	detail = psprintf("key \"%.*s\", limiter \"%.*s\"", id->key_len, id->key,
+					  id->limiter_len, id->limiter);
 	/* rounded down: what is shown as there is there */
-	detail = psprintf("key \"%.*s\", limiter \"%.*s\": %.15g of %.15g tokens remaining",
-					  id->key_len, id->key, id->limiter_len, id->limiter,
-					  floor(remaining * 1000) / 1000, rule->capacity);
-	if (answer.retry_after < 0)
-		hint = pstrdup("Waiting does not help.");
-	else
+	if (decision->known)
+		detail = psprintf("%s: %.15g of %.15g tokens remaining", detail,
+						  floor(remaining * 1000) / 1000, rule->capacity);
+	if (answer.retry_after >= 0)
 		hint = psprintf("Wait %.0f s.", answer.retry_after);
+	else if (decision->known)
+		hint = pstrdup("Waiting does not help.");
 
 	if (!postgrest_headers_setting)
 		ereport(ERROR,
 				(errcode(ERRCODE_PT429),
 				 errmsg("rate limit exceeded"),
 				 errdetail("%s", detail),
-				 errhint("%s", hint)));
+				 hint ? errhint("%s", hint) : 0));
 
 	initStringInfo(&body);
 	appendStringInfoString(&body, "{\"code\": \"PT429\", \"message\": \"rate limit exceeded\", \"details\": ");
 	escape_json(&body, detail);
 	appendStringInfoString(&body, ", \"hint\": ");
-	escape_json(&body, hint);
+	if (hint)
+		escape_json(&body, hint);
+	else
+		appendStringInfoString(&body, "null");
 	appendStringInfoChar(&body, '}');
 	ereport(ERROR,
 			(errcode(ERRCODE_PGRST),

@@ -125,11 +125,13 @@ load(void *arg)
 	Tier	   *tiers;
 	int			n;
 
+	sql_lock(SQL_POLICIES, AccessShareLock);
+
 	/* before reading: who changes it meanwhile undoes this */
 	if (!cache.valid)
 	{
 		empty_cache();
-		cache.relid = sql_table_relid("rate_limit_policies");
+		cache.relid = sql_relid(SQL_POLICIES);
 		cache.valid = true;
 	}
 

@@ -56,6 +56,7 @@ typedef struct BucketCall
 {
 	BucketId	id;
 	BucketRule	rule;
+	Owed		absent;			/* what the bucket owes if it is not in memory */
 	Decision	decision;
 } BucketCall;
 
@@ -185,6 +186,7 @@ extern void table_take_over(const BucketId *id, const BucketRule *rule,
 extern Owed table_peek(const BucketId *id, const BucketRule *rule);
 extern bool table_set(const BucketId *id, const BucketRule *rule, Owed owed);
 extern void table_take_over_set(const BucketId *id, const BucketRule *rule, Owed owed);
+extern void table_take_all_over(BucketCall *calls, int n);
 extern bool table_give(const BucketId *id, double tokens, double *given);
 extern bool table_reset(const BucketId *id);
 extern int64 table_reset_all(const char *limiter, int limiter_len);
@@ -211,7 +213,7 @@ extern void use_bucket(BucketId *id, const char *key, int key_len,
 					   const char *limiter, int limiter_len);
 extern void get_bucket_id(BucketId *id, const text *key, const text *limiter);
 extern const BucketRule *get_call(FunctionCallInfo fcinfo, BucketId *id);
-extern Owed get_span(const char *name, const Interval *span);
+extern Owed get_span(const char *name, const Interval *span, int least);
 extern Owed decision_wait(const BucketRule *rule, const Decision *decision);
 extern Datum make_result(FunctionCallInfo fcinfo, const BucketRule *rule,
 						 const Decision *decision);
@@ -221,6 +223,9 @@ extern void decide_uncounted(const BucketId *id, const BucketRule *rule,
 /* decide.c: the way to a decision */
 extern void decide_slowly(const BucketId *id, const BucketRule *rule,
 						  Decision *decision);
+extern void decide_unguarded(const BucketId *id, const BucketRule *rule,
+							 Decision *decision);
+extern void decide_failed(const BucketId *id, Decision *decision, ErrorData *error);
 extern void take_tokens(const BucketId *id, const BucketRule *rule,
 						Decision *decision);
 extern void decide_counted(const BucketId *id, const BucketRule *rule,

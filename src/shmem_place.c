@@ -80,9 +80,31 @@ distance_from_full(const Slot *slot, uint64 word, int64 now)
 	return owed * 1e60;
 }
 
-/* Of the buckets on the way, the one nearest to full gives way. */
-static void
-evict_one(const Probe *probe, int partition)
+/* What a call holds while it is decided together with others. */
+typedef struct Held
+{
+	Slot	   *slot;			/* NULL: not here */
+	uint64		word;
+	int			n_claimed;
+	uint32		claimed[1 + MAX_CONTINUATIONS];
+	uint64		words[1 + MAX_CONTINUATIONS];
+} Held;
+
+static bool
+is_held(const Slot *slot, const Held *held, int n_held)
+{
+	for (int i = 0; i < n_held; i++)
+		if (held[i].slot == slot)
+			return true;
+	return false;
+}
+
+/*
+ * Of the buckets on the way, but for those held, the one nearest to full gives
+ * way.  False if there is none that could.
+ */
+static bool
+evict_one(const Probe *probe, int partition, const Held *held, int n_held)
 {
 	for (;;)
 	{
@@ -103,6 +125,8 @@ evict_one(const Probe *probe, int partition)
 					continue;
 				n = store.slots[n].link;
 			}
+			if (is_held(&store.slots[n], held, n_held))
+				continue;
 			word = read_word(&store.slots[n]);
 			distance = distance_from_full(&store.slots[n], word, now);
 			if (nearest == NO_SLOT || distance < least)
@@ -113,13 +137,13 @@ evict_one(const Probe *probe, int partition)
 			}
 		}
 		if (nearest == NO_SLOT)
-			return;				/* all are free by now */
+			return false;
 		if (lock_word(&store.slots[nearest], nearest_word))
 		{
 			empty(nearest);
 			unlock_changed(&store.slots[nearest], nearest_word, 0);
 			pg_atomic_fetch_add_u64(&store.header->evicted[partition], 1);
-			return;
+			return true;
 		}
 	}
 }
@@ -256,7 +280,7 @@ place_or_set(const BucketId *id, const BucketRule *rule, Owed owed, bool set,
 			shmem_unlock_partition(partition);
 			return false;
 		}
-		evict_one(&probe, partition);
+		(void) evict_one(&probe, partition, NULL, 0);
 	}
 
 	shmem_unlock_partition(partition);
@@ -302,22 +326,13 @@ shmem_set(const BucketId *id, const BucketRule *rule, Owed owed, PlaceMode mode)
  * that is claimed.
  */
 
-/* What a call holds while it is decided together with others. */
-typedef struct Held
-{
-	Slot	   *slot;			/* NULL: not here */
-	uint64		word;
-	int			n_claimed;
-	uint32		claimed[1 + MAX_CONTINUATIONS];
-	uint64		words[1 + MAX_CONTINUATIONS];
-} Held;
-
 typedef enum AllResult
 {
 	ALL_DECIDED,
 	ALL_BUSY,					/* start anew */
 	ALL_MISSING,				/* start anew with more partitions locked */
-	ALL_ELSEWHERE				/* some belong into the table */
+	ALL_ELSEWHERE,				/* some belong into the table */
+	ALL_NO_ROOM					/* and nothing more to evict */
 } AllResult;
 
 /* Find the calls' buckets, and claim slots for those that are not here. */
@@ -357,7 +372,7 @@ find_or_claim(BucketCall *calls, int n, PlaceMode mode, Held *held,
 			continue;
 		}
 		if (calls[i].rule.take == 0)
-			continue;			/* stays full */
+			continue;			/* stays as it is */
 		if (claim(&probe, slots_needed(&calls[i].id), held[i].claimed, held[i].words))
 			held[i].n_claimed = slots_needed(&calls[i].id);
 		else if (mode == PLACE_OR_SPILL)
@@ -368,8 +383,7 @@ find_or_claim(BucketCall *calls, int n, PlaceMode mode, Held *held,
 		}
 		else
 		{
-			evict_one(&probe, partition);
-			return ALL_BUSY;
+			return evict_one(&probe, partition, held, n) ? ALL_BUSY : ALL_NO_ROOM;
 		}
 	}
 	return result;
@@ -396,7 +410,7 @@ decide_locked(BucketCall *calls, int n, Held *held, bool apply)
 		const BucketRule *rule = &calls[i].rule;
 		Decision   *decision = &calls[i].decision;
 		Slot	   *slot = held[i].slot;
-		Owed		owed = 0;
+		Owed		owed = calls[i].absent;
 
 		if (slot)
 			owed = owed_of(slot, held[i].word, now);
@@ -503,18 +517,15 @@ shmem_consume_all(BucketCall *calls, int n, PlaceMode mode, bool apply)
 
 		if (result == ALL_DECIDED || result == ALL_ELSEWHERE)
 			return result == ALL_DECIDED;
-
-		/*
-		 * Who has a word locked may have lost its processor: let it go on.  It
-		 * only takes this long if our own buckets evict each other.
-		 */
-		if (result == ALL_BUSY && round > 10)
-			pg_usleep(Min(round, 1000));
-		if (round > 10000)
+		if (result == ALL_NO_ROOM)
 			ereport(ERROR,
 					(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 					 errmsg("shared memory has no room for %d buckets at once", n),
 					 errhint("Increase ratelimit.max_buckets.")));
+
+		/* who has a word locked may have lost its processor: let it go on */
+		if (result == ALL_BUSY && round > 10)
+			pg_usleep(Min(round, 1000));
 	}
 }
 

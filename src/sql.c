@@ -19,6 +19,7 @@
 #include "catalog/pg_extension.h"
 #include "miscadmin.h"
 #include "sql.h"
+#include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/inval.h"
@@ -36,15 +37,16 @@ static struct
 {
 	bool		valid;
 	Oid			owner;
-	Oid			schema_oid;
-	Oid			buckets_relid;	/* of rate_limit_buckets */
+	Oid			relids[SQL_TABLES]; /* InvalidOid: there is no such table */
 	uint32		generation;		/* counts the values of schema */
 	char		schema[2 * NAMEDATALEN + 3];	/* quoted */
 }			extension;
 
-static const char *const tables[] = {
-	"rate_limit_buckets", "rate_limit_violations", "rate_limit_flags",
-	"rate_limit_policies"
+static const char *const tables[SQL_TABLES] = {
+	[SQL_BUCKETS] = "rate_limit_buckets",
+	[SQL_VIOLATIONS] = "rate_limit_violations",
+	[SQL_FLAGS] = "rate_limit_flags",
+	[SQL_POLICIES] = "rate_limit_policies"
 };
 
 static void
@@ -95,9 +97,8 @@ read_extension(Oid *schema, Oid *owner)
  * rights of the extension's owner.
  */
 static void
-check_owner(const char *name, Oid schema, Oid owner)
+check_owner(const char *name, Oid relid, Oid owner)
 {
-	Oid			relid = get_relname_relid(name, schema);
 	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
 	bool		same;
 
@@ -123,7 +124,6 @@ sql_available(void)
 {
 	Oid			schema;
 	Oid			owner;
-	Oid			relid;
 	char	   *name;
 	const char *quoted;
 
@@ -135,14 +135,15 @@ sql_available(void)
 	/* first: an invalidation during what follows is to undo it */
 	extension.valid = true;
 	name = get_namespace_name(schema);
-	relid = get_relname_relid("rate_limit_buckets", schema);
-	if (!name || !OidIsValid(relid))
+	for (int i = 0; i < SQL_TABLES; i++)
+		extension.relids[i] = get_relname_relid(tables[i], schema);
+	if (!name || !OidIsValid(extension.relids[SQL_BUCKETS]))
 	{
 		extension.valid = false;
 		return false;
 	}
-	for (int i = 0; i < lengthof(tables); i++)
-		check_owner(tables[i], schema, owner);
+	for (int i = 0; i < SQL_TABLES; i++)
+		check_owner(tables[i], extension.relids[i], owner);
 
 	quoted = quote_identifier(name);
 	if (strcmp(quoted, extension.schema) != 0)
@@ -151,23 +152,23 @@ sql_available(void)
 		extension.generation++;
 	}
 	extension.owner = owner;
-	extension.schema_oid = schema;
-	extension.buckets_relid = relid;
 	return true;
 }
 
-/* The table of buckets, while statements may be executed. */
+/* The table, while statements may be executed. */
 Oid
-sql_buckets_relid(void)
+sql_relid(SqlTable table)
 {
-	return extension.buckets_relid;
+	return extension.relids[table];
 }
 
-/* Any table of ours, likewise. */
-Oid
-sql_table_relid(const char *name)
+static void
+check_available(void)
 {
-	return get_relname_relid(name, extension.schema_oid);
+	if (!sql_available())
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("extension ratelimit or its table rate_limit_buckets does not exist in this database")));
 }
 
 /*
@@ -180,10 +181,7 @@ sql_begin(void)
 {
 	SqlCaller	caller;
 
-	if (!sql_available())
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_TABLE),
-				 errmsg("extension ratelimit or its table rate_limit_buckets does not exist in this database")));
+	check_available();
 	GetUserIdAndSecContext(&caller.user, &caller.context);
 	SetUserIdAndSecContext(extension.owner,
 						   caller.context | SECURITY_LOCAL_USERID_CHANGE |
@@ -191,6 +189,51 @@ sql_begin(void)
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
 	return caller;
+}
+
+static bool
+lock(SqlTable table, LOCKMODE mode, bool wait)
+{
+	for (;;)
+	{
+		Oid			relid = extension.relids[table];
+
+		if (!OidIsValid(relid))
+			return true;		/* statements on it will say so */
+		if (wait)
+			LockRelationOid(relid, mode);
+		else if (!ConditionalLockRelationOid(relid, mode))
+			return false;
+
+		/* locking has heard of what happened to the table before */
+		if (extension.valid)
+			return true;
+		check_available();
+		if (extension.relids[table] == relid)
+			return true;
+		UnlockRelationOid(relid, mode);
+	}
+}
+
+/*
+ * Lock the table, to the transaction's end, as the statements to come will.  They
+ * would do so by themselves, but too late: after the extension's schema was put
+ * into their text, which may be another one once they have waited; after a
+ * snapshot was taken, to which a table that was rewritten meanwhile (ALTER TABLE)
+ * looks empty; and first to read and then more strongly to write, which ends in a
+ * deadlock with a REINDEX in between.
+ */
+void
+sql_lock(SqlTable table, LOCKMODE mode)
+{
+	(void) lock(table, mode, true);
+}
+
+/* The same if it can be had at once; else false. */
+bool
+sql_lock_if_free(SqlTable table, LOCKMODE mode)
+{
+	return lock(table, mode, false);
 }
 
 void
@@ -266,6 +309,16 @@ sql_each(SqlStatement *statement, void (*visit) (uint64 n, void *arg), void *arg
 	SPI_cursor_close(portal);
 }
 
+static int	tries = 0;			/* calls of sql_try() that we are in */
+static bool tried_in_block;		/* was the outermost in a transaction block? */
+
+/* IsTransactionBlock(), but that sql_try() makes none. */
+bool
+sql_in_transaction_block(void)
+{
+	return tries > 0 ? tried_in_block : IsTransactionBlock();
+}
+
 /*
  * Do work in a subtransaction.  Should it return false, what it did is undone.
  * Should it fail, likewise, the transaction goes on, and the error is returned;
@@ -278,7 +331,10 @@ sql_try(bool (*work) (void *arg), void *arg)
 	ResourceOwner owner = CurrentResourceOwner;
 	ErrorData  *volatile error = NULL;
 
+	if (tries == 0)
+		tried_in_block = IsTransactionBlock();
 	BeginInternalSubTransaction(NULL);
+	tries++;
 	MemoryContextSwitchTo(context);
 	PG_TRY();
 	{
@@ -288,9 +344,11 @@ sql_try(bool (*work) (void *arg), void *arg)
 			RollbackAndReleaseCurrentSubTransaction();
 		MemoryContextSwitchTo(context);
 		CurrentResourceOwner = owner;
+		tries--;
 	}
 	PG_CATCH();
 	{
+		tries--;
 		MemoryContextSwitchTo(context);
 		error = CopyErrorData();
 		FlushErrorState();

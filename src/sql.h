@@ -6,6 +6,7 @@
 #define RATELIMIT_SQL_H
 
 #include "executor/spi.h"
+#include "storage/lockdefs.h"
 
 /* own calls need not go through the linker's tables */
 #pragma GCC visibility push(hidden)
@@ -22,6 +23,17 @@ typedef struct SqlStatement
 	uint32		generation;		/* of the schema's name */
 } SqlStatement;
 
+/* The tables that statements are on. */
+typedef enum SqlTable
+{
+	SQL_BUCKETS,
+	SQL_VIOLATIONS,
+	SQL_FLAGS,
+	SQL_POLICIES
+} SqlTable;
+
+#define SQL_TABLES	(SQL_POLICIES + 1)
+
 /* Who we were before sql_begin(). */
 typedef struct SqlCaller
 {
@@ -31,15 +43,17 @@ typedef struct SqlCaller
 
 extern void sql_init(void);
 extern bool sql_available(void);
-extern Oid	sql_buckets_relid(void);
-extern Oid	sql_table_relid(const char *name);
+extern Oid	sql_relid(SqlTable table);
 extern SqlCaller sql_begin(void);
+extern void sql_lock(SqlTable table, LOCKMODE mode);
+extern bool sql_lock_if_free(SqlTable table, LOCKMODE mode);
 extern void sql_execute(SqlStatement *statement, Datum *values,
 						const char *nulls, bool read_only);
 extern void sql_each(SqlStatement *statement, void (*visit) (uint64 n, void *arg),
 					 void *arg);
 extern void sql_push_latest_snapshot(void);
 extern void sql_end(SqlCaller caller);
+extern bool sql_in_transaction_block(void);
 extern ErrorData *sql_try(bool (*work) (void *arg), void *arg);
 
 #pragma GCC visibility pop

@@ -46,7 +46,7 @@ typedef struct LocalLimiter
 } LocalLimiter;
 
 static LocalLimiter locals[LOCAL_LIMITERS];
-static int	next_victim = 0;
+static uint32 next_victim = 0;	/* wraps around to a multiple */
 
 Size
 stats_size(void)

@@ -48,7 +48,7 @@
 #define CLEAN_EVERY			16
 #define CLEAN_PAGES			16
 
-/* Advisory locks have 1 or 2 there, flush.c has 3: this one locks keys. */
+/* Advisory locks have 1 or 2 there, flush.c has 3, wait.c 5: this one locks keys. */
 #define KEY_LOCK_CLASS		4
 #define KEY_LOCKS			16	/* few: a transaction may come to hold them all */
 
@@ -296,7 +296,7 @@ clean_some_pages(void)
 	ItemPointerData to;
 	Datum		values[2];
 
-	rel = table_open(sql_buckets_relid(), AccessShareLock);
+	rel = table_open(sql_relid(SQL_BUCKETS), AccessShareLock);
 	pages = RelationGetNumberOfBlocks(rel);
 	table_close(rel, NoLock);
 	if (pages == 0)
@@ -316,12 +316,19 @@ table_writable(void)
 	return !XactReadOnly && !IsInParallelMode();
 }
 
+static void
+key_lock_tag(const BucketId *id, LOCKTAG *tag)
+{
+	memset(tag, 0, sizeof(*tag));
+	SET_LOCKTAG_ADVISORY(*tag, MyDatabaseId, (uint32) (id->hash % KEY_LOCKS), 0,
+						 KEY_LOCK_CLASS);
+}
+
 /* Lock the key against those who take over, or write, its bucket: spill.c, rule 4. */
 static void
 table_lock_key(const BucketId *id, LOCKMODE mode, LOCKTAG *tag)
 {
-	SET_LOCKTAG_ADVISORY(*tag, MyDatabaseId, (uint32) (id->hash % KEY_LOCKS), 0,
-						 KEY_LOCK_CLASS);
+	key_lock_tag(id, tag);
 	(void) LockAcquire(tag, mode, false, false);
 }
 
@@ -339,6 +346,7 @@ consume_or_set(const BucketId *id, const BucketRule *rule, const Owed *set,
 	bool		new;
 	bool		here = true;
 
+	sql_lock(SQL_BUCKETS, RowExclusiveLock);
 	if (shmem_attached())
 	{
 		LOCKTAG		tag;
@@ -401,7 +409,7 @@ consume_or_set(const BucketId *id, const BucketRule *rule, const Owed *set,
 	 * locked, and where rows are not to have changed since, it might fail.
 	 */
 	if (new && here && decision->owed > 0 && !my_shared_database() &&
-		!IsTransactionBlock() && !IsolationUsesXactSnapshot() &&
+		!sql_in_transaction_block() && !IsolationUsesXactSnapshot() &&
 		++inserted % CLEAN_EVERY == 0)
 		clean_some_pages();
 	sql_end(caller);
@@ -436,6 +444,7 @@ table_peek(const BucketId *id, const BucketRule *rule)
 	Datum		values[2];
 	Owed		owed = 0;
 
+	sql_lock(SQL_BUCKETS, AccessShareLock);
 	key_values(id, values);
 	sql_push_latest_snapshot();
 	sql_execute(&read_row, values, NULL, true);
@@ -471,6 +480,71 @@ table_take_over(const BucketId *id, const BucketRule *rule, Decision *decision)
 	(void) LockRelease(&tag, ShareLock, false);
 }
 
+static void
+unlock_keys(const LOCKTAG *tags, int n)
+{
+	while (n-- > 0)
+		(void) LockRelease(&tags[n], ShareLock, false);
+}
+
+/*
+ * Lock the keys as takers do, all of them; how many locks.  Writers lock keys in
+ * any order, and until they end: while we hold some, we wait for none.
+ */
+static int
+lock_keys(const BucketCall *calls, int n, LOCKTAG *tags)
+{
+	LOCKTAG		wanted[KEY_LOCKS];
+	int			n_wanted = 0;
+	int			first = 0;
+
+	for (int i = 0; i < n; i++)
+	{
+		LOCKTAG		tag;
+		int			j;
+
+		key_lock_tag(&calls[i].id, &tag);
+		for (j = 0; j < n_wanted; j++)
+			if (memcmp(&wanted[j], &tag, sizeof(tag)) == 0)
+				break;
+		if (j == n_wanted)
+			wanted[n_wanted++] = tag;
+	}
+	for (;;)
+	{
+		int			n_locked = 0;
+		int			next = first;
+
+		CHECK_FOR_INTERRUPTS();
+		do
+		{
+			if (LockAcquire(&wanted[next], ShareLock, false, n_locked > 0) ==
+				LOCKACQUIRE_NOT_AVAIL)
+				break;
+			tags[n_locked++] = wanted[next];
+			next = (next + 1) % n_wanted;
+		} while (n_locked < n_wanted);
+		if (n_locked == n_wanted)
+			return n_locked;
+		unlock_keys(tags, n_locked);
+		first = next;
+	}
+}
+
+/* Likewise, on several buckets, all or nothing. */
+void
+table_take_all_over(BucketCall *calls, int n)
+{
+	LOCKTAG		tags[KEY_LOCKS];
+	int			n_locked = lock_keys(calls, n, tags);
+
+	for (int i = 0; i < n; i++)
+		calls[i].absent = spill_is_set(shmem_partition(calls[i].id.hash)) ?
+			table_peek(&calls[i].id, &calls[i].rule) : 0;
+	(void) shmem_consume_all(calls, n, PLACE_HERE, true);
+	unlock_keys(tags, n_locked);
+}
+
 /* Likewise, but let it owe so much, whatever it owed. */
 void
 table_take_over_set(const BucketId *id, const BucketRule *rule, Owed owed)
@@ -492,7 +566,11 @@ table_give(const BucketId *id, double tokens, double *given)
 	SqlCaller	caller = sql_begin();
 	Datum		values[6];
 	bool		found;
+	Row			row;
+	BucketRule	own;
+	Decision	decision;
 
+	sql_lock(SQL_BUCKETS, RowExclusiveLock);
 	if (shmem_attached())
 	{
 		LOCKTAG		tag;
@@ -504,15 +582,19 @@ table_give(const BucketId *id, double tokens, double *given)
 	found = SPI_processed > 0;
 	if (found)
 	{
+		row = parse_row(0, wall_clock(), NULL);
+		bucket_rule(&own, row.capacity, row.refill, tokens);
+		/* a row whose bucket was taken over is out of date */
+		found = !shmem_attached() || !shmem_peek(id, &own, &decision);
+	}
+	if (found)
+	{
 		TimestampTz now = wall_clock();
-		Row			row = parse_row(0, now, NULL);
-		BucketRule	own;
 		Owed		owed;
 		Owed		left;
 
 		if (row.repaired)
 			warn_repaired(id);
-		bucket_rule(&own, row.capacity, row.refill, tokens);
 		owed = row_owed(&row, now, &own);
 		left = bucket_give(&own, owed);
 		*given = left > 0 ? tokens : Min(tokens, bucket_lacks(&own, owed));
@@ -534,6 +616,7 @@ table_reset(const BucketId *id)
 	Datum		values[2];
 	bool		living = false;
 
+	sql_lock(SQL_BUCKETS, RowExclusiveLock);
 	if (shmem_attached())
 	{
 		LOCKTAG		tag;
@@ -563,6 +646,7 @@ table_reset_all(const char *limiter, int limiter_len)
 	Datum		values[1] = {0};
 	int64		deleted;
 
+	sql_lock(SQL_BUCKETS, RowExclusiveLock);
 	if (limiter)
 		values[0] = PointerGetDatum(cstring_to_text_with_len(limiter, limiter_len));
 	sql_execute(&delete_all, values, limiter ? NULL : "n", false);
@@ -613,6 +697,7 @@ table_views(void (*show) (const BucketView *view, void *arg), void *arg)
 	if (RecoveryInProgress() || !sql_available())
 		return;
 	caller = sql_begin();
+	sql_lock(SQL_BUCKETS, AccessShareLock);
 	sql_each(&read_all, view_row, &viewer);
 	sql_end(caller);
 }
@@ -663,17 +748,18 @@ void
 table_find_spilled(void)
 {
 	SqlCaller	caller = sql_begin();
-	Oid			relid = sql_buckets_relid();
 	PartitionSet set;
 	bool		locked;
 
 	/* the snapshot of a parallel query may be older than the lock */
-	locked = !IsInParallelMode() && ConditionalLockRelationOid(relid, ShareLock);
+	locked = !IsInParallelMode() && sql_lock_if_free(SQL_BUCKETS, ShareLock);
+	if (!locked)
+		sql_lock(SQL_BUCKETS, AccessShareLock);
 	sql_push_latest_snapshot();
 	set = partitions_with_rows();
 	PopActiveSnapshot();
 	if (locked)
-		UnlockRelationOid(relid, ShareLock);
+		UnlockRelationOid(sql_relid(SQL_BUCKETS), ShareLock);
 	else
 		memset(&set, 0xff, sizeof(set));
 	sql_end(caller);
@@ -726,7 +812,7 @@ static bool
 lock_table(void *arg)
 {
 	SetConfigOption("lock_timeout", CLEAN_LOCK_TIMEOUT, PGC_SUSET, PGC_S_OVERRIDE);
-	LockRelationOid(sql_buckets_relid(), ExclusiveLock);
+	sql_lock(SQL_BUCKETS, ExclusiveLock);
 	return true;
 }
 
@@ -747,6 +833,7 @@ table_clean(void)
 		return;
 	Assert(!IsolationUsesXactSnapshot());
 	caller = sql_begin();
+	sql_lock(SQL_BUCKETS, RowExclusiveLock);
 	sql_execute(&clean_all, NULL, NULL, false);
 
 	/* waiting for longer would hold up the callers; there will be a next time */

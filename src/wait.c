@@ -13,16 +13,22 @@
  */
 #include "ratelimit.h"
 
+#include "access/xact.h"
+#include "common/hashfn.h"
 #include "miscadmin.h"
 #include "sql.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
+#include "storage/lock.h"
 #include "utils/guc.h"
 #include "utils/wait_event.h"
 
 PG_FUNCTION_INFO_V1(rl_wait);
 
-#define NS_PER_MS	1000000
+#define NSEC_PER_MSEC	1000000
+
+/* Advisory locks have 1 or 2 there, flush.c has 3, table_store.c 4. */
+#define WAIT_LOCK_CLASS	5
 
 /* A waiter whose tokens are taken. */
 typedef struct Waiter
@@ -56,7 +62,7 @@ sleep_until_due(Waiter *waiter)
 		for (;;)
 		{
 			Owed		left = waiter->due - monotonic_ns();
-			Owed		ms = (left + NS_PER_MS - 1) / NS_PER_MS;
+			Owed		ms = (left + NSEC_PER_MSEC - 1) / NSEC_PER_MSEC;
 
 			CHECK_FOR_INTERRUPTS();
 			if (left <= 0)
@@ -93,7 +99,8 @@ take_with_timeout(void *arg)
 {
 	TableCall  *call = arg;
 	int			nest = NewGUCNestLevel();
-	Owed		ms = Max(Min(call->timeout / NS_PER_MS, INT_MAX), 1);
+	Owed		ms = Max(Min(call->timeout / NSEC_PER_MSEC, INT_MAX), 1);
+	LOCKTAG		first;
 	int			lock_timeout = atoi(GetConfigOption("lock_timeout", false, false));
 
 	if (lock_timeout > 0)
@@ -101,7 +108,20 @@ take_with_timeout(void *arg)
 	(void) set_config_option("lock_timeout", psprintf("%d", (int) ms),
 							 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
 							 true, 0, false);
-	decide_uncounted(call->id, call->rule, call->decision);
+	/*
+	 * Row locks are no queue: who is woken goes on to the next version of the
+	 * row.  So only the first of the waiters waits for the row.
+	 */
+	memset(&first, 0, sizeof(first));
+	SET_LOCKTAG_ADVISORY(first, MyDatabaseId,
+						 hash_bytes((const unsigned char *) call->id->key,
+									call->id->key_len),
+						 hash_bytes((const unsigned char *) call->id->limiter,
+									call->id->limiter_len),
+						 WAIT_LOCK_CLASS);
+	(void) LockAcquire(&first, ExclusiveLock, false, false);
+	decide_unguarded(call->id, call->rule, call->decision);
+	(void) LockRelease(&first, ExclusiveLock, false);
 	AtEOXact_GUC(true, nest);
 
 	/* the time spent waiting for the row counts */
@@ -124,8 +144,11 @@ decide_in_time(TableCall *call)
 	if (!error)
 		return;
 	if (error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE ||
-		monotonic_ns() - call->began < call->timeout - NS_PER_MS)
-		ReThrowError(error);
+		monotonic_ns() - call->began < call->timeout - NSEC_PER_MSEC)
+	{
+		decide_failed(call->id, call->decision, error);
+		return;
+	}
 	FreeErrorData(error);
 	/* what the bucket owes is not known, but that it is too much */
 	memset(call->decision, 0, sizeof(Decision));
@@ -148,11 +171,11 @@ rl_wait(PG_FUNCTION_ARGS)
 		check_not_null(fcinfo, i, names[i]);
 	get_bucket_id(&id, PG_GETARG_TEXT_PP(0), PG_GETARG_TEXT_PP(5));
 	rule = *get_rule(PG_GETARG_FLOAT8(1), PG_GETARG_FLOAT8(2), PG_GETARG_FLOAT8(3));
-	timeout = get_span("timeout", PG_GETARG_INTERVAL_P(4));
+	timeout = get_span("timeout", PG_GETARG_INTERVAL_P(4), 0);
 
 	room = rule.room;
 	bucket_rule_for_wait(&rule, timeout);
-	if (table_may_hold(&id) && table_writable() && enabled_setting)
+	if (enabled_setting && table_may_hold(&id) && !IsInParallelMode())
 	{
 		TableCall	call = {&id, &rule, room, &decision, monotonic_ns(), timeout};
 

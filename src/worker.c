@@ -341,11 +341,14 @@ ratelimit_database_main(Datum arg)
 		flush_succeeded();
 }
 
-/* The launcher, which the postmaster keeps alive. */
+/* The launcher, which the postmaster keeps alive; pg_upgrade wants no company. */
 void
 worker_register(void)
 {
 	BackgroundWorker worker = {0};
+
+	if (IsBinaryUpgrade)
+		return;
 
 	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
 	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;

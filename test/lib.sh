@@ -170,38 +170,55 @@ enter()
 		TERM="${TERM:-dumb}" LC_ALL=C.UTF-8 RATELIMIT_WORK="$work" \
 		PG_CONFIG="$PG_CONFIG" RATELIMIT_ACCESS_LOG="$log" \
 		RATELIMIT_FULL="${RATELIMIT_FULL:-}" \
+		RATELIMIT_OLD_PG_CONFIG="${RATELIMIT_OLD_PG_CONFIG:-}" \
 		bash "$work/ratelimit/$script" "$@" </dev/null
 }
 
 # PostgreSQL finds its files relative to its programs, so a copy of its folders
-# is an installation of its own.  Sets PG_CONFIG and bindir to those of the copy.
+# is an installation of its own.
+#
+# copy_postgresql PG_CONFIG: the copy's programs are in $work$(PG_CONFIG --bindir)
 copy_postgresql()
 {
 	local kind folder
 
 	for kind in bindir pkglibdir sharedir; do
-		folder=$("$PG_CONFIG" --$kind)
+		folder=$("$1" --$kind)
 		mkdir -p "$work$folder"
 		cp -a "$folder/." "$work$folder"
 	done
 	for kind in libdir includedir pkgincludedir includedir-server; do
-		folder=$("$PG_CONFIG" --$kind)
+		folder=$("$1" --$kind)
 		[ -e "$work$folder" ] && continue
 		mkdir -p "$(dirname "$work$folder")"
 		ln -s "$folder" "$work$folder"
 	done
-	bindir=$work$("$PG_CONFIG" --bindir)
-	export PG_CONFIG=$bindir/pg_config PATH=$bindir:$PATH
 }
 
-build()
+# build_for PG_CONFIG
+build_for()
 {
-	copy_postgresql
-	echo "building for $("$PG_CONFIG" --version)"
-	step make -s -j2 WERROR=1 all install >build.log 2>&1 || {
+	echo "building for $("$1" --version)"
+	step make -s -j2 WERROR=1 PG_CONFIG="$1" all install >build.log 2>&1 || {
 		cat build.log >&2
 		fail "the build failed"
 	}
+}
+
+# Sets PG_CONFIG and bindir to those of the copy; likewise the version to upgrade
+# from, if there is one.
+build()
+{
+	if [ "${RATELIMIT_OLD_PG_CONFIG:-}" ]; then
+		copy_postgresql "$RATELIMIT_OLD_PG_CONFIG"
+		RATELIMIT_OLD_PG_CONFIG=$work$("$RATELIMIT_OLD_PG_CONFIG" --bindir)/pg_config
+		build_for "$RATELIMIT_OLD_PG_CONFIG"
+		make -s PG_CONFIG="$RATELIMIT_OLD_PG_CONFIG" clean
+	fi
+	copy_postgresql "$PG_CONFIG"
+	bindir=$work$("$PG_CONFIG" --bindir)
+	export PG_CONFIG=$bindir/pg_config PATH=$bindir:$PATH
+	build_for "$PG_CONFIG"
 }
 
 # start_server NAME [SETTING...]: reached by whoever inherits PGHOST and PGUSER.

@@ -19,7 +19,7 @@ my %corrupt = (
 	'owed negative' => 'owed = -1',
 	'owed very negative' => 'owed = -1e100',
 	'owed huge' => 'owed = 1e1000',
-	'owed beyond the window' => 'owed = 1e29',
+	'owed beyond any debt' => 'owed = 1e30',
 	'capacity NaN' => "capacity = 'NaN'",
 	'capacity infinite' => "capacity = 'infinity'",
 	'capacity -infinite' => "capacity = '-infinity'",

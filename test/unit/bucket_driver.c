@@ -5,6 +5,10 @@
  * Holds one bucket and treats it as the stores do.  Reads
  *
  *		call CAPACITY REFILL COST ELAPSED	decide a call, ELAPSED ns after the last
+ *		debt CAPACITY REFILL COST ELAPSED	likewise, but allowed into debt
+ *		give CAPACITY REFILL COST ELAPSED	put COST back
+ *		wait CAPACITY REFILL COST ELAPSED TIMEOUT
+ *											decide a call that may wait so many ns
  *		new [OWED]							a full bucket, or one that owes OWED; it
  *											takes the next call's parameters
  *
@@ -66,18 +70,26 @@ main(void)
 			(void) parse_wide(line + 3, &owed);
 			begun = false;
 		}
-		else if (strncmp(line, "call", 4) == 0)
+		else if (strncmp(line, "call", 4) == 0 || strncmp(line, "debt", 4) == 0 ||
+				 strncmp(line, "give", 4) == 0 || strncmp(line, "wait", 4) == 0)
 		{
 			BucketRule	rule;
 			double		numbers[3];
 			char	   *at = line + 4;
+			const char *rest;
 			Owed		elapsed;
+			Owed		timeout;
 			bool		allowed;
 
 			for (int i = 0; i < 3; i++)
 				numbers[i] = strtod(at, &at);
-			(void) parse_wide(at, &elapsed);
+			rest = parse_wide(at, &elapsed);
+			(void) parse_wide(rest, &timeout);
 			bucket_rule(&rule, numbers[0], numbers[1], numbers[2]);
+			if (line[0] == 'd')
+				bucket_rule_for_debt(&rule);
+			else if (line[0] == 'w')
+				bucket_rule_for_wait(&rule, timeout);
 			if (!begun)
 			{
 				capacity = rule.capacity;
@@ -89,7 +101,13 @@ main(void)
 			owed = bucket_refilled(bucket_timed(capacity, refill), owed, elapsed);
 			if (capacity != rule.capacity || refill != rule.refill)
 				owed = bucket_carry(capacity, refill, owed, &rule);
-			allowed = bucket_take(&rule, &owed);
+			if (line[0] == 'g')
+			{
+				owed = bucket_give(&rule, owed);
+				allowed = true;
+			}
+			else
+				allowed = bucket_take(&rule, &owed);
 
 			capacity = rule.capacity;
 			refill = rule.refill;

@@ -52,7 +52,8 @@ from math import ceil, floor
 NS = 10**9
 YEAR = 31557600
 INT64_MAX = 2**63 - 1
-OWED_MAX = 2**97
+OWED_MAX = 2**98
+DEBT_MAX = 2**97
 U52 = F(1, 2**52)
 U51 = F(1, 2**51)
 U50 = F(1, 2**50)
@@ -86,10 +87,11 @@ class Driver:
 	def new(self, owed=0):
 		self.process.stdin.write('new %d\n' % owed)
 
-	def call(self, capacity, refill, cost, elapsed=0):
+	def call(self, capacity, refill, cost, elapsed=0, word='call', timeout=0):
 		"""allowed, owed, tokens, timed"""
-		self.process.stdin.write('call %s %s %s %d\n' % (
-			float(capacity).hex(), float(refill).hex(), float(cost).hex(), elapsed))
+		self.process.stdin.write('%s %s %s %s %d %d\n' % (
+			word, float(capacity).hex(), float(refill).hex(), float(cost).hex(), elapsed,
+			timeout))
 		self.process.stdin.flush()
 		answer = self.process.stdout.readline().split()
 		if len(answer) != 5:
@@ -709,7 +711,76 @@ def test_extremes(driver, rng, calls):
 			raise Wrong('capacity %g: a call takes nothing' % capacity)
 
 
-TESTS = [test_due, test_due_for_ever, test_never_more, test_clock_ends, test_quota,
+def test_debt(driver, rng, calls):
+	"""debt and rewards: each undoes the other to the unit, and stays in bounds"""
+	rules = [(F(10), F(1)), (F(5), F(0)), (F(1, 3), F(1, 7)), (F(10**9), F(1, YEAR)),
+			 (F(1), F(10**9)), (F(100), F(10)), (F('0.3'), F(0)), (F(10**6), F(0))]
+	while driver.calls < calls // 4:
+		capacity, refill = rng.choice(rules)
+		driver.new()
+		taken = []
+		for n in range(rng.randrange(1, 8)):
+			cost = rng.choice((capacity / 10, capacity / 3, capacity, capacity * 2,
+							   F(1), F(1, 3)))
+			before = driver.call(capacity, refill, 0)
+			allowed, owed, tokens, timed = driver.call(capacity, refill, cost, word='debt')
+			expect('allowed', allowed, True)
+			taken.append((cost, before[1], owed))
+			# what the tokens say, within a ns of refill, or a unit of quota, a call
+			slack = (len(taken) + 1) * refill / NS if timed else capacity / 10**16
+			lacking = sum(c for c, b, o in taken)
+			slack += (lacking + capacity) * F(1, 2**48)
+			if abs(F(tokens) - (capacity - lacking)) > slack:
+				raise Wrong('%s of %s are lacking, tokens %.17g: refill %s, %s' % (
+					wide(lacking), capacity, tokens, refill, [wide(c) for c, b, o in taken]))
+			if tokens < -float(slack):
+				expect('denied in debt', driver.call(capacity, refill, capacity / 10)[0], False)
+		for cost, before, after in reversed(taken):
+			expect('given back', driver.call(capacity, refill, cost, word='give')[1], before)
+		expect('never above capacity', driver.call(capacity, refill, capacity, word='give')[1], 0)
+
+	# without end, and back to what can be
+	for capacity, refill in rules + [(F(1), F(0)), (F(10)**15, F(0)), (F(10**12), F(1, YEAR))]:
+		driver.new()
+		for n in range(300):
+			owed = driver.call(capacity, refill, F(10)**(n % 300 + 1), word='debt')[1]
+			if not 0 < owed <= driver.window + DEBT_MAX <= OWED_MAX:
+				raise Wrong('owed %d' % owed)
+		for other in (F(0), F(1, YEAR), F(10**9), F(1)):
+			owed = driver.call(capacity, other, 0)[1]
+			if not 0 < owed <= driver.window + DEBT_MAX <= OWED_MAX:
+				raise Wrong('owed %d after a change' % owed)
+
+
+def test_wait(driver, rng, calls):
+	"""a call that may wait is allowed if its tokens are due in time, to the ns"""
+	while driver.calls < calls // 4:
+		capacity, refill, cost = rng.choice((
+			(F(1), F(10), F(1)), (F(5), F('0.1'), F(2)), (F(3), F(1, 3), F(1)),
+			(F(100), F(10**6), F(7)), (F(1), F(1, YEAR), F(1))))
+		driver.new()
+		due = cost / refill * NS
+		n = rng.randrange(0, 20)
+		for i in range(floor(capacity / cost) + n):
+			expect('reserved', driver.call(capacity, refill, cost, word='wait',
+										   timeout=YEAR * NS * 1000)[0], True)
+		held = capacity - cost * (floor(capacity / cost) + n)
+		wait = (cost - held) / refill * NS
+		late = rng.randrange(2, 10**6) * max(1, floor(due / 10**7))
+		early = max(floor(wait) - late - (n + 2) - floor(wait * U50) - 1, 0)
+		if wait > early + 1:
+			expect('too early', driver.call(capacity, refill, cost, word='wait',
+											timeout=early)[0], False)
+		expect('in time', driver.call(capacity, refill, cost, word='wait',
+									  timeout=ceil(wait))[0], True)
+	# more than a bucket holds never comes, and without refill nothing does
+	driver.new()
+	expect('above capacity', driver.call(2, 1, 3, word='wait', timeout=2**90)[0], False)
+	expect('quota', driver.call(2, 0, 2, word='wait', timeout=2**90)[0], True)
+	expect('quota', driver.call(2, 0, 1, word='wait', timeout=2**90)[0], False)
+
+
+TESTS = [test_debt, test_wait, test_due, test_due_for_ever, test_never_more, test_clock_ends, test_quota,
 		 test_quota_mixes, test_quota_last_token, test_carry, test_carry_noise,
 		 test_carry_keeps_quota, test_extremes, test_random, test_random_changes]
 

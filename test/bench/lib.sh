@@ -1,0 +1,410 @@
+# test/bench/lib.sh: what the rows of the benchmark share.
+#
+# row, show, compare, sample, report
+#               declare a row and its comparisons, take them round after round
+# use, use_peers, use_redis, use_pgbouncer, install_node_modules
+#               throwaway servers, started when a row first needs them
+# rate, pgbench_rate, redis_rate, query_ns
+#               measurements; each prints one number
+#
+# A comparison is of two measurements, ours and theirs, taken alternately.  What
+# is measured goes to $work/out: comparisons.tsv (id, target, unit, title),
+# samples.tsv (id, round, ours, theirs), machine.txt.
+# Each row runs in a process of its own, so rows share files and no variables.
+# shellcheck shell=bash
+# shellcheck disable=SC2034 # much is for the files that read this one
+
+# shellcheck source=test/lib.sh
+. "$(dirname "$(realpath "${BASH_SOURCE[0]}")")/../lib.sh"
+
+bench=test/bench
+# what full runs use; run's options change it.  Many short rounds rather than few long
+# ones: what else the machine does then meets ours and theirs alike.
+rounds=11
+seconds=2			# of each measurement of a rate
+warm_up=1			# seconds
+calls=1000000		# in each query that is timed
+clients=8
+quick=
+
+# Redis and PgBouncer, which lib.sh does not know, are stopped too, but after what
+# uses them.
+stop_helpers()
+{
+	local pidfile pid
+
+	for pidfile in "$work"/*.helper; do
+		[ -e "$pidfile" ] || continue
+		pid=$(<"$pidfile")
+		kill -TERM "$pid" 2>/dev/null && wait_until group_ended "$pid"
+	done
+	return 0
+}
+
+clean_up_all()
+{
+	local status=$?
+
+	set +e
+	if [ "$BASHPID" = $$ ] && [ "${work:-}" ]; then
+		if [ "$child" ]; then
+			kill -TERM -- "-$child" 2>/dev/null
+			wait_until group_ended "$child"
+		fi
+		stop_helpers
+	fi
+	(exit "$status")
+	clean_up
+}
+trap clean_up_all EXIT
+
+# start_helper NAME COMMAND...: in a session, and so a process group, of its own
+start_helper()
+{
+	local name=$1
+	shift
+
+	setsid "$@" >"$work/$name.log" 2>&1 &
+	echo $! >"$work/$name.helper"
+}
+
+#
+# Rows
+#
+
+row_names=()
+declare -A row_when row_title
+
+# row NAME quick|full TITLE: measured by the function row_NAME; quick: in quick
+# runs as well
+row()
+{
+	row_names+=("$1")
+	row_when[$1]=$2
+	row_title[$1]=$3
+}
+
+# show ID TARGET UNIT TITLE: the comparison that following samples are of.
+# TARGET: of the ratio ours / theirs, ">= 3.5" or "<= 2", or - for none
+show()
+{
+	printf '%s\t%s\t%s\t%s\n' "$@" >>"$work/out/comparisons.tsv"
+}
+
+# sample ID ROUND OURS THEIRS: THEIRS is - where a target is for OURS itself
+sample()
+{
+	local number='^-?[0-9]+(\.[0-9]+)?(e[-+]?[0-9]+)?$'
+
+	[[ $3 =~ $number && $4 =~ ^-$|$number ]] ||
+		fail "$1: not measured: \"$3\", \"$4\""
+	printf '%s\t%s\t%s\t%s\n' "$@" >>"$work/out/samples.tsv"
+}
+
+# report ID...: print what the samples say
+report()
+{
+	local id
+
+	for id; do
+		awk -f $bench/report.awk -v only="$id" -v format=text \
+			"$work/out/comparisons.tsv" "$work/out/samples.tsv"
+	done | tee -a "$work/out/report.txt"
+}
+
+# compare ID TARGET UNIT OURS THEIRS TITLE: OURS and THEIRS are commands that print
+# a number; each round the other one begins
+compare()
+{
+	local id=$1 ours=$4 theirs=$5 round a b
+
+	show "$id" "$2" "$3" "$6"
+	if [ "$warm_up" != 0 ]; then
+		seconds=$warm_up $ours >/dev/null
+		seconds=$warm_up $theirs >/dev/null
+	fi
+	for ((round = 1; round <= rounds; round++)); do
+		if ((round % 2)); then
+			a=$($ours)
+			b=$($theirs)
+		else
+			b=$($theirs)
+			a=$($ours)
+		fi
+		sample "$id" "$round" "$a" "$b"
+	done
+	report "$id"
+}
+
+#
+# Servers
+#
+
+# A TCP port of this host that nobody listens on.
+free_port()
+{
+	local port
+
+	while :; do
+		port=$((20000 + RANDOM % 12000))
+		(exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null || break
+	done
+	echo "$port"
+}
+
+sql()
+{
+	psql -XqAt -v ON_ERROR_STOP=1 "$@"
+}
+
+# use NAME [SETTING...]: go on with the server of that name, which the first use
+# starts with these settings
+use()
+{
+	local name=$1
+	shift
+
+	export PGHOST=$work PGUSER=postgres PGDATABASE=postgres PGPORT
+	if [ ! -e "$work/$name.port" ]; then
+		PGPORT=$(free_port)
+		start_server "$name" "port=$PGPORT" "shared_preload_libraries='ratelimit'" \
+			fsync=on shared_buffers=512MB max_wal_size=4GB max_connections=200 "$@"
+		sql -c 'CREATE EXTENSION ratelimit'
+		echo "$PGPORT" >"$work/$name.port"
+	fi
+	PGPORT=$(<"$work/$name.port")
+	data=$work/$name
+}
+
+# The server that most rows use, with the peers that live in tables.
+use_peers()
+{
+	use peers "listen_addresses='127.0.0.1'"
+	[ ! -e "$work/peers.ready" ] || return 0
+	cat $bench/peers/*.sql | sql >/dev/null
+	sql <<-'SQL'
+		CREATE TABLE account AS SELECT i AS id, 'name ' || i AS name, i % 1000 AS balance
+		FROM generate_series(1, 100000) i;
+		ALTER TABLE account ADD PRIMARY KEY (id);
+		VACUUM ANALYZE account;
+		DO $$ BEGIN
+			PERFORM rl_consume('user:' || i, 1, 1e-6, 1, 'dry') FROM generate_series(1, 10000) i;
+		END $$;
+	SQL
+	touch "$work/peers.ready"
+}
+
+# stop NAME: and remove a server
+stop()
+{
+	[ -e "$work/$1/postmaster.pid" ] || return 0
+	data=$work/$1
+	stop_server
+	rm -rf "${work:?}/$1" "$work/$1.port"
+}
+
+stop_servers()
+{
+	local pidfile
+
+	for pidfile in "$work"/*/postmaster.pid; do
+		[ ! -e "$pidfile" ] || stop "$(basename "$(dirname "$pidfile")")"
+	done
+	stop_helpers
+}
+
+# set_and_reload SETTING VALUE: of the server in use
+set_and_reload()
+{
+	sql -c "ALTER SYSTEM SET $1 = $2" -c 'SELECT pg_reload_conf()' >/dev/null
+	wait_until setting_is "$1" "$2" || fail "setting $1 did not take effect"
+}
+
+# exists FUNCTION: in the server in use
+exists()
+{
+	[ "$(sql -c "SELECT count(*) FROM pg_proc WHERE proname = '$1'")" != 0 ]
+}
+
+setting_is()
+{
+	[ "$(sql -c "SELECT setting FROM pg_settings WHERE name = '$1'")" = "$2" ]
+}
+
+redis()
+{
+	redis-cli -s "$work/redis.sock" "$@"
+}
+
+redis_answers()
+{
+	[ "$(redis ping 2>/dev/null)" = PONG ]
+}
+
+# Debian has the server's program in the package of its tools, under another name:
+# no service is installed for it.  Nothing is written to disk.
+use_redis()
+{
+	local script
+
+	[ ! -e "$work/redis.port" ] || return 0
+	free_port >"$work/redis.new"
+	ln -s "$(command -v redis-check-rdb)" "$work/redis-server"
+	start_helper redis "$work/redis-server" --port "$(<"$work/redis.new")" \
+		--bind 127.0.0.1 --unixsocket "$work/redis.sock" --save '' --appendonly no \
+		--dir "$work"
+	wait_until redis_answers || {
+		cat "$work/redis.log" >&2
+		fail "Redis did not start"
+	}
+	for script in token_bucket gcra; do
+		redis script load "$(cat $bench/peers/$script.lua)" >"$work/$script.sha"
+	done
+	mv "$work/redis.new" "$work/redis.port"
+}
+
+pgbouncer_answers()
+{
+	psql -h "$work" -p "$1" -XqAtc 'SELECT 1' >/dev/null 2>&1
+}
+
+# In front of the server in use; sets pgbouncer_port.  Taken from its package
+# without installing it, as that would start a service.
+use_pgbouncer()
+{
+	local program=pgbouncer
+
+	pgbouncer_port=$(free_port)
+	if ! command -v pgbouncer >/dev/null; then
+		(cd "$work" && apt-get -q download pgbouncer && dpkg-deb -x pgbouncer_*.deb pgbouncer) \
+			>"$work/download.log" 2>&1 || {
+			cat "$work/download.log" >&2
+			fail "cannot get PgBouncer"
+		}
+		program=$work/pgbouncer/usr/sbin/pgbouncer
+	fi
+	cat >"$work/pgbouncer.ini" <<-INI
+		[databases]
+		postgres = host=$work port=$PGPORT user=postgres
+		[pgbouncer]
+		listen_port = $pgbouncer_port
+		unix_socket_dir = $work
+		auth_type = any
+		pool_mode = transaction
+		default_pool_size = $clients
+		ignore_startup_parameters = extra_float_digits
+	INI
+	start_helper pgbouncer "$program" "$work/pgbouncer.ini"
+	wait_until pgbouncer_answers "$pgbouncer_port" || {
+		cat "$work/pgbouncer.log" >&2
+		fail "PgBouncer did not start"
+	}
+}
+
+# Exactly what package-lock.json names; no script of a package is run.
+install_node_modules()
+{
+	[ ! -e $bench/node/node_modules ] || return 0
+	(cd $bench/node && npm ci --ignore-scripts --no-audit --no-fund) >"$work/npm.log" 2>&1 || {
+		cat "$work/npm.log" >&2
+		fail "npm ci failed"
+	}
+}
+
+#
+# Measurements
+#
+
+# pgbench_rate OPTION...: transactions a second
+pgbench_rate()
+{
+	local log
+
+	log=$(mktemp "$work/pgbench.XXXXXX")
+	if ! pgbench -n -M prepared -c "$clients" -j 2 -T "$seconds" "$@" >"$log" 2>&1 ||
+		! grep -q '^number of failed transactions: 0 ' "$log"; then
+		cat "$log" >&2
+		fail "pgbench failed"
+	fi
+	sed -n 's/^tps = \([0-9.]*\).*/\1/p' "$log"
+	rm "$log"
+}
+
+# rate SCRIPT [OPTION...]: of pgbench/SCRIPT.sql, on 10,000 keys unless options say
+# otherwise
+rate()
+{
+	local script=$1
+	shift
+
+	pgbench_rate -D keys=10000 -f "$bench/pgbench/$script.sql" "$@"
+}
+
+# redis_rate SCRIPT KEYS PIPELINED [tcp]: calls a second; redis-benchmark counts
+# calls, not seconds: the last rate of its kind says how many to make
+redis_rate()
+{
+	local known=$work/redis_rate.$1.$2.$3.${4:-socket} at=(-s "$work/redis.sock") rate n=20000
+
+	[ ! "${4:-}" ] || at=(-h 127.0.0.1 -p "$(<"$work/redis.port")")
+	[ ! -e "$known" ] || n=$(awk -v s="$seconds" '{ printf "%d", $1 * s }' "$known")
+	redis-benchmark "${at[@]}" --csv -c "$clients" -P "$3" -n "$n" -r "$2" \
+		EVALSHA "$(<"$work/$1.sha")" 1 "$1:__rand_int__" 1000000000 1 1 \
+		>"$work/redis-benchmark.log" 2>&1 || {
+		cat "$work/redis-benchmark.log" >&2
+		fail "redis-benchmark failed"
+	}
+	rate=$(awk -F '","' 'END { print $2 }' "$work/redis-benchmark.log")
+	if [ -e "$known" ]; then
+		echo "$rate" | tee "$known"
+	else
+		echo "$rate" >"$known"
+		redis_rate "$@"
+	fi
+}
+
+# Conditions on a row of the table calls: what a query checks for every row.
+# $run: unlike in each run of the query.
+declare -A condition=(
+	[floor]="length(many) > 0"
+	[nextval]="length(many) > 0 AND nextval('counter') > 0"
+	[hot]="length(many) > 0 AND rl_consume(one, 1e9, 1)"
+	[many]="length(many) > 0 AND rl_consume(many, 1e9, 1)"
+	[living]="length(many) > 0 AND rl_consume(many, 1e9, 1e-4)"
+	[denied]="length(many) > 0 AND NOT rl_consume(one, 1, 1e-6, 1, 'dry')"
+	[denied_many]="length(many) > 0 AND NOT rl_consume(many, 1, 1e-6, 1, 'dry')"
+	[first]="length(many) > 0 AND rl_consume(each, 1e9, 1e3, 1, :'run')"
+	[throttle]="length(many) > 0 AND (rl_throttle(one, 1e9, 1)).allowed"
+)
+
+# make_calls N [KEYS]: the table calls, of so many rows, in a schema of the server
+# in use; many: one of KEYS keys by chance
+make_calls()
+{
+	local keys=${2:-10000}
+
+	sql <<-SQL
+		CREATE SEQUENCE counter;
+		CREATE TABLE calls AS
+			SELECT 'user:' || 1 + (random() * $keys)::int % $keys AS many,
+				'user:1' AS one, 'user:' || i AS each
+			FROM generate_series(1, $1) i;
+		VACUUM ANALYZE calls;
+	SQL
+}
+
+# query_ns CONDITION ROWS: nanoseconds a row that a query takes to check it
+query_ns()
+{
+	psql -XqAt -v ON_ERROR_STOP=1 -v run="$RANDOM" <<-SQL | awk -v n="$2" '/^Execution Time:/ { print $3 * 1e6 / n }'
+		SET max_parallel_workers_per_gather = 0;
+		SET jit = off;
+		EXPLAIN (ANALYZE, TIMING OFF, COSTS OFF, SUMMARY ON)
+		SELECT count(*) FROM calls WHERE ${condition[$1]};
+	SQL
+}
+
+minus()
+{
+	awk -v a="$1" -v b="$2" 'BEGIN { print a - b }'
+}

@@ -1,0 +1,1 @@
+SELECT rl_consume_each(:keys, 1e9, 1);

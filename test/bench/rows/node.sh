@@ -1,0 +1,83 @@
+# test/bench/rows/node.sh: one Node process, 32 callers at a time, against the package
+# rate-limiter-flexible.
+# shellcheck shell=bash
+# shellcheck disable=SC2154 # variables of lib.sh
+
+use_node()
+{
+	use_peers
+	use_redis
+	install_node_modules
+}
+
+# load OPTION...: into $work/load
+load()
+{
+	REDIS_SOCKET=$work/redis.sock node "$bench"/node/load.js "$@" >"$work/load"
+}
+
+# compare_modes ID TARGET OURS THEIRS TITLE: from $work/load
+compare_modes()
+{
+	local round
+
+	show "$1" "$2" /s "$5: one Node process, 32 callers, 10k keys"
+	for ((round = 1; round <= rounds; round++)); do
+		sample "$1" "$round" "$(awk -v m="$3" -v r="$round" '$1 == m && $2 == r { print $3 }' "$work/load")" \
+			"$(awk -v m="$4" -v r="$round" '$1 == m && $2 == r { print $3 }' "$work/load")"
+	done
+	report "$1"
+}
+
+row node quick "micro-batched in Node against rate-limiter-flexible on Redis"
+row_node()
+{
+	use_node
+	exists rl_consume_each || {
+		echo "node: not there yet (rl_consume_each)"
+		return 0
+	}
+	load "$rounds" "$seconds" batched flexible_redis flexible_redis_pipelining
+	compare_modes node '>= 1.2' batched flexible_redis \
+		"rl_consume_each, calls of a turn gathered, against rate-limiter-flexible on Redis"
+	compare_modes node_pipelining '>= 1.2' batched flexible_redis_pipelining \
+		"rl_consume_each, calls of a turn gathered, against the same with ioredis's enableAutoPipelining"
+}
+
+row node_single full "one query a call in Node against rate-limiter-flexible on PostgreSQL and Redis"
+row_node_single()
+{
+	use_node
+	load "$rounds" "$seconds" single flexible_postgres flexible_redis
+	compare_modes node_postgres - single flexible_postgres \
+		"rl_consume, a query a call, against rate-limiter-flexible on PostgreSQL, pool of 10"
+	compare_modes node_single - single flexible_redis \
+		"rl_consume, a query a call, pool of 10, against rate-limiter-flexible on Redis"
+}
+
+row node_latency full "latency in Node at half the maximum of Redis"
+row_node_latency()
+{
+	local per_second p round ids=()
+
+	use_node
+	exists rl_consume_each || {
+		echo "node_latency: not there yet (rl_consume_each)"
+		return 0
+	}
+	load 1 "$seconds" flexible_redis
+	per_second=$(awk '{ printf "%d", $3 / 2 }' "$work/load")
+	load --rate "$per_second" "$rounds" "$seconds" batched flexible_redis
+	for p in 50 99 99.9; do
+		ids+=("node_latency_p$p")
+		show "node_latency_p$p" - ' us' \
+			"p$p of latency, rl_consume_each, calls of a turn gathered, against rate-limiter-flexible on Redis, at $per_second calls/s: one Node process, 10k keys"
+	done
+	while read -r round a b c x y z; do
+		sample node_latency_p50 "$round" "$a" "$x"
+		sample node_latency_p99 "$round" "$b" "$y"
+		sample node_latency_p99.9 "$round" "$c" "$z"
+	done < <(awk '{ t[$2, $1] = $3 " " $4 " " $5; n = $2 }
+		END { for (i = 1; i <= n; i++) print i, t[i, "batched"], t[i, "flexible_redis"] }' "$work/load")
+	report "${ids[@]}"
+}

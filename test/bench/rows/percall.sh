@@ -1,0 +1,150 @@
+# test/bench/rows/percall.sh: what a call costs inside one query: the time of the
+# query less that of the query without it.
+# shellcheck shell=bash
+# shellcheck disable=SC2154 # variables of lib.sh
+
+use_calls()
+{
+	use calls
+	[ -e "$work/calls.ready" ] || make_calls "$calls"
+	touch "$work/calls.ready"
+}
+
+# One round of row_percall; the floor is that of the same round.
+percall_round()
+{
+	local name
+	local -A ns
+
+	for name in floor nextval hot many first throttle denied denied_many; do
+		ns[$name]=$(query_ns "$name" "$calls")
+		[ "$name" = floor ] || ns[$name]=$(minus "${ns[$name]}" "${ns[floor]}")
+	done
+	[ "$1" -gt 0 ] || return 0
+	for name in hot many first throttle; do
+		sample "percall_$name" "$1" "${ns[$name]}" "${ns[nextval]}"
+	done
+	sample percall_denied "$1" "${ns[denied]}" "${ns[hot]}"
+	sample percall_denied_many "$1" "${ns[denied_many]}" "${ns[many]}"
+}
+
+row percall quick "a call inside one query: against nextval(), denied against allowed"
+row_percall()
+{
+	local round
+
+	use_calls
+	show percall_hot '<= 0.5' ' ns' "rl_consume against nextval(): a call in one query, one key"
+	show percall_many '<= 0.5' ' ns' "rl_consume against nextval(): a call in one query, 10k keys"
+	show percall_first - ' ns' "rl_consume of a new key against nextval(): a call in one query"
+	show percall_throttle - ' ns' "rl_throttle against nextval(): a call in one query, one key"
+	show percall_denied '<= 1.25' ' ns' "denied against allowed call: in one query, one key, violations recorded"
+	show percall_denied_many '<= 1.25' ' ns' "denied against allowed call: in one query, 10k keys, violations recorded"
+	# round 0 warms up
+	for ((round = 0; round <= rounds; round++)); do
+		percall_round "$round"
+	done
+	report percall_{hot,many,first,throttle,denied,denied_many}
+}
+
+# use_living N: a server of room for 1.5 times N buckets, as the docs advise, with N
+# living ones, and calls to them
+use_living()
+{
+	use "living_$1" "ratelimit.max_buckets=$(($1 * 3 / 2 < 16384 ? 16384 : $1 * 3 / 2))"
+	[ ! -e "$work/living_$1.ready" ] || return 0
+	make_calls "$calls" "$1"
+	sql -c "SELECT count(rl_consume('user:' || i, 1e9, 1e-4)) FROM generate_series(1, $1) i" >/dev/null
+	touch "$work/living_$1.ready"
+}
+
+# growth ID:N...: the cost of a call with N living buckets, against with 1000
+growth()
+{
+	local round size ns base ids=()
+
+	for size; do
+		ids+=("growth_${size%:*}")
+		show "growth_${size%:*}" '<= 3' ' ns' "${size%:*} living buckets against 1k: a call in one query"
+	done
+	for ((round = 0; round <= rounds; round++)); do
+		use_living 1000
+		base=$(minus "$(query_ns living "$calls")" "$(query_ns floor "$calls")")
+		for size; do
+			use_living "${size#*:}"
+			ns=$(minus "$(query_ns living "$calls")" "$(query_ns floor "$calls")")
+			[ "$round" = 0 ] || sample "growth_${size%:*}" "$round" "$ns" "$base"
+		done
+	done
+	for size; do
+		stop "living_${size#*:}"
+	done
+	report "${ids[@]}"
+}
+
+row growth quick "1M living buckets against 1k"
+row_growth()
+{
+	growth 1M:1000000
+}
+
+row growth_more full "100k and 10M living buckets against 1k; memory"
+row_growth_more()
+{
+	growth 100k:100000 10M:10000000
+}
+
+row fill full "from 1/4 of max_buckets to all of it: no cliff"
+row_fill()
+{
+	local round percent filled=0 base=() ns ids=()
+
+	use fill ratelimit.max_buckets=1048576
+	for percent in 25 50 75 90 100; do
+		sql -c "SELECT count(rl_consume('user:' || i, 1e9, 1e-4))
+			FROM generate_series($((filled + 1)), $((10485 * percent))) i" >/dev/null
+		filled=$((10485 * percent))
+		sql -c 'DROP TABLE IF EXISTS calls' -c 'DROP SEQUENCE IF EXISTS counter' 2>/dev/null
+		make_calls 300000 "$filled"
+		[ "$percent" = 25 ] || {
+			ids+=("fill_$percent")
+			show "fill_$percent" '<= 3' ' ns' "$percent % of max_buckets (1M) living against 25 %: a call in one query"
+		}
+		for ((round = 0; round <= rounds; round++)); do
+			ns=$(minus "$(query_ns living 300000)" "$(query_ns floor 300000)")
+			if [ "$percent" = 25 ]; then
+				base[round]=$ns
+			elif [ "$round" != 0 ]; then
+				sample "fill_$percent" "$round" "$ns" "${base[round]}"
+			fi
+		done
+	done
+	stop fill
+	report "${ids[@]}"
+}
+
+row memory quick "memory per bucket"
+row_memory()
+{
+	local bytes
+
+	use_calls
+	bytes=$(sql -c "SELECT size / current_setting('ratelimit.max_buckets')::float8
+		FROM pg_shmem_allocations WHERE name = 'ratelimit'")
+	show memory '<= 128' ' bytes' "shared memory for buckets, per bucket of max_buckets: keys up to 64 bytes"
+	sample memory 1 "$bytes" -
+	report memory
+}
+
+# Keys of 64 bytes, as many as max_buckets, until memory takes no more.
+row memory_held full "memory per bucket, of those held when it is full"
+row_memory_held()
+{
+	use held ratelimit.max_buckets=131072
+	sql -c "SELECT count(rl_consume(lpad(i::text, 64, 'k'), 1e9, 0)) FROM generate_series(1, 131072) i" >/dev/null
+	show memory_held - ' bytes' "shared memory for buckets, per bucket held once max_buckets keys of 64 bytes have come"
+	sample memory_held 1 "$(sql -c "SELECT size::float8 / (SELECT count(*) FROM rate_limit_status WHERE tier = 'memory')
+		FROM pg_shmem_allocations WHERE name = 'ratelimit'")" -
+	stop held
+	report memory_held
+}
