@@ -191,8 +191,11 @@ like($answer->{err}, qr/WARNING: .* could not decide on key "alice", limiter "ap
 $node->safe_psql('postgres', q(ALTER ROLE authenticator SET ratelimit.on_error = 'deny'));
 $answer = request($node, 'GET', %alice);
 is($answer->{sqlstate}, 'PGRST', 'not preloaded, GET, on_error = deny: SQLSTATE');
-is($json->decode($answer->{detail})->{status}, 429, '... status');
-is(ref $json->decode($answer->{detail})->{headers}, 'HASH', '... headers');
+is($json->encode($json->decode($answer->{message})),
+	'{"code":"PT429","details":"key \"alice\", limiter \"api_user\"","hint":null,"message":"rate limit exceeded"}',
+	'... message, with what is known');
+is($json->encode($json->decode($answer->{detail})),
+	'{"headers":{"RateLimit-Policy":"\"api_user\";q=100"},"status":429}', '... detail');
 $node->stop;
 
 done_testing();
