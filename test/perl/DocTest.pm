@@ -1,9 +1,8 @@
 # DocTest.pm: the examples of a document, and what psql says to them.
 #
-# In a document, the statements of a ```sql block are run as written, and a ```text
-# block that is the next one after it shows what psql answers; if there is none, the
-# statements must merely not fail.  What comes before each "## " heading's text is
-# over with it: every such section runs in one session of a database of its own.
+# In a document, the statements of a ```sql block are run as written, and the ```text
+# block after it shows what psql answers; if there is none, they must merely not fail.
+# What stands under one "## " heading runs in one session, in a database of its own.
 # What an example needs and a reader need not see is in a comment:
 #
 #   <!-- sql
@@ -16,6 +15,7 @@ use warnings FATAL => 'all';
 
 use Exporter 'import';
 use IPC::Run;
+use PostgreSQL::Test::Utils;
 
 our @EXPORT = qw(doc_sections run_section differs normal_output);
 
@@ -54,14 +54,16 @@ sub doc_sections
 				$block = { line => $begin, sql => $body };
 				push @{ $sections[-1]{blocks} }, $block;
 			}
-			elsif ($kind eq 'text' && $block)
+			elsif ($kind eq 'text')
 			{
+				die "line $begin: the output of nothing" unless $block;
 				@$block{qw(output output_line)} = ($body, $begin);
 				$block = undef;
 			}
 			$kind = undef;
 		}
 	}
+	die "line $begin: has no end" if defined $kind;
 	return grep { @{ $_->{blocks} } } @sections;
 }
 
@@ -74,7 +76,7 @@ sub run_section
 	my $out = '';
 
 	IPC::Run::run([ 'psql', '-X', '-q', @psql ], '<', \$script, '>&', \$out,
-		IPC::Run::timeout(180));
+		IPC::Run::timeout($PostgreSQL::Test::Utils::timeout_default));
 	my %said = $out =~ /^== block (\d+)\n(.*?)(?=^== block |\z)/gms;
 	return map { $said{$_} // 'psql did not get here' } 0 .. $#blocks;
 }
