@@ -69,23 +69,18 @@ check_rule(double capacity, double refill, double cost)
 	check_tokens("cost", cost);
 }
 
-/* Empty, or longer than max? */
 void
-check_length(const char *name, const char *value, int len, int max)
+fail_length(const char *name, const char *value, int len, int max)
 {
-	if (unlikely(len == 0))
+	if (len == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("%s must not be empty: \"\"", name)));
-	if (unlikely(len > max))
-	{
-		int			shown = pg_mbcliplen(value, len, 32);
-
+	else
 		ereport(ERROR,
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 				 errmsg("%s must not be longer than %d bytes, not \"%.*s...\" of %d bytes",
-						name, max, shown, value, len)));
-	}
+						name, max, pg_mbcliplen(value, len, 32), value, len)));
 }
 
 void
@@ -144,13 +139,9 @@ static char last_limiter[MAX_LIMITER_LEN];
 static int	last_limiter_len = 0;
 static uint64 last_limiter_hash;
 
-/* Check the limiter, and count for it from here on. */
-void
-use_limiter(const char *limiter, int len)
+static pg_noinline void
+use_another_limiter(const char *limiter, int len)
 {
-	if (likely(len == last_limiter_len && len > 0 &&
-			   memcmp(limiter, last_limiter, len) == 0))
-		return;
 	check_limiter(limiter, len);
 	memcpy(last_limiter, limiter, len);
 	last_limiter_len = len;
@@ -158,9 +149,17 @@ use_limiter(const char *limiter, int len)
 	stats_set_limiter(limiter, len);
 }
 
-/* The name of a bucket, checked; its calls are counted from here on. */
+/* Check the limiter, and count for it from here on. */
 void
-use_bucket(BucketId *id, const char *key, int key_len, const char *limiter,
+use_limiter(const char *limiter, int len)
+{
+	if (unlikely(len != last_limiter_len || len == 0 ||
+				 memcmp(limiter, last_limiter, len) != 0))
+		use_another_limiter(limiter, len);
+}
+
+static inline void
+name_bucket(BucketId *id, const char *key, int key_len, const char *limiter,
 		   int limiter_len)
 {
 	id->database = MyDatabaseId;
@@ -173,16 +172,24 @@ use_bucket(BucketId *id, const char *key, int key_len, const char *limiter,
 	id->hash = shmem_hash(last_limiter_hash, key, key_len);
 }
 
+/* The name of a bucket, checked; its calls are counted from here on. */
+void
+use_bucket(BucketId *id, const char *key, int key_len, const char *limiter,
+		   int limiter_len)
+{
+	name_bucket(id, key, key_len, limiter, limiter_len);
+}
+
 void
 get_bucket_id(BucketId *id, const text *key, const text *limiter)
 {
-	use_bucket(id, VARDATA_ANY(key), VARSIZE_ANY_EXHDR(key),
-			   VARDATA_ANY(limiter), VARSIZE_ANY_EXHDR(limiter));
+	name_bucket(id, VARDATA_ANY(key), VARSIZE_ANY_EXHDR(key),
+				VARDATA_ANY(limiter), VARSIZE_ANY_EXHDR(limiter));
 }
 
 /* The arguments key, capacity, refill, cost, limiter; checked. */
-const BucketRule *
-get_call(FunctionCallInfo fcinfo, BucketId *id)
+static inline const BucketRule *
+read_call(FunctionCallInfo fcinfo, BucketId *id)
 {
 	static const char *const names[] = {"key", "capacity", "refill", "cost", "limiter"};
 
@@ -190,6 +197,12 @@ get_call(FunctionCallInfo fcinfo, BucketId *id)
 		check_not_null(fcinfo, i, names[i]);
 	get_bucket_id(id, PG_GETARG_TEXT_PP(0), PG_GETARG_TEXT_PP(4));
 	return get_rule(PG_GETARG_FLOAT8(1), PG_GETARG_FLOAT8(2), PG_GETARG_FLOAT8(3));
+}
+
+const BucketRule *
+get_call(FunctionCallInfo fcinfo, BucketId *id)
+{
+	return read_call(fcinfo, id);
 }
 
 /* A span of time in ns, a month being 30 days, of at least so many microseconds. */
@@ -217,10 +230,7 @@ get_span(const char *name, const Interval *span, int least)
 static inline void
 decide_quickly(const BucketId *id, const BucketRule *rule, Decision *decision)
 {
-	decision->known = true;
-	decision->in_table = false;
-	decision->blocked = 0;
-	decision->now = 0;
+	begin_decision(decision);
 
 	if (unlikely(!enabled_setting))
 	{
@@ -327,7 +337,7 @@ Datum
 rl_consume(PG_FUNCTION_ARGS)
 {
 	BucketId	id;
-	const BucketRule *rule = get_call(fcinfo, &id);
+	const BucketRule *rule = read_call(fcinfo, &id);
 	Decision	decision;
 
 	decide(&id, rule, &decision);
@@ -339,7 +349,7 @@ Datum
 rl_throttle(PG_FUNCTION_ARGS)
 {
 	BucketId	id;
-	const BucketRule *rule = get_call(fcinfo, &id);
+	const BucketRule *rule = read_call(fcinfo, &id);
 	Decision	decision;
 
 	decide(&id, rule, &decision);

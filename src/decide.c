@@ -149,10 +149,7 @@ fail_read_only(const BucketId *id, Decision *decision)
 void
 take_tokens(const BucketId *id, const BucketRule *rule, Decision *decision)
 {
-	decision->known = true;
-	decision->in_table = false;
-	decision->blocked = 0;
-	decision->now = 0;
+	begin_decision(decision);
 
 	if (!shmem_attached())
 	{
@@ -247,10 +244,7 @@ look_slowly(const BucketId *id, const BucketRule *rule, Decision *decision)
 void
 look(const BucketId *id, const BucketRule *rule, Decision *decision)
 {
-	decision->known = true;
-	decision->in_table = false;
-	decision->blocked = 0;
-	decision->now = 0;
+	begin_decision(decision);
 
 	if (!enabled_setting)
 	{
@@ -267,6 +261,7 @@ decide_unguarded(const BucketId *id, const BucketRule *rule, Decision *decision)
 {
 	Owed		blocked = block_possible(id) ? block_left(id) : 0;
 
+	begin_decision(decision);
 	if (blocked > 0)
 	{
 		look_at_bucket(id, rule, decision);

@@ -49,6 +49,16 @@ typedef struct Decision
 	int64		now;			/* when, on the monotonic clock; 0: not known */
 } Decision;
 
+/* What is so before it is known otherwise. */
+static inline void
+begin_decision(Decision *decision)
+{
+	decision->known = true;
+	decision->in_table = false;
+	decision->blocked = 0;
+	decision->now = 0;
+}
+
 #define MAX_CALLS	64			/* that are decided together */
 
 /* A call on its way to a decision, one of several. */
@@ -202,7 +212,16 @@ extern void table_views(void (*show) (const BucketView *view, void *arg), void *
 	} while (0)
 
 pg_noreturn extern void fail_null(const char *name);
-extern void check_length(const char *name, const char *value, int len, int max);
+pg_noreturn extern void fail_length(const char *name, const char *value, int len,
+									int max);
+/* A text argument must be neither empty nor longer than max bytes. */
+static inline void
+check_length(const char *name, const char *value, int len, int max)
+{
+	if (unlikely(len == 0 || len > max))
+		fail_length(name, value, len, max);
+}
+
 extern void check_limiter(const char *limiter, int len);
 extern void check_tokens(const char *name, double tokens);
 extern const BucketRule *get_rule(double capacity, double refill, double cost);

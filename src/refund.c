@@ -96,7 +96,8 @@ refund_note(const BucketId *id, double tokens)
 			return;
 		}
 	}
-	Assert(n_notes < max_notes && names_len + MAX_NAME <= names_max);
+	if (n_notes >= max_notes || names_len + MAX_NAME > names_max)
+		return;					/* not reserved: cannot be, but costs nothing */
 	note = &notes[n_notes++];
 	note->subxact = subxact;
 	note->tokens = tokens;

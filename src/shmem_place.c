@@ -391,11 +391,29 @@ find_or_claim(BucketCall *calls, int n, PlaceMode mode, Held *held,
 
 /* Lock the words of the buckets that are here; how many, if not all of them. */
 static int
-lock_all(Held *held, int n)
+lock_all(const BucketCall *calls, Held *held, int n)
 {
 	for (int i = 0; i < n; i++)
-		if (held[i].slot && !lock_word(held[i].slot, held[i].word))
+	{
+		Slot	   *slot = held[i].slot;
+		uint64		word = held[i].word;
+
+		if (!slot)
+			continue;
+		/* others may take from it all the time: go by what it says now */
+		while (!lock_word(slot, word))
+		{
+			word = pg_atomic_read_u64(&slot->word);
+			if (word & WORD_LOCKED)
+				return i;
+		}
+		if (word != held[i].word && !slot_is(slot, &calls[i].id))
+		{
+			unlock_unchanged(slot, word);
 			return i;
+		}
+		held[i].word = word;
+	}
 	return n;
 }
 
@@ -464,7 +482,7 @@ try_all(BucketCall *calls, int n, PlaceMode mode, bool apply, Held *held,
 	result = find_or_claim(calls, n, mode, held, locked);
 	if (result == ALL_DECIDED)
 	{
-		int			n_locked = lock_all(held, n);
+		int			n_locked = lock_all(calls, held, n);
 
 		if (n_locked == n)
 			decide_locked(calls, n, held, apply);

@@ -271,7 +271,7 @@ slot_is(const Slot *slot, const BucketId *id)
  * The bucket's slot and its word, or NULL.  Without the partition's lock, NULL
  * may be out of date, and a slot is certain only with its word unchanged.
  */
-static inline Slot *
+static pg_attribute_always_inline Slot *
 find(const BucketId *id, const Probe *way, uint64 *word)
 {
 	uint32		length = probe_length();

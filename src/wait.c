@@ -14,8 +14,10 @@
 #include "ratelimit.h"
 
 #include "access/xact.h"
+#include "access/xlog.h"
 #include "common/hashfn.h"
 #include "miscadmin.h"
+#include "refund.h"
 #include "sql.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
@@ -94,34 +96,49 @@ time_to_wait(const Decision *decision, const BucketRule *rule, Owed room)
 	return decision->owed - rule->take - room;
 }
 
+/* Let nothing be waited for beyond the timeout. */
+static void
+limit_waiting(const TableCall *call)
+{
+	Owed		left = call->timeout - (monotonic_ns() - call->began);
+	int			ms = (int) Max(Min(left / NSEC_PER_MSEC, INT_MAX), 1);
+	int			current = atoi(GetConfigOption("lock_timeout", false, false));
+
+	if (current == 0 || current > ms)
+		(void) set_config_option("lock_timeout", psprintf("%d", ms),
+								 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
+								 true, 0, false);
+}
+
 static bool
 take_with_timeout(void *arg)
 {
 	TableCall  *call = arg;
 	int			nest = NewGUCNestLevel();
-	Owed		ms = Max(Min(call->timeout / NSEC_PER_MSEC, INT_MAX), 1);
-	LOCKTAG		first;
-	int			lock_timeout = atoi(GetConfigOption("lock_timeout", false, false));
+	bool		queue = !TransactionIdIsValid(GetTopTransactionIdIfAny());
+	LOCKTAG		first = {0};
 
-	if (lock_timeout > 0)
-		ms = Min(ms, lock_timeout);
-	(void) set_config_option("lock_timeout", psprintf("%d", (int) ms),
-							 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
-							 true, 0, false);
+	limit_waiting(call);
+
 	/*
 	 * Row locks are no queue: who is woken goes on to the next version of the
-	 * row.  So only the first of the waiters waits for the row.
+	 * row.  So only the first of the waiters waits for the row; but for
+	 * transactions that may have the row locked already.
 	 */
-	memset(&first, 0, sizeof(first));
 	SET_LOCKTAG_ADVISORY(first, MyDatabaseId,
 						 hash_bytes((const unsigned char *) call->id->key,
 									call->id->key_len),
 						 hash_bytes((const unsigned char *) call->id->limiter,
 									call->id->limiter_len),
 						 WAIT_LOCK_CLASS);
-	(void) LockAcquire(&first, ExclusiveLock, false, false);
+	if (queue)
+	{
+		(void) LockAcquire(&first, ExclusiveLock, false, false);
+		limit_waiting(call);
+	}
 	decide_unguarded(call->id, call->rule, call->decision);
-	(void) LockRelease(&first, ExclusiveLock, false);
+	if (queue)
+		(void) LockRelease(&first, ExclusiveLock, false);
 	AtEOXact_GUC(true, nest);
 
 	/* the time spent waiting for the row counts */
@@ -151,8 +168,19 @@ decide_in_time(TableCall *call)
 	}
 	FreeErrorData(error);
 	/* what the bucket owes is not known, but that it is too much */
-	memset(call->decision, 0, sizeof(Decision));
-	call->decision->known = true;
+	begin_decision(call->decision);
+	call->decision->allowed = false;
+	call->decision->owed = 0;
+}
+
+/* May deciding mean to wait for others who use the table? */
+static bool
+may_need_table(const BucketId *id)
+{
+	if (RecoveryInProgress() || IsInParallelMode())
+		return false;
+	return !shmem_attached() || !spill_known() ||
+		spill_is_set(shmem_partition(id->hash));
 }
 
 /* rl_wait(key, capacity, refill, cost, timeout, limiter) returns boolean */
@@ -175,10 +203,12 @@ rl_wait(PG_FUNCTION_ARGS)
 
 	room = rule.room;
 	bucket_rule_for_wait(&rule, timeout);
-	if (enabled_setting && table_may_hold(&id) && !IsInParallelMode())
+	if (enabled_setting && may_need_table(&id))
 	{
 		TableCall	call = {&id, &rule, room, &decision, monotonic_ns(), timeout};
 
+		if (refund_setting)
+			refund_reserve(1);
 		decide_in_time(&call);
 	}
 	else
