@@ -29,6 +29,31 @@ shmem_reset(const BucketId *id)
 	return false;
 }
 
+/* See to it that a bucket, by a rule, owes at least so much; false if not here. */
+bool
+shmem_raise(const BucketId *id, const BucketRule *rule, Owed owed)
+{
+	Probe		way = probe_of(id->hash);
+	Slot	   *slot;
+	uint64		word;
+
+	while ((slot = find(id, &way, &word)) != NULL)
+	{
+		int64		now;
+
+		if (!lock_word(slot, word))
+			continue;
+		now = monotonic_ns();
+		owed = Max(owed, bucket_carry(slot->u.bucket.capacity, slot->u.bucket.refill,
+									  owed_of(slot, word, now), rule));
+		slot->u.bucket.capacity = rule->capacity;
+		slot->u.bucket.refill = rule->refill;
+		unlock_changed(slot, word, rule->timed ? now + owed : owed);
+		return true;
+	}
+	return false;
+}
+
 /*
  * Put tokens back, by the bucket's own parameters; how many it had room for.
  * False if it is not here.

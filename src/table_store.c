@@ -716,25 +716,30 @@ static void
 visit_row(uint64 n, void *set)
 {
 	BucketId	id;
+	TimestampTz now = wall_clock();
+	bool		newer = !spill_known() && !spill_memory_newer();
+	Row			row;
+	BucketRule	own;
 
 	if (!row_id(n, &id))
 		return;
 	partition_set_add(set, shmem_partition(id.hash));
+	if (!newer && id.limiter[0] != BLOCK_PREFIX)
+		return;
+	row = parse_row(n, now, NULL);
+	bucket_rule(&own, row.capacity, row.refill, 0);
 	if (id.limiter_len > 1 && id.limiter[0] == BLOCK_PREFIX)
-	{
-		TimestampTz now = wall_clock();
-		Row			row = parse_row(n, now, NULL);
-		BucketRule	own;
-
-		bucket_rule(&own, row.capacity, row.refill, 0);
 		block_noticed(&id, row_owed(&row, now, &own));
-	}
+	if (newer)
+		(void) shmem_raise(&id, &own, row_owed(&row, now, &own));
 }
 
 /*
  * The partitions of shared memory whose buckets have rows.  Blocks are noticed on
  * the way: those from before the server started, and those of prepared
- * transactions from then, which may come to be seen at any time.
+ * transactions from then, which may come to be seen at any time.  So are, the first
+ * time, buckets that were loaded from an older file and taken from in the table
+ * since, while the server ran without this library: what was taken counts.
  */
 static PartitionSet
 partitions_with_rows(void)
