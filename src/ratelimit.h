@@ -155,6 +155,8 @@ extern bool shmem_peek(const BucketId *id, const BucketRule *rule,
 					   Decision *decision);
 extern bool shmem_restore(const BucketId *id, double capacity, double refill,
 						  Owed owed, int64 now);
+extern TimestampTz shmem_saved_at(void);
+extern void shmem_raise(const BucketId *id, const BucketRule *rule, Owed owed);
 extern bool shmem_reset(const BucketId *id);
 extern int64 shmem_reset_all(Oid database, const char *limiter, int limiter_len);
 extern void shmem_forget_database(Oid database);

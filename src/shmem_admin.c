@@ -60,6 +60,39 @@ shmem_give(const BucketId *id, double tokens, double *given)
 	return false;
 }
 
+/* When the buckets that were loaded at the start were saved; 0: none were. */
+TimestampTz
+shmem_saved_at(void)
+{
+	return store.header->saved_at;
+}
+
+/* Let the bucket owe at least so much under the rule, if it is here. */
+void
+shmem_raise(const BucketId *id, const BucketRule *rule, Owed owed)
+{
+	Probe		way = probe_of(id->hash);
+	Slot	   *slot;
+	uint64		word;
+
+	while ((slot = find(id, &way, &word)) != NULL)
+	{
+		int64		now;
+		Owed		owes;
+
+		if (!lock_word(slot, word))
+			continue;
+		now = monotonic_ns();
+		owes = bucket_carry(slot->u.bucket.capacity, slot->u.bucket.refill,
+							owed_of(slot, word, now), rule);
+		owes = Max(owes, owed);
+		slot->u.bucket.capacity = rule->capacity;
+		slot->u.bucket.refill = rule->refill;
+		unlock_changed(slot, word, rule->timed ? now + owes : owes);
+		return;
+	}
+}
+
 /*
  * Make all buckets of a database, or of a limiter in it, full, blocks excepted;
  * how many.
