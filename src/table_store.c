@@ -369,6 +369,9 @@ consume_or_set(const BucketId *id, const BucketRule *rule, const Owed *set,
 			(shmem_peek(id, rule, decision) ||
 			 !spill_is_set(shmem_partition(id->hash))))
 		{
+			/* the row, if it is there, is out of date */
+			if (!new)
+				sql_execute(&delete_row, values, NULL, false);
 			here = false;
 			break;
 		}
@@ -444,7 +447,8 @@ table_peek(const BucketId *id, const BucketRule *rule)
 	Datum		values[2];
 	Owed		owed = 0;
 
-	sql_lock(SQL_BUCKETS, AccessShareLock);
+	/* as strongly as for the call that may follow: see sql_lock() */
+	sql_lock(SQL_BUCKETS, table_writable() ? RowExclusiveLock : AccessShareLock);
 	key_values(id, values);
 	sql_push_latest_snapshot();
 	sql_execute(&read_row, values, NULL, true);
@@ -586,6 +590,8 @@ table_give(const BucketId *id, double tokens, double *given)
 		bucket_rule(&own, row.capacity, row.refill, tokens);
 		/* a row whose bucket was taken over is out of date */
 		found = !shmem_attached() || !shmem_peek(id, &own, &decision);
+		if (!found)
+			sql_execute(&delete_row, values, NULL, false);
 	}
 	if (found)
 	{

@@ -139,10 +139,15 @@ SQL
 	}
 
 	# a transaction that has looked at its bucket, and then writes it
-	$caller->query_safe("BEGIN; SELECT rl_consume('reindexed', 1, 0, 0)");
-	$begin->($operator, 'REINDEX TABLE rate_limit_buckets');
-	is($caller->query_safe("SELECT rl_consume('reindexed', 1, 0); COMMIT"), 't', "$here: a REINDEX waits for a transaction, which goes on");
-	is($finish->($operator), '', "$here: ... and so does the REINDEX");
+	foreach my $look ("SELECT (rl_peek('looked at', 1, 0)).allowed", "SELECT rl_consume('not taken', 1, 0, 0)")
+	{
+		my $call = $look =~ s/.*\('([^']*)'.*/SELECT rl_consume('$1', 1, 0)/r;
+
+		is($caller->query_safe("BEGIN; $look"), 't', "$here: $look");
+		$begin->($operator, 'REINDEX TABLE rate_limit_buckets');
+		is($caller->query("$call; COMMIT"), 't', "$here: ... then a REINDEX waits, and the transaction goes on");
+		is($finish->($operator), '', "$here: ... and so does the REINDEX");
+	}
 
 	#
 	# TRUNCATE and DELETE
