@@ -53,7 +53,7 @@ COMMENT ON FUNCTION rl_consume_upto(text, float8, float8, float8, text) IS
 CREATE FUNCTION rl_consume_each(keys text[], capacity float8, refill float8, cost float8 DEFAULT 1, limiter text DEFAULT 'default')
 RETURNS boolean[] AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION rl_consume_each(text[], float8, float8, float8, text) IS
-'rl_consume() for each of the keys, in order, each decided by itself: an answer per key. A key may be given more than once. Arguments and errors as of rl_consume(); after an error nothing is taken.';
+'rl_consume() for each of the keys, in order, each decided by itself: an answer per key. A key may be given more than once. Arguments and errors as of rl_consume(); nothing is taken if any of them is bad.';
 
 CREATE FUNCTION rl_consume_all(keys text[], capacities float8[], refills float8[], costs float8[] DEFAULT NULL, limiters text[] DEFAULT NULL)
 RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;

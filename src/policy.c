@@ -265,13 +265,17 @@ static bool
 decide_by_policy(const text *policy_name, const text *key, double cost,
 				 BucketCall *calls, Names *names, int *n_calls)
 {
-	const Policy *policy = find_policy(policy_name);
+	const Policy *policy;
 	BucketCall *shadows;
 	int			n = 0;
 	int			n_shadows = 0;
 	bool		allowed = true;
 
+	/* off is off, whatever state the policies are in */
 	*n_calls = 0;
+	if (!enabled_setting)
+		return true;
+	policy = find_policy(policy_name);
 	if (!policy)
 		return on_error_setting == ON_ERROR_ALLOW;
 
