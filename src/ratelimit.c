@@ -269,7 +269,8 @@ shmem_startup(void)
 	}
 }
 
-static void
+/* The database's extension is gone, or the database itself. */
+void
 forget_database(Oid database, bool dropped)
 {
 	shmem_forget_database(database);

@@ -124,6 +124,9 @@ extern bool shadow_setting;
 extern bool refund_setting;		/* on rollback */
 extern bool postgrest_headers_setting;
 
+/* ratelimit.c: leaving nothing behind */
+extern void forget_database(Oid database, bool dropped);
+
 /* shmem_store.c: buckets in shared memory */
 typedef enum PlaceMode
 {
@@ -160,6 +163,7 @@ extern void shmem_raise(const BucketId *id, const BucketRule *rule, Owed owed);
 extern bool shmem_reset(const BucketId *id);
 extern int64 shmem_reset_all(Oid database, const char *limiter, int limiter_len);
 extern void shmem_forget_database(Oid database);
+extern int	shmem_databases(Oid *databases, int n, int max);
 extern void shmem_lock_partition(int partition);
 extern void shmem_unlock_partition(int partition);
 extern uint32 shmem_slots(void);

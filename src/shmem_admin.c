@@ -133,6 +133,27 @@ shmem_reset_all(Oid database, const char *limiter, int limiter_len)
 	return reset;
 }
 
+/* Add to n databases those that have buckets here: their number, at most max. */
+int
+shmem_databases(Oid *databases, int n, int max)
+{
+	for (uint32 slot = 0; slot < shmem_slots(); slot++)
+	{
+		Oid			database = store.slots[slot].database;
+		int			i;
+
+		if (slot % 1024 == 0)
+			CHECK_FOR_INTERRUPTS();
+		if (store.tags[slot] < TAG_FIRST || !OidIsValid(database))
+			continue;
+		for (i = 0; i < n && databases[i] != database; i++)
+			;
+		if (i == n && n < max)
+			databases[n++] = database;
+	}
+	return n;
+}
+
 uint32
 shmem_slots(void)
 {

@@ -117,25 +117,49 @@ find_work(Work *work)
 	databases_visit(look_at_database, work);
 }
 
-/*
- * Does the database exist, and take connections?  Its number may be of one that
- * was dropped.
- */
+/* Does the database exist?  Does it take connections? */
 static bool
-database_connectable(Oid database)
+database_exists(Oid database, bool *connectable)
 {
 	HeapTuple	tuple;
-	bool		connectable = false;
+	bool		exists;
 
+	*connectable = false;
 	StartTransactionCommand();
 	tuple = SearchSysCache1(DATABASEOID, ObjectIdGetDatum(database));
-	if (HeapTupleIsValid(tuple))
+	exists = HeapTupleIsValid(tuple);
+	if (exists)
 	{
-		connectable = ((Form_pg_database) GETSTRUCT(tuple))->datallowconn;
+		*connectable = ((Form_pg_database) GETSTRUCT(tuple))->datallowconn;
 		ReleaseSysCache(tuple);
 	}
 	CommitTransactionCommand();
-	return connectable;
+	return exists;
+}
+
+static void
+add_entry(SharedDatabase *entry, void *work)
+{
+	add_work(work, entry->database);
+}
+
+/*
+ * Forget databases that were dropped when nobody was here to see it: on the
+ * primary of what was a standby, without preloading, or between the last save and
+ * a crash.
+ */
+static void
+forget_dropped_databases(void)
+{
+	Work		work;
+	bool		connectable;
+
+	work.n = violations_databases(work.databases, MAX_DATABASES);
+	work.n = shmem_databases(work.databases, work.n, MAX_DATABASES);
+	databases_visit(add_entry, &work);
+	for (int i = 0; i < work.n; i++)
+		if (!database_exists(work.databases[i], &connectable))
+			forget_database(work.databases[i], true);
 }
 
 /* Start a worker in the database and wait until it is gone. */
@@ -190,6 +214,7 @@ ratelimit_launcher_main(Datum arg)
 {
 	TimestampTz next;
 	Work		work;
+	bool		connectable;
 
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, die);
@@ -197,6 +222,7 @@ ratelimit_launcher_main(Datum arg)
 	/* no database, only the catalogs that all databases share */
 	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
 	ereport(DEBUG1, (errmsg("ratelimit launcher started")));
+	forget_dropped_databases();
 
 	next = GetCurrentTimestamp();
 	for (;;)
@@ -230,7 +256,7 @@ ratelimit_launcher_main(Datum arg)
 
 		find_work(&work);
 		for (int i = 0; i < work.n; i++)
-			if (database_connectable(work.databases[i]))
+			if (database_exists(work.databases[i], &connectable) && connectable)
 				run_in_database(work.databases[i]);
 		next = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 										   flush_interval_setting * 1000L);

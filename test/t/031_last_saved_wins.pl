@@ -178,6 +178,22 @@ foreach my $how ('immediate', 'backend', 'postmaster')
 }
 
 #
+# A database that was dropped after the last save
+#
+query('CREATE DATABASE dropped');
+$node->safe_psql('dropped', q{CREATE EXTENSION ratelimit; SELECT rl_consume('dropped', 5, 0)});
+my $database = query(q{SELECT oid FROM pg_database WHERE datname = 'dropped'});
+ok(wait_for_save($node), 'saved');
+like(join(' ', keys %{ state_buckets(state_bytes($node)) }), qr/\b$database\/default\/dropped/, 'a bucket of another database is saved');
+saving(0);
+query('DROP DATABASE dropped');
+crash('immediate');
+saving(1);
+ok($node->poll_query_until('postgres', q{SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'ratelimit launcher' AND wait_event_type = 'Extension'}), 'a crash after it was dropped');
+ok(wait_for_save($node), '... and the next save');
+unlike(join(' ', keys %{ state_buckets(state_bytes($node)) }), qr/\b$database\//, '... which has it no more');
+
+#
 # A save that was cut off leaves something aside: nobody reads it
 #
 take(5, 'aside');
