@@ -38,6 +38,7 @@ SELECT rl_wait('w', 1, 50, timeout => '1 min') FROM generate_series(1, 3);
 SELECT rl_wait('w', 1, 0.01, timeout => '1 s'), rl_wait('w', 1, 0.01, timeout => '0'), rl_wait('w', 1, 1, 2);
 SELECT rl_wait('q', 1, 0), rl_wait('q', 1, 0), rl_wait('q', 1, 0, 0);
 SELECT rl_block('b', '1 day'), rl_wait('b', 1, 100);
+SELECT rl_enforce('b', 1, 100);
 SELECT rl_wait('w', 1, 1, timeout => '-1 s');
 SELECT rl_wait('w', 1, 1, timeout => NULL);
 SELECT rl_wait(NULL, 1, 1);

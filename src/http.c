@@ -164,13 +164,15 @@ raise_denied(const BucketId *id, const BucketRule *rule, const Decision *decisio
 	StringInfoData body;
 
 	answer.capacity = rule->capacity;
-	answer.remaining = decision->known ? remaining : NAN;
+	answer.remaining = !decision->known ? NAN : decision->blocked > 0 ? 0 : remaining;
 	answer.retry_after = wait < 0 ? -1 : ceil((double) wait / 1e9);
 
 	detail = psprintf("key \"%.*s\", limiter \"%.*s\"", id->key_len, id->key,
 					  id->limiter_len, id->limiter);
 	/* rounded down: what is shown as there is there */
-	if (decision->known)
+	if (decision->blocked > 0)
+		detail = psprintf("%s: blocked", detail);
+	else if (decision->known)
 		detail = psprintf("%s: %.15g of %.15g tokens remaining", detail,
 						  floor(remaining * 1000) / 1000, rule->capacity);
 	if (answer.retry_after >= 0)

@@ -128,6 +128,8 @@ typedef struct Header
 	uint64		seed;			/* of the hash, unlike in every server */
 	uint32		partitions;		/* a power of two */
 	uint32		groups;			/* a partition */
+	TimestampTz saved_at;		/* when what was loaded at the start was saved;
+								 * 0: nothing was */
 	pg_atomic_uint64 evicted[MAX_PARTITIONS];	/* since the first start */
 } Header;
 
@@ -176,16 +178,22 @@ probe_length(void)
 	return Min(store.header->groups, PROBE_GROUPS) * GROUP_SLOTS;
 }
 
-/* The i-th slot on the way. */
+/* The first slot of the group of the i-th slot on the way. */
 static inline uint32
-probe_slot(const Probe *probe, uint32 i)
+probe_group(const Probe *probe, uint32 i)
 {
 	uint32		group = probe->home + i / GROUP_SLOTS;
 
 	if (group >= store.header->groups)
 		group -= store.header->groups;
-	return probe->first_slot + group * GROUP_SLOTS +
-		(probe->way + i) % GROUP_SLOTS;
+	return probe->first_slot + group * GROUP_SLOTS;
+}
+
+/* The i-th slot on the way. */
+static inline uint32
+probe_slot(const Probe *probe, uint32 i)
+{
+	return probe_group(probe, i) + (probe->way + i) % GROUP_SLOTS;
 }
 
 /* Read the word, once it is not locked. */
@@ -276,19 +284,24 @@ find(const BucketId *id, const Probe *way, uint64 *word)
 {
 	uint32		length = probe_length();
 
-	for (uint32 i = 0; i < length; i++)
+	for (uint32 i = 0; i < length; i += GROUP_SLOTS)
 	{
-		uint32		n = probe_slot(way, i);
-		uint32		tag = ((volatile uint32 *) store.tags)[n];
+		uint32		group = probe_group(way, i);
 
-		if (tag == way->tag)
+		for (uint32 j = 0; j < GROUP_SLOTS; j++)
 		{
-			*word = read_word(&store.slots[n]);
-			if (slot_is(&store.slots[n], id))
-				return &store.slots[n];
+			uint32		n = group + (way->way + j) % GROUP_SLOTS;
+			uint32		tag = ((volatile uint32 *) store.tags)[n];
+
+			if (tag == way->tag)
+			{
+				*word = read_word(&store.slots[n]);
+				if (slot_is(&store.slots[n], id))
+					return &store.slots[n];
+			}
+			else if (tag == TAG_FREE)
+				return NULL;
 		}
-		else if (tag == TAG_FREE)
-			return NULL;
 	}
 	return NULL;
 }

@@ -277,16 +277,22 @@ shmem_consume(const BucketId *id, const BucketRule *rule, Decision *decision)
 
 	while ((slot = find(id, &way, &word)) != NULL)
 	{
-		bool		done = consume_swap(slot, word, rule,
-										early ? early : clock_for(rule), decision);
+		if (early)
+		{
+			int64		now = early;
 
-		/*
-		 * By a clock from before the word, a later call of somebody else may seem
-		 * to be of the future, and this one too early: look again.
-		 */
-		if (done && (decision->allowed || !early))
+			early = 0;
+			if (!consume_swap(slot, word, rule, now, decision))
+				continue;
+			/*
+			 * By a clock from before the word, a later call of somebody else may
+			 * seem to be of the future, and this one too early: look again.
+			 */
+			if (decision->allowed)
+				return true;
+		}
+		if (consume_swap(slot, word, rule, clock_for(rule), decision))
 			return true;
-		early = 0;
 	}
 	return false;
 }

@@ -265,17 +265,23 @@ tag_of(uint64 hash)
 	return tag < TAG_FIRST ? tag + TAG_FIRST : tag;
 }
 
-/* The i-th entry on the way of a hash. */
+/* The first entry of the group of the i-th entry on the way of a hash. */
 static inline uint32
-probe_entry(uint64 hash, uint32 i)
+probe_group(uint64 hash, uint32 i)
 {
 	uint32		group = (uint32) (((hash >> 32) * shared->groups) >> 32) +
 		i / GROUP_ENTRIES;
 
 	if (group >= shared->groups)
 		group -= shared->groups;
-	return (partition_of(hash) * shared->groups + group) * GROUP_ENTRIES +
-		(uint32) (hash + i) % GROUP_ENTRIES;
+	return (partition_of(hash) * shared->groups + group) * GROUP_ENTRIES;
+}
+
+/* The i-th entry on the way of a hash. */
+static inline uint32
+probe_entry(uint64 hash, uint32 i)
+{
+	return probe_group(hash, i) + (uint32) (hash + i) % GROUP_ENTRIES;
 }
 
 static inline uint32
@@ -284,48 +290,66 @@ probe_length(void)
 	return Min(shared->groups, PROBE_GROUPS) * GROUP_ENTRIES;
 }
 
+/*
+ * Add n to the entry if its names are these.  False if they are not; *again if
+ * they may have been until now.
+ */
+static bool
+add_to_entry(Entry *entry, const Names *names, int64 n, int64 now, bool *again)
+{
+	uint64		word = pg_atomic_read_u64(&entry->word);
+	uint64		generation = word & ~COUNT_MASK;
+
+	*again = false;
+	pg_read_barrier();
+	if (!entry_is(entry, names))
+		return false;
+	while ((word & ~COUNT_MASK) == generation && (word & COUNT_MASK) != CLOSED)
+	{
+		if (count_of(word) + n > (int64) MAX_COUNT)
+		{
+			pg_atomic_fetch_add_u64(&shared->lost, n);
+			return true;
+		}
+		if (pg_atomic_compare_exchange_u64(&entry->word, &word, word + n))
+		{
+			pg_atomic_write_u64(&entry->last_at, (uint64) now);
+			return true;
+		}
+	}
+	/* just given up; if these names have an entry, it is a new one */
+	*again = (word & COUNT_MASK) != CLOSED;
+	return false;
+}
+
 /* Add n to the entry if it is there; else false. */
 static inline bool
 add_if_there(const Names *names, int64 n, int64 now)
 {
 	uint32		tag = tag_of(names->hash);
 	uint32		length = probe_length();
+	bool		again;
 
-	for (uint32 i = 0; i < length; i++)
+	do
 	{
-		uint32		at = probe_entry(names->hash, i);
-		uint32		found = ((volatile uint32 *) tags)[at];
-
-		if (found == TAG_FREE)
-			return false;
-		if (found == tag)
+		again = false;
+		for (uint32 i = 0; i < length && !again; i += GROUP_ENTRIES)
 		{
-			Entry	   *entry = &entries[at];
-			uint64		word = pg_atomic_read_u64(&entry->word);
-			uint64		generation = word & ~COUNT_MASK;
+			uint32		group = probe_group(names->hash, i);
 
-			pg_read_barrier();
-			if (!entry_is(entry, names))
-				continue;
-			while ((word & ~COUNT_MASK) == generation &&
-				   (word & COUNT_MASK) != CLOSED)
+			for (uint32 j = 0; j < GROUP_ENTRIES && !again; j++)
 			{
-				if (count_of(word) + n > (int64) MAX_COUNT)
-				{
-					pg_atomic_fetch_add_u64(&shared->lost, n);
+				uint32		at = group + (uint32) (names->hash + j) % GROUP_ENTRIES;
+				uint32		found = ((volatile uint32 *) tags)[at];
+
+				if (found == TAG_FREE)
+					return false;
+				if (found == tag &&
+					add_to_entry(&entries[at], names, n, now, &again))
 					return true;
-				}
-				if (pg_atomic_compare_exchange_u64(&entry->word, &word, word + n))
-				{
-					pg_atomic_write_u64(&entry->last_at, (uint64) now);
-					return true;
-				}
 			}
-			/* just given up; if these names have an entry, it is a new one */
-			if ((word & COUNT_MASK) != CLOSED)
-				i = (uint32) -1;
 		}
-	}
+	} while (again);
 	return false;
 }
 
