@@ -53,6 +53,18 @@ spill_known(void)
 	return !mine || pg_atomic_read_u32(&mine->known) != 0;
 }
 
+/*
+ * Where both memory and the table have a bucket: is what was loaded into memory
+ * when the server started the newer for certain?
+ */
+bool
+spill_memory_newer(void)
+{
+	SharedDatabase *mine = my_shared_database();
+
+	return mine && mine->memory_newer;
+}
+
 /* The table has been looked through; these partitions may have rows. */
 void
 spill_set_known(const PartitionSet *with_rows)
