@@ -24,8 +24,10 @@ OBJS = \
 	src/ratelimit.o \
 	src/refund.o \
 	src/report.o \
+	src/saver.o \
 	src/shmem_admin.o \
 	src/shmem_place.o \
+	src/shmem_saved.o \
 	src/shmem_store.o \
 	src/simulate.o \
 	src/snapshot.o \

@@ -55,6 +55,7 @@ SET ratelimit.enabled = off;
 SELECT rl_consume('o', 1, 0), rl_consume_upto('o', 1, 0, 5.5), rl_consume_each(ARRAY['o', 'o'], 1, 0),
 	rl_consume_all(ARRAY['o'], ARRAY[1], ARRAY[0]), rl_wait('o', 1, 0), rl_enforce('o', 1, 0), rl_consume('b', 1, 0);
 SELECT rl_throttle('o', 1, 0, 7), rl_peek('o', 1, 0, 7);
+SELECT rl_consume_policy('none', 'o'), rl_throttle_policy('none', 'o');
 SELECT rl_consume('o', 1, 'NaN');
 RESET ratelimit.enabled;
 SELECT rl_flush() >= 0;

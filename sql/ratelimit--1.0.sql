@@ -53,7 +53,7 @@ COMMENT ON FUNCTION rl_consume_upto(text, float8, float8, float8, text) IS
 CREATE FUNCTION rl_consume_each(keys text[], capacity float8, refill float8, cost float8 DEFAULT 1, limiter text DEFAULT 'default')
 RETURNS boolean[] AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION rl_consume_each(text[], float8, float8, float8, text) IS
-'rl_consume() for each of the keys, in order, each decided by itself: an answer per key. A key may be given more than once. Arguments and errors as of rl_consume(); after an error nothing is taken.';
+'rl_consume() for each of the keys, in order, each decided by itself: an answer per key. A key may be given more than once. Arguments and errors as of rl_consume(); nothing is taken if any of them is bad.';
 
 CREATE FUNCTION rl_consume_all(keys text[], capacities float8[], refills float8[], costs float8[] DEFAULT NULL, limiters text[] DEFAULT NULL)
 RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
@@ -83,7 +83,7 @@ COMMENT ON FUNCTION rl_simulate(timestamptz, float8, float8, float8) IS
 CREATE FUNCTION rl_reward(key text, tokens float8, limiter text DEFAULT 'default')
 RETURNS float8 AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION rl_reward(text, float8, text) IS
-'Put tokens back into the bucket of (limiter, key), never above its capacity: how many it had room for. Not undone by a rollback when the bucket is in shared memory. Errors: 22004 a null argument; 22023 tokens not finite or below 0; key and limiter as rl_consume().';
+'Put tokens back into the bucket of (limiter, key), never above its capacity: how many it had room for. Not undone by a rollback when the bucket is in shared memory. Errors: 22004 a null argument; 22023 tokens not finite or below 0; 25006 the bucket is a row and the transaction read-only; key and limiter as rl_consume().';
 
 CREATE FUNCTION rl_penalize(key text, capacity float8, refill float8, tokens float8, limiter text DEFAULT 'default')
 RETURNS float8 AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
@@ -103,12 +103,12 @@ COMMENT ON FUNCTION rl_unblock(text, text) IS
 CREATE FUNCTION rl_reset(key text, limiter text DEFAULT 'default')
 RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION rl_reset(text, text) IS
-'Make the bucket of (limiter, key) full: true if it was not. A block stays. Not undone by a rollback when the bucket is in shared memory. Errors: 22004 a null argument; 22023, 54000 as rl_consume().';
+'Make the bucket of (limiter, key) full: true if it was not. A block stays. Not undone by a rollback when the bucket is in shared memory. Errors: 22004 a null argument; 22023, 54000 as rl_consume(); 25006 in a read-only transaction, but on a standby.';
 
 CREATE FUNCTION rl_reset_all(limiter text DEFAULT NULL)
 RETURNS bigint AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION rl_reset_all(text) IS
-'Make all buckets of a limiter in this database full, or of all limiters when null: how many were living. Blocks stay.';
+'Make all buckets of a limiter in this database full, or of all limiters when null: how many were living. Blocks stay. Errors as of rl_reset().';
 
 CREATE FUNCTION rl_buckets(OUT limiter text, OUT key text, OUT tokens float8, OUT capacity float8, OUT refill float8, OUT full_at timestamptz, OUT blocked_until timestamptz, OUT tier text)
 RETURNS SETOF record AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED;

@@ -17,7 +17,9 @@
  */
 #include "ratelimit.h"
 
+#include "access/xlog.h"
 #include "block.h"
+#include "databases.h"
 #include "miscadmin.h"
 #include "storage/shmem.h"
 
@@ -33,11 +35,11 @@ BlockFilter *block_filter = NULL;
 bool		blocks_known = false;
 
 /* The bucket that is the block of a bucket's key. */
-typedef struct BlockId
+typedef struct KeyBlock
 {
 	BucketId	id;
 	char		limiter[MAX_LIMITER_LEN + 1];
-} BlockId;
+} KeyBlock;
 
 Size
 block_filter_size(void)
@@ -58,7 +60,7 @@ block_filter_startup(void *memory, bool found)
 }
 
 static void
-make_block_id(BlockId *block, const BucketId *id)
+make_block_id(KeyBlock *block, const BucketId *id)
 {
 	block->limiter[0] = BLOCK_PREFIX;
 	memcpy(block->limiter + 1, id->limiter, id->limiter_len);
@@ -126,7 +128,7 @@ block_noticed(const BucketId *block, Owed left)
 Owed
 block_left(const BucketId *id)
 {
-	BlockId		block;
+	KeyBlock		block;
 	BucketRule	rule;
 	Decision	decision;
 	Owed		left = 0;
@@ -150,7 +152,7 @@ block_left(const BucketId *id)
 	if (shmem_attached())
 	{
 		/* table_may_hold() has seen to it; a standby has none, also as a primary */
-		blocks_known = true;
+		blocks_known = RecoveryInProgress() || my_shared_database() != NULL;
 		if (left == 0)
 			lower_cell(id->hash);
 	}
@@ -162,7 +164,7 @@ Datum
 rl_block(PG_FUNCTION_ARGS)
 {
 	BucketId	id;
-	BlockId		block;
+	KeyBlock		block;
 	BucketRule	rule;
 	Owed		left;
 
@@ -178,6 +180,9 @@ rl_block(PG_FUNCTION_ARGS)
 	if (block_filter)
 		raise_cell(id.hash, left);
 	set_bucket(&block.id, &rule, left);
+	/* it may have waited, and the block ends as much later */
+	if (block_filter)
+		raise_cell(id.hash, left);
 	PG_RETURN_VOID();
 }
 
@@ -186,11 +191,12 @@ Datum
 rl_unblock(PG_FUNCTION_ARGS)
 {
 	BucketId	id;
-	BlockId		block;
+	KeyBlock		block;
 
 	check_not_null(fcinfo, 0, "key");
 	check_not_null(fcinfo, 1, "limiter");
 	get_bucket_id(&id, PG_GETARG_TEXT_PP(0), PG_GETARG_TEXT_PP(1));
+	check_can_reset("rl_unblock()");
 	make_block_id(&block, &id);
 	PG_RETURN_BOOL(reset_bucket(&block.id));
 }

@@ -14,6 +14,7 @@
 
 #include "databases.h"
 #include "miscadmin.h"
+#include "snapshot.h"
 #include "utils/timestamp.h"
 
 static SharedDatabase *databases = NULL;	/* MAX_DATABASES of them */
@@ -135,4 +136,79 @@ void
 databases_unlock_flushes(void)
 {
 	LWLockRelease(registry_lock);
+}
+
+/*
+ * Saved for the next start (snapshot.c).  Marks hold after a clean stop only: the
+ * unlogged table is empty after a crash.  They do not make "known": the table is
+ * looked through all the same, for blocks that have rows (block.c), and as the
+ * server may have run without this library since.  That flushes were failing does
+ * not matter any more.
+ */
+typedef struct SavedDatabase
+{
+	TimestampTz since;
+	int64		flushed;
+	int64		failures;
+	TimestampTz last_flush;
+	TimestampTz last_error_at;
+	uint64		marks[MAX_PARTITIONS / 64];
+	Oid			database;
+	char		last_error[sizeof(((FlushStats *) NULL)->last_error)];
+} SavedDatabase;
+
+StaticAssertDecl(sizeof(SavedDatabase) <= MAX_SAVED_SIZE, "a record is too large");
+
+void
+databases_save(Saving *saving)
+{
+	for (int i = 0; i < MAX_DATABASES && snapshot_go_on(saving); i++)
+	{
+		SavedDatabase record;
+		FlushStats *flushes = &databases[i].flushes;
+
+		memset(&record, 0, sizeof(record));
+		LWLockAcquire(registry_lock, LW_SHARED);
+		record.database = databases[i].database;
+		record.since = flushes->since;
+		record.flushed = flushes->flushed;
+		record.failures = flushes->failures;
+		record.last_flush = flushes->last_flush;
+		record.last_error_at = flushes->last_error_at;
+		memcpy(record.last_error, flushes->last_error, sizeof(record.last_error));
+		for (int j = 0; j < MAX_PARTITIONS / 64; j++)
+			record.marks[j] = pg_atomic_read_u64(&databases[i].marks[j]);
+		LWLockRelease(registry_lock);
+		if (OidIsValid(record.database))
+			snapshot_put(saving, SAVED_DATABASE, &record, sizeof(record));
+	}
+}
+
+bool
+databases_load(SavedKind kind, const char *bytes, Size size, Loading *loading)
+{
+	SavedDatabase record;
+	SharedDatabase *entry;
+
+	if (size != sizeof(record))
+		return false;
+	memcpy(&record, bytes, size);
+	if (!OidIsValid(record.database) || record.flushed < 0 || record.failures < 0 ||
+		!IS_VALID_TIMESTAMP(record.since) || !IS_VALID_TIMESTAMP(record.last_flush) ||
+		!IS_VALID_TIMESTAMP(record.last_error_at) ||
+		!memchr(record.last_error, '\0', sizeof(record.last_error)))
+		return false;
+	if (!loading->take || (entry = find_entry(record.database)) == NULL)
+		return true;
+
+	entry->flushes.since = record.since;
+	entry->flushes.flushed = record.flushed;
+	entry->flushes.failures = record.failures;
+	entry->flushes.last_flush = record.last_flush;
+	entry->flushes.last_error_at = record.last_error_at;
+	strlcpy(entry->flushes.last_error, record.last_error, sizeof(record.last_error));
+	for (int i = 0; i < MAX_PARTITIONS / 64; i++)
+		if (loading->rows_stay && loading->same_places)
+			pg_atomic_write_u64(&entry->marks[i], record.marks[i]);
+	return true;
 }

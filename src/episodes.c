@@ -26,7 +26,9 @@
 
 #include "common/hashfn.h"
 #include "episodes.h"
+#include "snapshot.h"
 #include "utils/timestamp.h"
+#include "violations.h"
 
 #define SLICES			16
 #define TRACK_PROBES	16
@@ -36,7 +38,7 @@ typedef struct Track
 	Oid			database;		/* InvalidOid: free */
 	uint64		names[2];		/* two hashes of limiter and key */
 	int64		last_slice;		/* the newest one counted */
-	uint32		counts[SLICES]; /* of slice n at n % SLICES */
+	uint32		counts[SLICES]; /* of slice n at slice_place(n) */
 	bool		due;			/* its flag is, or was, for these violations */
 } Track;
 
@@ -97,6 +99,22 @@ episodes_startup(void *memory, bool found)
 		memset(memory, 0, episodes_size());
 		episodes_set_window();
 	}
+}
+
+/* The slice of a time, which may be before the clock's zero: saved by another boot. */
+static int64
+slice_of(int64 at)
+{
+	int64		slice = at / shared->slice_ns;
+
+	return at % shared->slice_ns < 0 ? slice - 1 : slice;
+}
+
+/* Where a slice is counted. */
+static int
+slice_place(int64 slice)
+{
+	return (int) (((slice % SLICES) + SLICES) % SLICES);
 }
 
 /* Is the limiter one of flag_limiters? */
@@ -176,20 +194,12 @@ add_episode(Oid database, const char *limiter, const char *key, int64 n,
 	return true;
 }
 
-/* The track of a key; made if need be. */
+/* The track of names; made if need be. */
 static Track *
-find_track(Oid database, const char *limiter, const char *key)
+find_track_of(Oid database, const uint64 *names)
 {
-	uint64		names[2];
 	Track	   *victim = NULL;
 
-	for (int i = 0; i < 2; i++)
-	{
-		names[i] = hash_bytes_extended((const unsigned char *) limiter,
-									   strlen(limiter), (uint64) database << 2 | i);
-		names[i] = hash_bytes_extended((const unsigned char *) key,
-									   strlen(key), names[i]);
-	}
 	for (int i = 0; i < TRACK_PROBES; i++)
 	{
 		Track	   *track = &tracks[(names[0] + i) % max_violations_setting];
@@ -206,6 +216,22 @@ find_track(Oid database, const char *limiter, const char *key)
 	victim->names[0] = names[0];
 	victim->names[1] = names[1];
 	return victim;
+}
+
+/* The track of a key; made if need be. */
+static Track *
+find_track(Oid database, const char *limiter, const char *key)
+{
+	uint64		names[2];
+
+	for (int i = 0; i < 2; i++)
+	{
+		names[i] = hash_bytes_extended((const unsigned char *) limiter,
+									   strlen(limiter), (uint64) database << 2 | i);
+		names[i] = hash_bytes_extended((const unsigned char *) key,
+									   strlen(key), names[i]);
+	}
+	return find_track_of(database, names);
 }
 
 /* Let a flag be due; false if too many are already. */
@@ -231,7 +257,7 @@ static void
 add_track(Oid database, const char *limiter, const char *key, int64 n, int64 at)
 {
 	Track	   *track;
-	int64		slice = at / shared->slice_ns;
+	int64		slice = slice_of(at);
 	int64		sum = 0;
 
 	track = find_track(database, limiter, key);
@@ -239,11 +265,11 @@ add_track(Oid database, const char *limiter, const char *key, int64 n, int64 at)
 	/* forget the slices that the window has left behind */
 	slice = Max(slice, track->last_slice);
 	for (int64 gone = Max(track->last_slice + 1, slice - SLICES + 1); gone <= slice; gone++)
-		track->counts[gone % SLICES] = 0;
+		track->counts[slice_place(gone)] = 0;
 	track->last_slice = slice;
 
-	track->counts[slice % SLICES] = Min(track->counts[slice % SLICES] + n,
-										(int64) PG_INT32_MAX);
+	track->counts[slice_place(slice)] = Min(track->counts[slice_place(slice)] + n,
+											(int64) PG_INT32_MAX);
 	for (int i = 0; i < SLICES; i++)
 		sum += track->counts[i];
 	if (sum < flag_threshold_setting)
@@ -356,4 +382,193 @@ episodes_forget_database(Oid database)
 	for (int i = 0; i < MAX_DUE_FLAGS; i++)
 		if (shared->due[i].database == database)
 			shared->due[i].database = InvalidOid;
+}
+
+/*
+ * Saved for the next start (snapshot.c).
+ *
+ * A track's slices begin at multiples of their length on the monotonic clock, and
+ * that begins anew with the machine.  So its last slice is saved by its age, and
+ * goes to the slice in which it would have begun: its violations seem up to a
+ * slice older then, never younger, and flag nobody for more than the window.
+ */
+typedef struct SavedEpisode
+{
+	TimestampTz first_at;
+	TimestampTz last_at;
+	int64		rejected;
+	Oid			database;		/* of a flag that is due: times are 0 */
+	uint8		limiter_len;
+	uint8		key_len;
+	char		names[MAX_LIMITER_LEN + MAX_KEY_LEN];
+} SavedEpisode;
+
+typedef struct SavedTrack
+{
+	uint64		names[2];
+	int64		slice_ns;
+	int64		age;			/* of the last slice's beginning */
+	uint32		counts[SLICES];
+	Oid			database;
+	uint32		due;
+} SavedTrack;
+
+static void
+put_episode(Saving *saving, SavedKind kind, SavedEpisode *record,
+			const char *limiter, const char *key)
+{
+	record->limiter_len = strlen(limiter);
+	record->key_len = strlen(key);
+	memcpy(record->names, limiter, record->limiter_len);
+	memcpy(record->names + record->limiter_len, key, record->key_len);
+	snapshot_put(saving, kind, record,
+				 offsetof(SavedEpisode, names) + record->limiter_len + record->key_len);
+}
+
+/* Not holding the fold lock, unlike all else here: it is taken for each of them. */
+void
+episodes_save(Saving *saving)
+{
+	for (int i = 0; i < max_episodes_setting && snapshot_go_on(saving); i++)
+	{
+		SavedEpisode record = {0};
+		Episode		episode;
+
+		violations_lock();
+		episode = episodes[i];
+		violations_unlock();
+		if (!OidIsValid(episode.database))
+			continue;
+		record.database = episode.database;
+		record.first_at = episode.first_at;
+		record.last_at = episode.last_at;
+		record.rejected = episode.rejected;
+		put_episode(saving, SAVED_EPISODE, &record, episode.limiter, episode.key);
+	}
+	for (int i = 0; i < max_violations_setting && snapshot_go_on(saving); i++)
+	{
+		SavedTrack	record = {0};
+		Track		track;
+
+		violations_lock();
+		track = tracks[i];
+		record.slice_ns = shared->slice_ns;
+		violations_unlock();
+		if (!OidIsValid(track.database))
+			continue;
+		record.database = track.database;
+		memcpy(record.names, track.names, sizeof(record.names));
+		record.age = Max(saving->mono - track.last_slice * record.slice_ns, 0);
+		/* oldest first */
+		for (int j = 0; j < SLICES; j++)
+			record.counts[j] = track.counts[slice_place(track.last_slice + 1 + j)];
+		record.due = track.due;
+		snapshot_put(saving, SAVED_TRACK, &record, sizeof(record));
+	}
+	for (int i = 0; i < MAX_DUE_FLAGS && snapshot_go_on(saving); i++)
+	{
+		SavedEpisode record = {0};
+		DueFlag		flag;
+
+		violations_lock();
+		flag = shared->due[i];
+		violations_unlock();
+		if (!OidIsValid(flag.database))
+			continue;
+		record.database = flag.database;
+		record.rejected = flag.rejected;
+		put_episode(saving, SAVED_DUE_FLAG, &record, flag.limiter, flag.key);
+	}
+}
+
+/* A place for an episode that was saved, or NULL: there may be room for fewer now. */
+static Episode *
+find_place(TimestampTz last_at)
+{
+	static int	next = 0;
+	Episode    *oldest = &episodes[0];
+
+	/* memory is empty at first, so the places behind the last one taken are free */
+	if (!OidIsValid(episodes[0].database))
+		next = 0;
+	if (next < max_episodes_setting)
+		return &episodes[next++];
+	for (int i = 1; i < max_episodes_setting; i++)
+		if (episodes[i].last_at < oldest->last_at)
+			oldest = &episodes[i];
+	return oldest->last_at < last_at ? oldest : NULL;
+}
+
+static bool
+load_episode(SavedKind kind, const char *bytes, Size size, Loading *loading)
+{
+	SavedEpisode record;
+	char		limiter[MAX_LIMITER_LEN + 1];
+	char		key[MAX_KEY_LEN + 1];
+	Episode    *place;
+
+	if (size < offsetof(SavedEpisode, names) || size > sizeof(record))
+		return false;
+	memcpy(&record, bytes, size);
+	if (size - offsetof(SavedEpisode, names) != record.limiter_len + record.key_len ||
+		!OidIsValid(record.database) || record.rejected < 0 ||
+		!IS_VALID_TIMESTAMP(record.first_at) || !IS_VALID_TIMESTAMP(record.last_at) ||
+		!snapshot_name_valid(record.names, record.limiter_len, MAX_LIMITER_LEN) ||
+		!snapshot_name_valid(record.names + record.limiter_len, record.key_len, MAX_KEY_LEN))
+		return false;
+	if (!loading->take)
+		return true;
+
+	memcpy(limiter, record.names, record.limiter_len);
+	limiter[record.limiter_len] = '\0';
+	memcpy(key, record.names + record.limiter_len, record.key_len);
+	key[record.key_len] = '\0';
+	if (kind == SAVED_DUE_FLAG)
+	{
+		(void) set_due(record.database, limiter, key, record.rejected);
+		return true;
+	}
+	place = find_place(record.last_at);
+	if (!place)
+		return true;
+	place->database = record.database;
+	place->first_at = record.first_at;
+	place->last_at = record.last_at;
+	place->rejected = record.rejected;
+	strlcpy(place->limiter, limiter, sizeof(place->limiter));
+	strlcpy(place->key, key, sizeof(place->key));
+	return true;
+}
+
+static bool
+load_track(const char *bytes, Size size, Loading *loading)
+{
+	SavedTrack	record;
+	Track	   *track;
+
+	if (size != sizeof(record))
+		return false;
+	memcpy(&record, bytes, size);
+	for (int i = 0; i < SLICES; i++)
+		if (record.counts[i] > PG_INT32_MAX)
+			return false;
+	if (!OidIsValid(record.database) || record.slice_ns <= 0 || record.age < 0)
+		return false;
+	/* another flag_window starts anew */
+	if (!loading->take || record.slice_ns != shared->slice_ns)
+		return true;
+
+	track = find_track_of(record.database, record.names);
+	track->last_slice = slice_of(snapshot_mono(loading, record.age));
+	track->due = record.due != 0;
+	for (int i = 0; i < SLICES; i++)
+		track->counts[slice_place(track->last_slice + 1 + i)] = record.counts[i];
+	return true;
+}
+
+bool
+episodes_load(SavedKind kind, const char *record, Size size, Loading *loading)
+{
+	return kind == SAVED_TRACK ? load_track(record, size, loading) :
+		load_episode(kind, record, size, loading);
 }

@@ -4,6 +4,7 @@
  */
 #include "ratelimit.h"
 
+#include "access/xlog.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
 #include "utils/array.h"
@@ -33,6 +34,41 @@ get_array(FunctionCallInfo fcinfo, int arg, const char *name, Datum **values)
 	return n;
 }
 
+/* As rl_consume_all() orders keys of one limiter; the same ones as they came. */
+static int
+compare_keys(const void *a, const void *b, void *arg)
+{
+	const Datum *keys = arg;
+	int			i = *(const int *) a;
+	int			j = *(const int *) b;
+	const text *x = (const text *) DatumGetPointer(keys[i]);
+	const text *y = (const text *) DatumGetPointer(keys[j]);
+	int			result = (int) VARSIZE_ANY_EXHDR(x) - (int) VARSIZE_ANY_EXHDR(y);
+
+	if (result == 0)
+		result = memcmp(VARDATA_ANY(x), VARDATA_ANY(y), VARSIZE_ANY_EXHDR(x));
+	return result != 0 ? result : i - j;
+}
+
+/*
+ * In which order to decide, so that who locks rows for many keys never waits for
+ * somebody who does the same; NULL: as they came, no bucket being in the table.
+ */
+static int *
+row_order(Datum *keys, int n)
+{
+	int		   *order;
+
+	if (n < 2 || (shmem_attached() &&
+				  (RecoveryInProgress() || (spill_known() && !spill_any()))))
+		return NULL;
+	order = palloc(n * sizeof(int));
+	for (int i = 0; i < n; i++)
+		order[i] = i;
+	qsort_arg(order, n, sizeof(int), compare_keys, keys);
+	return order;
+}
+
 /*
  * rl_consume_each(keys, capacity, refill, cost, limiter) returns boolean[]: one
  * decision per key, in order.  All arguments are checked before the first.
@@ -43,6 +79,7 @@ rl_consume_each(PG_FUNCTION_ARGS)
 	static const char *const names[] = {"keys", "capacity", "refill", "cost", "limiter"};
 	Datum	   *keys;
 	Datum	   *answers;
+	int		   *order;
 	int			n;
 	BucketRule	rule;
 	text	   *limiter;
@@ -61,16 +98,18 @@ rl_consume_each(PG_FUNCTION_ARGS)
 	}
 
 	answers = palloc(Max(n, 1) * sizeof(Datum));
+	order = row_order(keys, n);
 	for (int i = 0; i < n; i++)
 	{
+		int			at = order ? order[i] : i;
 		BucketId	id;
 		Decision	decision;
 
 		CHECK_FOR_INTERRUPTS();
-		get_bucket_id(&id, (text *) DatumGetPointer(keys[i]), limiter);
+		get_bucket_id(&id, (text *) DatumGetPointer(keys[at]), limiter);
 		decide_uncounted(&id, &rule, &decision);
 		decide_counted(&id, &rule, &decision, false);
-		answers[i] = BoolGetDatum(decision.allowed);
+		answers[at] = BoolGetDatum(decision.allowed);
 	}
 	PG_RETURN_ARRAYTYPE_P(construct_array(answers, n, BOOLOID, 1, true, TYPALIGN_CHAR));
 }

@@ -15,6 +15,7 @@
  */
 #include "ratelimit.h"
 
+#include "access/xact.h"
 #include "commands/trigger.h"
 #include "miscadmin.h"
 #include "policy.h"
@@ -65,6 +66,9 @@ static struct
 	Policy	   *last;			/* found; or NULL */
 }			cache;
 
+/* Has this transaction read policies that it may have changed? */
+static bool read_own = false;
+
 static void
 invalidate(Datum arg, Oid relid)
 {
@@ -72,10 +76,34 @@ invalidate(Datum arg, Oid relid)
 		cache.valid = false;
 }
 
+/*
+ * A change that is rolled back is invalidated, too, but not one by a statement
+ * that fails: then what a trigger has called for meanwhile may be in the cache.
+ */
+static void
+at_subxact_end(SubXactEvent event, SubTransactionId mine,
+			   SubTransactionId parent, void *arg)
+{
+	if (event == SUBXACT_EVENT_ABORT_SUB && read_own)
+		cache.valid = false;
+}
+
+static void
+at_xact_end(XactEvent event, void *arg)
+{
+	if (event == XACT_EVENT_ABORT && read_own)
+		cache.valid = false;
+	if (event == XACT_EVENT_ABORT || event == XACT_EVENT_COMMIT ||
+		event == XACT_EVENT_PREPARE)
+		read_own = false;
+}
+
 void
 policy_init(void)
 {
 	CacheRegisterRelcacheCallback(invalidate, (Datum) 0);
+	RegisterXactCallback(at_xact_end, NULL);
+	RegisterSubXactCallback(at_subxact_end, NULL);
 }
 
 /* rl_policies_changed() returns trigger */
@@ -134,6 +162,8 @@ load(void *arg)
 		cache.relid = sql_relid(SQL_POLICIES);
 		cache.valid = true;
 	}
+
+	read_own |= TransactionIdIsValid(GetTopTransactionIdIfAny());
 
 	values[0] = CStringGetTextDatum(call->name);
 	sql_push_latest_snapshot();
@@ -235,13 +265,17 @@ static bool
 decide_by_policy(const text *policy_name, const text *key, double cost,
 				 BucketCall *calls, Names *names, int *n_calls)
 {
-	const Policy *policy = find_policy(policy_name);
+	const Policy *policy;
 	BucketCall *shadows;
 	int			n = 0;
 	int			n_shadows = 0;
 	bool		allowed = true;
 
+	/* off is off, whatever state the policies are in */
 	*n_calls = 0;
+	if (!enabled_setting)
+		return true;
+	policy = find_policy(policy_name);
 	if (!policy)
 		return on_error_setting == ON_ERROR_ALLOW;
 
@@ -269,8 +303,8 @@ decide_by_policy(const text *policy_name, const text *key, double cost,
 	}
 	if (n == 1)
 	{
-		decide_uncounted(&calls[0].id, &calls[0].rule, &calls[0].decision);
 		use_limiter(calls[0].id.limiter, calls[0].id.limiter_len);
+		decide_uncounted(&calls[0].id, &calls[0].rule, &calls[0].decision);
 		decide_counted(&calls[0].id, &calls[0].rule, &calls[0].decision, false);
 		allowed = calls[0].decision.allowed;
 	}
@@ -281,8 +315,8 @@ decide_by_policy(const text *policy_name, const text *key, double cost,
 	{
 		BucketCall *call = &shadows[i];
 
-		decide_uncounted(&call->id, &call->rule, &call->decision);
 		use_limiter(call->id.limiter, call->id.limiter_len);
+		decide_uncounted(&call->id, &call->rule, &call->decision);
 		decide_counted(&call->id, &call->rule, &call->decision, true);
 	}
 	if (n == 0)

@@ -43,6 +43,7 @@ int			flag_window_setting = 600;
 char	   *flag_limiters_setting = NULL;
 int			max_episodes_setting = 200;
 int			episode_retention_setting = 3600;
+int			save_interval_setting = 300;
 bool		enabled_setting = true;
 bool		shadow_setting = false;
 bool		refund_setting = false;
@@ -171,6 +172,12 @@ define_settings(void)
 							"Or for flag_window, if that is longer.",
 							&episode_retention_setting,
 							3600, 1, 86400 * 366, PGC_SIGHUP, GUC_UNIT_S,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("ratelimit.save_interval",
+							"How often state is saved for a restart.",
+							"0: only when the server is shut down.",
+							&save_interval_setting,
+							300, 0, INT_MAX / 1000, PGC_SIGHUP, GUC_UNIT_S,
 							NULL, NULL, NULL);
 	DefineCustomBoolVariable("ratelimit.enabled",
 							 "Decide calls.",
@@ -339,4 +346,5 @@ _PG_init(void)
 	RegisterXactCallback(forget_dropped, NULL);
 	stats_init();
 	worker_register();
+	saver_register();
 }

@@ -20,6 +20,8 @@
 /* own calls need not go through the linker's tables */
 #pragma GCC visibility push(hidden)
 
+#define RATELIMIT_VERSION	"1.0"	/* as in ratelimit.control */
+
 #define MAX_KEY_LEN			255 /* bytes */
 #define MAX_LIMITER_LEN		63	/* bytes */
 #define BLOCK_PREFIX		':' /* begins the limiter of a bucket that is a block */
@@ -116,6 +118,7 @@ extern int	flag_window_setting;	/* seconds */
 extern char *flag_limiters_setting; /* separated by commas */
 extern int	max_episodes_setting;
 extern int	episode_retention_setting;	/* seconds */
+extern int	save_interval_setting;	/* seconds; 0: only at a stop */
 extern bool enabled_setting;
 extern bool shadow_setting;
 extern bool refund_setting;		/* on rollback */
@@ -150,6 +153,8 @@ extern bool shmem_consume_all(BucketCall *calls, int n, PlaceMode mode, bool app
 extern bool shmem_give(const BucketId *id, double tokens, double *given);
 extern bool shmem_peek(const BucketId *id, const BucketRule *rule,
 					   Decision *decision);
+extern bool shmem_restore(const BucketId *id, double capacity, double refill,
+						  Owed owed, int64 now);
 extern bool shmem_reset(const BucketId *id);
 extern int64 shmem_reset_all(Oid database, const char *limiter, int limiter_len);
 extern void shmem_forget_database(Oid database);
@@ -254,7 +259,10 @@ extern bool decide_all(BucketCall *calls, int n);
 extern void look(const BucketId *id, const BucketRule *rule, Decision *decision);
 extern bool table_may_hold(const BucketId *id);
 extern void set_bucket(const BucketId *id, const BucketRule *rule, Owed owed);
+
+/* admin.c */
 extern bool reset_bucket(const BucketId *id);
+extern void check_can_reset(const char *function);
 
 /* worker.c */
 extern void worker_register(void);

@@ -547,6 +547,42 @@ shmem_consume_all(BucketCall *calls, int n, PlaceMode mode, bool apply)
 	}
 }
 
+/*
+ * Make a bucket that was saved, as of "now", or bring it up to date.  False if
+ * another had to give way for it.  At the start of the server: nobody else is
+ * here, and no lock is taken.
+ */
+bool
+shmem_restore(const BucketId *id, double capacity, double refill, Owed owed, int64 now)
+{
+	Probe		probe = probe_of(id->hash);
+	BucketRule	rule = {.capacity = capacity,.refill = refill};
+	Owed		full_at = owed + (bucket_timed(capacity, refill) ? now : 0);
+	int			needed = slots_needed(id);
+	uint32		claimed[1 + MAX_CONTINUATIONS];
+	uint64		words[1 + MAX_CONTINUATIONS];
+	bool		room = true;
+	uint64		word;
+	Slot	   *slot = find(id, &probe, &word);
+
+	if (slot && lock_word(slot, word))
+	{
+		slot->u.bucket.capacity = capacity;
+		slot->u.bucket.refill = refill;
+		unlock_changed(slot, word, owed > 0 ? full_at : 0);
+		return true;
+	}
+	if (owed <= 0)
+		return true;
+	while (!claim(&probe, needed, claimed, words))
+	{
+		room = false;
+		(void) evict_one(&probe, shmem_partition(id->hash), NULL, 0);
+	}
+	fill(id, &rule, full_at, probe.tag, needed, claimed, words);
+	return room;
+}
+
 /* The database's buckets are no more. */
 void
 shmem_forget_database(Oid database)

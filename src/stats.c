@@ -17,6 +17,7 @@
 #include "access/xact.h"
 #include "miscadmin.h"
 #include "port/atomics.h"
+#include "snapshot.h"
 #include "stats.h"
 
 #define MAX_LIMITERS	1024
@@ -72,10 +73,10 @@ stats_startup(void *memory, LWLock *lock, bool found)
 
 /* The limiter's entry, holding the lock; NULL if it has none. */
 static SharedLimiter *
-find_shared(const char *limiter, int len)
+find_shared(Oid database, const char *limiter, int len)
 {
 	for (int i = 0; i < MAX_LIMITERS; i++)
-		if (limiters[i].database == MyDatabaseId &&
+		if (limiters[i].database == database &&
 			limiters[i].limiter_len == len &&
 			memcmp(limiters[i].limiter, limiter, len) == 0)
 			return &limiters[i];
@@ -84,9 +85,9 @@ find_shared(const char *limiter, int len)
 
 /* The limiter's entry, made if need be, holding the lock exclusively. */
 static SharedLimiter *
-find_or_make(const char *limiter, int len)
+find_or_make(Oid database, const char *limiter, int len)
 {
-	SharedLimiter *shared = find_shared(limiter, len);
+	SharedLimiter *shared = find_shared(database, limiter, len);
 	SharedLimiter *unused = NULL;
 	int			n_unused = 0;
 
@@ -102,7 +103,7 @@ find_or_make(const char *limiter, int len)
 	/* some entries are kept for databases that have none for the rest yet */
 	if (n_unused <= MAX_LIMITERS / 16 &&
 		(len != strlen(OTHER_LIMITER) || memcmp(limiter, OTHER_LIMITER, len) != 0))
-		return find_or_make(OTHER_LIMITER, strlen(OTHER_LIMITER));
+		return find_or_make(database, OTHER_LIMITER, strlen(OTHER_LIMITER));
 	if (!unused)
 		return NULL;
 
@@ -110,7 +111,7 @@ find_or_make(const char *limiter, int len)
 		pg_atomic_write_u64(&unused->counts[j], 0);
 	memcpy(unused->limiter, limiter, len);
 	unused->limiter_len = len;
-	unused->database = MyDatabaseId;
+	unused->database = database;
 	return unused;
 }
 
@@ -133,7 +134,7 @@ flush_local(LocalLimiter *local)
 		memcmp(shared->limiter, local->limiter, local->limiter_len) != 0)
 	{
 		LWLockAcquire(limiters_lock, LW_EXCLUSIVE);
-		local->shared = shared = find_or_make(local->limiter, local->limiter_len);
+		local->shared = shared = find_or_make(MyDatabaseId, local->limiter, local->limiter_len);
 		LWLockRelease(limiters_lock);
 	}
 	for (int j = 0; j < N_COUNTS; j++)
@@ -255,4 +256,58 @@ stats_forget_database(Oid database)
 		if (limiters[i].database == database)
 			limiters[i].database = InvalidOid;
 	LWLockRelease(limiters_lock);
+}
+
+/* Saved for the next start (snapshot.c). */
+typedef struct SavedLimiter
+{
+	uint64		counts[N_COUNTS];
+	Oid			database;
+	uint32		limiter_len;
+	char		limiter[MAX_LIMITER_LEN];
+} SavedLimiter;
+
+void
+stats_save(Saving *saving)
+{
+	for (int i = 0; i < MAX_LIMITERS && snapshot_go_on(saving); i++)
+	{
+		SavedLimiter record;
+
+		memset(&record, 0, sizeof(record));
+		LWLockAcquire(limiters_lock, LW_SHARED);
+		record.database = limiters[i].database;
+		record.limiter_len = limiters[i].limiter_len;
+		memcpy(record.limiter, limiters[i].limiter, MAX_LIMITER_LEN);
+		for (int j = 0; j < N_COUNTS; j++)
+			record.counts[j] = pg_atomic_read_u64(&limiters[i].counts[j]);
+		LWLockRelease(limiters_lock);
+		if (OidIsValid(record.database))
+			snapshot_put(saving, SAVED_LIMITER, &record,
+						 offsetof(SavedLimiter, limiter) + record.limiter_len);
+	}
+}
+
+bool
+stats_load(SavedKind kind, const char *bytes, Size size, Loading *loading)
+{
+	SavedLimiter record;
+	SharedLimiter *shared;
+
+	if (size < offsetof(SavedLimiter, limiter) || size > sizeof(record))
+		return false;
+	memcpy(&record, bytes, size);
+	if (size - offsetof(SavedLimiter, limiter) != record.limiter_len ||
+		!OidIsValid(record.database) ||
+		!snapshot_name_valid(record.limiter, record.limiter_len, MAX_LIMITER_LEN))
+		return false;
+	for (int j = 0; j < N_COUNTS; j++)
+		if (record.counts[j] > PG_INT64_MAX / 2)
+			return false;
+	if (!loading->take)
+		return true;
+	shared = find_or_make(record.database, record.limiter, record.limiter_len);
+	for (int j = 0; j < N_COUNTS && shared; j++)
+		pg_atomic_fetch_add_u64(&shared->counts[j], record.counts[j]);
+	return true;
 }

@@ -369,6 +369,9 @@ consume_or_set(const BucketId *id, const BucketRule *rule, const Owed *set,
 			(shmem_peek(id, rule, decision) ||
 			 !spill_is_set(shmem_partition(id->hash))))
 		{
+			/* the row, if it is there, is out of date */
+			if (!new)
+				sql_execute(&delete_row, values, NULL, false);
 			here = false;
 			break;
 		}
@@ -587,6 +590,8 @@ table_give(const BucketId *id, double tokens, double *given)
 		bucket_rule(&own, row.capacity, row.refill, tokens);
 		/* a row whose bucket was taken over is out of date */
 		found = !shmem_attached() || !shmem_peek(id, &own, &decision);
+		if (!found)
+			sql_execute(&delete_row, values, NULL, false);
 	}
 	if (found)
 	{

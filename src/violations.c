@@ -39,6 +39,7 @@
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "port/atomics.h"
+#include "snapshot.h"
 #include "utils/guc.h"
 #include "utils/timestamp.h"
 #include "violations.h"
@@ -428,22 +429,7 @@ violations_add(const BucketId *id, int64 n, int64 now)
 	count_names(&names, n, now);
 }
 
-/* Count violations that were saved. */
-void
-violations_restore(const ViolationView *view, Oid database)
-{
-	BucketId	id;
-	Gateway		gateway;
-	Names		names;
-
-	make_bucket_id(&id, database, view->limiter, strlen(view->limiter),
-				   view->key, strlen(view->key));
-	set_gateway(&gateway, view->gateway);
-	set_names(&names, &id, &gateway);
-	count_names(&names, view->count, monotonic_ns());
-}
-
-/* All are: to episodes and flags they are nothing new. */
+/* What was saved is loaded: to episodes and flags it is nothing new. */
 void
 violations_restored(void)
 {
@@ -705,4 +691,102 @@ void
 violations_unlock(void)
 {
 	LWLockRelease(FOLD_LOCK);
+}
+
+/*
+ * Saved for the next start (snapshot.c)
+ */
+
+typedef struct SavedViolation
+{
+	int64		count;
+	int64		age;			/* nanoseconds since the last one */
+	Oid			database;
+	uint8		gateway_len;
+	uint8		limiter_len;
+	uint8		key_len;
+	char		names[MAX_GATEWAY_LEN + MAX_LIMITER_LEN + MAX_KEY_LEN];
+} SavedViolation;
+
+/* How many were lost and, if asked for, those pending: nobody else is here then. */
+void
+violations_save(Saving *saving, bool pending)
+{
+	int64		lost = violations_lost();
+
+	snapshot_put(saving, SAVED_LOST, &lost, sizeof(lost));
+	for (uint32 at = 0; pending && at < violations_entries(); at++)
+	{
+		ViolationView view;
+		SavedViolation record = {0};
+		char	   *p = record.names;
+
+		if (!violations_view(at, InvalidOid, &view, &record.database))
+			continue;
+		record.count = view.count;
+		record.age = saving->mono - (int64) pg_atomic_read_u64(&entries[at].last_at);
+		record.gateway_len = strlen(view.gateway);
+		record.limiter_len = strlen(view.limiter);
+		record.key_len = strlen(view.key);
+		memcpy(p, view.gateway, record.gateway_len);
+		p += record.gateway_len;
+		memcpy(p, view.limiter, record.limiter_len);
+		p += record.limiter_len;
+		memcpy(p, view.key, record.key_len);
+		p += record.key_len;
+		snapshot_put(saving, SAVED_VIOLATION, &record, p - (char *) &record);
+	}
+}
+
+static bool
+load_violation(const char *bytes, Size size, Loading *loading)
+{
+	SavedViolation record;
+	char		name[MAX_GATEWAY_LEN + 1];
+	const char *limiter;
+	const char *key;
+	BucketId	id;
+	Gateway		gateway;
+	Names		names;
+
+	if (size < offsetof(SavedViolation, names) || size > sizeof(record))
+		return false;
+	memcpy(&record, bytes, size);
+	limiter = record.names + record.gateway_len;
+	key = limiter + record.limiter_len;
+	if (size - offsetof(SavedViolation, names) !=
+		record.gateway_len + record.limiter_len + record.key_len ||
+		!OidIsValid(record.database) ||
+		record.count <= 0 || record.count > MAX_VIOLATIONS_PENDING ||
+		!snapshot_name_valid(record.names, record.gateway_len, MAX_GATEWAY_LEN) ||
+		!snapshot_name_valid(limiter, record.limiter_len, MAX_LIMITER_LEN) ||
+		!snapshot_name_valid(key, record.key_len, MAX_KEY_LEN))
+		return false;
+	if (!loading->take)
+		return true;
+
+	make_bucket_id(&id, record.database, limiter, record.limiter_len, key, record.key_len);
+	memcpy(name, record.names, record.gateway_len);
+	name[record.gateway_len] = '\0';
+	set_gateway(&gateway, name);
+	set_names(&names, &id, &gateway);
+	count_names(&names, record.count, snapshot_mono(loading, record.age));
+	return true;
+}
+
+bool
+violations_load(SavedKind kind, const char *bytes, Size size, Loading *loading)
+{
+	int64		lost;
+
+	if (kind == SAVED_VIOLATION)
+		return load_violation(bytes, size, loading);
+	if (size != sizeof(lost))
+		return false;
+	memcpy(&lost, bytes, size);
+	if (lost < 0)
+		return false;
+	if (loading->take)
+		pg_atomic_write_u64(&shared->lost, lost);
+	return true;
 }

@@ -39,7 +39,6 @@ extern int64 violations_lost(void);
 extern int	violations_databases(Oid *databases, int max);
 extern bool violations_take(uint32 entry, ViolationView *view);
 extern void violations_settle(uint32 entry, Oid database, bool written);
-extern void violations_restore(const ViolationView *view, Oid database);
 extern void violations_restored(void);
 extern void violations_fold(bool wait);
 extern void violations_lock(void);

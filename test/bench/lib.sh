@@ -4,7 +4,7 @@
 #               declare a row and its comparisons, take them round after round
 # use, use_peers, use_redis, use_pgbouncer, install_node_modules
 #               throwaway servers, started when a row first needs them
-# rate, pgbench_rate, redis_rate, query_ns
+# rate, pgbench_rate, cpu_us, redis_rate, query_ns
 #               measurements; each prints one number
 #
 # A comparison is of two measurements, ours and theirs, taken alternately.  What
@@ -340,6 +340,34 @@ rate()
 	pgbench_rate -D keys=10000 -f "$bench/pgbench/$script.sql" "$@"
 }
 
+# Of the server in use: clock ticks that its finished processes have run.
+finished_ticks()
+{
+	local stat
+
+	stat=$(<"/proc/$(head -n 1 "$data/postmaster.pid")/stat")
+	# what follows the name; it may have blanks in it
+	awk '{ print $14 + $15 }' <<<"${stat##*) }"
+}
+
+no_clients()
+{
+	[ "$(sql -c "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'")" = 1 ]
+}
+
+# cpu_us SCRIPT: microseconds of processor time a call that the server takes for it,
+# whatever else the machine does
+cpu_us()
+{
+	local before calls_per_second
+
+	before=$(finished_ticks)
+	calls_per_second=$(rate "$1")
+	wait_until no_clients
+	awk -v b="$before" -v a="$(finished_ticks)" -v hz="$(getconf CLK_TCK)" \
+		-v n="$calls_per_second" -v s="$seconds" 'BEGIN { print (a - b) / hz * 1e6 / (n * s) }'
+}
+
 # redis_rate SCRIPT KEYS PIPELINED [tcp]: calls a second; redis-benchmark counts
 # calls, not seconds: the last rate of its kind says how many to make
 redis_rate()
@@ -393,15 +421,19 @@ make_calls()
 	SQL
 }
 
-# query_ns CONDITION ROWS: nanoseconds a row that a query takes to check it
+# query_ns CONDITION ROWS: nanoseconds a row that a query takes to check it; of
+# processor time, as that has no time in it in which others were running
 query_ns()
 {
-	psql -XqAt -v ON_ERROR_STOP=1 -v run="$RANDOM" <<-SQL | awk -v n="$2" '/^Execution Time:/ { print $3 * 1e6 / n }'
+	psql -XqAt -v ON_ERROR_STOP=1 -v run="$RANDOM" >"$work/query.log" 2>&1 <<-SQL
 		SET max_parallel_workers_per_gather = 0;
 		SET jit = off;
-		EXPLAIN (ANALYZE, TIMING OFF, COSTS OFF, SUMMARY ON)
+		SET client_min_messages = log;
+		SET log_executor_stats = on;
 		SELECT count(*) FROM calls WHERE ${condition[$1]};
 	SQL
+	awk -v n="$2" '/ s user, .* s system, .* s elapsed/ { print ($2 + $5) * 1e9 / n; exit }' \
+		"$work/query.log"
 }
 
 minus()

@@ -84,6 +84,7 @@ function print_comparison(id,   alone, part, met, a, b, r) {
 
 	if (format == "csv") {
 		r = alone ? ",," : sprintf("%.6g,%.6g,%.6g", middle, low, high)
+		sub(/^ /, "", unit[id])
 		printf "%s,\"%s\",%s,%s,%s,%s,%s,%s,%d\n", id, title[id], unit[id], a, b, r, target[id], met, n[id]
 		return
 	}

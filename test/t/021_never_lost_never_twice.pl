@@ -13,7 +13,6 @@ use RateLimitTest;
 use Test::More;
 
 my $node = start_server('failures', streaming => 1, conf => "restart_after_crash = on\nlog_error_verbosity = verbose");
-my $state = $node->data_dir . '/pg_stat/ratelimit.state';
 my $all = 'SELECT * FROM rate_limit_stats WHERE limiter IS NULL';
 
 sub query
@@ -231,14 +230,10 @@ $session->query_safe('BEGIN');
 is($session->query_safe('SELECT rl_flush()'), 2, '... in the middle of a flush');
 $from = -s $node->logfile;
 $node->stop('fast');
-ok(-s $state, 'stopped: the file is there');
-is(sprintf('%o', (stat $state)[2] & 07777), '600', '... only for the server');
-my $saved = slurp_file($state);
 $node->start;
 eval { finish_session($session) };
 ok(wait_for('SELECT NOT EXISTS (SELECT FROM rate_limit_pending)'), 'started: what was pending is written by itself');
 is(query($names_written), $before, '... exactly that');
-ok(!-e $state, '... the file is gone');
 is(count_in_log($from, qr/ratelimit: /), 0, '... nothing to tell');
 $node->restart;
 is(query('SELECT count(*) FROM rate_limit_pending'), 0, 'restarted: what was written does not come back');
@@ -253,42 +248,6 @@ is(query(q{SELECT sum(count), count(*) <= 17 FROM rate_limit_violation_details W
   or diag(query("SELECT * FROM rate_limit_violation_details WHERE key = '(other)'"));
 is(query('SELECT violations_lost FROM rate_limit_stats WHERE limiter IS NULL'), 0, '... none is lost');
 flush_by_hand();
-
-#
-# Damaged files
-#
-my $half = substr($saved, 0, length($saved) / 2);
-my $flipped = $saved;
-substr($flipped, length($saved) / 2, 1) ^= "\x10";
-my $of_another_version = $saved;
-substr($of_another_version, 4, 1) ^= "\x01";
-my $many = $saved;
-substr($many, 12, 4) = "\xff\xff\xff\xff";
-my %damaged = (
-	'truncated' => $half,
-	'cut by a byte' => substr($saved, 0, -1),
-	'too long' => $saved . 'x',
-	'bit-flipped' => $flipped,
-	'empty' => '',
-	'foreign' => "PK\x03\x04 something else\n" x 100,
-	'of another version' => $of_another_version,
-	'of too many records' => $many);
-foreach my $how (sort keys %damaged)
-{
-	$node->stop('fast');
-	open(my $file, '>:raw', $state) or die "$state: $!";
-	print $file $damaged{$how};
-	close($file);
-	$from = -s $node->logfile;
-	$node->start;
-	is(count_in_log($from, qr/ratelimit: ignoring file "[^"]*ratelimit.state": /), 1, "$how: the log says so");
-	is(count_in_log($from, qr/(ERROR|FATAL|PANIC): /), 0, "$how: and the server starts");
-	is(query('SELECT count(*) FROM rate_limit_pending'), 0, "$how: nothing is taken from it");
-}
-violate(2, 'after damage');
-$node->restart;
-ok(wait_for('SELECT NOT EXISTS (SELECT FROM rate_limit_pending)'), 'the next stop saves as ever');
-is(written('after damage'), 2, '... and they are written');
 
 #
 # Crashes: what was written is not written again

@@ -11,9 +11,9 @@ use PostgreSQL::Test::Utils;
 use RateLimitTest;
 use Test::More;
 
-# Two slots: the launcher's, and one that a parallel query takes and gives back.
+# Three slots: those of the launcher and the saver, and one that a parallel query takes and gives back.
 my $node = start_server('slots', conf => <<'CONF');
-max_worker_processes = 2
+max_worker_processes = 3
 max_logical_replication_workers = 0
 max_parallel_workers = 1
 CONF

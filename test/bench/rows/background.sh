@@ -55,7 +55,7 @@ rate_saving()
 	set_and_reload ratelimit.save_interval "$1"
 	before=$(mktemp "$work/before.XXXXXX")
 	rate consume
-	if [ "$1" != 0 ] && [ ! "$(find "$data" -name 'ratelimit*' -newer "$before")" ]; then
+	if [ "$1" != 0 ] && [ ! "$(find "$data" -name '*ratelimit*' -newer "$before")" ]; then
 		fail "no state was saved"
 	fi
 }
@@ -75,15 +75,24 @@ row_save()
 	stop save
 }
 
-# Of the server in use: memory of its processes that they do not share, in MB.
+# Of the server in use: for each process, its number and its memory that it does not
+# share, in kB.
 private_memory()
 {
 	local pid
 
 	# a process may end while they are read
 	for pid in $(pgrep -P "$(head -n 1 "$data/postmaster.pid")"); do
-		cat "/proc/$pid/status" 2>/dev/null || true
-	done | awk '/^RssAnon:/ { kb += $2 } END { printf "%.2f\n", kb / 1024 }'
+		awk -v pid="$pid" '/^RssAnon:/ { print pid, $2 }' "/proc/$pid/status" 2>/dev/null || true
+	done
+}
+
+# private_memory's at two times, of those that were there both times: "late early" in MB
+compare_memory()
+{
+	awk 'NR == FNR { at_first[$1] = $2; next }
+		$1 in at_first { late += $2; early += at_first[$1] }
+		END { print late / 1024, early / 1024 }' "$1" "$2"
 }
 
 # spray_rate SCRIPT: calls a second to legitimate keys, of 4 clients, while 4 others
@@ -113,8 +122,9 @@ spray_rate()
 row spray quick "legitimate keys while new keys come 5000 times a second"
 row_spray()
 {
-	local round ours theirs early
+	local round ours theirs memory
 
+	[ "$seconds" -ge 2 ] || seconds=2
 	# a minute of it in a full run
 	[ "$quick" ] || [ $((seconds * rounds)) -ge 60 ] || seconds=$(((59 + rounds) / rounds))
 	use spray ratelimit.max_buckets=16384
@@ -125,9 +135,9 @@ row_spray()
 	for ((round = 1; round <= rounds; round++)); do
 		theirs=$(spray_rate consume)
 		ours=$(spray_rate spray)
-		early=$(<"$work/spray.early")
+		read -r -a memory <<<"$(compare_memory "$work/spray.early" "$work/spray.late")"
 		sample spray "$round" "$ours" "$theirs"
-		sample spray_memory "$round" "$(<"$work/spray.late")" "$early"
+		sample spray_memory "$round" "${memory[@]}"
 	done
 	sample spray_forgotten 1 "$(minus "$(awk '{ n += $1 } END { printf "%d\n", n }' "$work/legitimate.calls")" \
 		"$(sql -c "SELECT sum(1e9 - tokens)::bigint FROM rate_limit_status WHERE limiter = 'legitimate'")")" -

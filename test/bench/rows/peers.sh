@@ -87,6 +87,16 @@ row_lookup()
 		"primary-key lookup with rl_consume against without: 8 clients"
 }
 
+row cpu full "processor time of the server a call, not moved by what else runs"
+row_cpu()
+{
+	use_peers
+	compare cpu_floor - ' us' "cpu_us consume" "cpu_us floor" \
+		"processor time of the server, rl_consume against SELECT length(...): 8 clients, 10k keys"
+	compare cpu_lookup - ' us' "cpu_us lookup_consume" "cpu_us lookup" \
+		"processor time of the server, primary-key lookup with rl_consume against without: 8 clients"
+}
+
 row denied full "all calls denied, through pgbench"
 row_denied()
 {

@@ -1,0 +1,205 @@
+/*
+ * shmem_saved.c
+ *		Buckets in shared memory, as they are saved for the next start.
+ *
+ * The file they go to: snapshot.c.  How they are kept: shmem_slots.h.
+ *
+ * Each bucket is copied as a decision reads it, without a lock.  So a file is of
+ * no one moment: each bucket is as it was when its turn came.  One that becomes
+ * full meanwhile and is made anew in another slot may turn up twice; the one that
+ * was saved later is loaded last, and holds.
+ *
+ * The hash's seed is saved, too.  If memory has the same dimensions at the next
+ * start, every bucket finds its partition again, and the partitions that have
+ * spilled are known.  If it has not, buckets go where there is room.
+ */
+#include "shmem_slots.h"
+
+#include <math.h>
+
+#include "block.h"
+#include "snapshot.h"
+
+/* Slots between looks at whether to go on. */
+#define SAVE_BATCH	512
+
+typedef struct SavedStore
+{
+	uint64		seed;
+	uint32		partitions;
+	uint32		groups;
+	uint64		evicted[MAX_PARTITIONS];
+} SavedStore;
+
+typedef struct SavedBucket
+{
+	double		capacity;
+	double		refill;
+	uint64		owed[2];		/* when saving began; lower half first */
+	Oid			database;
+	uint8		limiter_len;
+	uint8		key_len;
+	char		names[INLINE_BYTES + MAX_CONTINUATIONS * CONTINUATION_BYTES];
+} SavedBucket;
+
+StaticAssertDecl(sizeof(SavedStore) <= MAX_SAVED_SIZE &&
+				 sizeof(SavedBucket) <= MAX_SAVED_SIZE, "a record is too large");
+
+/*
+ * Saving
+ */
+
+void
+shmem_save(Saving *saving)
+{
+	SavedStore	record = {0};
+
+	record.seed = store.header->seed;
+	record.partitions = store.header->partitions;
+	record.groups = store.header->groups;
+	for (int i = 0; i < MAX_PARTITIONS; i++)
+		record.evicted[i] = pg_atomic_read_u64(&store.header->evicted[i]);
+	snapshot_put(saving, SAVED_STORE, &record, sizeof(record));
+}
+
+/* Copy the slot's bucket if it lives; what it owed when saving began. */
+static bool
+copy_bucket(uint32 n, int64 began, SavedBucket *record)
+{
+	Slot	   *slot = &store.slots[n];
+
+	while (((volatile uint32 *) store.tags)[n] >= TAG_FIRST)
+	{
+		uint64		word = read_word(slot);
+		uint32		next = slot->link;
+		int			done = INLINE_BYTES;
+		int			len;
+		Owed		owed;
+
+		record->database = slot->database;
+		record->capacity = slot->u.bucket.capacity;
+		record->refill = slot->u.bucket.refill;
+		record->limiter_len = slot->u.bucket.limiter_len;
+		record->key_len = slot->u.bucket.key_len;
+		owed = full_at_of(slot, word);
+		memcpy(record->names, slot->u.bucket.name, INLINE_BYTES);
+		len = record->limiter_len + record->key_len;
+		while (done < len && next < shmem_slots() && done < (int) sizeof(record->names))
+		{
+			memcpy(record->names + done, store.slots[next].u.continuation.name,
+				   CONTINUATION_BYTES);
+			done += CONTINUATION_BYTES;
+			next = store.slots[next].u.continuation.next;
+		}
+		if (!unchanged(slot, word))
+			continue;
+
+		/* nothing of a slot that is changing may reach the arithmetic */
+		if (!OidIsValid(record->database))
+			return false;
+		if (bucket_timed(record->capacity, record->refill))
+		{
+			if (owed <= monotonic_ns())
+				return false;
+			owed -= began;
+		}
+		record->owed[0] = (uint64) owed;
+		record->owed[1] = (uint64) (owed >> 64);
+		return owed > 0;
+	}
+	return false;
+}
+
+void
+shmem_save_buckets(Saving *saving)
+{
+	SavedBucket record;
+
+	for (uint32 n = 0; n < shmem_slots(); n++)
+	{
+		if (n % SAVE_BATCH == 0 && !snapshot_go_on(saving))
+			return;
+		if (copy_bucket(n, saving->mono, &record))
+			snapshot_put(saving, SAVED_BUCKET, &record,
+						 offsetof(SavedBucket, names) + record.limiter_len + record.key_len);
+	}
+}
+
+/*
+ * Loading
+ */
+
+static bool
+load_store(const char *bytes, Size size, Loading *loading)
+{
+	SavedStore	record;
+
+	if (size != sizeof(record))
+		return false;
+	memcpy(&record, bytes, size);
+	if (!loading->take)
+		return true;
+
+	loading->same_places = record.partitions == store.header->partitions &&
+		record.groups == store.header->groups;
+	if (loading->same_places)
+		store.header->seed = record.seed;
+	for (int i = 0; i < MAX_PARTITIONS; i++)
+		pg_atomic_fetch_add_u64(&store.header->evicted[loading->same_places ? i : 0],
+								record.evicted[i]);
+	return true;
+}
+
+/* A block's has a colon before it, see block.c; others have none. */
+static bool
+limiter_valid(const char *limiter, int len)
+{
+	if (len > 0 && *limiter == BLOCK_PREFIX)
+	{
+		limiter++;
+		len--;
+	}
+	return snapshot_name_valid(limiter, len, MAX_LIMITER_LEN) && !memchr(limiter, ':', len);
+}
+
+static bool
+load_bucket(const char *bytes, Size size, Loading *loading)
+{
+	SavedBucket record;
+	BucketId	id;
+	Owed		owed;
+	const char *limiter = record.names;
+
+	if (size < offsetof(SavedBucket, names) || size > sizeof(record))
+		return false;
+	memcpy(&record, bytes, size);
+	if (size != offsetof(SavedBucket, names) + record.limiter_len + record.key_len ||
+		!OidIsValid(record.database) ||
+		!isfinite(record.capacity) || record.capacity <= 0 ||
+		!isfinite(record.refill) || record.refill < 0 ||
+		!limiter_valid(limiter, record.limiter_len) ||
+		!snapshot_name_valid(limiter + record.limiter_len, record.key_len, MAX_KEY_LEN))
+		return false;
+	owed = (Owed) ((uint128) record.owed[1] << 64 | record.owed[0]);
+	if (owed <= 0 || owed > BUCKET_OWED_MAX)
+		return false;
+	if (!loading->take)
+		return true;
+
+	make_bucket_id(&id, record.database, limiter, record.limiter_len,
+				   limiter + record.limiter_len, record.key_len);
+	if (bucket_timed(record.capacity, record.refill))
+		owed = Max(owed - loading->elapsed, 0);
+	if (!shmem_restore(&id, record.capacity, record.refill, owed, loading->now))
+		loading->given_way++;
+	if (*limiter == BLOCK_PREFIX)
+		block_noticed(&id, owed);
+	return true;
+}
+
+bool
+shmem_load(SavedKind kind, const char *record, Size size, Loading *loading)
+{
+	return kind == SAVED_STORE ? load_store(record, size, loading) :
+		load_bucket(record, size, loading);
+}

@@ -1,0 +1,201 @@
+# PostgREST's requests are limited by the db-pre-request function of docs/postgrest.md,
+# those that read as well, and the errors are what PostgREST makes status 429 and
+# headers of.  What PostgREST sends and reads is in its documentation, "Transactions"
+# and "Errors".
+use strict;
+use warnings FATAL => 'all';
+
+use FindBin;
+use lib "$FindBin::RealBin/../perl";
+
+use DocTest;
+use JSON::PP;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use RateLimitTest;
+use Test::More;
+
+my $json = JSON::PP->new->canonical;
+my %doc = map { $_->{title} => $_->{blocks} }
+  doc_sections(slurp_file("$FindBin::RealBin/../../docs/postgrest.md"));
+
+# A server with the roles, the table and the function of the document.
+sub start_api
+{
+	my ($name, %options) = @_;
+	my $node = start_server($name, %options, conf => 'ratelimit.flush_interval = 1h');
+
+	foreach my $block (@{ $doc{'The function'} }[ 0 .. 2 ])
+	{
+		$node->safe_psql('postgres', $block->{sql});
+	}
+	return $node;
+}
+
+# One request, as PostgREST sends it, sent again until so many were answered, or until
+# one is denied.  The last answer: error (SQLSTATE, message, detail, hint) or rows, and
+# the response headers that were set.
+sub request
+{
+	my ($node, $method, %request) = @_;
+	my $role = $request{claims} ? 'web_user' : 'web_anon';
+	my %claims = (role => $role, %{ $request{claims} // {} });
+	my $access = $method eq 'GET' ? 'READ ONLY' : 'READ WRITE';
+	my $query = $request{query} // (
+		$method eq 'GET'
+		? 'SELECT json_agg(items) FROM api.items'
+		: q(INSERT INTO api.items SELECT coalesce(max(id), 0) + 1, 'new' FROM api.items RETURNING 'created'));
+	my @config = (
+		search_path => '"api", "public"',
+		role => $role,
+		'request.jwt.claims' => $json->encode(\%claims),
+		'request.method' => $method,
+		'request.path' => '/items',
+		'request.headers' => $json->encode({ accept => '*/*', %{ $request{headers} // {} } }),
+		'request.cookies' => '{}');
+	my @set;
+
+	while (my ($setting, $value) = splice @config, 0, 2)
+	{
+		push @set, "set_config('$setting', '$value', true)";
+	}
+	my $transaction = "BEGIN ISOLATION LEVEL READ COMMITTED $access;\n"
+	  . 'SELECT ' . join(', ', @set) . " \\g /dev/null\n"
+	  . "SELECT public.limit_request() \\g /dev/null\n"
+	  . "$query;\n"
+	  . "SELECT format('headers %s', current_setting('response.headers', true));\n"
+	  . "COMMIT;\n";
+	my $script = $node->basedir . '/request.sql';
+	unlink $script;
+	append_to_file($script, $transaction x ($request{times} // 1));
+	my ($rc, $out, $err) = $node->psql('postgres', "\\set VERBOSITY verbose\n\\i $script",
+		on_error_stop => 1, extra_params => [ '-U', 'authenticator' ]);
+	my %answer = (out => $out, err => $err, answered => scalar(() = $out =~ /^headers/mg));
+
+	if ($err =~ /ERROR:  (\w{5}): (.*)$/m)
+	{
+		@answer{qw(sqlstate message)} = ($1, $2);
+		my $rest = substr $err, $+[0];
+		$answer{detail} = $1 if $rest =~ /^DETAIL:  (.*)$/m;
+		$answer{hint} = $1 if $rest =~ /^HINT:  (.*)$/m;
+	}
+	return \%answer;
+}
+
+# Is the answer the error that PostgREST makes 429 of, with headers?  Numbers and
+# strings are told apart; the only thing that may differ is the seconds to wait.
+sub is_429
+{
+	my ($answer, $key, $limiter, $capacity, $most_seconds, $what) = @_;
+	my ($seconds) = ($answer->{message} // '') =~ /"Wait (\d+) s\."/;
+
+	is($answer->{sqlstate}, 'PGRST', "$what: SQLSTATE") or diag($answer->{err});
+	ok(defined $seconds && $seconds >= 1 && $seconds <= $most_seconds, "$what: says when to come back");
+	$seconds //= 'no';
+	$answer->{message} =~ s/: [\d.]+ of/: 0 of/;
+	is($json->encode($json->decode($answer->{message})),
+		$json->encode({
+			code => 'PT429',
+			message => 'rate limit exceeded',
+			details => qq(key "$key", limiter "$limiter": 0 of $capacity tokens remaining),
+			hint => "Wait $seconds s."
+		}), "$what: code, message, details and hint, strings all");
+	is($json->encode($json->decode($answer->{detail})),
+		$json->encode({
+			status => 429,
+			headers => {
+				'RateLimit' => qq("$limiter";r=0;t=$seconds),
+				'RateLimit-Policy' => qq("$limiter";q=$capacity),
+				'Retry-After' => "$seconds"
+			}
+		}), "$what: status, a number, and headers, strings all");
+	return;
+}
+
+my %from_here = (headers => { 'x-forwarded-for' => '203.0.113.7' });
+my %alice = (claims => { sub => 'alice' });
+
+#
+# Preloaded
+#
+my $node = start_api('preloaded');
+
+my $answer = request($node, 'GET', %from_here);
+is("$answer->{out}$answer->{err}", qq([{"id":1,"name":"a lamp"}]\nheaders ), 'GET: answered');
+$answer = request($node, 'GET', %from_here, times => 40);
+cmp_ok($answer->{answered}, '>=', 9, 'GET: as many as the bucket has are answered');
+is_429($answer, '203.0.113.7', 'api_ip', 10, 10, 'GET, read only');
+$answer = request($node, 'GET',
+	headers => { 'x-forwarded-for' => '192.0.2.1, 198.51.100.9, 203.0.113.7' }, times => 5);
+is($answer->{sqlstate}, 'PGRST', 'GET: what the client puts before its address does not help it');
+is(request($node, 'GET', headers => { 'x-forwarded-for' => '203.0.113.8' })->{err}, '', 'GET: another address is answered');
+is(request($node, 'GET')->{err}, '', 'GET: no address either');
+
+is($node->safe_psql('postgres',
+		"SELECT gateway_name, limiter, key, count FROM rate_limit_pending WHERE limiter = 'api_ip'"),
+	'061_postgrest.pl|api_ip|203.0.113.7|2', 'the denied ones are violations, though rolled back');
+
+is(request($node, 'POST', %alice)->{out}, "created\nheaders ", 'POST with a JWT: answered');
+$answer = request($node, 'POST', %alice, times => 300);
+cmp_ok(scalar(() = $answer->{out} =~ /created/g), '>=', 99, 'POST: as many as the bucket has are answered');
+is_429($answer, 'alice', 'api_user', 100, 1, 'POST, read-write');
+is(request($node, 'POST', claims => { sub => 'bob' })->{err}, '', 'POST: somebody else is answered');
+
+# a request that fails has used its token
+$answer = request($node, 'GET', claims => { sub => 'carol' }, query => 'SELECT 1 / 0');
+is($answer->{sqlstate}, '22012', 'a request that fails');
+cmp_ok($node->safe_psql('postgres',
+		"SELECT remaining FROM rl_peek('carol', 100, 1, 0, 'api_user')"), '<', 100, '... has used its token');
+
+# without headers
+$node->safe_psql('postgres', 'ALTER FUNCTION public.limit_request() RESET ratelimit.postgrest_headers');
+$answer = request($node, 'GET', %from_here, times => 40);
+is($answer->{sqlstate}, 'PT429', 'without headers: SQLSTATE');
+is($answer->{message}, 'rate limit exceeded', '... message');
+like($answer->{detail}, qr/^key "203\.0\.113\.7", limiter "api_ip": [\d.]+ of 10 tokens remaining$/, '... detail');
+like($answer->{hint}, qr/^Wait \d+ s\.$/, '... hint');
+
+# headers on every answer
+$node->safe_psql('postgres', $doc{'Headers on every answer'}[0]{sql});
+$answer = request($node, 'GET', claims => { sub => 'dave' });
+my ($set) = $answer->{out} =~ /^headers (.*)$/m;
+is($json->encode($json->decode($set)),
+	$json->encode([ { RateLimit => '"api_user";r=99;t=1' }, { 'RateLimit-Policy' => '"api_user";q=100' } ]),
+	'headers of an allowed request: objects of one string each');
+$answer = request($node, 'GET', claims => { sub => 'dave' }, times => 300);
+is($answer->{sqlstate}, 'PGRST', 'and when denied: SQLSTATE');
+is($json->encode($json->decode($answer->{message})),
+	'{"code":"too_many","hint":"Slow down.","message":"Too many requests"}', '... message');
+is($json->encode($json->decode($answer->{detail})),
+	'{"headers":{"RateLimit":"\"api_user\";r=0;t=1","RateLimit-Policy":"\"api_user\";q=100","Retry-After":"1"},"status":429}',
+	'... detail');
+$node->stop;
+
+#
+# Not preloaded: what writes is limited, what reads cannot be
+#
+$node = start_api('not_preloaded', preload => 0);
+
+$answer = request($node, 'POST', %alice, times => 300);
+cmp_ok($answer->{answered}, '>=', 100, 'not preloaded, POST: as many as the bucket has are answered');
+is_429($answer, 'alice', 'api_user', 100, 1, 'not preloaded, POST');
+$answer = request($node, 'GET', %alice);
+is($answer->{sqlstate}, '25006', 'not preloaded, GET: an error, 405 to PostgREST');
+like($answer->{message}, qr/^cannot decide on key "alice", limiter "api_user" in a read-only transaction$/, '... that says why');
+
+$node->safe_psql('postgres', q(ALTER ROLE authenticator SET ratelimit.on_error = 'allow'));
+$answer = request($node, 'GET', %alice, times => 120);
+is($answer->{answered}, 120, 'not preloaded, GET, on_error = allow: answered, without limit');
+like($answer->{err}, qr/WARNING: .* could not decide on key "alice", limiter "api_user": allowed/, '... with a warning');
+
+$node->safe_psql('postgres', q(ALTER ROLE authenticator SET ratelimit.on_error = 'deny'));
+$answer = request($node, 'GET', %alice);
+is($answer->{sqlstate}, 'PGRST', 'not preloaded, GET, on_error = deny: SQLSTATE');
+is($json->encode($json->decode($answer->{message})),
+	'{"code":"PT429","details":"key \"alice\", limiter \"api_user\"","hint":null,"message":"rate limit exceeded"}',
+	'... message, with what is known');
+is($json->encode($json->decode($answer->{detail})),
+	'{"headers":{"RateLimit-Policy":"\"api_user\";q=100"},"status":429}', '... detail');
+$node->stop;
+
+done_testing();
