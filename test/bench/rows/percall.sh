@@ -58,14 +58,15 @@ use_living()
 	touch "$work/living_$1.ready"
 }
 
-# growth ID:N...: the cost of a call with N living buckets, against with 1000
+# growth TARGET ID:N...: the cost of a call with N living buckets, against with 1000
 growth()
 {
-	local round size ns base ids=()
+	local target=$1 round size ns base ids=()
+	shift
 
 	for size; do
 		ids+=("growth_${size%:*}")
-		show "growth_${size%:*}" '<= 3' ' ns' "${size%:*} living buckets against 1k: a call in one query"
+		show "growth_${size%:*}" "$target" ' ns' "${size%:*} living buckets against 1k: a call in one query"
 	done
 	for ((round = 0; round <= rounds; round++)); do
 		use_living 1000
@@ -85,13 +86,13 @@ growth()
 row growth quick "1M living buckets against 1k"
 row_growth()
 {
-	growth 1M:1000000
+	growth '<= 3' 1M:1000000
 }
 
 row growth_more full "100k and 10M living buckets against 1k; memory"
 row_growth_more()
 {
-	growth 100k:100000 10M:10000000
+	growth - 100k:100000 10M:10000000
 }
 
 row fill full "from 1/4 of max_buckets to all of it: no cliff"
