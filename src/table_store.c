@@ -712,23 +712,46 @@ table_views(void (*show) (const BucketView *view, void *arg), void *arg)
  * Together with shared memory
  */
 
+/*
+ * A bucket may be in memory and have a row when the server starts: the saved state
+ * (snapshot.c) is older than the row if the server has run without the library
+ * since.  What was taken from either counts: let memory, which will decide, owe
+ * what the row owes, if that is more.
+ */
+static void
+reconcile(const BucketId *id, const BucketRule *own, Owed owed)
+{
+	Decision	decision;
+
+	if (owed > 0 && shmem_peek(id, own, &decision) && decision.owed < owed)
+		(void) shmem_set(id, own, owed, PLACE_HERE);
+}
+
 static void
 visit_row(uint64 n, void *set)
 {
 	BucketId	id;
+	TimestampTz now;
+	Row			row;
+	BucketRule	own;
+	Owed		owed;
+	bool		is_block;
 
 	if (!row_id(n, &id))
 		return;
 	partition_set_add(set, shmem_partition(id.hash));
-	if (id.limiter_len > 1 && id.limiter[0] == BLOCK_PREFIX)
-	{
-		TimestampTz now = wall_clock();
-		Row			row = parse_row(n, now, NULL);
-		BucketRule	own;
+	is_block = id.limiter_len > 1 && id.limiter[0] == BLOCK_PREFIX;
+	if (spill_known() && !is_block)
+		return;
 
-		bucket_rule(&own, row.capacity, row.refill, 0);
-		block_noticed(&id, row_owed(&row, now, &own));
-	}
+	now = wall_clock();
+	row = parse_row(n, now, NULL);
+	bucket_rule(&own, row.capacity, row.refill, 0);
+	owed = row_owed(&row, now, &own);
+	if (is_block)
+		block_noticed(&id, owed);
+	if (!spill_known())
+		reconcile(&id, &own, owed);
 }
 
 /*
@@ -837,6 +860,8 @@ table_clean(void)
 
 	if (!shmem_attached() || !spill_any())
 		return;
+	if (!spill_known())
+		table_find_spilled();
 	Assert(!IsolationUsesXactSnapshot());
 	caller = sql_begin();
 	sql_lock(SQL_BUCKETS, RowExclusiveLock);
