@@ -718,17 +718,19 @@ visit_row(uint64 n, void *set)
 	BucketId	id;
 	TimestampTz now = wall_clock();
 	bool		newer = !spill_known() && !spill_memory_newer();
+	bool		is_block;
 	Row			row;
 	BucketRule	own;
 
 	if (!row_id(n, &id))
 		return;
 	partition_set_add(set, shmem_partition(id.hash));
-	if (!newer && id.limiter[0] != BLOCK_PREFIX)
+	is_block = id.limiter_len > 1 && id.limiter[0] == BLOCK_PREFIX;
+	if (!newer && !is_block)
 		return;
 	row = parse_row(n, now, NULL);
 	bucket_rule(&own, row.capacity, row.refill, 0);
-	if (id.limiter_len > 1 && id.limiter[0] == BLOCK_PREFIX)
+	if (is_block)
 		block_noticed(&id, row_owed(&row, now, &own));
 	if (newer)
 		(void) shmem_raise(&id, &own, row_owed(&row, now, &own));
