@@ -644,7 +644,6 @@ load(int fd, SnapshotHeader *header, Loading *loading)
 		(header->records[SAVED_VIOLATION] == 0 || use_violations(header));
 
 	loading->take = true;
-	loading->saved_at = header->saved_at;
 	loading->now = monotonic_ns();
 	loading->elapsed = time_since(header, loading->now);
 	problem = load_records(fd, header, violations, loading);
