@@ -118,7 +118,7 @@ COMMENT ON FUNCTION rl_buckets() IS
 CREATE FUNCTION rl_partitions(OUT partition integer, OUT slots bigint, OUT living bigint, OUT spilled boolean, OUT evicted bigint)
 RETURNS SETOF record AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED;
 COMMENT ON FUNCTION rl_partitions() IS
-'How full shared memory is, a row per partition of it: slots for buckets; living buckets of this database; spilled, whether buckets of this database that are not in memory are in the table rate_limit_buckets; evicted, buckets of any database that gave way since the server started. No rows when ratelimit is not in shared_preload_libraries.';
+'How full shared memory is, a row per partition of it: slots for buckets; living buckets of this database; spilled, whether buckets of this database that are not in memory are in the table rate_limit_buckets; evicted, buckets of any database that gave way since the first start of the server. No rows when ratelimit is not in shared_preload_libraries.';
 
 CREATE VIEW rate_limit_status AS
 SELECT limiter, key, max(tokens) AS tokens, max(capacity) AS capacity, max(refill) AS refill,
@@ -336,7 +336,7 @@ SELECT NULL, coalesce(sum(allowed), 0)::bigint, coalesce(sum(denied), 0)::bigint
 FROM l RIGHT JOIN (SELECT g.* FROM (SELECT) one LEFT JOIN rl_flushes() g ON true) f ON true
 GROUP BY f.flushed, f.lost, f.failures, f.last_flush, f.last_error_at, f.last_error, f.since;
 COMMENT ON VIEW rate_limit_stats IS
-'Figures of this database, a row per limiter and one for all (limiter null): calls allowed, denied, shadowed (allowed, but would have been denied); buckets and blocks living in memory, and, for all, slots of memory without a bucket of this database; buckets living in the table, calls decided there for lack of room, buckets of any database evicted; violations pending, flushed, and lost for lack of room even for (other); flushes that failed, the last one that did not, the last error; since when they are counted. Pending and buckets are as of now, evicted and lost since the server started.';
+'Figures of this database, a row per limiter and one for all (limiter null): calls allowed, denied, shadowed (allowed, but would have been denied); buckets and blocks living in memory, and, for all, slots of memory without a bucket of this database; buckets living in the table, calls decided there for lack of room, buckets of any database evicted; violations pending, flushed, and lost for lack of room even for (other); flushes that failed, the last one that did not, the last error; since when they are counted. Pending and buckets are as of now, evicted and lost since the first start of the server.';
 
 REVOKE ALL ON rate_limit_buckets, rate_limit_status, rate_limit_policies, rate_limit_violations, rate_limit_flags,
 	rate_limit_pending, rate_limit_violation_details, rate_limit_top_offenders,

@@ -30,6 +30,7 @@ static void
 clear_entry(SharedDatabase *entry)
 {
 	pg_atomic_write_u32(&entry->known, 0);
+	entry->memory_newer = false;
 	for (int i = 0; i < MAX_PARTITIONS / 64; i++)
 		pg_atomic_write_u64(&entry->marks[i], 0);
 	memset(&entry->flushes, 0, sizeof(FlushStats));
@@ -207,6 +208,7 @@ databases_load(SavedKind kind, const char *bytes, Size size, Loading *loading)
 	entry->flushes.last_flush = record.last_flush;
 	entry->flushes.last_error_at = record.last_error_at;
 	strlcpy(entry->flushes.last_error, record.last_error, sizeof(record.last_error));
+	entry->memory_newer = loading->rows_stay;
 	for (int i = 0; i < MAX_PARTITIONS / 64; i++)
 		if (loading->rows_stay && loading->same_places)
 			pg_atomic_write_u64(&entry->marks[i], record.marks[i]);

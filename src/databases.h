@@ -31,6 +31,8 @@ typedef struct SharedDatabase
 
 	/* spill.c */
 	pg_atomic_uint32 known;		/* the table has been looked through */
+	bool		memory_newer;	/* set before anybody is there to read it:
+								 * nothing happened since memory was saved */
 	pg_atomic_uint64 marks[MAX_PARTITIONS / 64];	/* partition's lock */
 
 	FlushStats	flushes;		/* registry's lock */

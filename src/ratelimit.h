@@ -158,9 +158,8 @@ extern bool shmem_peek(const BucketId *id, const BucketRule *rule,
 					   Decision *decision);
 extern bool shmem_restore(const BucketId *id, double capacity, double refill,
 						  Owed owed, int64 now);
-extern TimestampTz shmem_saved_at(void);
-extern void shmem_raise(const BucketId *id, const BucketRule *rule, Owed owed);
 extern bool shmem_reset(const BucketId *id);
+extern bool shmem_raise(const BucketId *id, const BucketRule *rule, Owed owed);
 extern int64 shmem_reset_all(Oid database, const char *limiter, int limiter_len);
 extern void shmem_forget_database(Oid database);
 extern int	shmem_databases(Oid *databases, int n, int max);
@@ -192,6 +191,7 @@ partition_set_has(const PartitionSet *set, int partition)
 }
 
 extern bool spill_known(void);
+extern bool spill_memory_newer(void);
 extern void spill_set_known(const PartitionSet *with_rows);
 extern bool spill_is_set(int partition);
 extern void spill_mark(int partition);

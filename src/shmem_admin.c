@@ -29,6 +29,31 @@ shmem_reset(const BucketId *id)
 	return false;
 }
 
+/* See to it that a bucket, by a rule, owes at least so much; false if not here. */
+bool
+shmem_raise(const BucketId *id, const BucketRule *rule, Owed owed)
+{
+	Probe		way = probe_of(id->hash);
+	Slot	   *slot;
+	uint64		word;
+
+	while ((slot = find(id, &way, &word)) != NULL)
+	{
+		int64		now;
+
+		if (!lock_word(slot, word))
+			continue;
+		now = monotonic_ns();
+		owed = Max(owed, bucket_carry(slot->u.bucket.capacity, slot->u.bucket.refill,
+									  owed_of(slot, word, now), rule));
+		slot->u.bucket.capacity = rule->capacity;
+		slot->u.bucket.refill = rule->refill;
+		unlock_changed(slot, word, rule->timed ? now + owed : owed);
+		return true;
+	}
+	return false;
+}
+
 /*
  * Put tokens back, by the bucket's own parameters; how many it had room for.
  * False if it is not here.
@@ -58,39 +83,6 @@ shmem_give(const BucketId *id, double tokens, double *given)
 		return true;
 	}
 	return false;
-}
-
-/* When the buckets that were loaded at the start were saved; 0: none were. */
-TimestampTz
-shmem_saved_at(void)
-{
-	return store.header->saved_at;
-}
-
-/* Let the bucket owe at least so much under the rule, if it is here. */
-void
-shmem_raise(const BucketId *id, const BucketRule *rule, Owed owed)
-{
-	Probe		way = probe_of(id->hash);
-	Slot	   *slot;
-	uint64		word;
-
-	while ((slot = find(id, &way, &word)) != NULL)
-	{
-		int64		now;
-		Owed		owes;
-
-		if (!lock_word(slot, word))
-			continue;
-		now = monotonic_ns();
-		owes = bucket_carry(slot->u.bucket.capacity, slot->u.bucket.refill,
-							owed_of(slot, word, now), rule);
-		owes = Max(owes, owed);
-		slot->u.bucket.capacity = rule->capacity;
-		slot->u.bucket.refill = rule->refill;
-		unlock_changed(slot, word, rule->timed ? now + owes : owes);
-		return;
-	}
 }
 
 /*

@@ -142,7 +142,6 @@ load_store(const char *bytes, Size size, Loading *loading)
 
 	loading->same_places = record.partitions == store.header->partitions &&
 		record.groups == store.header->groups;
-	store.header->saved_at = loading->saved_at;
 	if (loading->same_places)
 		store.header->seed = record.seed;
 	for (int i = 0; i < MAX_PARTITIONS; i++)

@@ -128,9 +128,7 @@ typedef struct Header
 	uint64		seed;			/* of the hash, unlike in every server */
 	uint32		partitions;		/* a power of two */
 	uint32		groups;			/* a partition */
-	TimestampTz saved_at;		/* when what was loaded at the start was saved;
-								 * 0: nothing was */
-	pg_atomic_uint64 evicted[MAX_PARTITIONS];	/* since the server started */
+	pg_atomic_uint64 evicted[MAX_PARTITIONS];	/* since the first start */
 } Header;
 
 /* Where it all is. */

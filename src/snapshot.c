@@ -70,6 +70,7 @@
 #include "access/xlog_internal.h"
 #include "catalog/pg_control.h"
 #include "common/controldata_utils.h"
+#include "common/file_utils.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "snapshot.h"
@@ -94,7 +95,7 @@ typedef struct NodeId
 	uint64		system_identifier;
 	/* of PG_VERSION: */
 	int64		born;			/* nanoseconds; 0: not known */
-	int64		changed;		/* of the inode, nanoseconds */
+	int64		changed;		/* the inode, seconds */
 	uint64		inode;
 } NodeId;
 
@@ -154,7 +155,7 @@ this_node(void)
 	if (stat("PG_VERSION", &st) == 0)
 	{
 		node.inode = st.st_ino;
-		node.changed = st.st_ctim.tv_sec * INT64CONST(1000000000) + st.st_ctim.tv_nsec;
+		node.changed = st.st_ctime;
 	}
 #ifdef STATX_BTIME
 	{
@@ -642,7 +643,6 @@ load(int fd, SnapshotHeader *header, Loading *loading)
 		(header->records[SAVED_VIOLATION] == 0 || use_violations(header));
 
 	loading->take = true;
-	loading->saved_at = header->saved_at;
 	loading->now = monotonic_ns();
 	loading->elapsed = time_since(header, loading->now);
 	problem = load_records(fd, header, violations, loading);

@@ -45,7 +45,6 @@ typedef struct Saving
 typedef struct Loading
 {
 	bool		take;
-	TimestampTz saved_at;
 	int64		now;			/* the monotonic clock */
 	Owed		elapsed;		/* nanoseconds since it was saved, >= 0 */
 	bool		clean;			/* saving it was the last that the server did */

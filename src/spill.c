@@ -33,8 +33,9 @@
  *
  * Rows that were there before the server started (the table survives a clean
  * restart, and a time without preloading) are found by the first caller of each
- * database that misses in shared memory: it looks through the table and marks
- * their partitions, see table_find_spilled().  The marks of a clean restart are
+ * database: it looks through the table and marks their partitions, see
+ * table_find_spilled().  Should a row be of a bucket that the saved state has as
+ * well, memory keeps the emptier of the two.  The marks of a clean restart are
  * there before that (snapshot.c).  On a standby the table cannot be read, nor have
  * rows.
  *
@@ -51,6 +52,18 @@ spill_known(void)
 	SharedDatabase *mine = my_shared_database();
 
 	return !mine || pg_atomic_read_u32(&mine->known) != 0;
+}
+
+/*
+ * Where both memory and the table have a bucket: is what was loaded into memory
+ * when the server started the newer for certain?
+ */
+bool
+spill_memory_newer(void)
+{
+	SharedDatabase *mine = my_shared_database();
+
+	return mine && mine->memory_newer;
 }
 
 /* The table has been looked through; these partitions may have rows. */

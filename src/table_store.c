@@ -712,52 +712,44 @@ table_views(void (*show) (const BucketView *view, void *arg), void *arg)
  * Together with shared memory
  */
 
-/* What looking through the rows is for. */
-typedef struct Search
-{
-	PartitionSet with_rows;
-	bool		first;			/* of this database since the server started */
-} Search;
-
 static void
-visit_row(uint64 n, void *arg)
+visit_row(uint64 n, void *set)
 {
-	Search	   *search = arg;
-	TimestampTz now = wall_clock();
-	Row			row;
 	BucketId	id;
+	TimestampTz now = wall_clock();
+	bool		newer = !spill_known() && !spill_memory_newer();
+	bool		is_block;
+	Row			row;
 	BucketRule	own;
-	Owed		owed;
 
 	if (!row_id(n, &id))
 		return;
-	partition_set_add(&search->with_rows, shmem_partition(id.hash));
-
+	partition_set_add(set, shmem_partition(id.hash));
+	is_block = id.limiter_len > 1 && id.limiter[0] == BLOCK_PREFIX;
+	if (!newer && !is_block)
+		return;
 	row = parse_row(n, now, NULL);
 	bucket_rule(&own, row.capacity, row.refill, 0);
-	owed = row_owed(&row, now, &own);
-	if (id.limiter_len > 1 && id.limiter[0] == BLOCK_PREFIX)
-		block_noticed(&id, owed);
-	if (search->first && shmem_saved_at() != 0 && row.updated_at > shmem_saved_at())
-		shmem_raise(&id, &own, owed);
+	if (is_block)
+		block_noticed(&id, row_owed(&row, now, &own));
+	if (newer)
+		(void) shmem_raise(&id, &own, row_owed(&row, now, &own));
 }
 
 /*
  * The partitions of shared memory whose buckets have rows.  Blocks are noticed on
  * the way: those from before the server started, and those of prepared
- * transactions from then, which may come to be seen at any time.
- *
- * The first time since the start, buckets may be in memory that were saved before
- * their row was written: the server has run without this library since, or could
- * not save.  Of the two the emptier counts.
+ * transactions from then, which may come to be seen at any time.  So are, the first
+ * time, buckets that were loaded from an older file and taken from in the table
+ * since, while the server ran without this library: what was taken counts.
  */
 static PartitionSet
-partitions_with_rows(bool first)
+partitions_with_rows(void)
 {
-	Search		search = {{{0}}, first};
+	PartitionSet set = {{0}};
 
-	sql_each(&read_all, visit_row, &search);
-	return search.with_rows;
+	sql_each(&read_all, visit_row, &set);
+	return set;
 }
 
 /*
@@ -777,7 +769,7 @@ table_find_spilled(void)
 	if (!locked)
 		sql_lock(SQL_BUCKETS, AccessShareLock);
 	sql_push_latest_snapshot();
-	set = partitions_with_rows(true);
+	set = partitions_with_rows();
 	PopActiveSnapshot();
 	if (locked)
 		UnlockRelationOid(sql_relid(SQL_BUCKETS), ShareLock);
@@ -862,7 +854,7 @@ table_clean(void)
 	{
 		move_to_memory();
 		sql_push_latest_snapshot();
-		with_rows = partitions_with_rows(false);
+		with_rows = partitions_with_rows();
 		PopActiveSnapshot();
 		spill_clear(&with_rows);
 	}

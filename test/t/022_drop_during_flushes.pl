@@ -65,7 +65,8 @@ sub violate
 
 	$node->safe_psql($database, "SELECT count(rl_report('user', 'key ' || i, 1)) FROM generate_series(1, 2000) i");
 	return if rand() < 0.5;
-	$node->poll_query_until('postgres', "SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'ratelimit worker' AND datname = '$database'");
+	# or has been and gone before we looked
+	$node->poll_query_until($database, "SELECT NOT EXISTS (SELECT FROM rate_limit_pending) OR EXISTS (SELECT FROM pg_stat_activity WHERE backend_type = 'ratelimit worker' AND datname = '$database')");
 	return;
 }
 

@@ -29,6 +29,7 @@ my %values = (
 	overflow => [ 'evict', 'evict' ],
 	postgrest_headers => [ 'on', 'on' ],
 	refund_on_rollback => [ 'on', 'on' ],
+	save_interval => [ '1s', '0' ],
 	shadow => [ 'on', 'on' ],
 	violation_retention => [ '1d', '2147483647s' ],
 	violation_sink => [ 'log', 'none' ]);
