@@ -108,6 +108,16 @@ install_missing()
 	fi
 }
 
+# Those of node-postgres, 12 MB to fetch; none if a node that is not Debian's is in
+# their way: NODE_PATH tells where its modules are.
+node_packages()
+{
+	if ! command -v node >/dev/null ||
+		dpkg-query -W -f '${Version}' nodejs 2>/dev/null | grep -q dfsg; then
+		echo nodejs node-pg
+	fi
+}
+
 # The packages of the release's own PostgreSQL; none if PG_CONFIG names another.
 postgresql_packages()
 {
@@ -169,6 +179,7 @@ enter()
 	exec "${run_as[@]}" env -i PATH="$PATH" HOME="$work" TMPDIR="$work" \
 		TERM="${TERM:-dumb}" LC_ALL=C.UTF-8 RATELIMIT_WORK="$work" \
 		PG_CONFIG="$PG_CONFIG" RATELIMIT_ACCESS_LOG="$log" \
+		NODE_PATH="${NODE_PATH:-}" \
 		RATELIMIT_FULL="${RATELIMIT_FULL:-}" \
 		RATELIMIT_OLD_PG_CONFIG="${RATELIMIT_OLD_PG_CONFIG:-}" \
 		bash "$work/ratelimit/$script" "$@" </dev/null

@@ -59,6 +59,15 @@ sub wait_until_waiting
 	return;
 }
 
+# Likewise, unless the first of them is done before; then false.
+sub all_waiting
+{
+	my ($node, $n) = @_;
+
+	$node->poll_query_until('postgres', "SELECT count(*) = $n OR EXISTS (SELECT FROM done) $waiting") or die "never were there $n waiting";
+	return $node->safe_psql('postgres', 'SELECT NOT EXISTS (SELECT FROM done)') eq 't';
+}
+
 # A bucket of capacity 1000 that owes so many tokens more than that.  When it will
 # be full, and when it will have paid its debt.
 sub make_debtor
@@ -178,15 +187,15 @@ sub check_order
 	my ($full_at, $paid_at);
 
 	# again with more time should the machine have been too slow
-	foreach my $debt (6, 30)
+	foreach my $debt (6, 30, 90)
 	{
 		($full_at, $paid_at) = make_debtor($node, 'order', 3, $debt);
 		foreach my $k (1 .. $n)
 		{
 			$sessions[ $k - 1 ]->query_until(qr/^begun$/m, "\\echo begun\n" . wait_and_note($k, "'order', 1000, 3") . "\n");
-			wait_until_waiting($node, $k);
+			last if !all_waiting($node, $k);
 		}
-		last if now($node) < $paid_at;
+		last if now($node) < $paid_at && all_waiting($node, $n);
 		wait_until_waiting($node, 0);
 		$node->safe_psql('postgres', "SELECT rl_reset('order')");
 	}
@@ -227,13 +236,12 @@ SELECT set_config('statement_timeout', (200 + 100 * random())::int::text, false)
 SCRIPT
 		$node->poll_query_until('postgres', "SELECT count(*) = $n FROM came")
 		  or die 'not all came';
-		wait_until_waiting($node, $n - 3);
+		my $in_time = all_waiting($node, $n - 3);
 		$node->safe_psql('postgres', <<"SQL");
 SELECT CASE WHEN n <= 4 THEN pg_cancel_backend(pid) ELSE pg_terminate_backend(pid) END
 FROM (SELECT pid, row_number() OVER (ORDER BY random()) AS n $waiting) w WHERE n <= 7
 SQL
-		wait_until_waiting($node, $n - 10);
-		my $in_time = now($node) < $paid_at;
+		$in_time &&= all_waiting($node, $n - 10) && now($node) < $paid_at;
 		$run->{handle}->finish;
 		my $aborted = () = $run->{output} =~ /canceling statement due to|terminating connection due to/g;
 		next if !$in_time && $again < 3;

@@ -155,7 +155,12 @@ is($sql->("SELECT rl_consume('b', 10, 1, 4), rl_block('b', '1 hour')"), 't|', 'm
 check_denied('memory', 'b');
 is(block_tier('b'), 'memory', 'memory: ... there');
 is($sql->("SELECT rl_reset('b'), rl_consume('b', 10, 0), rl_unblock('b'), rl_consume('b', 10, 0)"), 't|f|t|t', 'memory: ended by rl_unblock() only');
-is($sql->("BEGIN READ ONLY; SELECT rl_block('b', '1 hour'), rl_consume('b', 10, 0), rl_unblock('b'), rl_consume('b', 10, 0); COMMIT"), '|f|t|t', 'memory: in a read-only transaction');
+is($sql->("BEGIN READ ONLY; SELECT rl_block('b', '1 hour'), rl_consume('b', 10, 0); COMMIT; SELECT rl_consume('b', 10, 0), rl_unblock('b'), rl_consume('b', 10, 0)"), "|f\nf|t|t", 'memory: in a read-only transaction');
+foreach my $call ("rl_unblock('b')", "rl_reset('b')", 'rl_reset_all()')
+{
+	my ($rc, $out, $err) = $node->psql('postgres', "BEGIN READ ONLY; SELECT $call");
+	like($err, qr/cannot execute rl_\w+\(\) in a read-only transaction/, "memory: ... where $call is refused, as it could not delete a row");
+}
 is($sql->("BEGIN; SELECT rl_block('b', '1 hour'); ROLLBACK; SELECT rl_consume('b', 10, 0), rl_unblock('b')"), "\nf|t", 'memory: a rollback does not end it');
 check_expiry('memory', 'b');
 check_many('memory', 20000);

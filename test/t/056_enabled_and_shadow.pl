@@ -101,9 +101,10 @@ sub check
 	{
 		my ($rc, $out, $err) = $node->psql('postgres', "SET ratelimit.$setting; SELECT rl_consume('k', -1, 0)");
 		like($err, qr/capacity must be a finite number above 0, not -1/, "$name: $setting: bad arguments are errors");
-		($rc, $out, $err) = $node->psql('postgres', "SET ratelimit.$setting; SELECT rl_consume_policy('nope', 'k')");
-		like($err, qr/policy "nope" does not exist/, "$name: $setting: ... as are policies that do not exist");
 	}
+	my ($rc, $out, $err) = $node->psql('postgres', "SET ratelimit.shadow = on; SELECT rl_consume_policy('nope', 'k')");
+	like($err, qr/policy "nope" does not exist/, "$name: in shadow mode, a policy that does not exist is an error");
+	is($sql->("SET ratelimit.enabled = off; SELECT rl_consume_policy('nope', 'k')"), 't', "$name: disabled, policies are not even looked up");
 	return;
 }
 
