@@ -165,7 +165,7 @@ define_settings(void)
 							"Recent runs of violations that are remembered.",
 							NULL,
 							&max_episodes_setting,
-							200, 1, 100000, postmaster, 0,
+							200, 1, 10000, postmaster, 0,
 							NULL, NULL, NULL);
 	DefineCustomIntVariable("ratelimit.episode_retention",
 							"How long an episode is shown after its last violation.",

@@ -30,7 +30,8 @@
  * left that could write them; the start that takes them first marks the file,
  * durably, as used.  From then on a start that finds it takes all but them.  If
  * it cannot be marked, it is removed; if it cannot be removed either, the
- * violations are not taken.
+ * violations are not taken.  Nor are they when recovery is about to go on from
+ * that stop: what it replays may hold them.
  *
  * Flags that are due are another matter: writing one that is there already does
  * nothing, so they are in every file.
@@ -227,6 +228,20 @@ will_recover(void)
 
 	return stat(STANDBY_SIGNAL_FILE, &st) == 0 ||
 		stat(RECOVERY_SIGNAL_FILE, &st) == 0 || stat(BACKUP_LABEL_FILE, &st) == 0;
+}
+
+/*
+ * May recovery replay what happened after the stop that the file is of, such as
+ * the flush of its violations?  The data directory may have been put back to that
+ * stop.
+ */
+static bool
+will_replay(void)
+{
+	struct stat st;
+
+	return stat(RECOVERY_SIGNAL_FILE, &st) == 0 ||
+		stat(BACKUP_LABEL_FILE, &st) == 0;
 }
 
 /*
@@ -641,7 +656,8 @@ load(int fd, SnapshotHeader *header, Loading *loading)
 		checkpoint == header->checkpoint;
 	loading->rows_stay = loading->clean && !will_recover();
 	violations = header->at_stop && !header->used &&
-		(header->records[SAVED_VIOLATION] == 0 || use_violations(header));
+		(header->records[SAVED_VIOLATION] == 0 || use_violations(header)) &&
+		!will_replay();
 
 	loading->take = true;
 	loading->now = monotonic_ns();
