@@ -30,8 +30,8 @@ static volatile struct
 	int64_t		fsync_errno;
 	int64_t		rename_errno;
 	int64_t		unlink_errno;
-	int64_t		hang;			/* write() waits while this is set ... */
-	int64_t		hanging;		/* ... and says so here */
+	int64_t		hang;			/* n > 0: the n-th write() waits until it is 0 */
+	int64_t		hanging;		/* one does */
 }		   *seam;
 
 __attribute__((constructor))
@@ -94,10 +94,15 @@ write(int fd, const void *bytes, size_t n)
 {
 	if (seam && (seam->write_errno || seam->hang) && ours(fd))
 	{
-		while (seam->hang)
+		if (seam->hang > 1)
+			seam->hang--;
+		else
 		{
-			seam->hanging = 1;
-			usleep(1000);
+			while (seam->hang)
+			{
+				seam->hanging = 1;
+				usleep(1000);
+			}
 		}
 		seam->hanging = 0;
 		if (seam->write_errno && seam->write_after-- <= 0)

@@ -140,7 +140,7 @@ ok(wait_for_save($node), 'a directory where it is written aside: one line, and o
 query("SELECT rl_consume('k', 100000, 0)");
 $expected++;
 my $bytes = state_bytes($node);
-set_seam($seam, hang => 1);
+set_seam($seam, hang => 3);
 foreach (1 .. 10 * $PostgreSQL::Test::Utils::timeout_default)
 {
 	last if get_seam($seam, 'hanging');
