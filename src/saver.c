@@ -58,12 +58,15 @@ breathe(void)
 void
 ratelimit_saver_main(Datum arg)
 {
-	int64		saved_at = monotonic_ns();
+	int64		saved_at = snapshot_loaded_mono();
 
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, SignalHandlerForShutdownRequest);
 	pqsignal(SIGUSR1, procsignal_sigusr1_handler);
 	BackgroundWorkerUnblockSignals();
+
+	if (saved_at == 0)
+		saved_at = monotonic_ns();
 
 	/* the last state is the postmaster's to save */
 	while (!ShutdownRequestPending)

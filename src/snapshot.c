@@ -82,7 +82,7 @@
 #define SNAPSHOT_FILE	PGSTAT_STAT_PERMANENT_DIRECTORY "/" PG_TEMP_FILE_PREFIX ".ratelimit"
 #define SNAPSHOT_ASIDE	SNAPSHOT_FILE ".new"
 #define SNAPSHOT_MAGIC	0x524C5332	/* "RLS2" */
-#define SNAPSHOT_FORMAT 2			/* of header and records */
+#define SNAPSHOT_FORMAT 3			/* of header and records */
 
 #define HEADER_SIZE		512
 #define BUFFER_SIZE		65536
@@ -667,6 +667,19 @@ load(int fd, SnapshotHeader *header, Loading *loading)
 	return problem;
 }
 
+/* When what was loaded was saved, on the monotonic clock; 0: nothing was. */
+static int64 loaded_mono = 0;
+
+/*
+ * For the saver, which the postmaster forks: what the file holds is to be no older
+ * than save_interval, however often the server crashes.
+ */
+int64
+snapshot_loaded_mono(void)
+{
+	return loaded_mono;
+}
+
 /* At the start of the server, with shared memory still empty. */
 void
 snapshot_load(void)
@@ -687,6 +700,7 @@ snapshot_load(void)
 					 errmsg("ratelimit: ignoring file \"%s\": %m", SNAPSHOT_FILE)));
 		return;
 	}
+	loaded_mono = 0;
 	problem = load(fd, &header, &loading);
 	CloseTransientFile(fd);
 	if (problem)
@@ -695,6 +709,7 @@ snapshot_load(void)
 				(errmsg("ratelimit: ignoring file \"%s\": %s", SNAPSHOT_FILE, problem)));
 		return;
 	}
+	loaded_mono = snapshot_mono(&loading, 0);
 	/* a stop and a start without a loss are nothing to tell */
 	ereport(loading.clean && loading.given_way == 0 ? DEBUG1 : LOG,
 			(errmsg("ratelimit: loaded %llu buckets, saved %s, in %.3f s",

@@ -75,6 +75,7 @@ extern bool violations_load(SavedKind kind, const char *record, Size size, Loadi
 
 /* snapshot.c: when */
 extern void snapshot_load(void);
+extern int64 snapshot_loaded_mono(void);
 extern bool snapshot_save(bool (*breathe) (void));
 extern void snapshot_at_exit(int code, Datum arg);
 

@@ -189,16 +189,16 @@ sub with_record
 
 is(state_from_records($good, @records), $good, 'put together again it is the same file');
 my ($bucket) = grep { $SavedState::KINDS[ $_->[0] ] eq 'bucket' } @records;
-my ($limiter_len, $key_len) = unpack('x36 CC', $bucket->[1]);
+my ($limiter_len, $key_len) = unpack('x52 CC', $bucket->[1]);
 all_ignored('nonsense',
 	with_record('bucket', 0, pack('d', 'NaN')), with_record('bucket', 0, pack('d', 'Inf')),
 	with_record('bucket', 0, pack('d', 0)), with_record('bucket', 8, pack('d', -1)),
 	with_record('bucket', 16, pack('QQ', 0, 0)), with_record('bucket', 16, pack('qq', -1, -1)),
 	with_record('bucket', 16, pack('QQ', 0, 1 << 62)),
-	with_record('bucket', 32, pack('L', 0)), with_record('bucket', 36, pack('C', 0)),
-	with_record('bucket', 36, pack('C', 255)), with_record('bucket', 36, pack('CC', $limiter_len + $key_len, 0)),
-	with_record('bucket', 38, "\0"), with_record('bucket', 39, ':'),
-	with_record('bucket', 38 + $limiter_len, "\0"),
+	with_record('bucket', 32, pack('L', 0)), with_record('bucket', 52, pack('C', 0)),
+	with_record('bucket', 52, pack('C', 255)), with_record('bucket', 52, pack('CC', $limiter_len + $key_len, 0)),
+	with_record('bucket', 54, "\0"), with_record('bucket', 55, ':'),
+	with_record('bucket', 54 + $limiter_len, "\0"),
 	with_record('violation', 0, pack('q', -1)), with_record('violation', 0, pack('q', ~0 >> 1)),
 	with_record('violation', 20, "\xff\xff\xff"),
 	with_record('episode', 0, pack('q', -(~0 >> 1) - 1)), with_record('episode', 16, pack('q', -1)),
@@ -225,6 +225,7 @@ my @odd = (
 	state_with($good, boot => 'x', saved_at => 0), state_with($good, boot => 'x', saved_at => -(1 << 57)),
 	state_with($good, boot => 'x', saved_at => 9 * 10**18), state_with($good, at_stop => 77, used => 99),
 	with_record('store', 8, pack('LL', 0, 0)), with_record('store', 8, pack('LL', ~0, ~0)),
+	with_record('bucket', 36, pack('L4', (0xffffffff) x 4)), with_record('bucket', 36, pack('L4', (0) x 4)),
 	with_record('bucket', 0, pack('dd', 1e308, 5e-324)), with_record('bucket', 16, pack('QQ', 0, 1 << 33)),
 	with_record('track', 24, pack('q', ~0 >> 1)), with_record('track', 16, pack('q', ~0 >> 1)),
 	with_record('violation', 8, pack('q', ~0 >> 1)), with_record('violation', 8, pack('q', -(~0 >> 1))),
