@@ -93,6 +93,21 @@ check_limiter(const char *limiter, int len)
 				 errmsg("limiter must not contain \":\": \"%.*s\"", len, limiter)));
 }
 
+/* Could these be the names of a bucket, or of a block (block.c)? */
+bool
+names_valid(const char *limiter, int limiter_len, const char *key, int key_len)
+{
+	if (limiter_len > 0 && *limiter == BLOCK_PREFIX)
+	{
+		limiter++;
+		limiter_len--;
+	}
+	return limiter_len > 0 && limiter_len <= MAX_LIMITER_LEN &&
+		key_len > 0 && key_len <= MAX_KEY_LEN &&
+		!memchr(limiter, ':', limiter_len) &&
+		!memchr(limiter, '\0', limiter_len) && !memchr(key, '\0', key_len);
+}
+
 /*
  * The rule for a call's numbers, checked.  Lasts for the session, but may be
  * overwritten by the next call of this function.

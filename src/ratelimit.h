@@ -157,7 +157,7 @@ extern bool shmem_give(const BucketId *id, double tokens, double *given);
 extern bool shmem_peek(const BucketId *id, const BucketRule *rule,
 					   Decision *decision);
 extern bool shmem_restore(const BucketId *id, double capacity, double refill,
-						  Owed owed, int64 now);
+						  Owed owed, int64 now, const uint32 *places);
 extern bool shmem_reset(const BucketId *id);
 extern bool shmem_raise(const BucketId *id, const BucketRule *rule, Owed owed);
 extern int64 shmem_reset_all(Oid database, const char *limiter, int limiter_len);
@@ -234,6 +234,8 @@ check_length(const char *name, const char *value, int len, int max)
 }
 
 extern void check_limiter(const char *limiter, int len);
+extern bool names_valid(const char *limiter, int limiter_len, const char *key,
+						int key_len);
 extern void check_tokens(const char *name, double tokens);
 extern const BucketRule *get_rule(double capacity, double refill, double cost);
 extern void make_bucket_id(BucketId *id, Oid database, const char *limiter,

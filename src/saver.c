@@ -98,6 +98,10 @@ saver_register(void)
 {
 	BackgroundWorker worker = {0};
 
+	/* nothing is loaded then: what it would save is nothing */
+	if (IsBinaryUpgrade)
+		return;
+
 	worker.bgw_flags = BGWORKER_SHMEM_ACCESS;
 	worker.bgw_start_time = BgWorkerStart_PostmasterStart;
 	worker.bgw_restart_time = 5;

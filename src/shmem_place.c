@@ -547,13 +547,55 @@ shmem_consume_all(BucketCall *calls, int n, PlaceMode mode, bool apply)
 	}
 }
 
+/* Lock and empty these slots if all are on the way and free; else false. */
+static bool
+claim_places(const Probe *probe, int needed, const uint32 *places,
+			 uint32 *claimed, uint64 *words)
+{
+	int64		now = monotonic_ns();
+	int			n = 0;
+
+	for (int i = 0; i < needed; i++)
+	{
+		bool		on_way = false;
+
+		for (uint32 j = 0; j < probe_length() && !on_way; j++)
+			on_way = probe_slot(probe, j) == places[i];
+		if (!on_way || !claim_slot(places[i], now, &words[n]))
+			break;
+		claimed[n++] = places[i];
+	}
+	if (n == needed)
+		return true;
+	while (n-- > 0)
+		unlock_changed(&store.slots[claimed[n]], words[n], 0);
+	return false;
+}
+
+/* Searches end at a slot that was never used: let there be none before this one. */
+static void
+free_way(const Probe *probe, uint32 place)
+{
+	for (uint32 i = 0; probe_slot(probe, i) != place; i++)
+	{
+		uint32		n = probe_slot(probe, i);
+
+		if (store.tags[n] == TAG_FREE)
+		{
+			store.slots[n].link = NO_SLOT;
+			store.tags[n] = TAG_CONTINUATION;
+		}
+	}
+}
+
 /*
- * Make a bucket that was saved, as of "now", or bring it up to date.  False if
- * another had to give way for it.  At the start of the server: nobody else is
- * here, and no lock is taken.
+ * Make a bucket that was saved, as of "now", or bring it up to date: in the slots
+ * that it had, if these are known.  False if another had to give way for it.  At
+ * the start of the server: nobody else is here, and no lock is taken.
  */
 bool
-shmem_restore(const BucketId *id, double capacity, double refill, Owed owed, int64 now)
+shmem_restore(const BucketId *id, double capacity, double refill, Owed owed,
+			  int64 now, const uint32 *places)
 {
 	Probe		probe = probe_of(id->hash);
 	BucketRule	rule = {.capacity = capacity,.refill = refill};
@@ -574,11 +616,14 @@ shmem_restore(const BucketId *id, double capacity, double refill, Owed owed, int
 	}
 	if (owed <= 0)
 		return true;
-	while (!claim(&probe, needed, claimed, words))
-	{
-		room = false;
-		(void) evict_one(&probe, shmem_partition(id->hash), NULL, 0);
-	}
+	if (places && claim_places(&probe, needed, places, claimed, words))
+		free_way(&probe, claimed[0]);
+	else
+		while (!claim(&probe, needed, claimed, words))
+		{
+			room = false;
+			(void) evict_one(&probe, shmem_partition(id->hash), NULL, 0);
+		}
 	fill(id, &rule, full_at, probe.tag, needed, claimed, words);
 	return room;
 }

@@ -10,8 +10,9 @@
  * was saved later is loaded last, and holds.
  *
  * The hash's seed is saved, too.  If memory has the same dimensions at the next
- * start, every bucket finds its partition again, and the partitions that have
- * spilled are known.  If it has not, buckets go where there is room.
+ * start, every bucket comes to where it was: in any other order they might not all
+ * find room; and the partitions that have spilled are known.  If it has not,
+ * buckets go where there is room.
  */
 #include "shmem_slots.h"
 
@@ -37,6 +38,7 @@ typedef struct SavedBucket
 	double		refill;
 	uint64		owed[2];		/* when saving began; lower half first */
 	Oid			database;
+	uint32		places[1 + MAX_CONTINUATIONS];	/* slots that it lives in */
 	uint8		limiter_len;
 	uint8		key_len;
 	char		names[INLINE_BYTES + MAX_CONTINUATIONS * CONTINUATION_BYTES];
@@ -76,6 +78,8 @@ copy_bucket(uint32 n, int64 began, SavedBucket *record)
 		int			len;
 		Owed		owed;
 
+		memset(record->places, 0, sizeof(record->places));
+		record->places[0] = n;
 		record->database = slot->database;
 		record->capacity = slot->u.bucket.capacity;
 		record->refill = slot->u.bucket.refill;
@@ -84,8 +88,10 @@ copy_bucket(uint32 n, int64 began, SavedBucket *record)
 		owed = full_at_of(slot, word);
 		memcpy(record->names, slot->u.bucket.name, INLINE_BYTES);
 		len = record->limiter_len + record->key_len;
-		while (done < len && next < shmem_slots() && done < (int) sizeof(record->names))
+		for (int i = 1; done < len && next < shmem_slots() &&
+			 done < (int) sizeof(record->names); i++)
 		{
+			record->places[i] = next;
 			memcpy(record->names + done, store.slots[next].u.continuation.name,
 				   CONTINUATION_BYTES);
 			done += CONTINUATION_BYTES;
@@ -150,18 +156,6 @@ load_store(const char *bytes, Size size, Loading *loading)
 	return true;
 }
 
-/* A block's has a colon before it, see block.c; others have none. */
-static bool
-limiter_valid(const char *limiter, int len)
-{
-	if (len > 0 && *limiter == BLOCK_PREFIX)
-	{
-		limiter++;
-		len--;
-	}
-	return snapshot_name_valid(limiter, len, MAX_LIMITER_LEN) && !memchr(limiter, ':', len);
-}
-
 static bool
 load_bucket(const char *bytes, Size size, Loading *loading)
 {
@@ -177,8 +171,8 @@ load_bucket(const char *bytes, Size size, Loading *loading)
 		!OidIsValid(record.database) ||
 		!isfinite(record.capacity) || record.capacity <= 0 ||
 		!isfinite(record.refill) || record.refill < 0 ||
-		!limiter_valid(limiter, record.limiter_len) ||
-		!snapshot_name_valid(limiter + record.limiter_len, record.key_len, MAX_KEY_LEN))
+		!names_valid(limiter, record.limiter_len,
+					 limiter + record.limiter_len, record.key_len))
 		return false;
 	owed = (Owed) ((uint128) record.owed[1] << 64 | record.owed[0]);
 	if (owed <= 0 || owed > BUCKET_OWED_MAX)
@@ -190,7 +184,8 @@ load_bucket(const char *bytes, Size size, Loading *loading)
 				   limiter + record.limiter_len, record.key_len);
 	if (bucket_timed(record.capacity, record.refill))
 		owed = Max(owed - loading->elapsed, 0);
-	if (!shmem_restore(&id, record.capacity, record.refill, owed, loading->now))
+	if (!shmem_restore(&id, record.capacity, record.refill, owed, loading->now,
+					   loading->same_places ? record.places : NULL))
 		loading->given_way++;
 	if (*limiter == BLOCK_PREFIX)
 		block_noticed(&id, owed);

@@ -571,9 +571,10 @@ load_header(int fd, int64 size, SnapshotHeader *header)
 	for (Size i = sizeof(*header); i < HEADER_SIZE; i++)
 		if (sector[i] != 0)
 			return "its checksum is wrong";
-	if (!EQ_CRC32C(header_crc(header), header->crc) ||
-		!IS_VALID_TIMESTAMP(header->saved_at))
+	if (!EQ_CRC32C(header_crc(header), header->crc))
 		return "its checksum is wrong";
+	if (!IS_VALID_TIMESTAMP(header->saved_at))
+		return "it says that it was saved at no time that there is";
 	if (header->length < size - HEADER_SIZE)
 		return "it is too long";
 	if (header->length > size - HEADER_SIZE)

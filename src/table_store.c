@@ -260,8 +260,8 @@ row_id(uint64 n, BucketId *id)
 										   SPI_tuptable->tupdesc, 5, &isnull));
 	key = DatumGetTextPP(SPI_getbinval(SPI_tuptable->vals[n],
 									   SPI_tuptable->tupdesc, 6, &isnull));
-	if (VARSIZE_ANY_EXHDR(limiter) > MAX_LIMITER_LEN + 1 ||
-		VARSIZE_ANY_EXHDR(key) > MAX_KEY_LEN)
+	if (!names_valid(VARDATA_ANY(limiter), VARSIZE_ANY_EXHDR(limiter),
+					 VARDATA_ANY(key), VARSIZE_ANY_EXHDR(key)))
 		return false;
 	make_bucket_id(id, MyDatabaseId, VARDATA_ANY(limiter), VARSIZE_ANY_EXHDR(limiter),
 				   VARDATA_ANY(key), VARSIZE_ANY_EXHDR(key));

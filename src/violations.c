@@ -736,7 +736,7 @@ typedef struct SavedViolation
 void
 violations_save(Saving *saving, bool pending)
 {
-	int64		lost = violations_lost();
+	int64		lost = Max(violations_lost(), 0);
 
 	snapshot_put(saving, SAVED_LOST, &lost, sizeof(lost));
 	for (uint32 at = 0; pending && at < violations_entries(); at++)

@@ -242,7 +242,7 @@ foreach my $bytes (@odd)
 	my $result = try_start();
 
 	is_ignored($result) ? $refused++ : $taken++;
-	if (@{ $result->{wrong} } || grep { !/ratelimit: (ignoring|loaded)/ } @{ $result->{lines} })
+	if (@{ $result->{wrong} } || grep { !/ratelimit: (ignoring|loaded|flagged)/ } @{ $result->{lines} })
 	{
 		diag(explain($result)) if $wrong++ < 3;
 	}
