@@ -357,6 +357,19 @@ is($sql->("BEGIN READ ONLY; SELECT rl_consume_all('{memory2,table2}', '{10,10}',
 is($sql->("SELECT key, tokens, tier FROM rate_limit_status WHERE key IN ('memory2', 'table2') ORDER BY key"), "memory2|1|memory\ntable2|3|memory", 'both: ... both in memory from then on');
 is(violations($node), 'default/table2=1', 'both: ... and a violation');
 
+# ... but not those of the call, even if they are nearer to full than all others
+$sql->("SELECT rl_reset_all(); ALTER SYSTEM SET ratelimit.flush_interval = '1s'");
+$node->reload;
+ok(wait_until_nothing_spilled($node), 'both: empty');
+$sql->("ALTER SYSTEM SET ratelimit.flush_interval = '1h'");
+$node->reload;
+$sql->("SELECT rl_consume('memory2', 10, 0, 8)");
+fill_until_spilled($node, 'filling', 1, 0);
+$sql->("SELECT rl_consume('table2', 10, 0, 6)");
+is($sql->("BEGIN READ ONLY; SELECT rl_consume_all('{memory2,table2}', '{10,10}', '{0,0}', '{1,5}'), rl_consume_all('{table2,memory2}', '{10,10}', '{0,0}', '{4,3}'), rl_consume_all('{memory2,table2}', '{10,10}', '{0,0}', '{2,4}'); COMMIT"),
+	'f|f|t', 'both: in a read-only transaction with memory full of buckets that are empty');
+is($sql->("SELECT key, tokens FROM rate_limit_status WHERE key IN ('memory2', 'table2') ORDER BY key"), "memory2|0\ntable2|0", 'both: ... of which neither gives way to the other');
+
 # The load, on buckets of which some are in memory; meanwhile room is made there,
 # so that the worker moves others.
 $sql->("ALTER SYSTEM SET ratelimit.flush_interval = '1s'");
