@@ -38,7 +38,7 @@ sub query
 
 # flushes take their time, so that some are killed in the middle of one
 query(<<'SQL');
-CREATE FUNCTION dawdle() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN PERFORM pg_sleep(0.1); RETURN NEW; END$$;
+CREATE FUNCTION dawdle() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN PERFORM pg_sleep(0.005); RETURN NEW; END$$;
 CREATE TRIGGER writing BEFORE INSERT ON rate_limit_violations FOR EACH ROW EXECUTE FUNCTION dawdle();
 CREATE CONSTRAINT TRIGGER committing AFTER INSERT ON rate_limit_violations
 	DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION dawdle();
