@@ -24,9 +24,12 @@ CONF
 my ($seam, %seam) = preload_seam($node);
 my $file = state_file($node);
 
+# Who waits for ever, as in a lock that a save holds, is a failure.
 sub query
 {
-	return $node->safe_psql('postgres', $_[0]);
+	my ($sql, $database) = @_;
+
+	return $node->safe_psql($database // 'postgres', $sql, timeout => $PostgreSQL::Test::Utils::timeout_default);
 }
 
 sub start
@@ -149,7 +152,7 @@ foreach (1 .. 10 * $PostgreSQL::Test::Utils::timeout_default)
 is(get_seam($seam, 'hanging'), 1, 'a save hangs in a write');
 my $saved = state_bytes($node);
 query('CREATE DATABASE dropped');
-$node->safe_psql('dropped', q{CREATE EXTENSION ratelimit; SELECT rl_consume('k', 1, 0)});
+query(q{CREATE EXTENSION ratelimit; SELECT rl_consume('k', 1, 0)}, 'dropped');
 is(query(<<'SQL'), "6000\nt\n1000\n1\n1\nt|\nt\nt|t|t", '... and meanwhile all goes on: old and new keys, denials, flushes, views, resets');
 SET statement_timeout = '30s';
 SELECT count(*) FILTER (WHERE rl_consume('key ' || i, 10, 0)) FROM generate_series(1, 6000) i;
