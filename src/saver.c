@@ -67,6 +67,8 @@ ratelimit_saver_main(Datum arg)
 
 	if (saved_at == 0)
 		saved_at = monotonic_ns();
+	/* it is as long ago as the file says, but sums are not to overflow */
+	saved_at = Max(saved_at, monotonic_ns() - INT_MAX * INT64CONST(1000000000));
 
 	/* the last state is the postmaster's to save */
 	while (!ShutdownRequestPending)

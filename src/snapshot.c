@@ -42,7 +42,7 @@
  * directory the file says which one it is of: by the system identifier, and by
  * when PG_VERSION was created there, which initdb writes and nobody ever again.
  * A copy of files has another time.  (Where the file system does not know it:
- * when its inode last changed, and its number.)  So what is moved, mounted
+ * its inode's number: not when that changed, as a chown changes it.)  So what is moved, mounted
  * elsewhere, or restored from a snapshot of the volume, is still the same node,
  * as it should be.  A clone of a whole volume cannot be told apart: of those,
  * remove the file in one.
@@ -96,7 +96,6 @@ typedef struct NodeId
 	uint64		system_identifier;
 	/* of PG_VERSION: */
 	int64		born;			/* nanoseconds; 0: not known */
-	int64		changed;		/* the inode, seconds */
 	uint64		inode;
 } NodeId;
 
@@ -154,10 +153,7 @@ this_node(void)
 
 	node.system_identifier = GetSystemIdentifier();
 	if (stat("PG_VERSION", &st) == 0)
-	{
 		node.inode = st.st_ino;
-		node.changed = st.st_ctime;
-	}
 #ifdef STATX_BTIME
 	{
 		struct statx stx;
@@ -178,7 +174,7 @@ same_node(const NodeId *a, const NodeId *b)
 		return false;
 	if (a->born != 0 && b->born != 0)
 		return a->born == b->born;
-	return a->inode == b->inode && a->changed == b->changed;
+	return a->inode == b->inode;
 }
 
 /* A name of the running boot; empty if there is none to know. */
@@ -656,8 +652,15 @@ load(int fd, SnapshotHeader *header, Loading *loading)
 		checkpoint == header->checkpoint;
 	loading->rows_stay = loading->clean && !will_recover();
 	violations = header->at_stop && !header->used &&
-		(header->records[SAVED_VIOLATION] == 0 || use_violations(header)) &&
-		!will_replay();
+		(header->records[SAVED_VIOLATION] == 0 || use_violations(header));
+	if (violations && header->records[SAVED_VIOLATION] > 0 && will_replay())
+	{
+		violations = false;
+		ereport(LOG,
+				(errmsg("ratelimit: leaving out the pending violations in file \"%s\"",
+						SNAPSHOT_FILE),
+				 errdetail("Recovery may replay that they were written.")));
+	}
 
 	loading->take = true;
 	loading->now = monotonic_ns();

@@ -402,6 +402,8 @@ declare -A condition=(
 	[denied]="length(many) > 0 AND NOT rl_consume(one, 1, 1e-6, 1, 'dry')"
 	[denied_many]="length(many) > 0 AND NOT rl_consume(many, 1, 1e-6, 1, 'dry')"
 	[first]="length(many) > 0 AND rl_consume(each, 1e9, 1e3, 1, :'run')"
+	[policy]="length(many) > 0 AND rl_consume_policy('plan', one)"
+	[tiers]="length(many) > 0 AND rl_consume_policy('tiers', one)"
 	[throttle]="length(many) > 0 AND (rl_throttle(one, 1e9, 1)).allowed"
 )
 
@@ -418,6 +420,9 @@ make_calls()
 				'user:1' AS one, 'user:' || i AS each
 			FROM generate_series(1, $1) i;
 		VACUUM ANALYZE calls;
+		INSERT INTO rate_limit_policies (policy, tier, capacity, refill) VALUES
+			('plan', 'default', 1e9, 1), ('tiers', 'second', 1e9, 1), ('tiers', 'hour', 1e9, 2)
+			ON CONFLICT DO NOTHING;
 	SQL
 }
 

@@ -20,18 +20,18 @@ our @EXPORT = qw(
 );
 
 use constant HEADER_SIZE => 512;
-use constant CRC_AT => 212;
+use constant CRC_AT => 204;
 our @KINDS = qw(store database limiter bucket episode track due_flag lost violation);
 
 # name, offset, template
 my @FIELDS = (
 	[ magic => 0, 'L' ], [ format => 4, 'L' ], [ pg_version => 8, 'L' ],
 	[ at_stop => 12, 'C' ], [ used => 13, 'C' ], [ version => 14, 'Z16' ],
-	[ system_identifier => 32, 'Q' ], [ born => 40, 'q' ], [ changed => 48, 'q' ],
-	[ inode => 56, 'Q' ], [ checkpoint => 64, 'Q' ], [ saved_at => 72, 'q' ],
-	[ mono => 80, 'q' ], [ boot => 88, 'a40' ], [ length => 128, 'q' ],
-	(map { [ "n_$KINDS[$_]" => 136 + 8 * $_, 'Q' ] } 0 .. $#KINDS),
-	[ records_crc => 208, 'L' ], [ crc => CRC_AT, 'L' ]);
+	[ system_identifier => 32, 'Q' ], [ born => 40, 'q' ],
+	[ inode => 48, 'Q' ], [ checkpoint => 56, 'Q' ], [ saved_at => 64, 'q' ],
+	[ mono => 72, 'q' ], [ boot => 80, 'a40' ], [ length => 120, 'q' ],
+	(map { [ "n_$KINDS[$_]" => 128 + 8 * $_, 'Q' ] } 0 .. $#KINDS),
+	[ records_crc => 200, 'L' ], [ crc => CRC_AT, 'L' ]);
 
 sub state_file
 {
