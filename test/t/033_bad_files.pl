@@ -173,6 +173,14 @@ $node->stop('immediate');
 #
 # The right checksums
 #
+# The bucket that is changed: with short names, whose lengths and places are known.
+sub is_plain
+{
+	my ($record) = @_;
+
+	return $SavedState::KINDS[ $record->[0] ] eq 'bucket' && substr($record->[1], 54) eq 'defaultkey 7';
+}
+
 sub with_record
 {
 	my ($kind, $at, $bytes) = @_;
@@ -181,6 +189,7 @@ sub with_record
 	foreach my $record (@changed)
 	{
 		next unless $SavedState::KINDS[ $record->[0] ] eq $kind;
+		next if $kind eq 'bucket' && !is_plain($record);
 		substr($record->[1], $at, length($bytes)) = $bytes;
 		last;
 	}
@@ -188,7 +197,7 @@ sub with_record
 }
 
 is(state_from_records($good, @records), $good, 'put together again it is the same file');
-my ($bucket) = grep { $SavedState::KINDS[ $_->[0] ] eq 'bucket' } @records;
+my ($bucket) = grep { is_plain($_) } @records;
 my ($limiter_len, $key_len) = unpack('x52 CC', $bucket->[1]);
 all_ignored('nonsense',
 	with_record('bucket', 0, pack('d', 'NaN')), with_record('bucket', 0, pack('d', 'Inf')),
@@ -227,6 +236,7 @@ my @odd = (
 	with_record('store', 8, pack('LL', 0, 0)), with_record('store', 8, pack('LL', ~0, ~0)),
 	with_record('bucket', 36, pack('L4', (0xffffffff) x 4)), with_record('bucket', 36, pack('L4', (0) x 4)),
 	with_record('bucket', 0, pack('dd', 1e308, 5e-324)), with_record('bucket', 16, pack('QQ', 0, 1 << 33)),
+	(map { with_record('bucket', 36, pack('L4', @$_)) } [ 0 .. 3 ], [ 1023, 1024, 1025, 1026 ], [ (4294967280) x 4 ], [ (4294967295) x 4 ], [ (5) x 4 ]),
 	with_record('track', 24, pack('q', ~0 >> 1)), with_record('track', 16, pack('q', ~0 >> 1)),
 	with_record('violation', 8, pack('q', ~0 >> 1)), with_record('violation', 8, pack('q', -(~0 >> 1))),
 	state_from_records($good), state_from_records($good, @records, @records[-1, -1]),
