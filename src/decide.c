@@ -457,10 +457,16 @@ decide_all_slowly(BucketCall *calls, int n)
 	}
 	else if (RecoveryInProgress())
 		all.mode = PLACE_HERE;
-	else if (!table_writable())
+	else
 	{
-		table_take_all_over(calls, n);
-		return;
+		/* also in a session from before a standby's promotion */
+		if (!spill_known())
+			table_find_spilled();
+		if (!table_writable())
+		{
+			table_take_all_over(calls, n);
+			return;
+		}
 	}
 
 	all.in_memory = palloc(n * sizeof(BucketCall));

@@ -148,6 +148,14 @@ evict_one(const Probe *probe, int partition, const Held *held, int n_held)
 	}
 }
 
+/* Release slots that were claimed, and are free. */
+static void
+release(const uint32 *claimed, const uint64 *words, int n)
+{
+	while (n-- > 0)
+		unlock_changed(&store.slots[claimed[n]], words[n], 0);
+}
+
 /*
  * Lock and empty slots for a bucket: needed of them, the first for the bucket
  * itself.  False, and none locked, if there are not that many.
@@ -166,8 +174,7 @@ claim(const Probe *probe, int needed, uint32 *claimed, uint64 *words)
 	}
 	if (n == needed)
 		return true;
-	while (n-- > 0)
-		unlock_changed(&store.slots[claimed[n]], words[n], 0);
+	release(claimed, words, n);
 	return false;
 }
 
@@ -495,9 +502,7 @@ try_all(BucketCall *calls, int n, PlaceMode mode, bool apply, Held *held,
 		}
 	}
 	for (int i = 0; i < n; i++)
-		while (held[i].n_claimed-- > 0)
-			unlock_changed(&store.slots[held[i].claimed[held[i].n_claimed]],
-						   held[i].words[held[i].n_claimed], 0);
+		release(held[i].claimed, held[i].words, held[i].n_claimed);
 	return result;
 }
 
@@ -567,8 +572,7 @@ claim_places(const Probe *probe, int needed, const uint32 *places,
 	}
 	if (n == needed)
 		return true;
-	while (n-- > 0)
-		unlock_changed(&store.slots[claimed[n]], words[n], 0);
+	release(claimed, words, n);
 	return false;
 }
 
