@@ -191,6 +191,7 @@ CREATE TABLE rate_limit_violations (
 CREATE INDEX idx_rlv_gateway_created ON rate_limit_violations (gateway_name, created_at DESC);
 COMMENT ON TABLE rate_limit_violations IS
 'Violations, that is, denied calls: a row per gateway and flush. For a row per key read rate_limit_violation_details.';
+COMMENT ON SEQUENCE rate_limit_violations_id_seq IS 'Numbers the rows of rate_limit_violations.';
 COMMENT ON COLUMN rate_limit_violations.gateway_name IS 'the application instance that made the calls: ratelimit.gateway_name, else application_name, cluster_name, host name';
 COMMENT ON COLUMN rate_limit_violations.total_count IS 'violations in this row';
 COMMENT ON COLUMN rate_limit_violations.details IS 'maps "key:limiter" to its violations';
