@@ -7,11 +7,15 @@
 # test/run does all of it, on any machine.
 
 MODULE_big = ratelimit
+# First those that have data that every call needs: it then shares pages.
 OBJS = \
-	src/admin.o \
 	src/block.o \
-	src/bucket.o \
 	src/consume.o \
+	src/ratelimit.o \
+	src/shmem_store.o \
+	src/stats.o \
+	src/admin.o \
+	src/bucket.o \
 	src/databases.o \
 	src/decide.o \
 	src/episodes.o \
@@ -21,19 +25,16 @@ OBJS = \
 	src/intake.o \
 	src/many.o \
 	src/policy.o \
-	src/ratelimit.o \
 	src/refund.o \
 	src/report.o \
 	src/saver.o \
 	src/shmem_admin.o \
 	src/shmem_place.o \
 	src/shmem_saved.o \
-	src/shmem_store.o \
 	src/simulate.o \
 	src/snapshot.o \
 	src/spill.o \
 	src/sql.o \
-	src/stats.o \
 	src/table_store.o \
 	src/violations.o \
 	src/wait.o \
@@ -49,7 +50,7 @@ ISOLATION := $(call names,test/specs/%.spec)
 ISOLATION_OPTS = --inputdir=test
 PROVE_TESTS = test/t/*.pl
 
-PG_CFLAGS = -Wall -Wextra -Wno-unused-parameter -Wno-sign-compare -Wno-missing-field-initializers $(if $(WERROR),-Werror)
+PG_CFLAGS = -fno-plt -Wall -Wextra -Wno-unused-parameter -Wno-sign-compare -Wno-missing-field-initializers $(if $(WERROR),-Werror)
 
 # No bitcode, so no clang: there is nothing here that JIT would gain from.
 override with_llvm = no

@@ -30,4 +30,11 @@
 #define new_wait_event(name) WaitEventExtensionNew(name)
 #endif
 
+/* Which of MaxBackends this one is; needs storage/proc.h. */
+#if PG_VERSION_NUM < 170000
+#define my_proc_number() (MyProc->pgprocno)
+#else
+#define my_proc_number() MyProcNumber
+#endif
+
 #endif							/* RATELIMIT_COMPAT_H */

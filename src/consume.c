@@ -112,7 +112,7 @@ names_valid(const char *limiter, int limiter_len, const char *key, int key_len)
  * The rule for a call's numbers, checked.  Lasts for the session, but may be
  * overwritten by the next call of this function.
  */
-const BucketRule *
+const BucketRule *pg_attribute_hot
 get_rule(double capacity, double refill, double cost)
 {
 	static BucketRule remembered[16];
@@ -169,7 +169,7 @@ void
 use_limiter(const char *limiter, int len)
 {
 	if (unlikely(len != last_limiter_len || len == 0 ||
-				 memcmp(limiter, last_limiter, len) != 0))
+				 !same_bytes(limiter, last_limiter, len)))
 		use_another_limiter(limiter, len);
 }
 
@@ -185,6 +185,7 @@ name_bucket(BucketId *id, const char *key, int key_len, const char *limiter,
 	check_length("key", key, key_len, MAX_KEY_LEN);
 	use_limiter(limiter, limiter_len);
 	id->hash = shmem_hash(last_limiter_hash, key, key_len);
+	shmem_expect(id->hash);
 }
 
 /* The name of a bucket, checked; its calls are counted from here on. */
@@ -195,7 +196,7 @@ use_bucket(BucketId *id, const char *key, int key_len, const char *limiter,
 	name_bucket(id, key, key_len, limiter, limiter_len);
 }
 
-void
+void pg_attribute_hot
 get_bucket_id(BucketId *id, const text *key, const text *limiter)
 {
 	name_bucket(id, VARDATA_ANY(key), VARSIZE_ANY_EXHDR(key),
@@ -348,7 +349,7 @@ make_result(FunctionCallInfo fcinfo, const BucketRule *rule,
 }
 
 /* rl_consume(key, capacity, refill, cost, limiter) returns boolean */
-Datum
+Datum pg_attribute_hot
 rl_consume(PG_FUNCTION_ARGS)
 {
 	BucketId	id;

@@ -9,7 +9,6 @@
  */
 #include "ratelimit.h"
 
-#include "access/xact.h"
 #include "access/xlog.h"
 #include "block.h"
 #include "flush.h"
@@ -280,7 +279,7 @@ decide_slowly(const BucketId *id, const BucketRule *rule, Decision *decision)
 }
 
 /* Count a decision, and answer as the settings want it. */
-void
+void pg_attribute_hot
 decide_counted(const BucketId *id, const BucketRule *rule, Decision *decision,
 			   bool shadow)
 {

@@ -7,7 +7,6 @@
  */
 #include "ratelimit.h"
 
-#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "episodes.h"
 #include "flags.h"
@@ -53,13 +52,6 @@ flags_at_xact_end(XactEvent event, void *arg)
 	written = NIL;
 }
 
-/* When the library is loaded. */
-void
-flags_init(void)
-{
-	RegisterXactCallback(flags_at_xact_end, NULL);
-}
-
 /* Insert a flag unless there is one: was it inserted? */
 static bool
 insert(Datum limiter, Datum key, int64 rejected, Datum reason)
@@ -87,6 +79,7 @@ flags_write_due(void)
 
 	for (;;)
 	{
+		static bool called = false;
 		bool		due;
 		DueFlag    *copy;
 		MemoryContext old;
@@ -100,6 +93,7 @@ flags_write_due(void)
 		old = MemoryContextSwitchTo(TopTransactionContext);
 		copy = palloc(sizeof(DueFlag));
 		*copy = flag;
+		call_at_ends(&called, flags_at_xact_end, NULL);
 		written = lappend(written, copy);
 		MemoryContextSwitchTo(old);
 		if (insert(CStringGetTextDatum(flag.limiter), CStringGetTextDatum(flag.key),

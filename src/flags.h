@@ -8,7 +8,6 @@
 /* own calls need not go through the linker's tables */
 #pragma GCC visibility push(hidden)
 
-extern void flags_init(void);
 extern void flags_write_due(void);
 
 #pragma GCC visibility pop

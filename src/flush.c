@@ -15,7 +15,6 @@
  */
 #include "ratelimit.h"
 
-#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "commands/dbcommands.h"
 #include "databases.h"
@@ -67,6 +66,8 @@ static List *log_lines = NIL;
 /* Not preloaded: this transaction's violations; in TopTransactionContext. */
 static HTAB *local_violations = NULL;
 
+static void be_called_at_ends(void);
+
 typedef struct LocalViolation
 {
 	struct
@@ -93,6 +94,7 @@ record_locally(const BucketId *id, int64 n)
 	{
 		HASHCTL		control = {0};
 
+		be_called_at_ends();
 		control.keysize = sizeof(wanted.names);
 		control.entrysize = sizeof(LocalViolation);
 		control.hcxt = TopTransactionContext;
@@ -237,6 +239,7 @@ flush_violations(void)
 	views = palloc(violations_entries() * sizeof(ViolationView *));
 	if (!flush.taken)
 	{
+		be_called_at_ends();
 		flush.taken = MemoryContextAlloc(TopTransactionContext,
 										 violations_entries() * sizeof(uint32));
 		flush.n = 0;
@@ -488,10 +491,11 @@ flush_at_subxact_event(SubXactEvent event, SubTransactionId mine,
 		flush.level = level - 1;
 }
 
-/* When the library is loaded. */
-void
-flush_init(void)
+/* There is something to do when the transaction ends. */
+static void
+be_called_at_ends(void)
 {
-	RegisterXactCallback(flush_at_xact_event, NULL);
-	RegisterSubXactCallback(flush_at_subxact_event, NULL);
+	static bool called = false;
+
+	call_at_ends(&called, flush_at_xact_event, flush_at_subxact_event);
 }

@@ -8,7 +8,6 @@
 /* own calls need not go through the linker's tables */
 #pragma GCC visibility push(hidden)
 
-extern void flush_init(void);
 extern void flush_record(const BucketId *id, int64 n, int64 now);
 extern int64 flush_violations(void);
 extern void flush_retention(void);

@@ -15,7 +15,6 @@
  */
 #include "ratelimit.h"
 
-#include "access/xact.h"
 #include "commands/trigger.h"
 #include "miscadmin.h"
 #include "policy.h"
@@ -102,8 +101,6 @@ void
 policy_init(void)
 {
 	CacheRegisterRelcacheCallback(invalidate, (Datum) 0);
-	RegisterXactCallback(at_xact_end, NULL);
-	RegisterSubXactCallback(at_subxact_end, NULL);
 }
 
 /* rl_policies_changed() returns trigger */
@@ -147,6 +144,7 @@ typedef struct PolicyCall
 static bool
 load(void *arg)
 {
+	static bool called = false;
 	PolicyCall *call = arg;
 	SqlCaller	caller = sql_begin();
 	Datum		values[1];
@@ -163,7 +161,11 @@ load(void *arg)
 		cache.valid = true;
 	}
 
-	read_own |= TransactionIdIsValid(GetTopTransactionIdIfAny());
+	if (TransactionIdIsValid(GetTopTransactionIdIfAny()))
+	{
+		call_at_ends(&called, at_xact_end, at_subxact_end);
+		read_own = true;
+	}
 
 	values[0] = CStringGetTextDatum(call->name);
 	sql_push_latest_snapshot();

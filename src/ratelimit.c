@@ -6,7 +6,6 @@
 
 #include <limits.h>
 
-#include "access/xact.h"
 #include "block.h"
 #include "catalog/objectaccess.h"
 #include "catalog/pg_database.h"
@@ -275,30 +274,30 @@ forget_database(Oid database, bool dropped)
 {
 	shmem_forget_database(database);
 	violations_forget_database(database);
-	stats_forget_database(database);
+	stats_forget_database(database, dropped);
 	databases_forget(database, dropped);
+}
+
+/*
+ * Have functions called at the ends of transactions and subtransactions, from here
+ * on: each takes its time of every transaction, so only once it has something to
+ * do there.
+ */
+void
+call_at_ends(bool *called, XactCallback at_xact_end, SubXactCallback at_subxact_end)
+{
+	if (*called)
+		return;
+	RegisterXactCallback(at_xact_end, NULL);
+	if (at_subxact_end)
+		RegisterSubXactCallback(at_subxact_end, NULL);
+	*called = true;
 }
 
 /*
  * DROP EXTENSION and DROP DATABASE leave nothing behind: the buckets in shared
  * memory go when the transaction commits.
  */
-static void
-object_access(ObjectAccessType access, Oid classId, Oid objectId, int subId,
-			  void *arg)
-{
-	if (prev_object_access_hook)
-		prev_object_access_hook(access, classId, objectId, subId, arg);
-
-	if (access != OAT_DROP)
-		return;
-	if (classId == DatabaseRelationId)
-		dropped_database = objectId;
-	else if (classId == ExtensionRelationId &&
-			 objectId == get_extension_oid("ratelimit", true))
-		dropped_extension = objectId;
-}
-
 static void
 forget_dropped(XactEvent event, void *arg)
 {
@@ -325,15 +324,33 @@ forget_dropped(XactEvent event, void *arg)
 	}
 }
 
+static void
+object_access(ObjectAccessType access, Oid classId, Oid objectId, int subId,
+			  void *arg)
+{
+	static bool called = false;
+
+	if (prev_object_access_hook)
+		prev_object_access_hook(access, classId, objectId, subId, arg);
+
+	if (access != OAT_DROP)
+		return;
+	if (classId == DatabaseRelationId)
+		dropped_database = objectId;
+	else if (classId == ExtensionRelationId &&
+			 objectId == get_extension_oid("ratelimit", true))
+		dropped_extension = objectId;
+	else
+		return;
+	call_at_ends(&called, forget_dropped, NULL);
+}
+
 void
 _PG_init(void)
 {
 	define_settings();
 	sql_init();
-	flush_init();
-	flags_init();
 	policy_init();
-	refund_init();
 
 	if (!process_shared_preload_libraries_in_progress)
 		return;
@@ -344,8 +361,6 @@ _PG_init(void)
 	shmem_startup_hook = shmem_startup;
 	prev_object_access_hook = object_access_hook;
 	object_access_hook = object_access;
-	RegisterXactCallback(forget_dropped, NULL);
-	stats_init();
 	worker_register();
 	saver_register();
 }

@@ -9,6 +9,7 @@
 
 #include <time.h>
 
+#include "access/xact.h"
 #include "datatype/timestamp.h"
 #include "fmgr.h"
 #include "storage/lwlock.h"
@@ -126,6 +127,8 @@ extern bool postgrest_headers_setting;
 
 /* ratelimit.c: leaving nothing behind */
 extern void forget_database(Oid database, bool dropped);
+extern void call_at_ends(bool *called, XactCallback at_xact_end,
+						 SubXactCallback at_subxact_end);
 
 /* shmem_store.c: buckets in shared memory */
 typedef enum PlaceMode
@@ -146,6 +149,7 @@ extern int	shmem_partitions(void);
 extern int	shmem_partition(uint64 hash);
 extern uint64 shmem_hash_limiter(Oid database, const char *limiter, int len);
 extern uint64 shmem_hash(uint64 limiter_hash, const char *key, int len);
+extern void shmem_expect(uint64 hash);
 extern bool shmem_consume(const BucketId *id, const BucketRule *rule,
 						  Decision *decision);
 extern bool shmem_place(const BucketId *id, const BucketRule *rule, Owed owed,
@@ -285,6 +289,43 @@ monotonic_ns(void)
 
 	clock_gettime(CLOCK_MONOTONIC, &now);
 	return now.tv_sec * INT64CONST(1000000000) + now.tv_nsec;
+}
+
+/* memcmp() == 0, for names: short, and compared where a call of libc is not cheap. */
+static inline bool
+same_bytes(const char *a, const char *b, int n)
+{
+	uint64		x,
+				y;
+	uint32		u,
+				v;
+
+	if (n >= sizeof(x))
+	{
+		/* the last eight bytes may overlap those before */
+		for (int at = 0;; at = Min(at + (int) sizeof(x), n - (int) sizeof(x)))
+		{
+			memcpy(&x, a + at, sizeof(x));
+			memcpy(&y, b + at, sizeof(y));
+			if (x != y)
+				return false;
+			if (at == n - (int) sizeof(x))
+				return true;
+		}
+	}
+	if (n >= sizeof(u))
+	{
+		memcpy(&u, a, sizeof(u));
+		memcpy(&v, b, sizeof(v));
+		if (u != v)
+			return false;
+		memcpy(&u, a + n - sizeof(u), sizeof(u));
+		memcpy(&v, b + n - sizeof(v), sizeof(v));
+		return u == v;
+	}
+	while (n > 0 && a[n - 1] == b[n - 1])
+		n--;
+	return n == 0;
 }
 
 #pragma GCC visibility pop

@@ -20,7 +20,6 @@
  */
 #include "ratelimit.h"
 
-#include "access/xact.h"
 #include "miscadmin.h"
 #include "refund.h"
 #include "utils/memutils.h"
@@ -50,30 +49,6 @@ forget_all(void)
 	names = NULL;
 	n_notes = max_notes = 0;
 	names_len = names_max = 0;
-}
-
-/* Make room for n notes; before anything is taken. */
-void
-refund_reserve(int n)
-{
-	if (n_notes + n > max_notes)
-	{
-		int			wanted = Max(2 * max_notes, 32 + n);
-
-		notes = notes ?
-			repalloc_huge(notes, wanted * sizeof(Note)) :
-			MemoryContextAlloc(TopTransactionContext, wanted * sizeof(Note));
-		max_notes = wanted;
-	}
-	if (names_len + (Size) n * MAX_NAME > names_max)
-	{
-		Size		wanted = Max(2 * names_max, 1024 + (Size) n * MAX_NAME);
-
-		names = names ?
-			repalloc_huge(names, wanted) :
-			MemoryContextAlloc(TopTransactionContext, wanted);
-		names_max = wanted;
-	}
 }
 
 /* The current subtransaction has taken so many tokens from a bucket in memory. */
@@ -162,9 +137,29 @@ at_xact_end(XactEvent event, void *arg)
 	}
 }
 
+/* Make room for n notes; before anything is taken. */
 void
-refund_init(void)
+refund_reserve(int n)
 {
-	RegisterXactCallback(at_xact_end, NULL);
-	RegisterSubXactCallback(at_subxact_end, NULL);
+	static bool called = false;
+
+	call_at_ends(&called, at_xact_end, at_subxact_end);
+	if (n_notes + n > max_notes)
+	{
+		int			wanted = Max(2 * max_notes, 32 + n);
+
+		notes = notes ?
+			repalloc_huge(notes, wanted * sizeof(Note)) :
+			MemoryContextAlloc(TopTransactionContext, wanted * sizeof(Note));
+		max_notes = wanted;
+	}
+	if (names_len + (Size) n * MAX_NAME > names_max)
+	{
+		Size		wanted = Max(2 * names_max, 1024 + (Size) n * MAX_NAME);
+
+		names = names ?
+			repalloc_huge(names, wanted) :
+			MemoryContextAlloc(TopTransactionContext, wanted);
+		names_max = wanted;
+	}
 }

@@ -8,7 +8,6 @@
 /* own calls need not go through the linker's tables */
 #pragma GCC visibility push(hidden)
 
-extern void refund_init(void);
 extern void refund_reserve(int n);
 extern void refund_note(const BucketId *id, double tokens);
 

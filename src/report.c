@@ -206,8 +206,6 @@ rl_limiters(PG_FUNCTION_ARGS)
 	uint64		counts[N_COUNTS];
 
 	InitMaterializedSRF(fcinfo, 0);
-	if (shmem_attached())
-		stats_flush();
 	for (int i = 0; stats_get(i, limiter, &len, counts); i++)
 	{
 		Datum		values[1 + N_COUNTS];

@@ -149,7 +149,7 @@ load_store(const char *bytes, Size size, Loading *loading)
 	loading->same_places = record.partitions == store.header->partitions &&
 		record.groups == store.header->groups;
 	if (loading->same_places)
-		store.header->seed = record.seed;
+		store.seed = store.header->seed = record.seed;
 	for (int i = 0; i < MAX_PARTITIONS; i++)
 		pg_atomic_fetch_add_u64(&store.header->evicted[loading->same_places ? i : 0],
 								record.evicted[i]);

@@ -131,10 +131,13 @@ typedef struct Header
 	pg_atomic_uint64 evicted[MAX_PARTITIONS];	/* since the first start */
 } Header;
 
-/* Where it all is. */
+/* Where it all is; and a copy of what never changes, for a call touches few pages. */
 typedef struct Store
 {
 	Header	   *header;			/* NULL: not preloaded */
+	uint64		seed;
+	uint32		partitions;
+	uint32		groups;
 	LWLockPadded *locks;		/* a partition each */
 	uint32	   *tags;			/* partitions * groups * GROUP_SLOTS */
 	Slot	   *slots;			/* as many */
@@ -163,8 +166,8 @@ probe_of(uint64 hash)
 	probe.tag = (uint32) (hash >> 7);
 	if (probe.tag < TAG_FIRST)
 		probe.tag += TAG_FIRST;
-	probe.first_slot = shmem_partition(hash) * store.header->groups * GROUP_SLOTS;
-	probe.home = (uint32) (((hash >> 32) * store.header->groups) >> 32);
+	probe.first_slot = (hash & (store.partitions - 1)) * store.groups * GROUP_SLOTS;
+	probe.home = (uint32) (((hash >> 32) * store.groups) >> 32);
 	probe.way = (hash >> 28) % GROUP_SLOTS;
 	return probe;
 }
@@ -173,7 +176,7 @@ probe_of(uint64 hash)
 static inline uint32
 probe_length(void)
 {
-	return Min(store.header->groups, PROBE_GROUPS) * GROUP_SLOTS;
+	return Min(store.groups, PROBE_GROUPS) * GROUP_SLOTS;
 }
 
 /* The first slot of the group of the i-th slot on the way. */
@@ -182,8 +185,8 @@ probe_group(const Probe *probe, uint32 i)
 {
 	uint32		group = probe->home + i / GROUP_SLOTS;
 
-	if (group >= store.header->groups)
-		group -= store.header->groups;
+	if (group >= store.groups)
+		group -= store.groups;
 	return probe->first_slot + group * GROUP_SLOTS;
 }
 
@@ -267,8 +270,8 @@ slot_is(const Slot *slot, const BucketId *id)
 		slot->u.bucket.key_len != id->key_len)
 		return false;
 	inline_key = Min(id->key_len, INLINE_BYTES - id->limiter_len);
-	if (memcmp(slot->u.bucket.name + id->limiter_len, id->key, inline_key) != 0 ||
-		memcmp(slot->u.bucket.name, id->limiter, id->limiter_len) != 0)
+	if (!same_bytes(slot->u.bucket.name + id->limiter_len, id->key, inline_key) ||
+		!same_bytes(slot->u.bucket.name, id->limiter, id->limiter_len))
 		return false;
 	return inline_key == id->key_len || slot_rest_is(slot, id);
 }

@@ -68,7 +68,10 @@ shmem_store_startup(void *memory, LWLockPadded *my_locks, bool found)
 		for (int i = 0; i < MAX_PARTITIONS; i++)
 			pg_atomic_init_u64(&store.header->evicted[i], 0);
 	}
-	n = (Size) store.header->partitions * store.header->groups * GROUP_SLOTS;
+	store.seed = store.header->seed;
+	store.partitions = store.header->partitions;
+	store.groups = store.header->groups;
+	n = (Size) store.partitions * store.groups * GROUP_SLOTS;
 	p += CACHELINEALIGN(sizeof(Header));
 	store.tags = (uint32 *) p;
 	store.slots = (Slot *) (p + n * sizeof(uint32));
@@ -98,10 +101,10 @@ shmem_hash_limiter(Oid database, const char *limiter, int len)
 	if (!store.header)
 		return 0;
 	return hash_bytes_extended((const unsigned char *) limiter, len,
-							   store.header->seed ^ ((uint64) database << 32));
+							   store.seed ^ ((uint64) database << 32));
 }
 
-uint64
+uint64 pg_attribute_hot
 shmem_hash(uint64 limiter_hash, const char *key, int len)
 {
 	if (!store.header)
@@ -112,13 +115,13 @@ shmem_hash(uint64 limiter_hash, const char *key, int len)
 int
 shmem_partitions(void)
 {
-	return store.header->partitions;
+	return store.partitions;
 }
 
 int
 shmem_partition(uint64 hash)
 {
-	return hash & (store.header->partitions - 1);
+	return hash & (store.partitions - 1);
 }
 
 void
@@ -250,8 +253,26 @@ consume_swap(Slot *slot, uint64 word, const BucketRule *rule, Owed now,
 										  (uint64) value << 1);
 }
 
+/*
+ * A decision on a bucket is to follow.  It is far away, mostly in its first place:
+ * fetch that meanwhile.
+ */
+void pg_attribute_hot
+shmem_expect(uint64 hash)
+{
+	if (store.header)
+	{
+		Probe		way = probe_of(hash);
+		uint32		first = probe_slot(&way, 0);
+
+		__builtin_prefetch(&store.tags[first]);
+		__builtin_prefetch(&store.slots[first]);
+		__builtin_prefetch(&store.slots[first].u.bucket.name[16]);
+	}
+}
+
 /* Decide a call on a bucket that is here; false if it is not. */
-bool
+bool pg_attribute_hot
 shmem_consume(const BucketId *id, const BucketRule *rule, Decision *decision)
 {
 	static uint64 last_hash = 0;
@@ -261,18 +282,11 @@ shmem_consume(const BucketId *id, const BucketRule *rule, Decision *decision)
 	int64		early = 0;
 
 	/*
-	 * A bucket that this backend has not just used is far away, mostly in its
-	 * first place: fetch that while we look at the clock.
+	 * A bucket that this backend has not just used is not there yet: look at the
+	 * clock meanwhile.
 	 */
 	if (id->hash != last_hash && rule->timed)
-	{
-		uint32		first = probe_slot(&way, 0);
-
-		__builtin_prefetch(&store.tags[first]);
-		__builtin_prefetch(&store.slots[first]);
-		__builtin_prefetch(&store.slots[first].u.bucket.name[16]);
 		early = monotonic_ns();
-	}
 	last_hash = id->hash;
 
 	while ((slot = find(id, &way, &word)) != NULL)

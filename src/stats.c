@@ -2,57 +2,81 @@
  * stats.c
  *		Counts of decisions, per limiter.
  *
- * A call counts in its backend's own memory; the sums go to shared memory when
- * the transaction ends, or after FLUSH_AFTER calls of a long one.  So counting
- * costs next to nothing, and what the view shows is complete but for running
- * transactions.
- *
  * In shared memory each (database, limiter) has an entry, made when first counted
- * and kept until its database goes.  Entries are made and taken away under the
- * lock; counters are atomic.  When all are taken, further limiters are counted
- * together, under OTHER_LIMITER.
+ * and kept until its database goes.  When all are taken, further limiters are
+ * counted together, under OTHER_LIMITER.
+ *
+ * A backend counts in lines of its own, one per limiter that it last called, so
+ * that counting writes to no memory that other processors write to.  A line that
+ * passes to another limiter is added to its entry before; what an entry counts is
+ * what it holds itself and all lines that are for it.  Only the owner changes a
+ * line, and what it is for only under the lock.  A line stays when its backend
+ * ends; the next backend in its place goes on from there.
+ *
+ * Counts start anew by remembering what they were, as a line is its owner's.
  */
 #include "ratelimit.h"
 
-#include "access/xact.h"
 #include "miscadmin.h"
 #include "port/atomics.h"
 #include "snapshot.h"
 #include "stats.h"
+#include "storage/proc.h"
 
 #define MAX_LIMITERS	1024
-#define LOCAL_LIMITERS	8
-#define FLUSH_AFTER		1000
+#define OWN_LIMITERS	8		/* lines of a backend */
+#define NO_LIMITER		(-1)
 #define OTHER_LIMITER	"(other)"
 
 typedef struct SharedLimiter
 {
 	Oid			database;		/* the lock; InvalidOid: free */
+	bool		forgotten;		/* not shown until it counts */
 	uint8		limiter_len;
 	char		limiter[MAX_LIMITER_LEN];
-	pg_atomic_uint64 counts[N_COUNTS];
+	uint64		counts[N_COUNTS];	/* but for those in lines; the lock */
+	uint64		before[N_COUNTS];	/* not shown; the lock */
 } SharedLimiter;
 
+typedef struct Line
+{
+	pg_atomic_uint64 counts[N_COUNTS];
+	int			limiter;		/* its entry; the lock */
+} Line;
+
+/* What a backend writes to shares no cache line with what another one does. */
+typedef union OwnLines
+{
+	Line		lines[OWN_LIMITERS];
+	char		pad[TYPEALIGN(PG_CACHE_LINE_SIZE, OWN_LIMITERS * sizeof(Line))];
+} OwnLines;
+
 static SharedLimiter *limiters = NULL;	/* MAX_LIMITERS of them */
+static OwnLines *all_lines;		/* MaxBackends of them */
 static LWLock *limiters_lock;
 
-/* What this backend has counted and not yet added to shared memory. */
-typedef struct LocalLimiter
+/* What this backend's lines are for. */
+static struct
 {
-	int			limiter_len;	/* 0: unused */
+	int			limiter_len;	/* 0: nothing */
 	char		limiter[MAX_LIMITER_LEN];
-	uint64		counts[N_COUNTS];
-	int			calls;
-	SharedLimiter *shared;		/* where they go, if it still is the limiter's */
-} LocalLimiter;
+}			own[OWN_LIMITERS];
 
-static LocalLimiter locals[LOCAL_LIMITERS];
-static uint32 next_victim = 0;	/* wraps around to a multiple */
+static Line *current = NULL;	/* counts from here on */
 
 Size
 stats_size(void)
 {
-	return mul_size(MAX_LIMITERS, sizeof(SharedLimiter));
+	return add_size(CACHELINEALIGN(MAX_LIMITERS * sizeof(SharedLimiter)),
+					mul_size(MaxBackends, sizeof(OwnLines)));
+}
+
+static void
+clear_line(Line *line)
+{
+	for (int j = 0; j < N_COUNTS; j++)
+		pg_atomic_write_u64(&line->counts[j], 0);
+	line->limiter = NO_LIMITER;
 }
 
 /* Holding AddinShmemInitLock. */
@@ -60,155 +84,145 @@ void
 stats_startup(void *memory, LWLock *lock, bool found)
 {
 	limiters = memory;
+	all_lines = (OwnLines *) ((char *) memory +
+							  CACHELINEALIGN(MAX_LIMITERS * sizeof(SharedLimiter)));
 	limiters_lock = lock;
 	if (found)
 		return;
-	for (int i = 0; i < MAX_LIMITERS; i++)
+	memset(limiters, 0, MAX_LIMITERS * sizeof(SharedLimiter));
+	for (int i = 0; i < MaxBackends; i++)
 	{
-		limiters[i].database = InvalidOid;
-		for (int j = 0; j < N_COUNTS; j++)
-			pg_atomic_init_u64(&limiters[i].counts[j], 0);
+		for (int n = 0; n < OWN_LIMITERS; n++)
+		{
+			for (int j = 0; j < N_COUNTS; j++)
+				pg_atomic_init_u64(&all_lines[i].lines[n].counts[j], 0);
+			clear_line(&all_lines[i].lines[n]);
+		}
 	}
 }
 
-/* The limiter's entry, holding the lock; NULL if it has none. */
-static SharedLimiter *
+/* The limiter's entry, holding the lock; NO_LIMITER if it has none. */
+static int
 find_shared(Oid database, const char *limiter, int len)
 {
 	for (int i = 0; i < MAX_LIMITERS; i++)
 		if (limiters[i].database == database &&
 			limiters[i].limiter_len == len &&
 			memcmp(limiters[i].limiter, limiter, len) == 0)
-			return &limiters[i];
-	return NULL;
+			return i;
+	return NO_LIMITER;
 }
 
 /* The limiter's entry, made if need be, holding the lock exclusively. */
-static SharedLimiter *
+static int
 find_or_make(Oid database, const char *limiter, int len)
 {
-	SharedLimiter *shared = find_shared(database, limiter, len);
-	SharedLimiter *unused = NULL;
+	int			found = find_shared(database, limiter, len);
 	int			n_unused = 0;
 
-	if (shared)
-		return shared;
-	for (int i = MAX_LIMITERS - 1; i >= 0; i--)
+	if (found == NO_LIMITER)
 	{
-		if (OidIsValid(limiters[i].database))
-			continue;
-		unused = &limiters[i];
-		n_unused++;
-	}
-	/* some entries are kept for databases that have none for the rest yet */
-	if (n_unused <= MAX_LIMITERS / 16 &&
-		(len != strlen(OTHER_LIMITER) || memcmp(limiter, OTHER_LIMITER, len) != 0))
-		return find_or_make(database, OTHER_LIMITER, strlen(OTHER_LIMITER));
-	if (!unused)
-		return NULL;
+		for (int i = MAX_LIMITERS - 1; i >= 0; i--)
+		{
+			if (OidIsValid(limiters[i].database))
+				continue;
+			found = i;
+			n_unused++;
+		}
+		/* some entries are kept for databases that have none for the rest yet */
+		if (n_unused <= MAX_LIMITERS / 16 &&
+			(len != strlen(OTHER_LIMITER) || memcmp(limiter, OTHER_LIMITER, len) != 0))
+			return find_or_make(database, OTHER_LIMITER, strlen(OTHER_LIMITER));
+		if (found == NO_LIMITER)
+			return NO_LIMITER;
 
-	for (int j = 0; j < N_COUNTS; j++)
-		pg_atomic_write_u64(&unused->counts[j], 0);
-	memcpy(unused->limiter, limiter, len);
-	unused->limiter_len = len;
-	unused->database = database;
-	return unused;
+		memset(&limiters[found], 0, sizeof(SharedLimiter));
+		memcpy(limiters[found].limiter, limiter, len);
+		limiters[found].limiter_len = len;
+		limiters[found].database = database;
+	}
+	limiters[found].forgotten = false;
+	return found;
 }
 
-/*
- * Add what has been counted for a limiter to shared memory.
- *
- * An entry only ever passes to another limiter when its own database drops the
- * extension; so one look without the lock will do, and what is counted in the
- * very moment of dropping may be lost or go astray.
- */
+/* All that has been counted for an entry since it was made; holding the lock. */
 static void
-flush_local(LocalLimiter *local)
+count_all(int n, uint64 *counts)
 {
-	SharedLimiter *shared = local->shared;
-
-	if (local->calls == 0)
-		return;
-	if (!shared || shared->database != MyDatabaseId ||
-		shared->limiter_len != local->limiter_len ||
-		memcmp(shared->limiter, local->limiter, local->limiter_len) != 0)
+	memcpy(counts, limiters[n].counts, sizeof(limiters[n].counts));
+	for (int i = 0; i < MaxBackends; i++)
 	{
-		LWLockAcquire(limiters_lock, LW_EXCLUSIVE);
-		local->shared = shared = find_or_make(MyDatabaseId, local->limiter, local->limiter_len);
-		LWLockRelease(limiters_lock);
+		for (int k = 0; k < OWN_LIMITERS; k++)
+		{
+			Line	   *line = &all_lines[i].lines[k];
+
+			if (line->limiter != n)
+				continue;
+			for (int j = 0; j < N_COUNTS; j++)
+				counts[j] += pg_atomic_read_u64(&line->counts[j]);
+		}
 	}
+}
+
+/* What is shown of an entry, if any of it; holding the lock. */
+static bool
+count_shown(int n, uint64 *counts)
+{
+	bool		shown = !limiters[n].forgotten;
+
+	count_all(n, counts);
 	for (int j = 0; j < N_COUNTS; j++)
 	{
-		if (local->counts[j] > 0 && shared)
-			pg_atomic_fetch_add_u64(&shared->counts[j], local->counts[j]);
-		local->counts[j] = 0;
+		counts[j] -= limiters[n].before[j];
+		shown |= counts[j] != 0;
 	}
-	local->calls = 0;
+	return shown;
 }
 
-/* Add everything counted so far to shared memory. */
-void
-stats_flush(void)
-{
-	for (int i = 0; i < LOCAL_LIMITERS; i++)
-		flush_local(&locals[i]);
-}
-
+/* The line passes to a limiter. */
 static void
-stats_at_xact_end(XactEvent event, void *arg)
+give_line(Line *line, const char *limiter, int len)
 {
-	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT ||
-		event == XACT_EVENT_PREPARE || event == XACT_EVENT_PARALLEL_COMMIT ||
-		event == XACT_EVENT_PARALLEL_ABORT)
-		stats_flush();
+	LWLockAcquire(limiters_lock, LW_EXCLUSIVE);
+	for (int j = 0; j < N_COUNTS && line->limiter != NO_LIMITER; j++)
+		limiters[line->limiter].counts[j] += pg_atomic_read_u64(&line->counts[j]);
+	clear_line(line);
+	line->limiter = find_or_make(MyDatabaseId, limiter, len);
+	LWLockRelease(limiters_lock);
 }
-
-/* When the library is loaded. */
-void
-stats_init(void)
-{
-	RegisterXactCallback(stats_at_xact_end, NULL);
-}
-
-/* Where a limiter is counted in this backend. */
-static LocalLimiter *
-find_local(const char *limiter, int len)
-{
-	LocalLimiter *local;
-
-	for (int i = 0; i < LOCAL_LIMITERS; i++)
-		if (locals[i].limiter_len == len &&
-			memcmp(locals[i].limiter, limiter, len) == 0)
-			return &locals[i];
-
-	local = &locals[next_victim++ % LOCAL_LIMITERS];
-	flush_local(local);
-	local->limiter_len = len;
-	memcpy(local->limiter, limiter, len);
-	local->shared = NULL;
-	return local;
-}
-
-/* The limiter that this backend counts for from here on. */
-static LocalLimiter *current = &locals[0];
 
 /* Count for this limiter from here on. */
 void
 stats_set_limiter(const char *limiter, int len)
 {
-	if (limiters)
-		current = find_local(limiter, len);
+	static uint32 next_victim = 0;	/* wraps around to a multiple */
+	Line	   *lines;
+	int			n = 0;
+
+	if (!limiters)
+		return;
+	lines = all_lines[my_proc_number()].lines;
+	while (n < OWN_LIMITERS && (own[n].limiter_len != len ||
+								memcmp(own[n].limiter, limiter, len) != 0))
+		n++;
+	if (n == OWN_LIMITERS)
+	{
+		n = next_victim++ % OWN_LIMITERS;
+		give_line(&lines[n], limiter, len);
+		own[n].limiter_len = len;
+		memcpy(own[n].limiter, limiter, len);
+	}
+	current = &lines[n];
 }
 
 /* Count one call of the limiter last set. */
-void
+void pg_attribute_hot
 stats_count(StatsCount what)
 {
-	if (!limiters)
-		return;
-	current->counts[what]++;
-	if (++current->calls >= FLUSH_AFTER)
-		flush_local(current);
+	/* nobody else writes to it */
+	if (current)
+		pg_atomic_write_u64(&current->counts[what],
+							pg_atomic_read_u64(&current->counts[what]) + 1);
 }
 
 /* Visit the n-th limiter of this database; false when there is none. */
@@ -222,12 +236,10 @@ stats_get(int n, char *limiter, int *len, uint64 *counts)
 	LWLockAcquire(limiters_lock, LW_SHARED);
 	for (int i = 0; i < MAX_LIMITERS && !found; i++)
 	{
-		if (limiters[i].database != MyDatabaseId || n-- > 0)
+		if (limiters[i].database != MyDatabaseId || !count_shown(i, counts) || n-- > 0)
 			continue;
 		*len = limiters[i].limiter_len;
 		memcpy(limiter, limiters[i].limiter, *len);
-		for (int j = 0; j < N_COUNTS; j++)
-			counts[j] = pg_atomic_read_u64(&limiters[i].counts[j]);
 		found = true;
 	}
 	LWLockRelease(limiters_lock);
@@ -238,23 +250,41 @@ stats_get(int n, char *limiter, int *len, uint64 *counts)
 void
 stats_reset(void)
 {
-	stats_flush();
-	LWLockAcquire(limiters_lock, LW_SHARED);
+	LWLockAcquire(limiters_lock, LW_EXCLUSIVE);
 	for (int i = 0; i < MAX_LIMITERS; i++)
 		if (limiters[i].database == MyDatabaseId)
-			for (int j = 0; j < N_COUNTS; j++)
-				pg_atomic_write_u64(&limiters[i].counts[j], 0);
+			count_all(i, limiters[i].before);
 	LWLockRelease(limiters_lock);
 }
 
-/* The database, or its extension, is gone. */
+/*
+ * The database, or its extension, is gone.  Of a database that is there, backends
+ * go on with their lines should it get the extension again.
+ */
 void
-stats_forget_database(Oid database)
+stats_forget_database(Oid database, bool dropped)
 {
 	LWLockAcquire(limiters_lock, LW_EXCLUSIVE);
+	for (int i = 0; i < MaxBackends && dropped; i++)
+	{
+		for (int k = 0; k < OWN_LIMITERS; k++)
+		{
+			Line	   *line = &all_lines[i].lines[k];
+
+			if (line->limiter != NO_LIMITER &&
+				limiters[line->limiter].database == database)
+				clear_line(line);
+		}
+	}
 	for (int i = 0; i < MAX_LIMITERS; i++)
-		if (limiters[i].database == database)
+	{
+		if (limiters[i].database != database)
+			continue;
+		limiters[i].forgotten = true;
+		count_all(i, limiters[i].before);
+		if (dropped)
 			limiters[i].database = InvalidOid;
+	}
 	LWLockRelease(limiters_lock);
 }
 
@@ -273,16 +303,16 @@ stats_save(Saving *saving)
 	for (int i = 0; i < MAX_LIMITERS && snapshot_go_on(saving); i++)
 	{
 		SavedLimiter record;
+		bool		shown;
 
 		memset(&record, 0, sizeof(record));
 		LWLockAcquire(limiters_lock, LW_SHARED);
 		record.database = limiters[i].database;
 		record.limiter_len = limiters[i].limiter_len;
 		memcpy(record.limiter, limiters[i].limiter, MAX_LIMITER_LEN);
-		for (int j = 0; j < N_COUNTS; j++)
-			record.counts[j] = pg_atomic_read_u64(&limiters[i].counts[j]);
+		shown = OidIsValid(record.database) && count_shown(i, record.counts);
 		LWLockRelease(limiters_lock);
-		if (OidIsValid(record.database))
+		if (shown)
 			snapshot_put(saving, SAVED_LIMITER, &record,
 						 offsetof(SavedLimiter, limiter) + record.limiter_len);
 	}
@@ -292,7 +322,7 @@ bool
 stats_load(SavedKind kind, const char *bytes, Size size, Loading *loading)
 {
 	SavedLimiter record;
-	SharedLimiter *shared;
+	int			shared;
 
 	if (size < offsetof(SavedLimiter, limiter) || size > sizeof(record))
 		return false;
@@ -307,7 +337,7 @@ stats_load(SavedKind kind, const char *bytes, Size size, Loading *loading)
 	if (!loading->take)
 		return true;
 	shared = find_or_make(record.database, record.limiter, record.limiter_len);
-	for (int j = 0; j < N_COUNTS && shared; j++)
-		pg_atomic_fetch_add_u64(&shared->counts[j], record.counts[j]);
+	for (int j = 0; j < N_COUNTS && shared != NO_LIMITER; j++)
+		limiters[shared].counts[j] += record.counts[j];
 	return true;
 }

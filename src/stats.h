@@ -19,13 +19,11 @@ typedef enum StatsCount
 
 extern Size stats_size(void);
 extern void stats_startup(void *memory, LWLock *lock, bool found);
-extern void stats_init(void);
 extern void stats_set_limiter(const char *limiter, int len);
 extern void stats_count(StatsCount what);
-extern void stats_flush(void);
 extern bool stats_get(int n, char *limiter, int *len, uint64 *counts);
 extern void stats_reset(void);
-extern void stats_forget_database(Oid database);
+extern void stats_forget_database(Oid database, bool dropped);
 
 #pragma GCC visibility pop
 

@@ -23,7 +23,6 @@
 #include <math.h>
 
 #include "access/table.h"
-#include "access/xact.h"
 #include "access/xlog.h"
 #include "block.h"
 #include "catalog/pg_type.h"

@@ -13,7 +13,6 @@
  */
 #include "ratelimit.h"
 
-#include "access/xact.h"
 #include "access/xlog.h"
 #include "common/hashfn.h"
 #include "miscadmin.h"

@@ -17,7 +17,6 @@
 #include "ratelimit.h"
 
 #include "access/htup_details.h"
-#include "access/xact.h"
 #include "catalog/pg_database.h"
 #include "databases.h"
 #include "episodes.h"

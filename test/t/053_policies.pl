@@ -328,10 +328,14 @@ $sql->("DELETE FROM rate_limit_policies; INSERT INTO rate_limit_policies (policy
 $node->backup('backup');
 my $standby = PostgreSQL::Test::Cluster->new('standby');
 $standby->init_from_backup($node, 'backup', has_streaming => 1);
+# what the old snapshot below sees is not to be cleaned away under it
+$standby->append_conf('postgresql.conf', "hot_standby_feedback = on\nwal_receiver_status_interval = 1");
 $standby->start;
 $node->wait_for_catchup($standby, 'replay', $node->lsn('insert'));
 my @on_standby = (in_session($standby), in_session($standby));
 $on_standby[1]->query_safe('BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM rate_limit_policies');
+$node->poll_query_until('postgres', 'SELECT count(backend_xmin) = 1 FROM pg_stat_replication')
+	or die 'the standby does not tell of its snapshot';
 is(join(' ', map { $_->query_safe($capacity) } @on_standby), '1 1', 'standby: reads the policy');
 foreach (
 	[ "UPDATE rate_limit_policies SET capacity = 2", 2 ],
