@@ -85,6 +85,36 @@ shmem_give(const BucketId *id, double tokens, double *given)
 	return false;
 }
 
+/* Make the slot's bucket full if it is of the database, and the limiter, if any. */
+static bool
+reset_slot(uint32 n, Oid database, const char *limiter, int limiter_len)
+{
+	Slot	   *slot = &store.slots[n];
+
+	while (((volatile uint32 *) store.tags)[n] >= TAG_FIRST)
+	{
+		uint64		word = read_word(slot);
+		bool		living = false;
+
+		if (slot->database != database)
+			return false;
+		if (!lock_word(slot, word))
+			continue;
+		if (slot->database == database &&
+			(!limiter ? slot->u.bucket.name[0] != BLOCK_PREFIX :
+			 (slot->u.bucket.limiter_len == limiter_len &&
+			  memcmp(slot->u.bucket.name, limiter, limiter_len) == 0)))
+		{
+			living = owed_of(slot, word, monotonic_ns()) > 0;
+			unlock_changed(slot, word, 0);
+		}
+		else
+			unlock_unchanged(slot, word);
+		return living;
+	}
+	return false;
+}
+
 /*
  * Make all buckets of a database, or of a limiter in it, full, blocks excepted;
  * how many.
@@ -92,35 +122,28 @@ shmem_give(const BucketId *id, double tokens, double *given)
 int64
 shmem_reset_all(Oid database, const char *limiter, int limiter_len)
 {
+	uint32		per_partition = store.groups * GROUP_SLOTS;
 	int64		reset = 0;
 
-	for (uint32 n = 0; n < shmem_slots(); n++)
+	for (uint32 partition = 0; partition < store.partitions; partition++)
 	{
-		Slot	   *slot = &store.slots[n];
+		pg_atomic_uint32 *layout = &store.header->layout[partition];
+		uint32		before;
 
-		if (n % 1024 == 0)
-			CHECK_FOR_INTERRUPTS();
-		while (((volatile uint32 *) store.tags)[n] >= TAG_FIRST)
+		/* buckets that moved meanwhile may have passed us by */
+		do
 		{
-			uint64		word = read_word(slot);
-
-			if (slot->database != database)
-				break;
-			if (!lock_word(slot, word))
-				continue;
-			if (slot->database == database &&
-				(!limiter ? slot->u.bucket.name[0] != BLOCK_PREFIX :
-				 (slot->u.bucket.limiter_len == limiter_len &&
-				  memcmp(slot->u.bucket.name, limiter, limiter_len) == 0)))
+			before = pg_atomic_read_u32(layout);
+			pg_read_barrier();
+			for (uint32 i = 0; i < per_partition; i++)
 			{
-				if (owed_of(slot, word, monotonic_ns()) > 0)
-					reset++;
-				unlock_changed(slot, word, 0);
+				if (i % 1024 == 0)
+					CHECK_FOR_INTERRUPTS();
+				reset += reset_slot(partition * per_partition + i, database,
+									limiter, limiter_len);
 			}
-			else
-				unlock_unchanged(slot, word);
-			break;
-		}
+			pg_read_barrier();
+		} while (pg_atomic_read_u32(layout) != before || (before & LAYOUT_MOVING));
 	}
 	return reset;
 }
@@ -149,7 +172,7 @@ shmem_databases(Oid *databases, int n, int max)
 uint32
 shmem_slots(void)
 {
-	return store.header->partitions * store.header->groups * GROUP_SLOTS;
+	return store.partitions * store.groups * GROUP_SLOTS;
 }
 
 /* Copy out the slot's bucket if it lives and is the database's. */
@@ -157,14 +180,12 @@ bool
 shmem_view(uint32 n, Oid database, BucketView *view)
 {
 	Slot	   *slot = &store.slots[n];
-	char		name[INLINE_BYTES + MAX_CONTINUATIONS * CONTINUATION_BYTES];
+	char		name[MAX_NAMES];
 
 	while (((volatile uint32 *) store.tags)[n] >= TAG_FIRST)
 	{
 		uint64		word = read_word(slot);
-		uint32		next = slot->link;
 		Owed		full_at;
-		int			done = INLINE_BYTES;
 
 		if (slot->database != database)
 		{
@@ -177,14 +198,7 @@ shmem_view(uint32 n, Oid database, BucketView *view)
 		view->limiter_len = slot->u.bucket.limiter_len;
 		view->key_len = slot->u.bucket.key_len;
 		full_at = full_at_of(slot, word);
-		memcpy(name, slot->u.bucket.name, INLINE_BYTES);
-		while (done < view->limiter_len + view->key_len &&
-			   next < shmem_slots() && done < (int) sizeof(name))
-		{
-			memcpy(name + done, store.slots[next].u.continuation.name, CONTINUATION_BYTES);
-			done += CONTINUATION_BYTES;
-			next = store.slots[next].u.continuation.next;
-		}
+		slot_names(slot, name);
 		if (!unchanged(slot, word))
 			continue;
 
@@ -204,7 +218,7 @@ void
 shmem_partition_stats(int partition, Oid database, int64 *n_slots,
 					  int64 *living, int64 *evicted)
 {
-	uint32		per_partition = store.header->groups * GROUP_SLOTS;
+	uint32		per_partition = store.groups * GROUP_SLOTS;
 	BucketView	view;
 
 	*n_slots = per_partition;

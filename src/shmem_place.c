@@ -113,7 +113,7 @@ evict_one(const Probe *probe, int partition, const Held *held, int n_held)
 		uint64		nearest_word = 0;
 		double		least = 0;
 
-		for (uint32 i = 0; i < probe_length(); i++)
+		for (uint32 i = 0; i < probe_length(probe, EVICT_GROUPS); i++)
 		{
 			uint32		n = probe_slot(probe, i);
 			uint64		word;
@@ -156,21 +156,32 @@ release(const uint32 *claimed, const uint64 *words, int n)
 		unlock_changed(&store.slots[claimed[n]], words[n], 0);
 }
 
+/* A search is to find what is so far on the way. */
+static void
+extend_reach(const Probe *probe, uint32 i)
+{
+	if (*reach_of(probe) < i / GROUP_SLOTS)
+		*reach_of(probe) = i / GROUP_SLOTS;
+}
+
 /*
  * Lock and empty slots for a bucket: needed of them, the first for the bucket
- * itself.  False, and none locked, if there are not that many.
+ * itself, on its way through so many groups.  False, and none locked, if there
+ * are not that many.
  */
 static bool
-claim(const Probe *probe, int needed, uint32 *claimed, uint64 *words)
+claim(const Probe *probe, uint32 groups, int needed, uint32 *claimed, uint64 *words)
 {
 	int64		now = monotonic_ns();
 	int			n = 0;
 
-	for (uint32 i = 0; i < probe_length() && n < needed; i++)
+	for (uint32 i = 0; i < probe_length(probe, groups) && n < needed; i++)
 	{
 		claimed[n] = probe_slot(probe, i);
-		if (claim_slot(claimed[n], now, &words[n]))
-			n++;
+		if (!claim_slot(claimed[n], now, &words[n]))
+			continue;
+		if (n++ == 0)
+			extend_reach(probe, i);
 	}
 	if (n == needed)
 		return true;
@@ -180,10 +191,10 @@ claim(const Probe *probe, int needed, uint32 *claimed, uint64 *words)
 
 /* Write the bucket into its claimed slots and release them. */
 static void
-fill(const BucketId *id, const BucketRule *rule, Owed full_at, uint32 tag,
+fill(const BucketId *id, const BucketRule *rule, Owed full_at,
 	 int needed, const uint32 *claimed, const uint64 *words)
 {
-	char		name[INLINE_BYTES + MAX_CONTINUATIONS * CONTINUATION_BYTES];
+	char		name[MAX_NAMES];
 	Slot	   *slot = &store.slots[claimed[0]];
 
 	memcpy(name, id->limiter, id->limiter_len);
@@ -208,7 +219,7 @@ fill(const BucketId *id, const BucketRule *rule, Owed full_at, uint32 tag,
 	slot->u.bucket.limiter_len = id->limiter_len;
 	slot->u.bucket.key_len = id->key_len;
 	memcpy(slot->u.bucket.name, name, INLINE_BYTES);
-	store.tags[claimed[0]] = tag;
+	store.tags[claimed[0]] = probe_of(id->hash).tag;
 	unlock_changed(slot, words[0], full_at);
 }
 
@@ -218,6 +229,102 @@ slots_needed(const BucketId *id)
 	int			beyond = id->limiter_len + id->key_len - INLINE_BYTES;
 
 	return 1 + (Max(beyond, 0) + CONTINUATION_BYTES - 1) / CONTINUATION_BYTES;
+}
+
+/*
+ * Growing
+ */
+
+/* Move the slot's bucket to where it belongs, if it lives. */
+static void
+move_bucket(uint32 n, int partition)
+{
+	Slot	   *slot = &store.slots[n];
+	char		names[MAX_NAMES];
+	BucketId	id;
+	BucketRule	rule = {0};
+	Probe		probe;
+	uint32		claimed[1 + MAX_CONTINUATIONS];
+	uint64		words[1 + MAX_CONTINUATIONS];
+	uint64		word;
+
+	do
+	{
+		word = read_word(slot);
+	} while (!lock_word(slot, word));
+
+	if (owed_of(slot, word, monotonic_ns()) > 0)
+	{
+		slot_names(slot, names);
+		make_bucket_id(&id, slot->database, names, slot->u.bucket.limiter_len,
+					   names + slot->u.bucket.limiter_len, slot->u.bucket.key_len);
+		probe = probe_of(id.hash);
+		if (n / GROUP_SLOTS == probe.first_group + probe.home)
+		{
+			unlock_unchanged(slot, word);
+			return;
+		}
+		rule.capacity = slot->u.bucket.capacity;
+		rule.refill = slot->u.bucket.refill;
+		if (claim(&probe, PROBE_GROUPS, slots_needed(&id), claimed, words))
+			fill(&id, &rule, full_at_of(slot, word), slots_needed(&id), claimed, words);
+		else
+			pg_atomic_fetch_add_u64(&store.header->evicted[partition], 1);
+	}
+	empty(n);
+	unlock_changed(slot, word, 0);
+}
+
+/*
+ * Use twice as many groups of a partition, holding its lock and no words in it;
+ * false if all are used.
+ *
+ * From the last group to the first: a bucket then moves to groups whose buckets
+ * have moved already, mostly to one that only its own group comes to, so there is
+ * room.  (Were there none, which takes 512 slots in a row, it would give way.)
+ */
+static bool
+grow(int partition)
+{
+	pg_atomic_uint32 *layout = &store.header->layout[partition];
+	uint32		shift = pg_atomic_read_u32(layout) & LAYOUT_SHIFT;
+	uint32		first = partition * store.groups;
+	uint32		used = store.groups >> shift;
+
+	if (shift == 0)
+		return false;
+	pg_atomic_write_u32(layout, (shift - 1) | LAYOUT_MOVING);
+	pg_write_barrier();
+	memset(store.reach + first, 0, store.groups);
+	for (uint32 n = (first + used) * GROUP_SLOTS; n-- > first * GROUP_SLOTS;)
+		if (store.tags[n] >= TAG_FIRST)
+			move_bucket(n, partition);
+	pg_write_barrier();
+	pg_atomic_write_u32(layout, shift - 1);
+	return true;
+}
+
+/* Claim slots for a bucket, growing the partition if that is what it takes. */
+static bool
+claim_or_grow(const BucketId *id, uint32 groups, uint32 *claimed, uint64 *words)
+{
+	for (;;)
+	{
+		Probe		probe = probe_of(id->hash);
+
+		if (claim(&probe, (probe.layout & LAYOUT_SHIFT) ? 1 : groups,
+				  slots_needed(id), claimed, words))
+			return true;
+		if (!grow(shmem_partition(id->hash)))
+			return false;
+	}
+}
+
+/* How far to look for room: not far where another bucket gives way anyway. */
+static uint32
+groups_for(PlaceMode mode)
+{
+	return mode == PLACE_OR_SPILL || mode == PLACE_IF_ROOM ? PROBE_GROUPS : EVICT_GROUPS;
 }
 
 /* Let a bucket owe so much, if it is here. */
@@ -249,8 +356,7 @@ place_or_set(const BucketId *id, const BucketRule *rule, Owed owed, bool set,
 			 PlaceMode mode, Decision *decision)
 {
 	int			partition = shmem_partition(id->hash);
-	Probe		probe = probe_of(id->hash);
-	int			needed = slots_needed(id);
+	Probe		probe;
 	uint32		claimed[1 + MAX_CONTINUATIONS];
 	uint64		words[1 + MAX_CONTINUATIONS];
 
@@ -273,11 +379,11 @@ place_or_set(const BucketId *id, const BucketRule *rule, Owed owed, bool set,
 	decision->allowed = bucket_take(rule, &decision->owed);
 	while (decision->owed > 0)
 	{
-		if (claim(&probe, needed, claimed, words))
+		if (claim_or_grow(id, groups_for(mode), claimed, words))
 		{
 			fill(id, rule,
 				 decision->owed + (rule->timed ? monotonic_ns() : 0),
-				 probe.tag, needed, claimed, words);
+				 slots_needed(id), claimed, words);
 			break;
 		}
 		if (mode == PLACE_OR_SPILL)
@@ -287,6 +393,7 @@ place_or_set(const BucketId *id, const BucketRule *rule, Owed owed, bool set,
 			shmem_unlock_partition(partition);
 			return false;
 		}
+		probe = probe_of(id->hash);
 		(void) evict_one(&probe, partition, NULL, 0);
 	}
 
@@ -342,6 +449,16 @@ typedef enum AllResult
 	ALL_NO_ROOM					/* and nothing more to evict */
 } AllResult;
 
+static void
+release_all(Held *held, int n)
+{
+	for (int i = 0; i < n; i++)
+	{
+		release(held[i].claimed, held[i].words, held[i].n_claimed);
+		held[i].n_claimed = 0;
+	}
+}
+
 /* Find the calls' buckets, and claim slots for those that are not here. */
 static AllResult
 find_or_claim(BucketCall *calls, int n, PlaceMode mode, Held *held,
@@ -380,8 +497,15 @@ find_or_claim(BucketCall *calls, int n, PlaceMode mode, Held *held,
 		}
 		if (calls[i].rule.take == 0)
 			continue;			/* stays as it is */
-		if (claim(&probe, slots_needed(&calls[i].id), held[i].claimed, held[i].words))
+		if (claim(&probe, (probe.layout & LAYOUT_SHIFT) ? 1 : groups_for(mode),
+				  slots_needed(&calls[i].id), held[i].claimed, held[i].words))
 			held[i].n_claimed = slots_needed(&calls[i].id);
+		else if (probe.layout & LAYOUT_SHIFT)
+		{
+			release_all(held, n);
+			(void) grow(partition);
+			return ALL_BUSY;
+		}
 		else if (mode == PLACE_OR_SPILL)
 		{
 			spill_mark(partition);
@@ -470,7 +594,7 @@ decide_locked(BucketCall *calls, int n, Held *held, bool apply)
 			unlock_unchanged(slot, held[i].word);
 		else if (held[i].n_claimed > 0 && apply)
 		{
-			fill(&calls[i].id, rule, full_at, probe_of(calls[i].id.hash).tag,
+			fill(&calls[i].id, rule, full_at,
 				 held[i].n_claimed, held[i].claimed, held[i].words);
 			held[i].n_claimed = 0;
 		}
@@ -501,8 +625,7 @@ try_all(BucketCall *calls, int n, PlaceMode mode, bool apply, Held *held,
 					unlock_unchanged(held[n_locked].slot, held[n_locked].word);
 		}
 	}
-	for (int i = 0; i < n; i++)
-		release(held[i].claimed, held[i].words, held[i].n_claimed);
+	release_all(held, n);
 	return result;
 }
 
@@ -562,12 +685,15 @@ claim_places(const Probe *probe, int needed, const uint32 *places,
 
 	for (int i = 0; i < needed; i++)
 	{
-		bool		on_way = false;
+		uint32		j = 0;
 
-		for (uint32 j = 0; j < probe_length() && !on_way; j++)
-			on_way = probe_slot(probe, j) == places[i];
-		if (!on_way || !claim_slot(places[i], now, &words[n]))
+		while (j < probe_length(probe, PROBE_GROUPS) && probe_slot(probe, j) != places[i])
+			j++;
+		if (j == probe_length(probe, PROBE_GROUPS) ||
+			!claim_slot(places[i], now, &words[n]))
 			break;
+		if (n == 0)
+			extend_reach(probe, j);
 		claimed[n++] = places[i];
 	}
 	if (n == needed)
@@ -604,7 +730,6 @@ shmem_restore(const BucketId *id, double capacity, double refill, Owed owed,
 	Probe		probe = probe_of(id->hash);
 	BucketRule	rule = {.capacity = capacity,.refill = refill};
 	Owed		full_at = owed + (bucket_timed(capacity, refill) ? now : 0);
-	int			needed = slots_needed(id);
 	uint32		claimed[1 + MAX_CONTINUATIONS];
 	uint64		words[1 + MAX_CONTINUATIONS];
 	bool		room = true;
@@ -620,15 +745,16 @@ shmem_restore(const BucketId *id, double capacity, double refill, Owed owed,
 	}
 	if (owed <= 0)
 		return true;
-	if (places && claim_places(&probe, needed, places, claimed, words))
+	if (places && claim_places(&probe, slots_needed(id), places, claimed, words))
 		free_way(&probe, claimed[0]);
 	else
-		while (!claim(&probe, needed, claimed, words))
+		while (!claim_or_grow(id, PROBE_GROUPS, claimed, words))
 		{
 			room = false;
+			probe = probe_of(id->hash);
 			(void) evict_one(&probe, shmem_partition(id->hash), NULL, 0);
 		}
-	fill(id, &rule, full_at, probe.tag, needed, claimed, words);
+	fill(id, &rule, full_at, slots_needed(id), claimed, words);
 	return room;
 }
 
@@ -636,9 +762,9 @@ shmem_restore(const BucketId *id, double capacity, double refill, Owed owed,
 void
 shmem_forget_database(Oid database)
 {
-	uint32		per_partition = store.header->groups * GROUP_SLOTS;
+	uint32		per_partition = store.groups * GROUP_SLOTS;
 
-	for (uint32 partition = 0; partition < store.header->partitions; partition++)
+	for (uint32 partition = 0; partition < store.partitions; partition++)
 	{
 		shmem_lock_partition(partition);
 		for (uint32 i = 0; i < per_partition; i++)

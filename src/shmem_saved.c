@@ -30,6 +30,7 @@ typedef struct SavedStore
 	uint32		partitions;
 	uint32		groups;
 	uint64		evicted[MAX_PARTITIONS];
+	uint8		shift[MAX_PARTITIONS];	/* of the layout */
 } SavedStore;
 
 typedef struct SavedBucket
@@ -41,7 +42,7 @@ typedef struct SavedBucket
 	uint32		places[1 + MAX_CONTINUATIONS];	/* slots that it lives in */
 	uint8		limiter_len;
 	uint8		key_len;
-	char		names[INLINE_BYTES + MAX_CONTINUATIONS * CONTINUATION_BYTES];
+	char		names[MAX_NAMES];
 } SavedBucket;
 
 StaticAssertDecl(sizeof(SavedStore) <= MAX_SAVED_SIZE &&
@@ -56,11 +57,14 @@ shmem_save(Saving *saving)
 {
 	SavedStore	record = {0};
 
-	record.seed = store.header->seed;
-	record.partitions = store.header->partitions;
-	record.groups = store.header->groups;
+	record.seed = store.seed;
+	record.partitions = store.partitions;
+	record.groups = store.groups;
 	for (int i = 0; i < MAX_PARTITIONS; i++)
+	{
 		record.evicted[i] = pg_atomic_read_u64(&store.header->evicted[i]);
+		record.shift[i] = pg_atomic_read_u32(&store.header->layout[i]) & LAYOUT_SHIFT;
+	}
 	snapshot_put(saving, SAVED_STORE, &record, sizeof(record));
 }
 
@@ -74,7 +78,6 @@ copy_bucket(uint32 n, int64 began, SavedBucket *record)
 	{
 		uint64		word = read_word(slot);
 		uint32		next = slot->link;
-		int			done = INLINE_BYTES;
 		int			len;
 		Owed		owed;
 
@@ -86,15 +89,12 @@ copy_bucket(uint32 n, int64 began, SavedBucket *record)
 		record->limiter_len = slot->u.bucket.limiter_len;
 		record->key_len = slot->u.bucket.key_len;
 		owed = full_at_of(slot, word);
-		memcpy(record->names, slot->u.bucket.name, INLINE_BYTES);
+		slot_names(slot, record->names);
 		len = record->limiter_len + record->key_len;
-		for (int i = 1; done < len && next < shmem_slots() &&
-			 done < (int) sizeof(record->names); i++)
+		for (int i = 1; i < lengthof(record->places) && next < shmem_slots() &&
+			 INLINE_BYTES + (i - 1) * CONTINUATION_BYTES < len; i++)
 		{
 			record->places[i] = next;
-			memcpy(record->names + done, store.slots[next].u.continuation.name,
-				   CONTINUATION_BYTES);
-			done += CONTINUATION_BYTES;
 			next = store.slots[next].u.continuation.next;
 		}
 		if (!unchanged(slot, word))
@@ -143,13 +143,20 @@ load_store(const char *bytes, Size size, Loading *loading)
 	if (size != sizeof(record))
 		return false;
 	memcpy(&record, bytes, size);
+	for (int i = 0; i < MAX_PARTITIONS; i++)
+		if (record.shift[i] > 31 || record.groups >> record.shift[i] == 0)
+			return false;
 	if (!loading->take)
 		return true;
 
-	loading->same_places = record.partitions == store.header->partitions &&
-		record.groups == store.header->groups;
+	loading->same_places = record.partitions == store.partitions &&
+		record.groups == store.groups;
 	if (loading->same_places)
+	{
 		store.seed = store.header->seed = record.seed;
+		for (int i = 0; i < MAX_PARTITIONS; i++)
+			pg_atomic_write_u32(&store.header->layout[i], record.shift[i]);
+	}
 	for (int i = 0; i < MAX_PARTITIONS; i++)
 		pg_atomic_fetch_add_u64(&store.header->evicted[loading->same_places ? i : 0],
 								record.evicted[i]);

@@ -5,11 +5,22 @@
  * Layout.  Slots of fixed size stand in groups of 16, groups in partitions, the
  * partitions in one array.  Each group has a line of 16 tags (32 bits of the
  * hash of the slot's key), so that one cache line tells which slots to look at.
- * A key's hash names its partition, its first group, and the place in the group
- * to look at first; its slot is within PROBE_GROUPS groups from there, wrapping
- * around in the partition.  A new key takes the first slot on that way that is
- * free.  A tag is zero until its slot is first used and never again, so a search
- * ends at the first zero: had the key come by, it would have stayed there.
+ * A key's hash names its partition, its home group, and the place in the group
+ * to look at first; the way goes on from group to group, wrapping around in the
+ * partition.  A new key takes the first slot on its way that is free.  A tag is
+ * zero until its slot is first used and never again, so a search ends at the first
+ * zero: had the key come by, it would have stayed there.  It also ends at the
+ * reach of the home group: no key at home there lives further away.
+ *
+ * Growing.  At first a partition uses a small part of its groups, so that few
+ * buckets do not lie on many pages: waiting for those costs a call more than all
+ * that it does.  Whenever a home group is full, twice as many groups are used, and
+ * buckets move to where they then belong, holding the partition's lock.  Its
+ * layout says how many groups are used, and, meanwhile, that buckets are moving:
+ * who did not find a bucket, and did not hold the lock, looks whether the layout
+ * is still the same.  A bucket that moves is made in its new slot while its old
+ * one is locked, and that is then emptied, so nothing can be taken from both.
+ * Once all groups are used, keys go on to other groups than their home.
  *
  * A bucket that is full again equals one that is absent, so its slot is free
  * without anybody freeing it.
@@ -53,8 +64,8 @@
  * tags and identities.  Never held across anything that throws, allocates or
  * waits for more than a word's lock.  Order: partition lock, then a word's lock;
  * at most 1 + MAX_CONTINUATIONS words are locked at once, all by the holder of
- * the partition's lock, and every other locker holds one word and waits for
- * nothing.
+ * the partition's lock (and that of a bucket that it moves), and every other
+ * locker holds one word and waits for nothing.
  *
  * A backend killed inside is followed by a restart of the whole server, which
  * starts with fresh memory; cancelling cannot interrupt here, as nothing checks
@@ -73,8 +84,14 @@
 #pragma GCC visibility push(hidden)
 
 #define GROUP_SLOTS			16
-#define PROBE_GROUPS		8
+#define PROBE_GROUPS		32	/* that a way may lead through */
+#define EVICT_GROUPS		8	/* the same where another bucket gives way instead */
 #define MIN_PARTITION_SLOTS 256
+#define FIRST_GROUPS		4	/* of a partition, or more, used from the start */
+#define MAX_GROWING_GROUPS	8192	/* of larger ones all: moving must not last */
+
+#define LAYOUT_SHIFT		0xFF	/* groups are used >> this */
+#define LAYOUT_MOVING		0x100	/* buckets are on the move */
 
 #define TAG_FREE			0	/* never used */
 #define TAG_CONTINUATION	1	/* no bucket here: a long key's rest, or nothing */
@@ -88,6 +105,7 @@
 #define INLINE_BYTES		78	/* of limiter and key */
 #define CONTINUATION_BYTES	100
 #define MAX_CONTINUATIONS	3
+#define MAX_NAMES			(INLINE_BYTES + MAX_CONTINUATIONS * CONTINUATION_BYTES)
 #define NO_SLOT				PG_UINT32_MAX
 
 /* Everything but the word changes only while the word is locked. */
@@ -119,8 +137,7 @@ typedef struct Slot
 
 StaticAssertDecl(sizeof(Slot) + sizeof(uint32) <= 128,
 				 "a bucket takes more than 128 bytes");
-StaticAssertDecl(MAX_LIMITER_LEN + MAX_KEY_LEN <=
-				 INLINE_BYTES + MAX_CONTINUATIONS * CONTINUATION_BYTES,
+StaticAssertDecl(MAX_LIMITER_LEN + MAX_KEY_LEN <= MAX_NAMES,
 				 "the longest names do not fit");
 
 typedef struct Header
@@ -128,6 +145,7 @@ typedef struct Header
 	uint64		seed;			/* of the hash, unlike in every server */
 	uint32		partitions;		/* a power of two */
 	uint32		groups;			/* a partition */
+	pg_atomic_uint32 layout[MAX_PARTITIONS];
 	pg_atomic_uint64 evicted[MAX_PARTITIONS];	/* since the first start */
 } Header;
 
@@ -139,6 +157,7 @@ typedef struct Store
 	uint32		partitions;
 	uint32		groups;
 	LWLockPadded *locks;		/* a partition each */
+	uint8	   *reach;			/* of each group: 0 is itself */
 	uint32	   *tags;			/* partitions * groups * GROUP_SLOTS */
 	Slot	   *slots;			/* as many */
 } Store;
@@ -149,12 +168,15 @@ extern Store store;
 typedef struct Probe
 {
 	uint32		tag;
-	uint32		first_slot;		/* of the partition */
+	uint32		layout;			/* of the partition, as it was */
+	uint32		used;			/* groups that it uses */
+	uint32		first_group;	/* of the partition */
 	uint32		home;			/* group in the partition */
 	uint32		way;			/* place in the group */
 } Probe;
 
 extern bool slot_rest_is(const Slot *slot, const BucketId *id);
+extern void slot_names(const Slot *slot, char *names);
 extern void unlock_changed(Slot *slot, uint64 word, Owed full_at);
 
 /* The hash's bits: 0-6 partition, 7-38 tag, 28-31 way, 32-63 group. */
@@ -166,17 +188,19 @@ probe_of(uint64 hash)
 	probe.tag = (uint32) (hash >> 7);
 	if (probe.tag < TAG_FIRST)
 		probe.tag += TAG_FIRST;
-	probe.first_slot = (hash & (store.partitions - 1)) * store.groups * GROUP_SLOTS;
-	probe.home = (uint32) (((hash >> 32) * store.groups) >> 32);
+	probe.layout = pg_atomic_read_u32(&store.header->layout[hash & (store.partitions - 1)]);
+	probe.used = store.groups >> (probe.layout & LAYOUT_SHIFT);
+	probe.first_group = (hash & (store.partitions - 1)) * store.groups;
+	probe.home = (uint32) (((hash >> 32) * probe.used) >> 32);
 	probe.way = (hash >> 28) % GROUP_SLOTS;
 	return probe;
 }
 
-/* How many slots a search may look at. */
+/* How many slots a way leads through, of so many groups. */
 static inline uint32
-probe_length(void)
+probe_length(const Probe *probe, uint32 groups)
 {
-	return Min(store.groups, PROBE_GROUPS) * GROUP_SLOTS;
+	return Min(probe->used, groups) * GROUP_SLOTS;
 }
 
 /* The first slot of the group of the i-th slot on the way. */
@@ -185,9 +209,9 @@ probe_group(const Probe *probe, uint32 i)
 {
 	uint32		group = probe->home + i / GROUP_SLOTS;
 
-	if (group >= store.groups)
-		group -= store.groups;
-	return probe->first_slot + group * GROUP_SLOTS;
+	if (group >= probe->used)
+		group -= probe->used;
+	return (probe->first_group + group) * GROUP_SLOTS;
 }
 
 /* The i-th slot on the way. */
@@ -195,6 +219,13 @@ static inline uint32
 probe_slot(const Probe *probe, uint32 i)
 {
 	return probe_group(probe, i) + (probe->way + i) % GROUP_SLOTS;
+}
+
+/* How many groups after its home the way leads through. */
+static inline volatile uint8 *
+reach_of(const Probe *probe)
+{
+	return &store.reach[probe->first_group + probe->home];
 }
 
 /* Read the word, once it is not locked. */
@@ -276,16 +307,17 @@ slot_is(const Slot *slot, const BucketId *id)
 	return inline_key == id->key_len || slot_rest_is(slot, id);
 }
 
-/*
- * The bucket's slot and its word, or NULL.  Without the partition's lock, NULL
- * may be out of date, and a slot is certain only with its word unchanged.
- */
-static pg_attribute_always_inline Slot *
-find(const BucketId *id, const Probe *way, uint64 *word)
-{
-	uint32		length = probe_length();
+extern bool way_changed(uint64 hash, Probe *way);
 
-	for (uint32 i = 0; i < length; i += GROUP_SLOTS)
+/* One look for a bucket: see find(). */
+static pg_attribute_always_inline Slot *
+find_once(const BucketId *id, const Probe *way, uint64 *word)
+{
+	uint32		last = 0;
+
+	/* the layout was read before */
+	pg_read_barrier();
+	for (uint32 i = 0; i <= last; i += GROUP_SLOTS)
 	{
 		uint32		group = probe_group(way, i);
 
@@ -303,8 +335,26 @@ find(const BucketId *id, const Probe *way, uint64 *word)
 			else if (tag == TAG_FREE)
 				return NULL;
 		}
+		if (i == 0)
+			last = *reach_of(way) * GROUP_SLOTS;
 	}
 	return NULL;
+}
+
+/*
+ * The bucket's slot and its word, or NULL.  Without the partition's lock, NULL
+ * may be out of date, and a slot is certain only with its word unchanged.
+ */
+static pg_attribute_always_inline Slot *
+find(const BucketId *id, Probe *way, uint64 *word)
+{
+	for (;;)
+	{
+		Slot	   *slot = find_once(id, way, word);
+
+		if (likely(slot) || likely(!way_changed(id->hash, way)))
+			return slot;
+	}
 }
 
 #pragma GCC visibility pop

@@ -23,7 +23,9 @@ dimensions(uint32 *partitions, uint32 *groups)
 	while (n > 1 && max_buckets_setting / n < MIN_PARTITION_SLOTS)
 		n /= 2;
 	*partitions = n;
-	*groups = (max_buckets_setting / n + GROUP_SLOTS - 1) / GROUP_SLOTS;
+	/* a little more where there is room in 128 bytes a bucket: ways stay short */
+	*groups = Max((max_buckets_setting / n + GROUP_SLOTS - 1) / GROUP_SLOTS,
+				  (max_buckets_setting / 32 + (int64) max_buckets_setting) / n / GROUP_SLOTS);
 }
 
 Size
@@ -36,7 +38,19 @@ shmem_store_size(void)
 	dimensions(&partitions, &groups);
 	size = mul_size((Size) partitions * groups * GROUP_SLOTS,
 					sizeof(uint32) + sizeof(Slot));
+	size = add_size(size, CACHELINEALIGN((Size) partitions * groups));
 	return add_size(size, CACHELINEALIGN(sizeof(Header)));
+}
+
+/* How much smaller than it may become a partition is at first. */
+static uint32
+first_shift(uint32 groups)
+{
+	uint32		shift = 0;
+
+	while (groups <= MAX_GROWING_GROUPS && groups >> (shift + 1) >= FIRST_GROUPS)
+		shift++;
+	return shift;
 }
 
 /* One for each partition. */
@@ -66,17 +80,23 @@ shmem_store_startup(void *memory, LWLockPadded *my_locks, bool found)
 		if (!pg_strong_random(&store.header->seed, sizeof(store.header->seed)))
 			store.header->seed = (uint64) monotonic_ns();
 		for (int i = 0; i < MAX_PARTITIONS; i++)
+		{
+			pg_atomic_init_u32(&store.header->layout[i], first_shift(store.header->groups));
 			pg_atomic_init_u64(&store.header->evicted[i], 0);
+		}
 	}
 	store.seed = store.header->seed;
 	store.partitions = store.header->partitions;
 	store.groups = store.header->groups;
 	n = (Size) store.partitions * store.groups * GROUP_SLOTS;
 	p += CACHELINEALIGN(sizeof(Header));
+	store.reach = (uint8 *) p;
+	p += CACHELINEALIGN(n / GROUP_SLOTS);
 	store.tags = (uint32 *) p;
 	store.slots = (Slot *) (p + n * sizeof(uint32));
 	if (!found)
 	{
+		memset(store.reach, 0, n / GROUP_SLOTS);
 		memset(store.tags, 0, n * sizeof(uint32));
 		memset(store.slots, 0, n * sizeof(Slot));
 		for (Size i = 0; i < n; i++)
@@ -156,6 +176,44 @@ unlock_changed(Slot *slot, uint64 word, Owed full_at)
 		value &= WORD_VALUES - 1;
 	pg_write_barrier();
 	pg_atomic_write_u64(&slot->word, value << 1);
+}
+
+/*
+ * The way to a bucket that was not there: has it changed since it was worked out?
+ * If so, it is worked out anew, once nothing moves.
+ */
+bool
+way_changed(uint64 hash, Probe *way)
+{
+	pg_atomic_uint32 *layout = &store.header->layout[shmem_partition(hash)];
+	SpinDelayStatus delay;
+
+	/* the tags were read before */
+	pg_read_barrier();
+	if (way->layout == pg_atomic_read_u32(layout) && !(way->layout & LAYOUT_MOVING))
+		return false;
+	init_local_spin_delay(&delay);
+	while (pg_atomic_read_u32(layout) & LAYOUT_MOVING)
+		perform_spin_delay(&delay);
+	finish_spin_delay(&delay);
+	*way = probe_of(hash);
+	return true;
+}
+
+/* The name of a bucket, MAX_NAMES bytes; of one that is changing anything. */
+void
+slot_names(const Slot *slot, char *names)
+{
+	int			len = slot->u.bucket.limiter_len + slot->u.bucket.key_len;
+	uint32		next = slot->link;
+
+	memcpy(names, slot->u.bucket.name, INLINE_BYTES);
+	for (int done = INLINE_BYTES; done < Min(len, MAX_NAMES) && next < shmem_slots();
+		 done += CONTINUATION_BYTES)
+	{
+		memcpy(names + done, store.slots[next].u.continuation.name, CONTINUATION_BYTES);
+		next = store.slots[next].u.continuation.next;
+	}
 }
 
 /* The part of the name that stands in the slot itself, and the rest. */

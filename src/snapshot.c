@@ -82,7 +82,7 @@
 #define SNAPSHOT_FILE	PGSTAT_STAT_PERMANENT_DIRECTORY "/" PG_TEMP_FILE_PREFIX ".ratelimit"
 #define SNAPSHOT_ASIDE	SNAPSHOT_FILE ".new"
 #define SNAPSHOT_MAGIC	0x524C5332	/* "RLS2" */
-#define SNAPSHOT_FORMAT 3			/* of header and records */
+#define SNAPSHOT_FORMAT 4			/* of header and records */
 
 #define HEADER_SIZE		512
 #define BUFFER_SIZE		65536

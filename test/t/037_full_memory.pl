@@ -18,7 +18,7 @@ CONF
 my $all = q{SELECT count(*), sum(tokens), md5(string_agg(concat_ws(' ', limiter, key, tokens), ',' ORDER BY limiter, key)) FROM rate_limit_status};
 
 # Every seventh with names that take more than one slot.
-foreach my $keys ($buckets * 3 / 4, $buckets)
+foreach my $keys ($buckets * 7 / 8, $buckets)
 {
 	$node->safe_psql('postgres', <<"SQL");
 SELECT count(rl_consume('key ' || i || CASE WHEN i % 7 = 0 THEN repeat('x', 100) ELSE '' END, 10, 0, i % 9 + 1))
