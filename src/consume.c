@@ -18,6 +18,7 @@
 #include "miscadmin.h"
 #include "refund.h"
 #include "stats.h"
+#include "violations.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
@@ -211,7 +212,7 @@ read_call(FunctionCallInfo fcinfo, BucketId *id)
 
 	for (int i = 0; i < lengthof(names); i++)
 		check_not_null(fcinfo, i, names[i]);
-	get_bucket_id(id, PG_GETARG_TEXT_PP(0), PG_GETARG_TEXT_PP(4));
+	get_bucket_id(id, get_text(PG_GETARG_DATUM(0)), get_text(PG_GETARG_DATUM(4)));
 	return get_rule(PG_GETARG_FLOAT8(1), PG_GETARG_FLOAT8(2), PG_GETARG_FLOAT8(3));
 }
 
@@ -256,6 +257,8 @@ decide_quickly(const BucketId *id, const BucketRule *rule, Decision *decision)
 	}
 	if (unlikely(refund_setting))
 		refund_reserve(1);
+	if (unlikely(shmem_denied_last))
+		violations_expect(id);
 	if (unlikely(block_possible(id) || !shmem_consume(id, rule, decision)))
 		decide_slowly(id, rule, decision);
 }

@@ -149,6 +149,7 @@ extern int	shmem_partitions(void);
 extern int	shmem_partition(uint64 hash);
 extern uint64 shmem_hash_limiter(Oid database, const char *limiter, int len);
 extern uint64 shmem_hash(uint64 limiter_hash, const char *key, int len);
+extern bool shmem_denied_last;
 extern void shmem_expect(uint64 hash);
 extern bool shmem_consume(const BucketId *id, const BucketRule *rule,
 						  Decision *decision);
@@ -289,6 +290,20 @@ monotonic_ns(void)
 
 	clock_gettime(CLOCK_MONOTONIC, &now);
 	return now.tv_sec * INT64CONST(1000000000) + now.tv_nsec;
+}
+
+/*
+ * DatumGetTextPP(), for arguments that are mostly short: no call of a function that
+ * returns what it was given.
+ */
+static inline text *
+get_text(Datum datum)
+{
+	text	   *value = (text *) DatumGetPointer(datum);
+
+	if (VARATT_IS_COMPRESSED(value) || VARATT_IS_EXTERNAL(value))
+		value = DatumGetTextPP(datum);
+	return value;
 }
 
 /* memcmp() == 0, for names: short, and compared where a call of libc is not cheap. */

@@ -329,6 +329,9 @@ shmem_expect(uint64 hash)
 	}
 }
 
+/* Was the last call here denied?  Denials come in rows. */
+bool		shmem_denied_last = false;
+
 /* Decide a call on a bucket that is here; false if it is not. */
 bool pg_attribute_hot
 shmem_consume(const BucketId *id, const BucketRule *rule, Decision *decision)
@@ -341,9 +344,9 @@ shmem_consume(const BucketId *id, const BucketRule *rule, Decision *decision)
 
 	/*
 	 * A bucket that this backend has not just used is not there yet: look at the
-	 * clock meanwhile.
+	 * clock meanwhile, but for a denial, which needs a second look (below).
 	 */
-	if (id->hash != last_hash && rule->timed)
+	if (id->hash != last_hash && rule->timed && !shmem_denied_last)
 		early = monotonic_ns();
 	last_hash = id->hash;
 
@@ -364,7 +367,10 @@ shmem_consume(const BucketId *id, const BucketRule *rule, Decision *decision)
 				return true;
 		}
 		if (consume_swap(slot, word, rule, clock_for(rule), decision))
+		{
+			shmem_denied_last = !decision->allowed;
 			return true;
+		}
 	}
 	return false;
 }

@@ -235,10 +235,10 @@ entry_is(const Entry *entry, const Names *names)
 		entry->gateway_len == gateway->len &&
 		entry->limiter_len == id->limiter_len &&
 		entry->key_len == id->key_len &&
-		memcmp(entry->name + gateway->len + id->limiter_len,
-			   id->key, id->key_len) == 0 &&
-		memcmp(entry->name, gateway->name, gateway->len) == 0 &&
-		memcmp(entry->name + gateway->len, id->limiter, id->limiter_len) == 0;
+		same_bytes(entry->name + gateway->len + id->limiter_len,
+				   id->key, id->key_len) &&
+		same_bytes(entry->name, gateway->name, gateway->len) &&
+		same_bytes(entry->name + gateway->len, id->limiter, id->limiter_len);
 }
 
 /*
@@ -294,7 +294,7 @@ probe_length(void)
  * Add n to the entry if its names are these.  False if they are not; *again if
  * they may have been until now.
  */
-static bool
+static pg_attribute_always_inline bool
 add_to_entry(Entry *entry, const Names *names, int64 n, int64 now, bool *again)
 {
 	uint64		word = pg_atomic_read_u64(&entry->word);
@@ -323,7 +323,7 @@ add_to_entry(Entry *entry, const Names *names, int64 n, int64 now, bool *again)
 }
 
 /* Add n to the entry if it is there; else false. */
-static inline bool
+static bool
 add_if_there(const Names *names, int64 n, int64 now)
 {
 	uint32		tag = tag_of(names->hash);
@@ -440,17 +440,44 @@ count_names(const Names *names, int64 n, int64 now)
 		pg_atomic_fetch_add_u64(&shared->lost, n);
 }
 
-/* Record n violations at a time of the monotonic clock. */
+/* A denial is likely to follow: fetch its entry, mostly in its first place. */
 void
+violations_expect(const BucketId *id)
+{
+	static uint64 last_hash = 0;
+
+	if (shared && id->hash != last_hash)
+	{
+		Names		names;
+		uint32		first;
+
+		last_hash = id->hash;
+		set_names(&names, id, my_gateway());
+		first = probe_entry(names.hash, 0);
+		__builtin_prefetch(&tags[first]);
+		__builtin_prefetch(&entries[first]);
+		__builtin_prefetch(&entries[first].name[16]);
+	}
+}
+
+/* Record n violations at a time of the monotonic clock. */
+void pg_attribute_hot
 violations_add(const BucketId *id, int64 n, int64 now)
 {
 	Names		names;
+	uint32		first;
+	bool		again;
 
 	/* the growth since the last fold should not be spread over much time */
 	if (now - (int64) pg_atomic_read_u64(&shared->folded_at) > episodes_fold_interval())
 		violations_fold(false);
 	set_names(&names, id, my_gateway());
-	count_names(&names, n, now);
+
+	/* mostly its entry is in the first place */
+	first = probe_entry(names.hash, 0);
+	if (((volatile uint32 *) tags)[first] != tag_of(names.hash) ||
+		!add_to_entry(&entries[first], &names, n, now, &again))
+		count_names(&names, n, now);
 }
 
 /* What was saved is loaded: to episodes and flags it is nothing new. */
