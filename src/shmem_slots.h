@@ -6,8 +6,8 @@
  * partitions in one array.  Each group has a line of 16 tags (32 bits of the
  * hash of the slot's key), so that one cache line tells which slots to look at.
  * A key's hash names its partition, its home group, and the place in the group
- * to look at first; the way goes on from group to group, wrapping around in the
- * partition.  A new key takes the first slot on its way that is free.  A tag is
+ * to look at first; the way goes on from group to group of the partition.  A new
+ * key takes the first slot on its way that is free.  A tag is
  * zero until its slot is first used and never again, so a search ends at the first
  * zero: had the key come by, it would have stayed there.  It also ends at the
  * reach of the home group: no key at home there lives further away.
@@ -203,14 +203,23 @@ probe_length(const Probe *probe, uint32 groups)
 	return Min(probe->used, groups) * GROUP_SLOTS;
 }
 
-/* The first slot of the group of the i-th slot on the way. */
+/*
+ * The first slot of the group of the i-th slot on the way.  Ways from neighbouring
+ * homes go apart, as those that run into each other grow long; by steps that are
+ * primes, and larger than any partition, they lead to every group.
+ */
 static inline uint32
 probe_group(const Probe *probe, uint32 i)
 {
-	uint32		group = probe->home + i / GROUP_SLOTS;
+	static const uint32 steps[] = {
+		2147483647, 2147483629, 2147483587, 2147483579,
+		2147483563, 2147483549, 2147483543, 2147483497
+	};
+	uint32		group = probe->home;
 
-	if (group >= probe->used)
-		group -= probe->used;
+	if (i >= GROUP_SLOTS)
+		group = (group + i / GROUP_SLOTS *
+				 (steps[probe->tag % lengthof(steps)] % probe->used)) % probe->used;
 	return (probe->first_group + group) * GROUP_SLOTS;
 }
 
