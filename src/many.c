@@ -69,6 +69,9 @@ row_order(Datum *keys, int n)
 	return order;
 }
 
+/* Buckets that rl_consume_each() fetches at a time. */
+#define AHEAD	16
+
 /*
  * rl_consume_each(keys, capacity, refill, cost, limiter) returns boolean[]: one
  * decision per key, in order.  All arguments are checked before the first.
@@ -99,17 +102,24 @@ rl_consume_each(PG_FUNCTION_ARGS)
 
 	answers = palloc(Max(n, 1) * sizeof(Datum));
 	order = row_order(keys, n);
-	for (int i = 0; i < n; i++)
+	for (int begin = 0; begin < n; begin += AHEAD)
 	{
-		int			at = order ? order[i] : i;
-		BucketId	id;
-		Decision	decision;
+		int			end = Min(n, begin + AHEAD);
+		BucketId	ids[AHEAD];
 
 		CHECK_FOR_INTERRUPTS();
-		get_bucket_id(&id, (text *) DatumGetPointer(keys[at]), limiter);
-		decide_uncounted(&id, &rule, &decision);
-		decide_counted(&id, &rule, &decision, false);
-		answers[at] = BoolGetDatum(decision.allowed);
+		/* naming a bucket fetches it: wait for several at a time */
+		for (int i = begin; i < end; i++)
+			get_bucket_id(&ids[i - begin],
+						  (text *) DatumGetPointer(keys[order ? order[i] : i]), limiter);
+		for (int i = begin; i < end; i++)
+		{
+			Decision	decision;
+
+			decide_uncounted(&ids[i - begin], &rule, &decision);
+			decide_counted(&ids[i - begin], &rule, &decision, false);
+			answers[order ? order[i] : i] = BoolGetDatum(decision.allowed);
+		}
 	}
 	PG_RETURN_ARRAYTYPE_P(construct_array(answers, n, BOOLOID, 1, true, TYPALIGN_CHAR));
 }
