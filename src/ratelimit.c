@@ -336,13 +336,16 @@ object_access(ObjectAccessType access, Oid classId, Oid objectId, int subId,
 	if (access != OAT_DROP)
 		return;
 	if (classId == DatabaseRelationId)
+	{
+		call_at_ends(&called, forget_dropped, NULL);
 		dropped_database = objectId;
+	}
 	else if (classId == ExtensionRelationId &&
 			 objectId == get_extension_oid("ratelimit", true))
+	{
+		call_at_ends(&called, forget_dropped, NULL);
 		dropped_extension = objectId;
-	else
-		return;
-	call_at_ends(&called, forget_dropped, NULL);
+	}
 }
 
 void

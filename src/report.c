@@ -201,12 +201,16 @@ Datum
 rl_limiters(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	char		limiter[MAX_LIMITER_LEN];
+	const char *limiter;
 	int			len;
 	uint64		counts[N_COUNTS];
+	int			at = 0;
 
 	InitMaterializedSRF(fcinfo, 0);
-	for (int i = 0; stats_get(i, limiter, &len, counts); i++)
+	if (!shmem_attached())
+		return (Datum) 0;
+	stats_copy();
+	while (stats_get(&at, &limiter, &len, counts))
 	{
 		Datum		values[1 + N_COUNTS];
 		bool		nulls[1 + N_COUNTS] = {false};

@@ -175,7 +175,10 @@ shmem_slots(void)
 	return store.partitions * store.groups * GROUP_SLOTS;
 }
 
-/* Copy out the slot's bucket if it lives and is the database's. */
+/*
+ * Copy out the slot's bucket if it lives and is the database's.  Who looks at one
+ * slot after the other may see a bucket that moves meanwhile twice, or not.
+ */
 bool
 shmem_view(uint32 n, Oid database, BucketView *view)
 {

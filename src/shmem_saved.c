@@ -120,14 +120,28 @@ void
 shmem_save_buckets(Saving *saving)
 {
 	SavedBucket record;
+	uint32		per_partition = store.groups * GROUP_SLOTS;
 
-	for (uint32 n = 0; n < shmem_slots(); n++)
+	for (uint32 partition = 0; partition < store.partitions; partition++)
 	{
-		if (n % SAVE_BATCH == 0 && !snapshot_go_on(saving))
-			return;
-		if (copy_bucket(n, saving->mono, &record))
-			snapshot_put(saving, SAVED_BUCKET, &record,
-						 offsetof(SavedBucket, names) + record.limiter_len + record.key_len);
+		pg_atomic_uint32 *layout = &store.header->layout[partition];
+		uint32		before;
+
+		/* buckets that moved meanwhile may have passed us by */
+		do
+		{
+			before = pg_atomic_read_u32(layout);
+			pg_read_barrier();
+			for (uint32 i = 0; i < per_partition; i++)
+			{
+				if (i % SAVE_BATCH == 0 && !snapshot_go_on(saving))
+					return;
+				if (copy_bucket(partition * per_partition + i, saving->mono, &record))
+					snapshot_put(saving, SAVED_BUCKET, &record,
+								 offsetof(SavedBucket, names) + record.limiter_len + record.key_len);
+			}
+			pg_read_barrier();
+		} while (pg_atomic_read_u32(layout) != before || (before & LAYOUT_MOVING));
 	}
 }
 

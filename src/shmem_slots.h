@@ -145,7 +145,8 @@ typedef struct Header
 	uint64		seed;			/* of the hash, unlike in every server */
 	uint32		partitions;		/* a power of two */
 	uint32		groups;			/* a partition */
-	pg_atomic_uint32 layout[MAX_PARTITIONS];
+	pg_atomic_uint32 layout[MAX_PARTITIONS];	/* read by every call */
+	char		pad[PG_CACHE_LINE_SIZE];
 	pg_atomic_uint64 evicted[MAX_PARTITIONS];	/* since the first start */
 } Header;
 

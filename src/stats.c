@@ -113,17 +113,80 @@ find_shared(Oid database, const char *limiter, int len)
 	return NO_LIMITER;
 }
 
+/* The entries as they were when last copied, with all that counts for them. */
+static struct
+{
+	SharedLimiter limiter;
+	bool		shown;
+	bool		has_line;
+}			copies[MAX_LIMITERS];
+
+/*
+ * Copy the entries, holding the lock: then their counts are what is shown of them.
+ * One pass over all lines, as there may be many.
+ */
+static void
+copy_all(void)
+{
+	for (int i = 0; i < MAX_LIMITERS; i++)
+	{
+		SharedLimiter *copy = &copies[i].limiter;
+
+		*copy = limiters[i];
+		copies[i].shown = OidIsValid(copy->database) && !copy->forgotten;
+		copies[i].has_line = false;
+		for (int j = 0; j < N_COUNTS; j++)
+			copy->counts[j] -= copy->before[j];
+	}
+	for (int i = 0; i < MaxBackends; i++)
+	{
+		for (int k = 0; k < OWN_LIMITERS; k++)
+		{
+			Line	   *line = &all_lines[i].lines[k];
+
+			if (line->limiter == NO_LIMITER)
+				continue;
+			copies[line->limiter].has_line = true;
+			for (int j = 0; j < N_COUNTS; j++)
+				copies[line->limiter].limiter.counts[j] += pg_atomic_read_u64(&line->counts[j]);
+		}
+	}
+	for (int i = 0; i < MAX_LIMITERS; i++)
+		for (int j = 0; j < N_COUNTS; j++)
+			copies[i].shown |= OidIsValid(copies[i].limiter.database) &&
+				copies[i].limiter.counts[j] != 0;
+}
+
+/* Free what is forgotten and nobody counts for, if any; holding the lock exclusively. */
+static bool
+free_forgotten(void)
+{
+	bool		freed = false;
+
+	copy_all();
+	for (int i = 0; i < MAX_LIMITERS; i++)
+	{
+		if (!OidIsValid(limiters[i].database) || copies[i].shown || copies[i].has_line)
+			continue;
+		limiters[i].database = InvalidOid;
+		freed = true;
+	}
+	return freed;
+}
+
 /* The limiter's entry, made if need be, holding the lock exclusively. */
 static int
 find_or_make(Oid database, const char *limiter, int len)
 {
 	int			found = find_shared(database, limiter, len);
 	int			n_unused = 0;
+	bool		forgotten = false;
 
 	if (found == NO_LIMITER)
 	{
 		for (int i = MAX_LIMITERS - 1; i >= 0; i--)
 		{
+			forgotten |= OidIsValid(limiters[i].database) && limiters[i].forgotten;
 			if (OidIsValid(limiters[i].database))
 				continue;
 			found = i;
@@ -132,7 +195,11 @@ find_or_make(Oid database, const char *limiter, int len)
 		/* some entries are kept for databases that have none for the rest yet */
 		if (n_unused <= MAX_LIMITERS / 16 &&
 			(len != strlen(OTHER_LIMITER) || memcmp(limiter, OTHER_LIMITER, len) != 0))
+		{
+			if (forgotten && free_forgotten())
+				return find_or_make(database, limiter, len);
 			return find_or_make(database, OTHER_LIMITER, strlen(OTHER_LIMITER));
+		}
 		if (found == NO_LIMITER)
 			return NO_LIMITER;
 
@@ -143,40 +210,6 @@ find_or_make(Oid database, const char *limiter, int len)
 	}
 	limiters[found].forgotten = false;
 	return found;
-}
-
-/* All that has been counted for an entry since it was made; holding the lock. */
-static void
-count_all(int n, uint64 *counts)
-{
-	memcpy(counts, limiters[n].counts, sizeof(limiters[n].counts));
-	for (int i = 0; i < MaxBackends; i++)
-	{
-		for (int k = 0; k < OWN_LIMITERS; k++)
-		{
-			Line	   *line = &all_lines[i].lines[k];
-
-			if (line->limiter != n)
-				continue;
-			for (int j = 0; j < N_COUNTS; j++)
-				counts[j] += pg_atomic_read_u64(&line->counts[j]);
-		}
-	}
-}
-
-/* What is shown of an entry, if any of it; holding the lock. */
-static bool
-count_shown(int n, uint64 *counts)
-{
-	bool		shown = !limiters[n].forgotten;
-
-	count_all(n, counts);
-	for (int j = 0; j < N_COUNTS; j++)
-	{
-		counts[j] -= limiters[n].before[j];
-		shown |= counts[j] != 0;
-	}
-	return shown;
 }
 
 /* The line passes to a limiter. */
@@ -199,7 +232,7 @@ stats_set_limiter(const char *limiter, int len)
 	Line	   *lines;
 	int			n = 0;
 
-	if (!limiters)
+	if (!limiters || my_proc_number() >= MaxBackends)
 		return;
 	lines = all_lines[my_proc_number()].lines;
 	while (n < OWN_LIMITERS && (own[n].limiter_len != len ||
@@ -225,25 +258,32 @@ stats_count(StatsCount what)
 							pg_atomic_read_u64(&current->counts[what]) + 1);
 }
 
-/* Visit the n-th limiter of this database; false when there is none. */
-bool
-stats_get(int n, char *limiter, int *len, uint64 *counts)
+/* Copy what has been counted, for stats_get(). */
+void
+stats_copy(void)
 {
-	bool		found = false;
-
-	if (!limiters)
-		return false;
 	LWLockAcquire(limiters_lock, LW_SHARED);
-	for (int i = 0; i < MAX_LIMITERS && !found; i++)
-	{
-		if (limiters[i].database != MyDatabaseId || !count_shown(i, counts) || n-- > 0)
-			continue;
-		*len = limiters[i].limiter_len;
-		memcpy(limiter, limiters[i].limiter, *len);
-		found = true;
-	}
+	copy_all();
 	LWLockRelease(limiters_lock);
-	return found;
+}
+
+/* This database's next limiter, from *at on, as copied; false if there is none. */
+bool
+stats_get(int *at, const char **limiter, int *len, uint64 *counts)
+{
+	for (; *at < MAX_LIMITERS; (*at)++)
+	{
+		SharedLimiter *copy = &copies[*at].limiter;
+
+		if (!copies[*at].shown || copy->database != MyDatabaseId)
+			continue;
+		*limiter = copy->limiter;
+		*len = copy->limiter_len;
+		memcpy(counts, copy->counts, sizeof(copy->counts));
+		(*at)++;
+		return true;
+	}
+	return false;
 }
 
 /* This database's counts start anew. */
@@ -251,9 +291,15 @@ void
 stats_reset(void)
 {
 	LWLockAcquire(limiters_lock, LW_EXCLUSIVE);
+	copy_all();
 	for (int i = 0; i < MAX_LIMITERS; i++)
-		if (limiters[i].database == MyDatabaseId)
-			count_all(i, limiters[i].before);
+	{
+		if (limiters[i].database != MyDatabaseId)
+			continue;
+		limiters[i].forgotten = !copies[i].shown;
+		for (int j = 0; j < N_COUNTS; j++)
+			limiters[i].before[j] += copies[i].limiter.counts[j];
+	}
 	LWLockRelease(limiters_lock);
 }
 
@@ -265,6 +311,7 @@ void
 stats_forget_database(Oid database, bool dropped)
 {
 	LWLockAcquire(limiters_lock, LW_EXCLUSIVE);
+	copy_all();
 	for (int i = 0; i < MaxBackends && dropped; i++)
 	{
 		for (int k = 0; k < OWN_LIMITERS; k++)
@@ -281,7 +328,8 @@ stats_forget_database(Oid database, bool dropped)
 		if (limiters[i].database != database)
 			continue;
 		limiters[i].forgotten = true;
-		count_all(i, limiters[i].before);
+		for (int j = 0; j < N_COUNTS; j++)
+			limiters[i].before[j] += copies[i].limiter.counts[j];
 		if (dropped)
 			limiters[i].database = InvalidOid;
 	}
@@ -300,21 +348,21 @@ typedef struct SavedLimiter
 void
 stats_save(Saving *saving)
 {
+	stats_copy();
 	for (int i = 0; i < MAX_LIMITERS && snapshot_go_on(saving); i++)
 	{
+		SharedLimiter *copy = &copies[i].limiter;
 		SavedLimiter record;
-		bool		shown;
 
+		if (!copies[i].shown)
+			continue;
 		memset(&record, 0, sizeof(record));
-		LWLockAcquire(limiters_lock, LW_SHARED);
-		record.database = limiters[i].database;
-		record.limiter_len = limiters[i].limiter_len;
-		memcpy(record.limiter, limiters[i].limiter, MAX_LIMITER_LEN);
-		shown = OidIsValid(record.database) && count_shown(i, record.counts);
-		LWLockRelease(limiters_lock);
-		if (shown)
-			snapshot_put(saving, SAVED_LIMITER, &record,
-						 offsetof(SavedLimiter, limiter) + record.limiter_len);
+		memcpy(record.counts, copy->counts, sizeof(record.counts));
+		record.database = copy->database;
+		record.limiter_len = copy->limiter_len;
+		memcpy(record.limiter, copy->limiter, MAX_LIMITER_LEN);
+		snapshot_put(saving, SAVED_LIMITER, &record,
+					 offsetof(SavedLimiter, limiter) + record.limiter_len);
 	}
 }
 

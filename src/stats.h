@@ -21,7 +21,8 @@ extern Size stats_size(void);
 extern void stats_startup(void *memory, LWLock *lock, bool found);
 extern void stats_set_limiter(const char *limiter, int len);
 extern void stats_count(StatsCount what);
-extern bool stats_get(int n, char *limiter, int *len, uint64 *counts);
+extern void stats_copy(void);
+extern bool stats_get(int *at, const char **limiter, int *len, uint64 *counts);
 extern void stats_reset(void);
 extern void stats_forget_database(Oid database, bool dropped);
 

@@ -25,6 +25,8 @@ seconds=2			# of each measurement of a rate
 warm_up=1			# seconds
 calls=1000000		# in each query that is timed
 clients=8
+pinned=yes			# clients and their backends to processors, see processors_used
+per_second=			# calls that are due; empty: as many as can be
 quick=
 
 # Redis and PgBouncer, which lib.sh does not know, are stopped too, but after what
@@ -315,19 +317,64 @@ install_node_modules()
 # Measurements
 #
 
-# pgbench_rate OPTION...: transactions a second
+# To each processor as many clients as to the next, and every client's backend beside
+# it.  Else the scheduler's choice at the start of a run, which may have every query
+# wake the other processor, decides more than what is measured.
+processors_used()
+{
+	local all
+
+	all=$(nproc)
+	[ "$pinned" ] || all=1
+	echo $((clients < all ? clients : all))
+}
+
+backends_are()
+{
+	[ "$(sql -c "SELECT count(*) FROM pg_stat_activity WHERE application_name ~ '^on processor '")" = "$1" ]
+}
+
+# Put the backends of pgbench_rate's clients beside them, once all are there.
+pin_backends()
+{
+	local pid processor
+
+	wait_until backends_are "$1" || return 0
+	sql -F ' ' -c "SELECT pid, substring(application_name FROM '[0-9]+') FROM pg_stat_activity
+		WHERE application_name ~ '^on processor '" |
+		while read -r pid processor; do
+			taskset -cp "$processor" "$pid" >/dev/null
+		done
+}
+
+# pgbench_rate OPTION...: transactions a second; if per_second is set, so many are
+# due
 pgbench_rate()
 {
-	local log
+	local folder n i jobs=2 pids=() options=() status=0
 
-	log=$(mktemp "$work/pgbench.XXXXXX")
-	if ! pgbench -n -M prepared -c "$clients" -j 2 -T "$seconds" "$@" >"$log" 2>&1 ||
-		! grep -q '^number of failed transactions: 0 ' "$log"; then
-		cat "$log" >&2
+	folder=$(mktemp -d "$work/pgbench.XXXXXX")
+	n=$(processors_used)
+	[ ! "$pinned" ] && [ "$clients" -gt 1 ] || jobs=1
+	[ ! "$per_second" ] || options=(-R $((per_second / n)))
+	for ((i = 0; i < n; i++)); do
+		# the first ones have one more, if it does not come out even
+		options+=(-c $((clients / n + (i < clients % n))) -j "$jobs")
+		PGAPPNAME=${pinned:+on processor $i} ${pinned:+taskset -c $i} \
+			pgbench -n -M prepared -T "$seconds" "${options[@]}" "$@" >"$folder/$i" 2>&1 &
+		pids+=($!)
+	done
+	[ ! "$pinned" ] || pin_backends "$clients"
+	for i in "${pids[@]}"; do
+		wait "$i" || status=$?
+	done
+	if [ $status != 0 ] ||
+		[ "$(cat "$folder"/* | grep -c '^number of failed transactions: 0 ')" != "$n" ]; then
+		cat "$folder"/* >&2
 		fail "pgbench failed"
 	fi
-	sed -n 's/^tps = \([0-9.]*\).*/\1/p' "$log"
-	rm "$log"
+	cat "$folder"/* | awk '/^tps = / { sum += $3 } END { print sum }'
+	rm -r "$folder"
 }
 
 # rate SCRIPT [OPTION...]: of pgbench/SCRIPT.sql, on 10,000 keys unless options say

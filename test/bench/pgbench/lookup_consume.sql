@@ -1,2 +1,3 @@
 \set i random(1, 100000)
-SELECT name, balance, rl_consume('user:' || id, 1e9, 1) FROM account WHERE id = :i;
+\set user random(1, :keys)
+SELECT name, balance, rl_consume('user:' || :user, 1e9, 1) FROM account WHERE id = :i;

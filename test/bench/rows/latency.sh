@@ -9,7 +9,7 @@ latencies()
 	local folder
 
 	folder=$(mktemp -d "$work/latency.XXXXXX")
-	pgbench_rate -D keys=10000 -f "$bench/pgbench/$1.sql" -R "$2" \
+	per_second=$2 pgbench_rate -D keys=10000 -f "$bench/pgbench/$1.sql" \
 		--log --log-prefix "$folder/log" >/dev/null
 	sort -n -k 3,3 "$folder"/log.* | awk '
 		{ us[NR] = $3 }
@@ -20,17 +20,17 @@ latencies()
 # latency ID THEIRS MAXIMUM_OF TITLE: both at half of the maximum of MAXIMUM_OF
 latency()
 {
-	local round per_second ours theirs p ids=()
+	local round due ours theirs p ids=()
 
 	use_peers
-	per_second=$(rate "$3" | awk '{ printf "%d", $1 / 2 }')
+	due=$(rate "$3" | awk '{ printf "%d", $1 / 2 }')
 	for p in 50 99 99.9; do
 		ids+=("${1}_p$p")
-		show "${1}_p$p" - ' us' "p$p of latency, $4, at $per_second calls/s: 8 clients, 10k keys"
+		show "${1}_p$p" - ' us' "p$p of latency, $4, at $due calls/s: 8 clients, 10k keys"
 	done
 	for ((round = 1; round <= rounds; round++)); do
-		read -r -a ours <<<"$(latencies consume "$per_second")"
-		read -r -a theirs <<<"$(latencies "$2" "$per_second")"
+		read -r -a ours <<<"$(latencies consume "$due")"
+		read -r -a theirs <<<"$(latencies "$2" "$due")"
 		for p in 0 1 2; do
 			sample "${ids[p]}" "$round" "${ours[p]}" "${theirs[p]}"
 		done

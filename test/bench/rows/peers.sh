@@ -23,6 +23,14 @@ row_floor()
 	against floor '>= 0.97' floor "rl_consume against SELECT length(...): 8 clients, 10k keys"
 }
 
+row floor_free full "the same, clients and backends where the scheduler puts them"
+row_floor_free()
+{
+	use_peers
+	pinned='' compare floor_free - /s "rate consume" "rate floor" \
+		"rl_consume against SELECT length(...), not pinned to processors: 8 clients, 10k keys"
+}
+
 row plpgsql quick "row-lock bucket in PL/pgSQL, unlogged table"
 row_plpgsql()
 {
@@ -132,7 +140,7 @@ row_clients()
 
 	use_peers
 	for n in 1 32 64; do
-		compare "clients_$n" - /s "rate consume -c $n" "rate floor -c $n" \
+		clients=$n compare "clients_$n" - /s "rate consume" "rate floor" \
 			"rl_consume against SELECT length(...): $n client(s), 10k keys"
 	done
 }
@@ -143,7 +151,7 @@ row_pgbouncer()
 	use_peers
 	use_pgbouncer
 	# as PgBouncer of Debian 12 has no prepared statements in this mode
-	compare pgbouncer - /s "rate consume -M extended -p $pgbouncer_port" \
+	pinned='' compare pgbouncer - /s "rate consume -M extended -p $pgbouncer_port" \
 		"rate floor -M extended -p $pgbouncer_port" \
 		"rl_consume against SELECT length(...), both through PgBouncer: 8 clients, 10k keys"
 }
