@@ -176,6 +176,7 @@ typedef struct Probe
 	uint32		way;			/* place in the group */
 } Probe;
 
+extern uint64 wait_for_word(Slot *slot) pg_attribute_cold;
 extern bool slot_rest_is(const Slot *slot, const BucketId *id);
 extern void slot_names(const Slot *slot, char *names);
 extern void unlock_changed(Slot *slot, uint64 word, Owed full_at);
@@ -245,17 +246,7 @@ read_word(Slot *slot)
 	uint64		word = pg_atomic_read_u64(&slot->word);
 
 	if (unlikely(word & WORD_LOCKED))
-	{
-		SpinDelayStatus delay;
-
-		init_local_spin_delay(&delay);
-		do
-		{
-			perform_spin_delay(&delay);
-			word = pg_atomic_read_u64(&slot->word);
-		} while (word & WORD_LOCKED);
-		finish_spin_delay(&delay);
-	}
+		word = wait_for_word(slot);
 	pg_read_barrier();
 	return word;
 }
@@ -317,7 +308,7 @@ slot_is(const Slot *slot, const BucketId *id)
 	return inline_key == id->key_len || slot_rest_is(slot, id);
 }
 
-extern bool way_changed(uint64 hash, Probe *way);
+extern bool way_changed(uint64 hash, Probe *way) pg_attribute_cold;
 
 /* One look for a bucket: see find(). */
 static pg_attribute_always_inline Slot *

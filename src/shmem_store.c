@@ -178,6 +178,20 @@ unlock_changed(Slot *slot, uint64 word, Owed full_at)
 	pg_atomic_write_u64(&slot->word, value << 1);
 }
 
+/* Wait until the word is not locked; it is for a few dozen instructions. */
+uint64
+wait_for_word(Slot *slot)
+{
+	uint64		word;
+	SpinDelayStatus delay;
+
+	init_local_spin_delay(&delay);
+	while ((word = pg_atomic_read_u64(&slot->word)) & WORD_LOCKED)
+		perform_spin_delay(&delay);
+	finish_spin_delay(&delay);
+	return word;
+}
+
 /*
  * The way to a bucket that was not there: has it changed since it was worked out?
  * If so, it is worked out anew, once nothing moves.
@@ -250,7 +264,7 @@ slot_rest_is(const Slot *slot, const BucketId *id)
  */
 
 /* Decide with the slot locked: whatever consume_swap() leaves. */
-static bool
+static pg_noinline pg_attribute_cold bool
 consume_locked(Slot *slot, uint64 word, const BucketRule *rule,
 			   Decision *decision)
 {
