@@ -3,8 +3,9 @@
  *		Counts of decisions, per limiter.
  *
  * In shared memory each (database, limiter) has an entry, made when first counted
- * and kept until its database goes.  When all are taken, further limiters are
- * counted together, under OTHER_LIMITER.
+ * and kept until its database goes.  (When only the extension goes, entries are
+ * forgotten: not shown, and free for others once no line is for them.)  When all
+ * are taken, further limiters are counted together, under OTHER_LIMITER.
  *
  * A backend counts in lines of its own, one per limiter that it last called, so
  * that counting writes to no memory that other processors write to.  A line that

@@ -387,6 +387,12 @@ rate()
 	pgbench_rate -D keys=10000 -f "$bench/pgbench/$script.sql" "$@"
 }
 
+# rate_with SETTING=VALUE SCRIPT: with a setting for its sessions
+rate_with()
+{
+	PGOPTIONS="-c $1" rate "$2"
+}
+
 # Of the server in use: clock ticks that its finished processes have run.
 finished_ticks()
 {

@@ -23,6 +23,14 @@ row_floor()
 	against floor '>= 0.97' floor "rl_consume against SELECT length(...): 8 clients, 10k keys"
 }
 
+row floor_off full "the same, with ratelimit.enabled = off: what the call costs without deciding"
+row_floor_off()
+{
+	use_peers
+	compare floor_off - /s "rate_with ratelimit.enabled=off consume" "rate floor" \
+		"rl_consume with ratelimit.enabled = off against SELECT length(...): 8 clients, 10k keys"
+}
+
 row floor_free full "the same, clients and backends where the scheduler puts them"
 row_floor_free()
 {
@@ -93,6 +101,14 @@ row_lookup()
 	use_peers
 	compare lookup '>= 0.98' /s "rate lookup_consume" "rate lookup" \
 		"primary-key lookup with rl_consume against without: 8 clients"
+}
+
+row lookup_shape full "the same against a lookup with as many parameters and columns"
+row_lookup_shape()
+{
+	use_peers
+	compare lookup_shape - /s "rate lookup_consume" "rate lookup_shape" \
+		"primary-key lookup with rl_consume against with length(...) > 0 of the same shape: 8 clients"
 }
 
 row cpu full "processor time of the server a call, not moved by what else runs"

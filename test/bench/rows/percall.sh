@@ -99,6 +99,19 @@ row_growth_more()
 	growth - 100k:100000 10M:10000000
 }
 
+load_ns()
+{
+	[ -e "$work/load" ] || gcc -O2 -o "$work/load" $bench/load.c
+	"$work/load" "$1"
+}
+
+row load full "a load from as much memory as 1M buckets take"
+row_load()
+{
+	compare load - ' ns' "load_ns 190" "load_ns 0.125" \
+		"a load from 190 MB at random, as 1M buckets in room for 1.5M take, against one from 0.125 MB"
+}
+
 row fill full "from 1/4 of max_buckets to all of it: no cliff"
 row_fill()
 {
