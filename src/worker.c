@@ -41,6 +41,12 @@
 /* A worker that waits longer than this for a lock tries again next time. */
 #define LOCK_TIMEOUT	"1s"
 
+/*
+ * Who finds a deadlock first gives way: that is to be the worker, not an operator
+ * whose ALTER EXTENSION SET SCHEMA locks a sequence, then its table.
+ */
+#define DEADLOCK_TIMEOUT	"100ms"
+
 /* Old violations are looked for this often where nothing else is to do. */
 #define RETENTION_EVERY_S	3600
 
@@ -347,6 +353,7 @@ ratelimit_database_main(Datum arg)
 	SetConfigOption("default_transaction_isolation", "read committed",
 					PGC_SUSET, PGC_S_OVERRIDE);
 	SetConfigOption("default_transaction_read_only", "off", PGC_SUSET, PGC_S_OVERRIDE);
+	SetConfigOption("deadlock_timeout", DEADLOCK_TIMEOUT, PGC_SUSET, PGC_S_OVERRIDE);
 	context = AllocSetContextCreate(TopMemoryContext, "ratelimit worker",
 									ALLOCSET_DEFAULT_SIZES);
 	MemoryContextSwitchTo(context);

@@ -140,6 +140,25 @@ SQL
 		}
 	}
 
+	# The worker writes a violation: its table, then the sequence.  SET SCHEMA locks
+	# the sequence first.  (Unless the worker gives up before: then there is no wait.)
+	if ($preload)
+	{
+		$query->(<<'SQL');
+CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql AS
+$$BEGIN PERFORM pg_catalog.pg_advisory_xact_lock(1); RETURN NULL; END$$;
+CREATE TRIGGER hold BEFORE INSERT ON rate_limit_violations FOR EACH STATEMENT EXECUTE FUNCTION hold();
+SQL
+		$caller->query_safe('SELECT pg_advisory_lock(1)');
+		$query->("SELECT rl_report('user', 'k', 1)");
+		ok($node->poll_query_until('postgres', q{SELECT count(*) = 1 FROM pg_locks JOIN pg_stat_activity USING (pid) WHERE locktype = 'advisory' AND NOT granted AND backend_type = 'ratelimit worker'}), "$here: the worker is writing violations");
+		$operator->query_until(qr/begun/, "\\echo begun\nALTER EXTENSION ratelimit SET SCHEMA other;\n");
+		$node->poll_query_until('postgres', q{SELECT EXISTS (SELECT FROM pg_locks WHERE relation = to_regclass('public.rate_limit_violations') AND NOT granted) OR to_regclass('other.rate_limit_violations') IS NOT NULL});
+		$caller->query_safe('SELECT pg_advisory_unlock(1)');
+		is($finish->($operator), '', "$here: ... and gives way to ALTER EXTENSION SET SCHEMA");
+		$query->('ALTER EXTENSION ratelimit SET SCHEMA public; DROP FUNCTION hold CASCADE');
+	}
+
 	# a transaction that has looked at its bucket, and then writes it
 	foreach my $look ("SELECT (rl_peek('looked at', 1, 0)).allowed", "SELECT rl_consume('not taken', 1, 0, 0)")
 	{
