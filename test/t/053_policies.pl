@@ -328,7 +328,9 @@ $sql->("DELETE FROM rate_limit_policies; INSERT INTO rate_limit_policies (policy
 $node->backup('backup');
 my $standby = PostgreSQL::Test::Cluster->new('standby');
 $standby->init_from_backup($node, 'backup', has_streaming => 1);
-# what the old snapshot below sees is not to be cleaned away under it
+# what the old snapshot below sees is not to be cleaned away under it, nor is autovacuum
+# to lock the table, which its transaction has read, to give back pages
+$sql->('ALTER TABLE rate_limit_policies SET (autovacuum_enabled = off)');
 $standby->append_conf('postgresql.conf', "hot_standby_feedback = on\nwal_receiver_status_interval = 1");
 $standby->start;
 $node->wait_for_catchup($standby, 'replay', $node->lsn('insert'));
