@@ -188,7 +188,10 @@ use_peers()
 		CREATE TABLE account AS SELECT i AS id, 'name ' || i AS name, i % 1000 AS balance
 		FROM generate_series(1, 100000) i;
 		ALTER TABLE account ADD PRIMARY KEY (id);
-		VACUUM ANALYZE account;
+		CREATE TABLE client AS SELECT 'user:' || i AS key, 'name ' || i AS name, i % 1000 AS balance
+		FROM generate_series(1, 10000) i;
+		ALTER TABLE client ADD PRIMARY KEY (key);
+		VACUUM ANALYZE account, client;
 		DO $$ BEGIN
 			PERFORM rl_consume('user:' || i, 1, 1e-6, 1, 'dry') FROM generate_series(1, 10000) i;
 		END $$;

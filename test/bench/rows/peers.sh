@@ -111,6 +111,14 @@ row_lookup_shape()
 		"primary-key lookup with rl_consume against with length(...) > 0 of the same shape: 8 clients"
 }
 
+row lookup_key full "a lookup by the key that is limited, the call among its conditions"
+row_lookup_key()
+{
+	use_peers
+	compare lookup_key '>= 0.98' /s "rate lookup_key_consume" "rate lookup_key" \
+		"primary-key lookup by text with rl_consume of the key found against without: 8 clients, 10k keys"
+}
+
 row cpu full "processor time of the server a call, not moved by what else runs"
 row_cpu()
 {

@@ -1,0 +1,2 @@
+\set i random(1, :keys)
+SELECT name, balance FROM client WHERE key = 'user:' || :i;
