@@ -139,7 +139,7 @@ shmem_reset_all(Oid database, const char *limiter, int limiter_len)
 			{
 				if (i % 1024 == 0)
 					CHECK_FOR_INTERRUPTS();
-				reset += reset_slot(partition * per_partition + i, database,
+				reset += reset_slot(partition_slot(partition, i), database,
 									limiter, limiter_len);
 			}
 			pg_read_barrier();
@@ -227,6 +227,6 @@ shmem_partition_stats(int partition, Oid database, int64 *n_slots,
 	*n_slots = per_partition;
 	*living = 0;
 	for (uint32 i = 0; i < per_partition; i++)
-		*living += shmem_view(partition * per_partition + i, database, &view);
+		*living += shmem_view(partition_slot(partition, i), database, &view);
 	*evicted = (int64) pg_atomic_read_u64(&store.header->evicted[partition]);
 }

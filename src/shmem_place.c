@@ -259,7 +259,7 @@ move_bucket(uint32 n, int partition)
 		make_bucket_id(&id, slot->database, names, slot->u.bucket.limiter_len,
 					   names + slot->u.bucket.limiter_len, slot->u.bucket.key_len);
 		probe = probe_of(id.hash);
-		if (n / GROUP_SLOTS == probe.first_group + probe.home)
+		if (n / GROUP_SLOTS == group_number(partition, probe.home))
 		{
 			unlock_unchanged(slot, word);
 			return;
@@ -288,17 +288,17 @@ grow(int partition)
 {
 	pg_atomic_uint32 *layout = &store.header->layout[partition];
 	uint32		shift = pg_atomic_read_u32(layout) & LAYOUT_SHIFT;
-	uint32		first = partition * store.groups;
 	uint32		used = store.groups >> shift;
 
 	if (shift == 0)
 		return false;
 	pg_atomic_write_u32(layout, (shift - 1) | LAYOUT_MOVING);
 	pg_write_barrier();
-	memset(store.reach + first, 0, store.groups);
-	for (uint32 n = (first + used) * GROUP_SLOTS; n-- > first * GROUP_SLOTS;)
-		if (store.tags[n] >= TAG_FIRST)
-			move_bucket(n, partition);
+	for (uint32 i = 0; i < used; i++)
+		store.reach[group_number(partition, i)] = 0;
+	for (uint32 i = used * GROUP_SLOTS; i-- > 0;)
+		if (store.tags[partition_slot(partition, i)] >= TAG_FIRST)
+			move_bucket(partition_slot(partition, i), partition);
 	pg_write_barrier();
 	pg_atomic_write_u32(layout, shift - 1);
 	return true;
@@ -769,7 +769,7 @@ shmem_forget_database(Oid database)
 		shmem_lock_partition(partition);
 		for (uint32 i = 0; i < per_partition; i++)
 		{
-			uint32		n = partition * per_partition + i;
+			uint32		n = partition_slot(partition, i);
 			uint64		word;
 
 			if (store.tags[n] < TAG_FIRST || store.slots[n].database != database)

@@ -136,7 +136,7 @@ shmem_save_buckets(Saving *saving)
 			{
 				if (i % SAVE_BATCH == 0 && !snapshot_go_on(saving))
 					return;
-				if (copy_bucket(partition * per_partition + i, saving->mono, &record))
+				if (copy_bucket(partition_slot(partition, i), saving->mono, &record))
 					snapshot_put(saving, SAVED_BUCKET, &record,
 								 offsetof(SavedBucket, names) + record.limiter_len + record.key_len);
 			}

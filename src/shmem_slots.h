@@ -2,9 +2,10 @@
  * shmem_slots.h
  *		The slots that buckets in shared memory live in.
  *
- * Layout.  Slots of fixed size stand in groups of 16, groups in partitions, the
- * partitions in one array.  Each group has a line of 16 tags (32 bits of the
- * hash of the slot's key), so that one cache line tells which slots to look at.
+ * Layout.  Slots of fixed size stand in groups of 16, in one array: the first
+ * group of every partition, then the second of every partition, and so on.  Each
+ * group has a line of 16 tags (32 bits of the hash of the slot's key), so that one
+ * cache line tells which slots to look at.
  * A key's hash names its partition, its home group, and the place in the group
  * to look at first; the way goes on from group to group of the partition.  A new
  * key takes the first slot on its way that is free.  A tag is
@@ -171,7 +172,7 @@ typedef struct Probe
 	uint32		tag;
 	uint32		layout;			/* of the partition, as it was */
 	uint32		used;			/* groups that it uses */
-	uint32		first_group;	/* of the partition */
+	uint32		partition;
 	uint32		home;			/* group in the partition */
 	uint32		way;			/* place in the group */
 } Probe;
@@ -190,12 +191,26 @@ probe_of(uint64 hash)
 	probe.tag = (uint32) (hash >> 7);
 	if (probe.tag < TAG_FIRST)
 		probe.tag += TAG_FIRST;
-	probe.layout = pg_atomic_read_u32(&store.header->layout[hash & (store.partitions - 1)]);
+	probe.partition = hash & (store.partitions - 1);
+	probe.layout = pg_atomic_read_u32(&store.header->layout[probe.partition]);
 	probe.used = store.groups >> (probe.layout & LAYOUT_SHIFT);
-	probe.first_group = (hash & (store.partitions - 1)) * store.groups;
 	probe.home = (uint32) (((hash >> 32) * probe.used) >> 32);
 	probe.way = (hash >> 28) % GROUP_SLOTS;
 	return probe;
+}
+
+/* A group of a partition, among all groups. */
+static inline uint32
+group_number(uint32 partition, uint32 group)
+{
+	return group * store.partitions + partition;
+}
+
+/* The i-th slot of a partition. */
+static inline uint32
+partition_slot(uint32 partition, uint32 i)
+{
+	return group_number(partition, i / GROUP_SLOTS) * GROUP_SLOTS + i % GROUP_SLOTS;
 }
 
 /* How many slots a way leads through, of so many groups. */
@@ -222,7 +237,7 @@ probe_group(const Probe *probe, uint32 i)
 	if (i >= GROUP_SLOTS)
 		group = (group + i / GROUP_SLOTS *
 				 (steps[probe->tag % lengthof(steps)] % probe->used)) % probe->used;
-	return (probe->first_group + group) * GROUP_SLOTS;
+	return group_number(probe->partition, group) * GROUP_SLOTS;
 }
 
 /* The i-th slot on the way. */
@@ -236,7 +251,7 @@ probe_slot(const Probe *probe, uint32 i)
 static inline volatile uint8 *
 reach_of(const Probe *probe)
 {
-	return &store.reach[probe->first_group + probe->home];
+	return &store.reach[group_number(probe->partition, probe->home)];
 }
 
 /* Read the word, once it is not locked. */
