@@ -186,7 +186,7 @@ name_bucket(BucketId *id, const char *key, int key_len, const char *limiter,
 	check_length("key", key, key_len, MAX_KEY_LEN);
 	use_limiter(limiter, limiter_len);
 	id->hash = shmem_hash(last_limiter_hash, key, key_len);
-	shmem_expect(id->hash);
+	shmem_expect(id->hash, limiter_len + key_len);
 }
 
 /* The name of a bucket, checked; its calls are counted from here on. */

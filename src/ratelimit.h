@@ -150,7 +150,7 @@ extern int	shmem_partition(uint64 hash);
 extern uint64 shmem_hash_limiter(Oid database, const char *limiter, int len);
 extern uint64 shmem_hash(uint64 limiter_hash, const char *key, int len);
 extern bool shmem_denied_last;
-extern void shmem_expect(uint64 hash);
+extern void shmem_expect(uint64 hash, int name_len);
 extern bool shmem_consume(const BucketId *id, const BucketRule *rule,
 						  Decision *decision);
 extern bool shmem_place(const BucketId *id, const BucketRule *rule, Owed owed,

@@ -85,6 +85,17 @@ shmem_give(const BucketId *id, double tokens, double *given)
 	return false;
 }
 
+static bool
+limiter_is(const Slot *slot, const char *limiter, int limiter_len)
+{
+	char		names[MAX_NAMES];
+
+	if (slot->u.bucket.limiter_len != limiter_len)
+		return false;
+	slot_names(slot, names);
+	return memcmp(names, limiter, limiter_len) == 0;
+}
+
 /* Make the slot's bucket full if it is of the database, and the limiter, if any. */
 static bool
 reset_slot(uint32 n, Oid database, const char *limiter, int limiter_len)
@@ -101,9 +112,8 @@ reset_slot(uint32 n, Oid database, const char *limiter, int limiter_len)
 		if (!lock_word(slot, word))
 			continue;
 		if (slot->database == database &&
-			(!limiter ? slot->u.bucket.name[0] != BLOCK_PREFIX :
-			 (slot->u.bucket.limiter_len == limiter_len &&
-			  memcmp(slot->u.bucket.name, limiter, limiter_len) == 0)))
+			(limiter ? limiter_is(slot, limiter, limiter_len) :
+			 slot->u.bucket.name[0] != BLOCK_PREFIX))
 		{
 			living = owed_of(slot, word, monotonic_ns()) > 0;
 			unlock_changed(slot, word, 0);

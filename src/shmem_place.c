@@ -194,21 +194,21 @@ static void
 fill(const BucketId *id, const BucketRule *rule, Owed full_at,
 	 int needed, const uint32 *claimed, const uint64 *words)
 {
-	char		name[MAX_NAMES];
+	char		names[MAX_NAMES];
 	Slot	   *slot = &store.slots[claimed[0]];
 
-	memcpy(name, id->limiter, id->limiter_len);
-	memcpy(name + id->limiter_len, id->key, id->key_len);
+	memcpy(names, id->limiter, id->limiter_len);
+	memcpy(names + id->limiter_len, id->key, id->key_len);
 
 	for (int i = 1; i < needed; i++)
 	{
 		Slot	   *more = &store.slots[claimed[i]];
+		const char *name = names + INLINE_BYTES + (i - 1) * FURTHER_BYTES;
 
 		more->link = claimed[0];
 		more->u.continuation.next = i + 1 < needed ? claimed[i + 1] : NO_SLOT;
-		memcpy(more->u.continuation.name,
-			   name + INLINE_BYTES + (i - 1) * CONTINUATION_BYTES,
-			   CONTINUATION_BYTES);
+		memcpy(more->u.continuation.name, name, CONTINUATION_BYTES);
+		memcpy(store.tails[claimed[i]].name, name + CONTINUATION_BYTES, TAIL_BYTES);
 		unlock_changed(more, words[i], 0);
 	}
 
@@ -218,7 +218,9 @@ fill(const BucketId *id, const BucketRule *rule, Owed full_at,
 	slot->link = needed > 1 ? claimed[1] : NO_SLOT;
 	slot->u.bucket.limiter_len = id->limiter_len;
 	slot->u.bucket.key_len = id->key_len;
-	memcpy(slot->u.bucket.name, name, INLINE_BYTES);
+	memcpy(slot->u.bucket.name, names, SLOT_BYTES);
+	if (id->limiter_len + id->key_len > SLOT_BYTES)
+		memcpy(store.tails[claimed[0]].name, names + SLOT_BYTES, TAIL_BYTES);
 	store.tags[claimed[0]] = probe_of(id->hash).tag;
 	unlock_changed(slot, words[0], full_at);
 }
@@ -228,7 +230,7 @@ slots_needed(const BucketId *id)
 {
 	int			beyond = id->limiter_len + id->key_len - INLINE_BYTES;
 
-	return 1 + (Max(beyond, 0) + CONTINUATION_BYTES - 1) / CONTINUATION_BYTES;
+	return 1 + (Max(beyond, 0) + FURTHER_BYTES - 1) / FURTHER_BYTES;
 }
 
 /*

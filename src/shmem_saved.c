@@ -92,7 +92,7 @@ copy_bucket(uint32 n, int64 began, SavedBucket *record)
 		slot_names(slot, record->names);
 		len = record->limiter_len + record->key_len;
 		for (int i = 1; i < lengthof(record->places) && next < shmem_slots() &&
-			 INLINE_BYTES + (i - 1) * CONTINUATION_BYTES < len; i++)
+			 INLINE_BYTES + (i - 1) * FURTHER_BYTES < len; i++)
 		{
 			record->places[i] = next;
 			next = store.slots[next].u.continuation.next;

@@ -26,9 +26,10 @@
  * A bucket that is full again equals one that is absent, so its slot is free
  * without anybody freeing it.
  *
- * Identity.  A slot holds its key and limiter whole; two keys never share a
- * bucket whatever their hashes.  What does not fit in the slot continues in
- * others of the same partition (tag TAG_CONTINUATION, no database).
+ * Identity.  A bucket has its limiter and key whole; two keys never share a
+ * bucket whatever their hashes.  What does not fit in the slot goes on in the slot's
+ * tail, in an array of its own, and from there in other slots of the same partition
+ * (tag TAG_CONTINUATION, no database) and their tails.
  *
  * The word.  When a bucket will be full (nanoseconds on the monotonic clock;
  * for a bucket that never refills: units taken) is base * 2^36 + word / 2; the
@@ -103,13 +104,20 @@
 #define BASE_UNIT			((Owed) 1 << 36)
 #define MAX_ADVANCE			((Owed) 1 << 48)
 
-#define INLINE_BYTES		78	/* of limiter and key */
-#define CONTINUATION_BYTES	100
+/* bytes of limiter and key */
+#define SLOT_BYTES			22	/* in the bucket's slot */
+#define TAIL_BYTES			56	/* in its tail */
+#define CONTINUATION_BYTES	44	/* in a further slot, which has a tail as well */
+#define INLINE_BYTES		(SLOT_BYTES + TAIL_BYTES)
+#define FURTHER_BYTES		(CONTINUATION_BYTES + TAIL_BYTES)
 #define MAX_CONTINUATIONS	3
-#define MAX_NAMES			(INLINE_BYTES + MAX_CONTINUATIONS * CONTINUATION_BYTES)
+#define MAX_NAMES			(INLINE_BYTES + MAX_CONTINUATIONS * FURTHER_BYTES)
 #define NO_SLOT				PG_UINT32_MAX
 
-/* Everything but the word changes only while the word is locked. */
+/*
+ * Everything but the word changes only while the word is locked.  One cache line
+ * has all of a bucket with a short name.
+ */
 typedef struct Slot
 {
 	pg_atomic_uint64 word;
@@ -126,7 +134,7 @@ typedef struct Slot
 			double		refill;
 			uint8		limiter_len;
 			uint8		key_len;
-			char		name[INLINE_BYTES]; /* limiter, then key */
+			char		name[SLOT_BYTES];	/* limiter, then key */
 		}			bucket;
 		struct
 		{
@@ -136,9 +144,15 @@ typedef struct Slot
 	}			u;
 } Slot;
 
-StaticAssertDecl(sizeof(Slot) + sizeof(uint32) <= 128,
+typedef struct Tail
+{
+	char		name[TAIL_BYTES];
+} Tail;
+
+StaticAssertDecl(sizeof(Slot) == 64, "a slot is not a cache line");
+StaticAssertDecl(sizeof(Slot) + sizeof(Tail) + sizeof(uint32) <= 128,
 				 "a bucket takes more than 128 bytes");
-StaticAssertDecl(MAX_LIMITER_LEN + MAX_KEY_LEN <= MAX_NAMES,
+StaticAssertDecl(1 + MAX_LIMITER_LEN + MAX_KEY_LEN <= MAX_NAMES,
 				 "the longest names do not fit");
 
 typedef struct Header
@@ -162,6 +176,7 @@ typedef struct Store
 	uint8	   *reach;			/* of each group: 0 is itself */
 	uint32	   *tags;			/* partitions * groups * GROUP_SLOTS */
 	Slot	   *slots;			/* as many */
+	Tail	   *tails;			/* of the slots */
 } Store;
 
 extern Store store;
@@ -178,7 +193,7 @@ typedef struct Probe
 } Probe;
 
 extern uint64 wait_for_word(Slot *slot) pg_attribute_cold;
-extern bool slot_rest_is(const Slot *slot, const BucketId *id);
+extern bool slot_has_names(const Slot *slot, const BucketId *id);
 extern void slot_names(const Slot *slot, char *names);
 extern void unlock_changed(Slot *slot, uint64 word, Owed full_at);
 
@@ -310,17 +325,14 @@ owed_of(const Slot *slot, uint64 word, int64 now)
 static inline bool
 slot_is(const Slot *slot, const BucketId *id)
 {
-	int			inline_key;
-
 	if (slot->database != id->database ||
 		slot->u.bucket.limiter_len != id->limiter_len ||
 		slot->u.bucket.key_len != id->key_len)
 		return false;
-	inline_key = Min(id->key_len, INLINE_BYTES - id->limiter_len);
-	if (!same_bytes(slot->u.bucket.name + id->limiter_len, id->key, inline_key) ||
-		!same_bytes(slot->u.bucket.name, id->limiter, id->limiter_len))
-		return false;
-	return inline_key == id->key_len || slot_rest_is(slot, id);
+	if (unlikely(id->limiter_len + id->key_len > SLOT_BYTES))
+		return slot_has_names(slot, id);
+	return same_bytes(slot->u.bucket.name + id->limiter_len, id->key, id->key_len) &&
+		same_bytes(slot->u.bucket.name, id->limiter, id->limiter_len);
 }
 
 extern bool way_changed(uint64 hash, Probe *way) pg_attribute_cold;

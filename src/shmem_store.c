@@ -37,7 +37,7 @@ shmem_store_size(void)
 
 	dimensions(&partitions, &groups);
 	size = mul_size((Size) partitions * groups * GROUP_SLOTS,
-					sizeof(uint32) + sizeof(Slot));
+					sizeof(uint32) + sizeof(Slot) + sizeof(Tail));
 	size = add_size(size, CACHELINEALIGN((Size) partitions * groups));
 	return add_size(size, CACHELINEALIGN(sizeof(Header)));
 }
@@ -93,12 +93,15 @@ shmem_store_startup(void *memory, LWLockPadded *my_locks, bool found)
 	store.reach = (uint8 *) p;
 	p += CACHELINEALIGN(n / GROUP_SLOTS);
 	store.tags = (uint32 *) p;
-	store.slots = (Slot *) (p + n * sizeof(uint32));
+	p += n * sizeof(uint32);
+	store.slots = (Slot *) p;
+	store.tails = (Tail *) (p + n * sizeof(Slot));
 	if (!found)
 	{
 		memset(store.reach, 0, n / GROUP_SLOTS);
 		memset(store.tags, 0, n * sizeof(uint32));
 		memset(store.slots, 0, n * sizeof(Slot));
+		memset(store.tails, 0, n * sizeof(Tail));
 		for (Size i = 0; i < n; i++)
 			pg_atomic_init_u64(&store.slots[i].word, 0);
 	}
@@ -214,49 +217,34 @@ way_changed(uint64 hash, Probe *way)
 	return true;
 }
 
-/* The name of a bucket, MAX_NAMES bytes; of one that is changing anything. */
+/* The name of a bucket, into MAX_NAMES bytes; of one that is changing anything. */
 void
 slot_names(const Slot *slot, char *names)
 {
 	int			len = slot->u.bucket.limiter_len + slot->u.bucket.key_len;
 	uint32		next = slot->link;
 
-	memcpy(names, slot->u.bucket.name, INLINE_BYTES);
+	memcpy(names, slot->u.bucket.name, SLOT_BYTES);
+	if (len > SLOT_BYTES)
+		memcpy(names + SLOT_BYTES, store.tails[slot - store.slots].name, TAIL_BYTES);
 	for (int done = INLINE_BYTES; done < Min(len, MAX_NAMES) && next < shmem_slots();
-		 done += CONTINUATION_BYTES)
+		 done += FURTHER_BYTES)
 	{
 		memcpy(names + done, store.slots[next].u.continuation.name, CONTINUATION_BYTES);
+		memcpy(names + done + CONTINUATION_BYTES, store.tails[next].name, TAIL_BYTES);
 		next = store.slots[next].u.continuation.next;
 	}
 }
 
-/* The part of the name that stands in the slot itself, and the rest. */
+/* Is this the slot's limiter and key?  Their lengths are right. */
 bool
-slot_rest_is(const Slot *slot, const BucketId *id)
+slot_has_names(const Slot *slot, const BucketId *id)
 {
-	uint32		next = slot->link;
-	int			done = INLINE_BYTES;
-	int			len = id->limiter_len + id->key_len;
+	char		names[MAX_NAMES];
 
-	while (done < len)
-	{
-		const Slot *more;
-		int			n = Min(len - done, CONTINUATION_BYTES);
-		int			from_limiter = Max(Min(id->limiter_len - done, n), 0);
-
-		/* a slot that is changing under us may say anything */
-		if (next >= shmem_slots())
-			return false;
-		more = &store.slots[next];
-		if (memcmp(more->u.continuation.name, id->limiter + done, from_limiter) != 0 ||
-			memcmp(more->u.continuation.name + from_limiter,
-				   id->key + done + from_limiter - id->limiter_len,
-				   n - from_limiter) != 0)
-			return false;
-		done += n;
-		next = more->u.continuation.next;
-	}
-	return true;
+	slot_names(slot, names);
+	return memcmp(names, id->limiter, id->limiter_len) == 0 &&
+		memcmp(names + id->limiter_len, id->key, id->key_len) == 0;
 }
 
 /*
@@ -326,11 +314,11 @@ consume_swap(Slot *slot, uint64 word, const BucketRule *rule, Owed now,
 }
 
 /*
- * A decision on a bucket is to follow.  It is far away, mostly in its first place:
- * fetch that meanwhile.
+ * A decision on a bucket with so long a name is to follow.  It is far away, mostly in
+ * its first place: fetch that meanwhile.
  */
 void pg_attribute_hot
-shmem_expect(uint64 hash)
+shmem_expect(uint64 hash, int name_len)
 {
 	if (store.header)
 	{
@@ -339,7 +327,12 @@ shmem_expect(uint64 hash)
 
 		__builtin_prefetch(&store.tags[first]);
 		__builtin_prefetch(&store.slots[first]);
-		__builtin_prefetch(&store.slots[first].u.bucket.name[16]);
+		if (name_len > SLOT_BYTES)
+		{
+			/* it may be in two lines */
+			__builtin_prefetch(&store.tails[first]);
+			__builtin_prefetch(&store.tails[first].name[TAIL_BYTES - 1]);
+		}
 	}
 }
 
@@ -366,25 +359,19 @@ shmem_consume(const BucketId *id, const BucketRule *rule, Decision *decision)
 
 	while ((slot = find(id, &way, &word)) != NULL)
 	{
-		if (early)
-		{
-			int64		now = early;
+		bool		done = consume_swap(slot, word, rule, early ? early : clock_for(rule),
+										decision);
 
-			early = 0;
-			if (!consume_swap(slot, word, rule, now, decision))
-				continue;
-			/*
-			 * By a clock from before the word, a later call of somebody else may
-			 * seem to be of the future, and this one too early: look again.
-			 */
-			if (decision->allowed)
-				return true;
-		}
-		if (consume_swap(slot, word, rule, clock_for(rule), decision))
+		/*
+		 * By a clock from before the word, a later call of somebody else may seem to
+		 * be of the future, and a call that is denied too early: look again.
+		 */
+		if (done && (decision->allowed || !early))
 		{
 			shmem_denied_last = !decision->allowed;
 			return true;
 		}
+		early = 0;
 	}
 	return false;
 }
