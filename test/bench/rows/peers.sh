@@ -119,6 +119,16 @@ row_lookup_key()
 		"primary-key lookup by text with rl_consume of the key found against without: 8 clients, 10k keys"
 }
 
+row lookup_off full "the same, with ratelimit.enabled = off: what PostgreSQL takes for the call, and what the limiter adds"
+row_lookup_off()
+{
+	use_peers
+	compare lookup_off - /s "rate_with ratelimit.enabled=off lookup_key_consume" "rate lookup_key" \
+		"primary-key lookup by text with rl_consume of the key found, ratelimit.enabled = off, against without: 8 clients, 10k keys"
+	compare lookup_on '>= 0.98' /s "rate lookup_key_consume" "rate_with ratelimit.enabled=off lookup_key_consume" \
+		"the same with rl_consume against with ratelimit.enabled = off: 8 clients, 10k keys"
+}
+
 row cpu full "processor time of the server a call, not moved by what else runs"
 row_cpu()
 {
