@@ -101,8 +101,8 @@ row_growth_more()
 
 load_ns()
 {
-	[ -e "$work/load" ] || gcc -O2 -o "$work/load" $bench/load.c
-	"$work/load" "$1"
+	[ -e "$work/load_from_memory" ] || gcc -O2 -o "$work/load_from_memory" $bench/load.c
+	"$work/load_from_memory" "$1"
 }
 
 row load full "a load from as much memory as 1M buckets take"
