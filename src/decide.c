@@ -172,11 +172,14 @@ take_tokens(const BucketId *id, const BucketRule *rule, Decision *decision)
 		table_take_over(id, rule, decision);
 		return;
 	}
-	/* the second round: the mark was cleared between the two */
-	for (;;)
+	/*
+	 * Memory, which has just been searched, is no place for it while its partition is
+	 * spilled.  The second round: the mark was cleared between the two.
+	 */
+	for (bool here = !spill_is_set(shmem_partition(id->hash));; here = true)
 	{
 		CHECK_FOR_INTERRUPTS();
-		if (shmem_place(id, rule, 0, place_mode(), decision))
+		if (here && shmem_place(id, rule, 0, place_mode(), decision))
 			return;
 		if (table_consume(id, rule, decision))
 		{

@@ -51,6 +51,9 @@
 #define KEY_LOCK_CLASS		4
 #define KEY_LOCKS			16	/* few: a transaction may come to hold them all */
 
+/* After so many new rows in a row the next one is taken for new. */
+#define GUESS_NEW_AFTER		4
+
 /* How long the worker may hold up callers by waiting for the table. */
 #define CLEAN_LOCK_TIMEOUT	"100ms"
 
@@ -340,10 +343,13 @@ consume_or_set(const BucketId *id, const BucketRule *rule, const Owed *set,
 			   Decision *decision)
 {
 	static uint32 inserted = 0;
+	static int	new_in_a_row = 0;
 	SqlCaller	caller = sql_begin();
 	Datum		values[6];
 	bool		new;
 	bool		here = true;
+	/* new keys come in floods: then a row is not looked for, but inserted at once */
+	bool		guess = !set && rule->take > 0 && new_in_a_row >= GUESS_NEW_AFTER;
 
 	sql_lock(SQL_BUCKETS, RowExclusiveLock);
 	if (shmem_attached())
@@ -355,19 +361,25 @@ consume_or_set(const BucketId *id, const BucketRule *rule, const Owed *set,
 	key_values(id, values);
 	values[2] = Float8GetDatum(rule->capacity);
 	values[3] = Float8GetDatum(rule->refill);
-	do
+	for (;; guess = false)
 	{
 		TimestampTz now;
 
 		CHECK_FOR_INTERRUPTS();
-		sql_execute(&lock_row, values, NULL, false);
-		new = SPI_processed == 0;
+		new = guess;
+		if (!guess)
+		{
+			sql_execute(&lock_row, values, NULL, false);
+			new = SPI_processed == 0;
+		}
 		now = wall_clock();		/* after waiting for the lock */
 
 		if (shmem_attached() &&
 			(shmem_peek(id, rule, decision) ||
 			 !spill_is_set(shmem_partition(id->hash))))
 		{
+			if (guess)
+				continue;
 			/* the row, if it is there, is out of date */
 			if (!new)
 				sql_execute(&delete_row, values, NULL, false);
@@ -379,6 +391,8 @@ consume_or_set(const BucketId *id, const BucketRule *rule, const Owed *set,
 		if (new)
 		{
 			decision->allowed = bucket_take(rule, &decision->owed);
+			if (decision->owed == 0 && guess)
+				continue;
 			if (decision->owed == 0)
 				break;
 			values[4] = owed_to_numeric(decision->owed);
@@ -403,8 +417,11 @@ consume_or_set(const BucketId *id, const BucketRule *rule, const Owed *set,
 			values[5] = TimestampTzGetDatum(Max(now, row.updated_at));
 			sql_execute(&update_row, values, NULL, false);
 		}
-		/* none inserted: somebody else was first */
-	} while (SPI_processed == 0);
+		/* none inserted: there is one, or somebody else was first */
+		if (SPI_processed > 0)
+			break;
+	}
+	new_in_a_row = new ? Min(new_in_a_row + 1, GUESS_NEW_AFTER) : 0;
 
 	/*
 	 * Cleaning locks rows of other keys.  In a transaction block they would stay
