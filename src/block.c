@@ -32,7 +32,8 @@ PG_FUNCTION_INFO_V1(rl_unblock);
 #define CELL_UNIT			((Owed) 1 << 30)	/* ns */
 
 BlockFilter *block_filter = NULL;
-bool		blocks_known = false;
+pg_atomic_uint32 *block_cells_used hot_data = NULL;
+bool		blocks_known hot_data = false;
 
 /* The bucket that is the block of a bucket's key. */
 typedef struct KeyBlock
@@ -47,14 +48,18 @@ block_filter_size(void)
 	return sizeof(BlockFilter);
 }
 
-/* Holding AddinShmemInitLock. */
+/*
+ * Holding AddinShmemInitLock.  The number of cells used, which every call reads, is
+ * where it reads anyway.
+ */
 void
-block_filter_startup(void *memory, bool found)
+block_filter_startup(void *memory, pg_atomic_uint32 *cells_used, bool found)
 {
 	block_filter = memory;
+	block_cells_used = cells_used;
 	if (found)
 		return;
-	pg_atomic_init_u32(&block_filter->used, 0);
+	pg_atomic_init_u32(cells_used, 0);
 	for (int i = 0; i < BLOCK_CELLS; i++)
 		pg_atomic_init_u32(&block_filter->until[i], 0);
 }
@@ -88,11 +93,11 @@ raise_cell(uint64 hash, Owed left)
 	uint32		old = pg_atomic_read_u32(cell);
 
 	/* counted before it is set, so never too low; swapping is a full barrier */
-	pg_atomic_fetch_add_u32(&block_filter->used, 1);
+	pg_atomic_fetch_add_u32(block_cells_used, 1);
 	while (old < until && !pg_atomic_compare_exchange_u32(cell, &old, until))
 		;
 	if (old != 0)
-		pg_atomic_fetch_sub_u32(&block_filter->used, 1);
+		pg_atomic_fetch_sub_u32(block_cells_used, 1);
 }
 
 /* Clear the key's cell if all of its blocks have ended. */
@@ -104,7 +109,7 @@ lower_cell(uint64 hash)
 
 	if (old != 0 && old <= monotonic_ns() / CELL_UNIT &&
 		pg_atomic_compare_exchange_u32(cell, &old, 0))
-		pg_atomic_fetch_sub_u32(&block_filter->used, 1);
+		pg_atomic_fetch_sub_u32(block_cells_used, 1);
 }
 
 /* A block has been found in the table, or is restored. */

@@ -18,12 +18,12 @@
  */
 typedef struct BlockFilter
 {
-	pg_atomic_uint32 used;		/* cells that are not 0, or more */
 	pg_atomic_uint32 until[BLOCK_CELLS];	/* when the last block of its keys
 											 * ends, in 2^30 ns, rounded up */
 } BlockFilter;
 
 extern BlockFilter *block_filter;	/* NULL: not preloaded */
+extern pg_atomic_uint32 *block_cells_used;	/* that are not 0, or more */
 extern bool blocks_known;		/* those in the table have been noticed */
 
 static inline pg_atomic_uint32 *
@@ -36,13 +36,15 @@ block_cell(uint64 hash)
 static inline bool
 block_possible(const BucketId *id)
 {
-	return unlikely(!blocks_known) ||
-		unlikely(pg_atomic_read_u32(&block_filter->used) != 0 &&
-				 pg_atomic_read_u32(block_cell(id->hash)) != 0);
+	if (unlikely(!blocks_known))
+		return true;
+	if (likely(pg_atomic_read_u32(block_cells_used) == 0))
+		return false;
+	return pg_atomic_read_u32(block_cell(id->hash)) != 0;
 }
 
 extern Size block_filter_size(void);
-extern void block_filter_startup(void *memory, bool found);
+extern void block_filter_startup(void *memory, pg_atomic_uint32 *cells_used, bool found);
 extern Owed block_left(const BucketId *id);
 extern void block_noticed(const BucketId *block, Owed left);
 

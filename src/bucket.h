@@ -28,11 +28,12 @@ typedef struct BucketRule
 	double		refill;			/* tokens per second, >= 0 */
 	double		cost;			/* tokens, >= 0 */
 	bool		timed;			/* owed is time (refills), else tokens taken */
-	double		scale;			/* units of owed per token, if not timed */
 	Owed		take;			/* what an allowed call adds to owed */
 	Owed		room;			/* most that may be owed for it to be allowed;
 								 * -1: never allowed */
+	/* so far what every call needs: a cache line */
 	Owed		window;			/* most that an empty bucket owes */
+	double		scale;			/* units of owed per token, if not timed */
 } BucketRule;
 
 extern void bucket_rule(BucketRule *rule, double capacity, double refill,

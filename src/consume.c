@@ -2,7 +2,7 @@
  * consume.c
  *		The SQL functions that decide a call on one bucket.
  *
- * SQL function, argument check, decision, answer: decide() is the main path.
+ * SQL function, argument check, decision, answer: rl_consume() is the main path.
  * What follows from the arguments alone is remembered per session, as the next
  * call mostly has the same capacity, refill, cost and limiter: the arguments are
  * checked, and quotients worked out, when they first appear.
@@ -17,6 +17,7 @@
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "refund.h"
+#include "shmem_consume.h"
 #include "stats.h"
 #include "violations.h"
 #include "utils/builtins.h"
@@ -70,6 +71,13 @@ check_rule(double capacity, double refill, double cost)
 	check_tokens("cost", cost);
 }
 
+static pg_noinline pg_attribute_cold void
+make_rule(BucketRule *rule, double capacity, double refill, double cost)
+{
+	check_rule(capacity, refill, cost);
+	bucket_rule(rule, capacity, refill, cost);
+}
+
 void
 fail_length(const char *name, const char *value, int len, int max)
 {
@@ -109,31 +117,59 @@ names_valid(const char *limiter, int limiter_len, const char *key, int key_len)
 		!memchr(limiter, '\0', limiter_len) && !memchr(key, '\0', key_len);
 }
 
-/*
- * The rule for a call's numbers, checked.  Lasts for the session, but may be
- * overwritten by the next call of this function.
- */
-const BucketRule *pg_attribute_hot
-get_rule(double capacity, double refill, double cost)
+static pg_attribute_always_inline const BucketRule *
+find_rule(double capacity, double refill, double cost)
 {
-	static BucketRule remembered[16];
+	static union
+	{
+		BucketRule	rule;
+		char		pad[PG_CACHE_LINE_SIZE];
+	}			remembered[16] hot_data pg_attribute_aligned(PG_CACHE_LINE_SIZE);
 	BucketRule *rule;
 	uint64		bits[3];
+	uint64		its[3];
 
 	memcpy(&bits[0], &capacity, sizeof(double));
 	memcpy(&bits[1], &refill, sizeof(double));
 	memcpy(&bits[2], &cost, sizeof(double));
 	rule = &remembered[((bits[0] ^ bits[1] * 3 ^ bits[2] * 5) *
-						UINT64CONST(0x9E3779B97F4A7C15)) >> 60];
+						UINT64CONST(0x9E3779B97F4A7C15)) >> 60].rule;
 
 	/* an unused entry has capacity 0, which no rule has */
-	if (unlikely(rule->capacity != capacity || rule->refill != refill ||
-				 rule->cost != cost || capacity == 0))
-	{
-		check_rule(capacity, refill, cost);
-		bucket_rule(rule, capacity, refill, cost);
-	}
+	memcpy(its, rule, sizeof(its));
+	if (unlikely(bits[0] == 0 ||
+				 its[0] != bits[0] || its[1] != bits[1] || its[2] != bits[2]))
+		make_rule(rule, capacity, refill, cost);
 	return rule;
+}
+
+/*
+ * The rule for a call's numbers, checked.  Lasts for the session, but may be
+ * overwritten by the next call of this function.
+ */
+const BucketRule *
+get_rule(double capacity, double refill, double cost)
+{
+	return find_rule(capacity, refill, cost);
+}
+
+/* The name without a key. */
+static void
+name_limiter(SlotName *name, const char *limiter, int len)
+{
+	memset(name, 0, sizeof(*name));
+	name->limiter_len = len;
+	memcpy(name->bytes, limiter, Min(len, SLOT_BYTES));
+}
+
+/* All of a name that has its limiter. */
+static pg_attribute_always_inline void
+name_key(BucketId *id)
+{
+	int			at = Min(id->limiter_len, SLOT_BYTES);
+
+	id->name.key_len = id->key_len;
+	copy_bytes(id->name.bytes + at, id->key, Min(id->key_len, SLOT_BYTES - at));
 }
 
 /* The name of a bucket; nothing is checked. */
@@ -146,47 +182,64 @@ make_bucket_id(BucketId *id, Oid database, const char *limiter, int limiter_len,
 	id->limiter_len = limiter_len;
 	id->key = key;
 	id->key_len = key_len;
+	name_limiter(&id->name, limiter, limiter_len);
+	name_key(id);
 	id->hash = shmem_hash(shmem_hash_limiter(database, limiter, limiter_len),
 						  key, key_len);
 }
 
-/* What was last checked, hashed, and counted for. */
-static char last_limiter[MAX_LIMITER_LEN];
-static int	last_limiter_len = 0;
-static uint64 last_limiter_hash;
+/* What was last checked, and counted for. */
+static SlotName last_limiter hot_data;
+static Oid	last_database hot_data = InvalidOid;
+static uint64 last_limiter_hash hot_data;
+static char last_limiter_whole[MAX_LIMITER_LEN];
 
-static pg_noinline void
+static pg_noinline pg_attribute_cold void
 use_another_limiter(const char *limiter, int len)
 {
 	check_limiter(limiter, len);
-	memcpy(last_limiter, limiter, len);
-	last_limiter_len = len;
+	last_database = MyDatabaseId;
 	last_limiter_hash = shmem_hash_limiter(MyDatabaseId, limiter, len);
+	name_limiter(&last_limiter, limiter, len);
+	memcpy(last_limiter_whole, limiter, len);
 	stats_set_limiter(limiter, len);
+}
+
+static pg_attribute_always_inline void
+use_this_limiter(const char *limiter, int len)
+{
+	if (unlikely(len != last_limiter.limiter_len || len == 0 ||
+				 !same_bytes(limiter, last_limiter.bytes, Min(len, SLOT_BYTES)) ||
+				 (len > SLOT_BYTES && memcmp(limiter, last_limiter_whole, len) != 0)))
+		use_another_limiter(limiter, len);
 }
 
 /* Check the limiter, and count for it from here on. */
 void
 use_limiter(const char *limiter, int len)
 {
-	if (unlikely(len != last_limiter_len || len == 0 ||
-				 !same_bytes(limiter, last_limiter, len)))
-		use_another_limiter(limiter, len);
+	use_this_limiter(limiter, len);
 }
 
-static inline void
+static pg_attribute_always_inline void
 name_bucket(BucketId *id, const char *key, int key_len, const char *limiter,
-		   int limiter_len)
+			int limiter_len)
 {
-	id->database = MyDatabaseId;
+	check_length("key", key, key_len, MAX_KEY_LEN);
+	use_this_limiter(limiter, limiter_len);
+	id->hash = 0;
+	if (likely(store.header))
+	{
+		id->hash = hash_key(last_limiter_hash, key, key_len);
+		fetch_bucket(id->hash, limiter_len + key_len);
+	}
+	id->database = last_database;
 	id->key = key;
 	id->key_len = key_len;
 	id->limiter = limiter;
 	id->limiter_len = limiter_len;
-	check_length("key", key, key_len, MAX_KEY_LEN);
-	use_limiter(limiter, limiter_len);
-	id->hash = shmem_hash(last_limiter_hash, key, key_len);
-	shmem_expect(id->hash, limiter_len + key_len);
+	id->name = last_limiter;
+	name_key(id);
 }
 
 /* The name of a bucket, checked; its calls are counted from here on. */
@@ -197,23 +250,45 @@ use_bucket(BucketId *id, const char *key, int key_len, const char *limiter,
 	name_bucket(id, key, key_len, limiter, limiter_len);
 }
 
-void pg_attribute_hot
+static pg_attribute_always_inline void
+read_bucket_id(BucketId *id, Datum key, Datum limiter)
+{
+	int			key_len;
+	int			limiter_len;
+	const char *key_bytes = text_bytes(key, &key_len);
+	const char *limiter_bytes = text_bytes(limiter, &limiter_len);
+
+	name_bucket(id, key_bytes, key_len, limiter_bytes, limiter_len);
+}
+
+void
 get_bucket_id(BucketId *id, const text *key, const text *limiter)
 {
-	name_bucket(id, VARDATA_ANY(key), VARSIZE_ANY_EXHDR(key),
-				VARDATA_ANY(limiter), VARSIZE_ANY_EXHDR(limiter));
+	read_bucket_id(id, PointerGetDatum(key), PointerGetDatum(limiter));
+}
+
+pg_noreturn static void
+fail_null_call(FunctionCallInfo fcinfo)
+{
+	static const char *const names[] = {"key", "capacity", "refill", "cost", "limiter"};
+	int			i = 0;
+
+	while (!PG_ARGISNULL(i))
+		i++;
+	fail_null(names[i]);
 }
 
 /* The arguments key, capacity, refill, cost, limiter; checked. */
-static inline const BucketRule *
+static pg_attribute_always_inline const BucketRule *
 read_call(FunctionCallInfo fcinfo, BucketId *id)
 {
-	static const char *const names[] = {"key", "capacity", "refill", "cost", "limiter"};
+	const NullableDatum *args = fcinfo->args;
 
-	for (int i = 0; i < lengthof(names); i++)
-		check_not_null(fcinfo, i, names[i]);
-	get_bucket_id(id, get_text(PG_GETARG_DATUM(0)), get_text(PG_GETARG_DATUM(4)));
-	return get_rule(PG_GETARG_FLOAT8(1), PG_GETARG_FLOAT8(2), PG_GETARG_FLOAT8(3));
+	if (unlikely(args[0].isnull | args[1].isnull | args[2].isnull | args[3].isnull |
+				 args[4].isnull))
+		fail_null_call(fcinfo);
+	read_bucket_id(id, args[0].value, args[4].value);
+	return find_rule(PG_GETARG_FLOAT8(1), PG_GETARG_FLOAT8(2), PG_GETARG_FLOAT8(3));
 }
 
 const BucketRule *
@@ -244,7 +319,7 @@ get_span(const char *name, const Interval *span, int least)
  */
 
 /* Decide a call; decide_counted() is to follow. */
-static inline void
+static pg_attribute_always_inline void
 decide_quickly(const BucketId *id, const BucketRule *rule, Decision *decision)
 {
 	begin_decision(decision);
@@ -257,9 +332,9 @@ decide_quickly(const BucketId *id, const BucketRule *rule, Decision *decision)
 	}
 	if (unlikely(refund_setting))
 		refund_reserve(1);
-	if (unlikely(shmem_denied_last))
+	if (unlikely(shmem_denied_last && id->hash != shmem_last_hash))
 		violations_expect(id);
-	if (unlikely(block_possible(id) || !shmem_consume(id, rule, decision)))
+	if (unlikely(block_possible(id) || !consume_here(id, rule, decision)))
 		decide_slowly(id, rule, decision);
 }
 
@@ -269,12 +344,14 @@ decide_uncounted(const BucketId *id, const BucketRule *rule, Decision *decision)
 	decide_quickly(id, rule, decision);
 }
 
-/* Decide a call, and count it. */
-static inline void
-decide(const BucketId *id, const BucketRule *rule, Decision *decision)
+/* Count a decision: here, if that is all there is to do about it. */
+static pg_attribute_always_inline void
+count_quickly(const BucketId *id, const BucketRule *rule, Decision *decision)
 {
-	decide_quickly(id, rule, decision);
-	decide_counted(id, rule, decision, false);
+	if (likely(decision->allowed && enabled_setting && !refund_setting))
+		stats_count(COUNT_ALLOWED);
+	else
+		decide_counted(id, rule, decision, false);
 }
 
 /*
@@ -352,14 +429,16 @@ make_result(FunctionCallInfo fcinfo, const BucketRule *rule,
 }
 
 /* rl_consume(key, capacity, refill, cost, limiter) returns boolean */
-Datum pg_attribute_hot
+/* ... on one page of code */
+Datum pg_attribute_hot pg_attribute_aligned(4096)
 rl_consume(PG_FUNCTION_ARGS)
 {
 	BucketId	id;
 	const BucketRule *rule = read_call(fcinfo, &id);
 	Decision	decision;
 
-	decide(&id, rule, &decision);
+	decide_quickly(&id, rule, &decision);
+	count_quickly(&id, rule, &decision);
 	PG_RETURN_BOOL(decision.allowed);
 }
 
@@ -368,10 +447,11 @@ Datum
 rl_throttle(PG_FUNCTION_ARGS)
 {
 	BucketId	id;
-	const BucketRule *rule = read_call(fcinfo, &id);
+	const BucketRule *rule = get_call(fcinfo, &id);
 	Decision	decision;
 
-	decide(&id, rule, &decision);
+	decide_uncounted(&id, rule, &decision);
+	decide_counted(&id, rule, &decision, false);
 	PG_RETURN_DATUM(make_result(fcinfo, rule, &decision));
 }
 
@@ -445,7 +525,7 @@ rl_consume_upto(PG_FUNCTION_ARGS)
 		if (decision.known && decision.allowed)
 			n = whole_tokens(&one, decision.owed, wanted);
 		rule = *get_rule(one.capacity, one.refill, n);
-		decide_quickly(&id, &rule, &decision);
+		decide_uncounted(&id, &rule, &decision);
 		if (decision.known && !decision.allowed && n > 1)
 			continue;
 		decide_counted(&id, &rule, &decision, false);

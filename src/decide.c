@@ -286,7 +286,7 @@ void pg_attribute_hot
 decide_counted(const BucketId *id, const BucketRule *rule, Decision *decision,
 			   bool shadow)
 {
-	if (!enabled_setting)
+	if (unlikely(!enabled_setting))
 		return;
 	if (decision->allowed)
 	{

@@ -4,6 +4,8 @@
  */
 #include "ratelimit.h"
 
+#include <dlfcn.h>
+
 #include <limits.h>
 
 #include "block.h"
@@ -43,9 +45,9 @@ char	   *flag_limiters_setting = NULL;
 int			max_episodes_setting = 200;
 int			episode_retention_setting = 3600;
 int			save_interval_setting = 300;
-bool		enabled_setting = true;
-bool		shadow_setting = false;
-bool		refund_setting = false;
+bool		enabled_setting hot_data = true;
+bool		shadow_setting hot_data = false;
+bool		refund_setting hot_data = false;
 bool		postgrest_headers_setting = false;
 
 static const struct config_enum_entry overflow_options[] = {
@@ -257,7 +259,7 @@ shmem_startup(void)
 	episodes_startup(ShmemInitStruct("ratelimit episodes", episodes_size(), &found),
 					 found);
 	block_filter_startup(ShmemInitStruct("ratelimit blocks", block_filter_size(), &found),
-						 found);
+						 shmem_store_block_cells(), found);
 	LWLockRelease(AddinShmemInitLock);
 
 	if (!IsUnderPostmaster && !IsBinaryUpgrade)
@@ -348,9 +350,34 @@ object_access(ObjectAccessType access, Oid classId, Oid objectId, int subId,
 	}
 }
 
+/*
+ * The kernel's part of clock_gettime().  Going there through libc touches two more
+ * pages of data and one of code, which little else in a server does.
+ */
+int			(*read_clock) (clockid_t, struct timespec *) hot_data = clock_gettime;
+
+static void
+find_clock(void)
+{
+#ifdef __linux__
+	static const char *const names[] = {"__vdso_clock_gettime", "__kernel_clock_gettime"};
+	void	   *vdso = dlopen("linux-vdso.so.1", RTLD_LAZY | RTLD_NOLOAD);
+	struct timespec now;
+
+	for (int i = 0; vdso && i < lengthof(names); i++)
+	{
+		int			(*found) (clockid_t, struct timespec *) = dlsym(vdso, names[i]);
+
+		if (found && found(CLOCK_MONOTONIC, &now) == 0)
+			read_clock = found;
+	}
+#endif
+}
+
 void
 _PG_init(void)
 {
+	find_clock();
 	define_settings();
 	sql_init();
 	policy_init();

@@ -12,6 +12,7 @@
 #include "access/xact.h"
 #include "datatype/timestamp.h"
 #include "fmgr.h"
+#include "port/atomics.h"
 #include "storage/lwlock.h"
 #include "utils/timestamp.h"
 
@@ -21,11 +22,40 @@
 /* own calls need not go through the linker's tables */
 #pragma GCC visibility push(hidden)
 
+/*
+ * What every call needs of a backend's own data: side by side, as a call waits for
+ * cache lines and pages longer than for anything else.
+ */
+#ifdef __ELF__
+#define hot_data	__attribute__((section("ratelimit_hot")))
+#else
+#define hot_data
+#endif
+
 #define RATELIMIT_VERSION	"1.0"	/* as in ratelimit.control */
 
 #define MAX_KEY_LEN			255 /* bytes */
 #define MAX_LIMITER_LEN		63	/* bytes */
 #define BLOCK_PREFIX		':' /* begins the limiter of a bucket that is a block */
+
+/*
+ * The name of a bucket as its slot has it: how long limiter and key are, and both
+ * as far as they fit, then zeros.  It is all of a short name.
+ */
+#define SLOT_BYTES			22
+
+typedef union SlotName
+{
+	struct
+	{
+		uint8		limiter_len;
+		uint8		key_len;
+		char		bytes[SLOT_BYTES];	/* limiter, then key */
+	};
+	uint64		words[3];
+} SlotName;
+
+StaticAssertDecl(sizeof(SlotName) == 24, "a name has other bytes than its words");
 
 /*
  * Which bucket.  The texts need not end in a zero byte and belong to the
@@ -39,17 +69,32 @@ typedef struct BucketId
 	const char *limiter;
 	const char *key;
 	uint64		hash;
+	SlotName	name;
 } BucketId;
+
+/* Are they the same bytes?  Both names are, if they are short. */
+static inline bool
+same_slot_name(const SlotName *a, const SlotName *b)
+{
+	return a->words[0] == b->words[0] && a->words[1] == b->words[1] &&
+		a->words[2] == b->words[2];
+}
+
+static inline bool
+name_is_short(const BucketId *id)
+{
+	return id->limiter_len + id->key_len <= SLOT_BYTES;
+}
 
 /* What became of a call. */
 typedef struct Decision
 {
 	bool		allowed;
 	bool		known;			/* false: ratelimit.on_error decided, not a bucket */
-	bool		in_table;		/* the bucket is there */
 	Owed		owed;			/* by the bucket after the call */
 	Owed		blocked;		/* for so many ns is the key blocked; 0: it is not */
 	int64		now;			/* when, on the monotonic clock; 0: not known */
+	bool		in_table;		/* the bucket is there */
 } Decision;
 
 /* What is so before it is known otherwise. */
@@ -144,13 +189,13 @@ typedef enum PlaceMode
 extern Size shmem_store_size(void);
 extern int	shmem_store_locks(void);
 extern void shmem_store_startup(void *memory, LWLockPadded *locks, bool found);
+extern pg_atomic_uint32 *shmem_store_block_cells(void);
 extern bool shmem_attached(void);
 extern int	shmem_partitions(void);
 extern int	shmem_partition(uint64 hash);
 extern uint64 shmem_hash_limiter(Oid database, const char *limiter, int len);
 extern uint64 shmem_hash(uint64 limiter_hash, const char *key, int len);
 extern bool shmem_denied_last;
-extern void shmem_expect(uint64 hash, int name_len);
 extern bool shmem_consume(const BucketId *id, const BucketRule *rule,
 						  Decision *decision);
 extern bool shmem_place(const BucketId *id, const BucketRule *rule, Owed owed,
@@ -259,7 +304,7 @@ extern void decide_uncounted(const BucketId *id, const BucketRule *rule,
 
 /* decide.c: the way to a decision */
 extern void decide_slowly(const BucketId *id, const BucketRule *rule,
-						  Decision *decision);
+						  Decision *decision) pg_attribute_cold;
 extern void decide_unguarded(const BucketId *id, const BucketRule *rule,
 							 Decision *decision);
 extern void decide_failed(const BucketId *id, Decision *decision, ErrorData *error);
@@ -282,65 +327,93 @@ extern void worker_register(void);
 
 #define MAX_DATABASES	512		/* that have buckets in shared memory */
 
+/* clock_gettime(), but for the way to it: ratelimit.c */
+extern int	(*read_clock) (clockid_t, struct timespec *);
+
 /* The clock of shared memory: nanoseconds, never set, the same in every process. */
 static inline int64
 monotonic_ns(void)
 {
 	struct timespec now;
 
-	clock_gettime(CLOCK_MONOTONIC, &now);
+	(void) read_clock(CLOCK_MONOTONIC, &now);
 	return now.tv_sec * INT64CONST(1000000000) + now.tv_nsec;
 }
 
-/*
- * DatumGetTextPP(), for arguments that are mostly short: no call of a function that
- * returns what it was given.
- */
-static inline text *
-get_text(Datum datum)
+/* The bytes of a text; without calling anything if it is not toasted. */
+static inline const char *
+text_bytes(Datum datum, int *len)
 {
-	text	   *value = (text *) DatumGetPointer(datum);
+	const text *value = (text *) DatumGetPointer(datum);
 
-	if (VARATT_IS_COMPRESSED(value) || VARATT_IS_EXTERNAL(value))
+	if (unlikely(VARATT_IS_COMPRESSED(value) || VARATT_IS_EXTERNAL(value)))
 		value = DatumGetTextPP(datum);
-	return value;
+	if (VARATT_IS_SHORT(value))
+	{
+		*len = VARSIZE_SHORT(value) - VARHDRSZ_SHORT;
+		return VARDATA_SHORT(value);
+	}
+	*len = VARSIZE(value) - VARHDRSZ;
+	return VARDATA(value);
 }
 
-/* memcmp() == 0, for names: short, and compared where a call of libc is not cheap. */
+static inline uint64
+load_64(const char *bytes)
+{
+	uint64		result;
+
+	memcpy(&result, bytes, sizeof(result));
+	return result;
+}
+
+static inline uint32
+load_32(const char *bytes)
+{
+	uint32		result;
+
+	memcpy(&result, bytes, sizeof(result));
+	return result;
+}
+
+/*
+ * memcpy() and memcmp() == 0 for names: short, and where a call of libc is not cheap.
+ * The last bytes taken together may overlap those before.
+ */
+static inline void
+copy_bytes(char *to, const char *from, int n)
+{
+	if (likely(n >= 8))
+	{
+		for (int at = 0; at < n - 8; at += 8)
+			memcpy(to + at, from + at, 8);
+		memcpy(to + n - 8, from + n - 8, 8);
+	}
+	else if (n >= 4)
+	{
+		memcpy(to, from, 4);
+		memcpy(to + n - 4, from + n - 4, 4);
+	}
+	else if (n > 0)
+	{
+		to[0] = from[0];
+		to[n / 2] = from[n / 2];
+		to[n - 1] = from[n - 1];
+	}
+}
+
 static inline bool
 same_bytes(const char *a, const char *b, int n)
 {
-	uint64		x,
-				y;
-	uint32		u,
-				v;
-
-	if (n >= sizeof(x))
+	if (likely(n >= 4 && n <= 8))
+		return load_32(a) == load_32(b) && load_32(a + n - 4) == load_32(b + n - 4);
+	if (n > 8)
 	{
-		/* the last eight bytes may overlap those before */
-		for (int at = 0;; at = Min(at + (int) sizeof(x), n - (int) sizeof(x)))
-		{
-			memcpy(&x, a + at, sizeof(x));
-			memcpy(&y, b + at, sizeof(y));
-			if (x != y)
+		for (int at = 0; at < n - 8; at += 8)
+			if (load_64(a + at) != load_64(b + at))
 				return false;
-			if (at == n - (int) sizeof(x))
-				return true;
-		}
+		return load_64(a + n - 8) == load_64(b + n - 8);
 	}
-	if (n >= sizeof(u))
-	{
-		memcpy(&u, a, sizeof(u));
-		memcpy(&v, b, sizeof(v));
-		if (u != v)
-			return false;
-		memcpy(&u, a + n - sizeof(u), sizeof(u));
-		memcpy(&v, b + n - sizeof(v), sizeof(v));
-		return u == v;
-	}
-	while (n > 0 && a[n - 1] == b[n - 1])
-		n--;
-	return n == 0;
+	return n == 0 || (a[0] == b[0] && a[n / 2] == b[n / 2] && a[n - 1] == b[n - 1]);
 }
 
 #pragma GCC visibility pop

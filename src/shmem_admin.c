@@ -12,11 +12,10 @@
 bool
 shmem_reset(const BucketId *id)
 {
-	Probe		way = probe_of(id->hash);
 	Slot	   *slot;
 	uint64		word;
 
-	while ((slot = find(id, &way, &word)) != NULL)
+	while ((slot = find(id, &word)) != NULL)
 	{
 		if (lock_word(slot, word))
 		{
@@ -33,11 +32,10 @@ shmem_reset(const BucketId *id)
 bool
 shmem_raise(const BucketId *id, const BucketRule *rule, Owed owed)
 {
-	Probe		way = probe_of(id->hash);
 	Slot	   *slot;
 	uint64		word;
 
-	while ((slot = find(id, &way, &word)) != NULL)
+	while ((slot = find(id, &word)) != NULL)
 	{
 		int64		now;
 
@@ -61,11 +59,10 @@ shmem_raise(const BucketId *id, const BucketRule *rule, Owed owed)
 bool
 shmem_give(const BucketId *id, double tokens, double *given)
 {
-	Probe		way = probe_of(id->hash);
 	Slot	   *slot;
 	uint64		word;
 
-	while ((slot = find(id, &way, &word)) != NULL)
+	while ((slot = find(id, &word)) != NULL)
 	{
 		int64		now;
 		BucketRule	own;
@@ -90,7 +87,7 @@ limiter_is(const Slot *slot, const char *limiter, int limiter_len)
 {
 	char		names[MAX_NAMES];
 
-	if (slot->u.bucket.limiter_len != limiter_len)
+	if (slot->u.bucket.name.limiter_len != limiter_len)
 		return false;
 	slot_names(slot, names);
 	return memcmp(names, limiter, limiter_len) == 0;
@@ -113,7 +110,7 @@ reset_slot(uint32 n, Oid database, const char *limiter, int limiter_len)
 			continue;
 		if (slot->database == database &&
 			(limiter ? limiter_is(slot, limiter, limiter_len) :
-			 slot->u.bucket.name[0] != BLOCK_PREFIX))
+			 slot->u.bucket.name.bytes[0] != BLOCK_PREFIX))
 		{
 			living = owed_of(slot, word, monotonic_ns()) > 0;
 			unlock_changed(slot, word, 0);
@@ -208,8 +205,8 @@ shmem_view(uint32 n, Oid database, BucketView *view)
 		}
 		view->capacity = slot->u.bucket.capacity;
 		view->refill = slot->u.bucket.refill;
-		view->limiter_len = slot->u.bucket.limiter_len;
-		view->key_len = slot->u.bucket.key_len;
+		view->limiter_len = slot->u.bucket.name.limiter_len;
+		view->key_len = slot->u.bucket.name.key_len;
 		full_at = full_at_of(slot, word);
 		slot_names(slot, name);
 		if (!unchanged(slot, word))

@@ -75,7 +75,7 @@ distance_from_full(const Slot *slot, uint64 word, int64 now)
 	double		owed = (double) owed_of(slot, word, now);
 
 	if (bucket_timed(slot->u.bucket.capacity, slot->u.bucket.refill) &&
-		slot->u.bucket.name[0] != BLOCK_PREFIX)
+		slot->u.bucket.name.bytes[0] != BLOCK_PREFIX)
 		return owed;
 	return owed * 1e60;
 }
@@ -216,10 +216,8 @@ fill(const BucketId *id, const BucketRule *rule, Owed full_at,
 	slot->u.bucket.capacity = rule->capacity;
 	slot->u.bucket.refill = rule->refill;
 	slot->link = needed > 1 ? claimed[1] : NO_SLOT;
-	slot->u.bucket.limiter_len = id->limiter_len;
-	slot->u.bucket.key_len = id->key_len;
-	memcpy(slot->u.bucket.name, names, SLOT_BYTES);
-	if (id->limiter_len + id->key_len > SLOT_BYTES)
+	slot->u.bucket.name = id->name;
+	if (!name_is_short(id))
 		memcpy(store.tails[claimed[0]].name, names + SLOT_BYTES, TAIL_BYTES);
 	store.tags[claimed[0]] = probe_of(id->hash).tag;
 	unlock_changed(slot, words[0], full_at);
@@ -258,8 +256,8 @@ move_bucket(uint32 n, int partition)
 	if (owed_of(slot, word, monotonic_ns()) > 0)
 	{
 		slot_names(slot, names);
-		make_bucket_id(&id, slot->database, names, slot->u.bucket.limiter_len,
-					   names + slot->u.bucket.limiter_len, slot->u.bucket.key_len);
+		make_bucket_id(&id, slot->database, names, slot->u.bucket.name.limiter_len,
+					   names + slot->u.bucket.name.limiter_len, slot->u.bucket.name.key_len);
 		probe = probe_of(id.hash);
 		if (n / GROUP_SLOTS == group_number(partition, probe.home))
 		{
@@ -333,11 +331,10 @@ groups_for(PlaceMode mode)
 static bool
 set_here(const BucketId *id, const BucketRule *rule, Owed owed)
 {
-	Probe		way = probe_of(id->hash);
 	Slot	   *slot;
 	uint64		word;
 
-	while ((slot = find(id, &way, &word)) != NULL)
+	while ((slot = find(id, &word)) != NULL)
 	{
 		if (!lock_word(slot, word))
 			continue;
@@ -470,11 +467,10 @@ find_or_claim(BucketCall *calls, int n, PlaceMode mode, Held *held,
 
 	for (int i = 0; i < n; i++)
 	{
-		Probe		probe = probe_of(calls[i].id.hash);
 		int			partition = shmem_partition(calls[i].id.hash);
 
 		held[i].n_claimed = 0;
-		held[i].slot = find(&calls[i].id, &probe, &held[i].word);
+		held[i].slot = find(&calls[i].id, &held[i].word);
 		if (held[i].slot || partition_set_has(locked, partition))
 			continue;
 		partition_set_add(locked, partition);
@@ -736,7 +732,7 @@ shmem_restore(const BucketId *id, double capacity, double refill, Owed owed,
 	uint64		words[1 + MAX_CONTINUATIONS];
 	bool		room = true;
 	uint64		word;
-	Slot	   *slot = find(id, &probe, &word);
+	Slot	   *slot = find(id, &word);
 
 	if (slot && lock_word(slot, word))
 	{

@@ -57,7 +57,7 @@ shmem_save(Saving *saving)
 {
 	SavedStore	record = {0};
 
-	record.seed = store.seed;
+	record.seed = store.header->seed;
 	record.partitions = store.partitions;
 	record.groups = store.groups;
 	for (int i = 0; i < MAX_PARTITIONS; i++)
@@ -86,8 +86,8 @@ copy_bucket(uint32 n, int64 began, SavedBucket *record)
 		record->database = slot->database;
 		record->capacity = slot->u.bucket.capacity;
 		record->refill = slot->u.bucket.refill;
-		record->limiter_len = slot->u.bucket.limiter_len;
-		record->key_len = slot->u.bucket.key_len;
+		record->limiter_len = slot->u.bucket.name.limiter_len;
+		record->key_len = slot->u.bucket.name.key_len;
 		owed = full_at_of(slot, word);
 		slot_names(slot, record->names);
 		len = record->limiter_len + record->key_len;
@@ -167,7 +167,7 @@ load_store(const char *bytes, Size size, Loading *loading)
 		record.groups == store.groups;
 	if (loading->same_places)
 	{
-		store.seed = store.header->seed = record.seed;
+		use_seed(record.seed);
 		for (int i = 0; i < MAX_PARTITIONS; i++)
 			pg_atomic_write_u32(&store.header->layout[i], record.shift[i]);
 	}

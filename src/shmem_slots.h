@@ -59,7 +59,8 @@
  *
  * The lock is taken for what is rare: a bucket's parameters change, it is reset,
  * its slot passes to another key, the time it will be full moves by more than
- * MAX_ADVANCE at once (for instance 78 hours after its last use).  It is held
+ * MAX_ADVANCE at once (for instance 78 hours after its last use), or is centuries
+ * away.  It is held
  * for a few dozen instructions that cannot fail, so waiting for it spins.
  *
  * Partition lock (LWLock, exclusive): taken to make a bucket, which alone sets
@@ -104,8 +105,7 @@
 #define BASE_UNIT			((Owed) 1 << 36)
 #define MAX_ADVANCE			((Owed) 1 << 48)
 
-/* bytes of limiter and key */
-#define SLOT_BYTES			22	/* in the bucket's slot */
+/* bytes of limiter and key beyond SLOT_BYTES, which are in the bucket's slot */
 #define TAIL_BYTES			56	/* in its tail */
 #define CONTINUATION_BYTES	44	/* in a further slot, which has a tail as well */
 #define INLINE_BYTES		(SLOT_BYTES + TAIL_BYTES)
@@ -132,9 +132,7 @@ typedef struct Slot
 			int64		base;
 			double		capacity;
 			double		refill;
-			uint8		limiter_len;
-			uint8		key_len;
-			char		name[SLOT_BYTES];	/* limiter, then key */
+			SlotName	name;
 		}			bucket;
 		struct
 		{
@@ -160,23 +158,28 @@ typedef struct Header
 	uint64		seed;			/* of the hash, unlike in every server */
 	uint32		partitions;		/* a power of two */
 	uint32		groups;			/* a partition */
-	pg_atomic_uint32 layout[MAX_PARTITIONS];	/* read by every call */
+	/* read by every call: */
+	pg_atomic_uint32 block_cells;	/* that are used: block.c */
+	pg_atomic_uint32 layout[MAX_PARTITIONS];
 	char		pad[PG_CACHE_LINE_SIZE];
 	pg_atomic_uint64 evicted[MAX_PARTITIONS];	/* since the first start */
 } Header;
 
-/* Where it all is; and a copy of what never changes, for a call touches few pages. */
+/*
+ * Where it all is; and a copy of what never changes, for a call touches few pages.
+ * What every call needs comes first, in one cache line.
+ */
 typedef struct Store
 {
 	Header	   *header;			/* NULL: not preloaded */
-	uint64		seed;
 	uint32		partitions;
 	uint32		groups;
-	LWLockPadded *locks;		/* a partition each */
-	uint8	   *reach;			/* of each group: 0 is itself */
 	uint32	   *tags;			/* partitions * groups * GROUP_SLOTS */
 	Slot	   *slots;			/* as many */
+	uint8	   *reach;			/* of each group: 0 is itself */
+	uint64		secrets[3];		/* of the hash, from its seed */
 	Tail	   *tails;			/* of the slots */
+	LWLockPadded *locks;		/* a partition each */
 } Store;
 
 extern Store store;
@@ -192,6 +195,7 @@ typedef struct Probe
 	uint32		way;			/* place in the group */
 } Probe;
 
+extern void use_seed(uint64 seed);
 extern uint64 wait_for_word(Slot *slot) pg_attribute_cold;
 extern bool slot_has_names(const Slot *slot, const BucketId *id);
 extern void slot_names(const Slot *slot, char *names);
@@ -325,64 +329,62 @@ owed_of(const Slot *slot, uint64 word, int64 now)
 static inline bool
 slot_is(const Slot *slot, const BucketId *id)
 {
-	if (slot->database != id->database ||
-		slot->u.bucket.limiter_len != id->limiter_len ||
-		slot->u.bucket.key_len != id->key_len)
-		return false;
-	if (unlikely(id->limiter_len + id->key_len > SLOT_BYTES))
-		return slot_has_names(slot, id);
-	return same_bytes(slot->u.bucket.name + id->limiter_len, id->key, id->key_len) &&
-		same_bytes(slot->u.bucket.name, id->limiter, id->limiter_len);
+	return slot->database == id->database &&
+		same_slot_name(&slot->u.bucket.name, &id->name) &&
+		(name_is_short(id) || slot_has_names(slot, id));
 }
 
-extern bool way_changed(uint64 hash, Probe *way) pg_attribute_cold;
-
-/* One look for a bucket: see find(). */
-static pg_attribute_always_inline Slot *
-find_once(const BucketId *id, const Probe *way, uint64 *word)
+/*
+ * Look for the bucket in the group of the i-th slot on its way.  True if that ends
+ * the search: it was found, or would have been.
+ */
+static pg_attribute_always_inline bool
+search_group(const BucketId *id, const Probe *way, uint32 i, Slot **slot, uint64 *word)
 {
-	uint32		last = 0;
+	uint32		group = probe_group(way, i);
 
-	/* the layout was read before */
-	pg_read_barrier();
-	for (uint32 i = 0; i <= last; i += GROUP_SLOTS)
+	for (uint32 j = 0; j < GROUP_SLOTS; j++)
 	{
-		uint32		group = probe_group(way, i);
+		uint32		n = group + (way->way + j) % GROUP_SLOTS;
+		uint32		tag = ((volatile uint32 *) store.tags)[n];
 
-		for (uint32 j = 0; j < GROUP_SLOTS; j++)
+		if (likely(tag == way->tag))
 		{
-			uint32		n = group + (way->way + j) % GROUP_SLOTS;
-			uint32		tag = ((volatile uint32 *) store.tags)[n];
-
-			if (tag == way->tag)
+			*word = read_word(&store.slots[n]);
+			if (likely(slot_is(&store.slots[n], id)))
 			{
-				*word = read_word(&store.slots[n]);
-				if (slot_is(&store.slots[n], id))
-					return &store.slots[n];
+				*slot = &store.slots[n];
+				return true;
 			}
-			else if (tag == TAG_FREE)
-				return NULL;
 		}
-		if (i == 0)
-			last = *reach_of(way) * GROUP_SLOTS;
+		else if (tag == TAG_FREE)
+			return true;
 	}
-	return NULL;
+	return false;
 }
+
+extern Slot *search_further(const BucketId *id, Probe way, uint64 *word);
+extern bool way_changed(uint32 partition, uint32 layout);
 
 /*
  * The bucket's slot and its word, or NULL.  Without the partition's lock, NULL
  * may be out of date, and a slot is certain only with its word unchanged.
  */
 static pg_attribute_always_inline Slot *
-find(const BucketId *id, Probe *way, uint64 *word)
+find(const BucketId *id, uint64 *word)
 {
-	for (;;)
-	{
-		Slot	   *slot = find_once(id, way, word);
+	Slot	   *slot = NULL;
+	Probe		way;
 
-		if (likely(slot) || likely(!way_changed(id->hash, way)))
-			return slot;
-	}
+	do
+	{
+		way = probe_of(id->hash);
+		/* the tags are read after the layout */
+		pg_read_barrier();
+		if (!search_group(id, &way, 0, &slot, word) && unlikely(*reach_of(&way) > 0))
+			slot = search_further(id, way, word);
+	} while (unlikely(slot == NULL) && way_changed(way.partition, way.layout));
+	return slot;
 }
 
 #pragma GCC visibility pop

@@ -1,15 +1,20 @@
 /*
  * shmem_store.c
- *		Buckets in shared memory: start, and decisions on those that are there.
+ *		Buckets in shared memory: start, and decisions on those that are there, but
+ *		for what is inline (shmem_consume.h).
  *
  * How they are kept, and why a decision needs no lock: shmem_slots.h.
  */
-#include "shmem_slots.h"
+#include "shmem_consume.h"
 
 #include "common/hashfn.h"
 #include "storage/shmem.h"
 
-Store		store = {NULL};
+/* Of this backend's last call here: was it denied?  Denials come in rows. */
+bool		shmem_denied_last hot_data = false;
+uint64		shmem_last_hash hot_data = 0;
+
+Store		store hot_data pg_attribute_aligned(PG_CACHE_LINE_SIZE) = {NULL};
 
 /*
  * Size and start
@@ -64,6 +69,15 @@ shmem_store_locks(void)
 	return partitions;
 }
 
+/* Hash by this seed; while nobody else is here. */
+void
+use_seed(uint64 seed)
+{
+	store.header->seed = seed;
+	for (int i = 0; i < lengthof(store.secrets); i++)
+		store.secrets[i] = hash_bytes_uint32_extended(i, seed);
+}
+
 /* Holding AddinShmemInitLock. */
 void
 shmem_store_startup(void *memory, LWLockPadded *my_locks, bool found)
@@ -77,7 +91,7 @@ shmem_store_startup(void *memory, LWLockPadded *my_locks, bool found)
 	{
 		memset(store.header, 0, sizeof(Header));
 		dimensions(&store.header->partitions, &store.header->groups);
-		if (!pg_strong_random(&store.header->seed, sizeof(store.header->seed)))
+		if (!pg_strong_random(&store.header->seed, sizeof(uint64)))
 			store.header->seed = (uint64) monotonic_ns();
 		for (int i = 0; i < MAX_PARTITIONS; i++)
 		{
@@ -85,7 +99,7 @@ shmem_store_startup(void *memory, LWLockPadded *my_locks, bool found)
 			pg_atomic_init_u64(&store.header->evicted[i], 0);
 		}
 	}
-	store.seed = store.header->seed;
+	use_seed(store.header->seed);
 	store.partitions = store.header->partitions;
 	store.groups = store.header->groups;
 	n = (Size) store.partitions * store.groups * GROUP_SLOTS;
@@ -107,6 +121,13 @@ shmem_store_startup(void *memory, LWLockPadded *my_locks, bool found)
 	}
 }
 
+/* For block.c. */
+pg_atomic_uint32 *
+shmem_store_block_cells(void)
+{
+	return &store.header->block_cells;
+}
+
 bool
 shmem_attached(void)
 {
@@ -121,25 +142,13 @@ shmem_attached(void)
 uint64
 shmem_hash_limiter(Oid database, const char *limiter, int len)
 {
-	if (!store.header)
-		return 0;
-	return hash_bytes_extended((const unsigned char *) limiter, len,
-							   store.seed ^ ((uint64) database << 32));
+	return hash_name(store.secrets[2] ^ database, limiter, len);
 }
 
-uint64 pg_attribute_hot
+uint64
 shmem_hash(uint64 limiter_hash, const char *key, int len)
 {
-	uint64		hash;
-
-	if (!store.header)
-		return 0;
-	hash = hash_bytes_extended((const unsigned char *) key, len, limiter_hash);
-#ifdef RATELIMIT_WEAK_HASH
-	/* for a test: many have the same hash, so that names alone tell them apart */
-	hash = hash_bytes_extended((const unsigned char *) key, Min(len, 7), len);
-#endif
-	return hash;
+	return store.header ? hash_key(limiter_hash, key, len) : 0;
 }
 
 int
@@ -202,25 +211,37 @@ wait_for_word(Slot *slot)
 	return word;
 }
 
+/* A search goes on after the home group, as far as that reaches. */
+Slot *
+search_further(const BucketId *id, Probe way, uint64 *word)
+{
+	Slot	   *slot = NULL;
+	uint32		last = *reach_of(&way) * GROUP_SLOTS;
+
+	for (uint32 i = GROUP_SLOTS; i <= last; i += GROUP_SLOTS)
+		if (search_group(id, &way, i, &slot, word))
+			break;
+	return slot;
+}
+
 /*
- * The way to a bucket that was not there: has it changed since it was worked out?
- * If so, it is worked out anew, once nothing moves.
+ * A bucket was not there: has the partition's layout changed since the way to it was
+ * worked out?  If so, returns once nothing moves.
  */
 bool
-way_changed(uint64 hash, Probe *way)
+way_changed(uint32 partition, uint32 was)
 {
-	pg_atomic_uint32 *layout = &store.header->layout[shmem_partition(hash)];
+	pg_atomic_uint32 *layout = &store.header->layout[partition];
 	SpinDelayStatus delay;
 
 	/* the tags were read before */
 	pg_read_barrier();
-	if (way->layout == pg_atomic_read_u32(layout) && !(way->layout & LAYOUT_MOVING))
+	if (was == pg_atomic_read_u32(layout) && !(was & LAYOUT_MOVING))
 		return false;
 	init_local_spin_delay(&delay);
 	while (pg_atomic_read_u32(layout) & LAYOUT_MOVING)
 		perform_spin_delay(&delay);
 	finish_spin_delay(&delay);
-	*way = probe_of(hash);
 	return true;
 }
 
@@ -228,10 +249,10 @@ way_changed(uint64 hash, Probe *way)
 void
 slot_names(const Slot *slot, char *names)
 {
-	int			len = slot->u.bucket.limiter_len + slot->u.bucket.key_len;
+	int			len = slot->u.bucket.name.limiter_len + slot->u.bucket.name.key_len;
 	uint32		next = slot->link;
 
-	memcpy(names, slot->u.bucket.name, SLOT_BYTES);
+	memcpy(names, slot->u.bucket.name.bytes, SLOT_BYTES);
 	if (len > SLOT_BYTES)
 		memcpy(names + SLOT_BYTES, store.tails[slot - store.slots].name, TAIL_BYTES);
 	for (int done = INLINE_BYTES; done < Min(len, MAX_NAMES) && next < shmem_slots();
@@ -258,8 +279,8 @@ slot_has_names(const Slot *slot, const BucketId *id)
  * Deciding
  */
 
-/* Decide with the slot locked: whatever consume_swap() leaves. */
-static pg_noinline pg_attribute_cold bool
+/* Decide with the slot locked: what swap_word() leaves. */
+bool
 consume_locked(Slot *slot, uint64 word, const BucketRule *rule,
 			   Decision *decision)
 {
@@ -285,113 +306,21 @@ consume_locked(Slot *slot, uint64 word, const BucketRule *rule,
 	return true;
 }
 
-/* The time that the arithmetic is to go by. */
-static inline int64
-clock_for(const BucketRule *rule)
-{
-	return rule->timed ? monotonic_ns() : 0;
-}
-
-/* Try to decide; false if somebody else changed the bucket meanwhile. */
-static inline bool
-consume_swap(Slot *slot, uint64 word, const BucketRule *rule, Owed now,
-			 Decision *decision)
-{
-	Owed		full_at;
-	Owed		owed;
-	Owed		value;
-
-	if (slot->u.bucket.capacity != rule->capacity ||
-		slot->u.bucket.refill != rule->refill)
-		return consume_locked(slot, word, rule, decision);
-
-	full_at = full_at_of(slot, word);
-	owed = Max(full_at - now, 0);
-	decision->allowed = bucket_take(rule, &owed);
-	decision->owed = owed;
-	decision->now = (int64) now;
-	if (!decision->allowed || rule->take == 0)
-		return unchanged(slot, word);
-
-	value = (Owed) (word >> 1) + (now + owed - full_at);
-	if (now + owed - full_at >= MAX_ADVANCE || value >= (Owed) WORD_VALUES)
-		return consume_locked(slot, word, rule, decision);
-	return pg_atomic_compare_exchange_u64(&slot->word, &word,
-										  (uint64) value << 1);
-}
-
-/*
- * A decision on a bucket with so long a name is to follow.  It is far away, mostly in
- * its first place: fetch that meanwhile.
- */
-void pg_attribute_hot
-shmem_expect(uint64 hash, int name_len)
-{
-	if (store.header)
-	{
-		Probe		way = probe_of(hash);
-		uint32		first = probe_slot(&way, 0);
-
-		__builtin_prefetch(&store.tags[first]);
-		__builtin_prefetch(&store.slots[first]);
-		if (name_len > SLOT_BYTES)
-		{
-			/* it may be in two lines */
-			__builtin_prefetch(&store.tails[first]);
-			__builtin_prefetch(&store.tails[first].name[TAIL_BYTES - 1]);
-		}
-	}
-}
-
-/* Was the last call here denied?  Denials come in rows. */
-bool		shmem_denied_last = false;
-
 /* Decide a call on a bucket that is here; false if it is not. */
-bool pg_attribute_hot
+bool
 shmem_consume(const BucketId *id, const BucketRule *rule, Decision *decision)
 {
-	static uint64 last_hash = 0;
-	Probe		way = probe_of(id->hash);
-	Slot	   *slot;
-	uint64		word;
-	int64		early = 0;
-
-	/*
-	 * A bucket that this backend has not just used is not there yet: look at the
-	 * clock meanwhile, but for a denial, which needs a second look (below).
-	 */
-	if (id->hash != last_hash && rule->timed && !shmem_denied_last)
-		early = monotonic_ns();
-	last_hash = id->hash;
-
-	while ((slot = find(id, &way, &word)) != NULL)
-	{
-		bool		done = consume_swap(slot, word, rule, early ? early : clock_for(rule),
-										decision);
-
-		/*
-		 * By a clock from before the word, a later call of somebody else may seem to
-		 * be of the future, and a call that is denied too early: look again.
-		 */
-		if (done && (decision->allowed || !early))
-		{
-			shmem_denied_last = !decision->allowed;
-			return true;
-		}
-		early = 0;
-	}
-	return false;
+	return consume_here(id, rule, decision);
 }
 
 /* What a call would find, changing nothing; false if the bucket is not here. */
 bool
 shmem_peek(const BucketId *id, const BucketRule *rule, Decision *decision)
 {
-	Probe		way = probe_of(id->hash);
 	Slot	   *slot;
 	uint64		word;
 
-	while ((slot = find(id, &way, &word)) != NULL)
+	while ((slot = find(id, &word)) != NULL)
 	{
 		double		capacity = slot->u.bucket.capacity;
 		double		refill = slot->u.bucket.refill;

@@ -63,7 +63,7 @@ static struct
 	char		limiter[MAX_LIMITER_LEN];
 }			own[OWN_LIMITERS];
 
-static Line *current = NULL;	/* counts from here on */
+pg_atomic_uint64 *stats_current hot_data = NULL;
 
 Size
 stats_size(void)
@@ -246,17 +246,7 @@ stats_set_limiter(const char *limiter, int len)
 		own[n].limiter_len = len;
 		memcpy(own[n].limiter, limiter, len);
 	}
-	current = &lines[n];
-}
-
-/* Count one call of the limiter last set. */
-void pg_attribute_hot
-stats_count(StatsCount what)
-{
-	/* nobody else writes to it */
-	if (current)
-		pg_atomic_write_u64(&current->counts[what],
-							pg_atomic_read_u64(&current->counts[what]) + 1);
+	stats_current = lines[n].counts;
 }
 
 /* Copy what has been counted, for stats_get(). */
