@@ -83,13 +83,16 @@ typedef struct LocalViolation
  * Recording
  */
 
-static void
-record_locally(const BucketId *id, int64 n)
+/* Not preloaded: the violations are written when the transaction commits. */
+void
+flush_record_locally(const BucketId *id, int64 n)
 {
 	LocalViolation wanted;
 	LocalViolation *violation;
 	bool		found;
 
+	if (!table_writable())
+		return;
 	if (!local_violations)
 	{
 		HASHCTL		control = {0};
@@ -107,16 +110,6 @@ record_locally(const BucketId *id, int64 n)
 	memcpy(wanted.names.key, id->key, id->key_len);
 	violation = hash_search(local_violations, &wanted.names, HASH_ENTER, &found);
 	violation->count = (found ? violation->count : 0) + n;
-}
-
-/* Record n violations, at a time of the monotonic clock; 0: now. */
-void
-flush_record(const BucketId *id, int64 n, int64 now)
-{
-	if (shmem_attached())
-		violations_add(id, n, now ? now : monotonic_ns());
-	else if (table_writable())
-		record_locally(id, n);
 }
 
 /*

@@ -66,10 +66,12 @@ typedef struct Entry
 	int64		folded;			/* of count; fold lock */
 	Oid			database;		/* this and the names: partition's lock */
 	uint8		gateway_len;
-	uint8		limiter_len;
-	uint8		key_len;
+	SlotName	bucket;
 	char		name[MAX_GATEWAY_LEN + MAX_LIMITER_LEN + MAX_KEY_LEN];	/* in this order */
 } Entry;
+
+StaticAssertDecl(offsetof(Entry, name) == 64,
+				 "what tells entries apart takes more than a cache line");
 
 typedef struct Violations
 {
@@ -189,7 +191,7 @@ set_gateway(Gateway *gateway, const char *wanted)
  * not been checked for the database's encoding: what is not valid in it is
  * shown as question marks.
  */
-static const Gateway *
+static pg_attribute_always_inline const Gateway *
 my_gateway(void)
 {
 	static char host[MAX_GATEWAY_LEN + 1];
@@ -233,12 +235,12 @@ entry_is(const Entry *entry, const Names *names)
 
 	return entry->database == id->database &&
 		entry->gateway_len == gateway->len &&
-		entry->limiter_len == id->limiter_len &&
-		entry->key_len == id->key_len &&
-		same_bytes(entry->name + gateway->len + id->limiter_len,
-				   id->key, id->key_len) &&
+		same_slot_name(&entry->bucket, &id->name) &&
 		same_bytes(entry->name, gateway->name, gateway->len) &&
-		same_bytes(entry->name + gateway->len, id->limiter, id->limiter_len);
+		(name_is_short(id) ||
+		 (same_bytes(entry->name + gateway->len, id->limiter, id->limiter_len) &&
+		  same_bytes(entry->name + gateway->len + id->limiter_len,
+					 id->key, id->key_len)));
 }
 
 /*
@@ -368,8 +370,7 @@ make_entry(const Names *names, int64 n, int64 now)
 			continue;
 		entry->database = names->id->database;
 		entry->gateway_len = names->gateway->len;
-		entry->limiter_len = names->id->limiter_len;
-		entry->key_len = names->id->key_len;
+		entry->bucket = names->id->name;
 		memcpy(p, names->gateway->name, names->gateway->len);
 		p += names->gateway->len;
 		memcpy(p, names->id->limiter, names->id->limiter_len);
@@ -426,16 +427,18 @@ make_and_count(const Names *names, int64 n, int64 now)
 }
 
 static void
-count_names(const Names *names, int64 n, int64 now)
+count_names(const BucketId *id, const Gateway *gateway, int64 n, int64 now)
 {
+	Names		names;
 	BucketId	other;
 	Names		rest;
 
-	if (add_if_there(names, n, now) || make_and_count(names, n, now))
+	set_names(&names, id, gateway);
+	if (add_if_there(&names, n, now) || make_and_count(&names, n, now))
 		return;
-	make_bucket_id(&other, names->id->database, names->id->limiter,
-				   names->id->limiter_len, OTHER_KEY, strlen(OTHER_KEY));
-	set_names(&rest, &other, names->gateway);
+	make_bucket_id(&other, id->database, id->limiter, id->limiter_len,
+				   OTHER_KEY, strlen(OTHER_KEY));
+	set_names(&rest, &other, gateway);
 	if (!add_if_there(&rest, n, now) && !make_and_count(&rest, n, now))
 		pg_atomic_fetch_add_u64(&shared->lost, n);
 }
@@ -444,30 +447,37 @@ count_names(const Names *names, int64 n, int64 now)
 void
 violations_expect(const BucketId *id)
 {
-	static uint64 last_hash = 0;
+	Names		names;
+	uint32		first;
 
-	if (shared && id->hash != last_hash)
-	{
-		Names		names;
-		uint32		first;
-
-		last_hash = id->hash;
-		set_names(&names, id, my_gateway());
-		first = probe_entry(names.hash, 0);
-		__builtin_prefetch(&tags[first]);
-		__builtin_prefetch(&entries[first]);
-		__builtin_prefetch(&entries[first].name[16]);
-	}
+	set_names(&names, id, my_gateway());
+	first = probe_entry(names.hash, 0);
+	__builtin_prefetch(&tags[first]);
+	__builtin_prefetch(&entries[first]);
+	__builtin_prefetch(&entries[first].name);
 }
 
-/* Record n violations at a time of the monotonic clock. */
-void pg_attribute_hot
+static pg_noinline pg_attribute_cold int64
+time_now(void)
+{
+	return monotonic_ns();
+}
+
+/*
+ * Record n violations at a time of the monotonic clock, 0: now.  False if there is no
+ * shared memory to record them in.
+ */
+bool pg_attribute_hot
 violations_add(const BucketId *id, int64 n, int64 now)
 {
 	Names		names;
 	uint32		first;
 	bool		again;
 
+	if (unlikely(!shared))
+		return false;
+	if (unlikely(now == 0))
+		now = time_now();
 	/* the growth since the last fold should not be spread over much time */
 	if (now - (int64) pg_atomic_read_u64(&shared->folded_at) > episodes_fold_interval())
 		violations_fold(false);
@@ -477,7 +487,8 @@ violations_add(const BucketId *id, int64 n, int64 now)
 	first = probe_entry(names.hash, 0);
 	if (((volatile uint32 *) tags)[first] != tag_of(names.hash) ||
 		!add_to_entry(&entries[first], &names, n, now, &again))
-		count_names(&names, n, now);
+		count_names(id, names.gateway, n, now);
+	return true;
 }
 
 /* What was saved is loaded: to episodes and flags it is nothing new. */
@@ -527,8 +538,8 @@ copy_names(Entry *entry, uint32 at, Oid database, ViolationView *view, Oid *owne
 		pg_read_barrier();
 		*owner = entry->database;
 		gateway_len = entry->gateway_len;
-		limiter_len = Min(entry->limiter_len, MAX_LIMITER_LEN);
-		key_len = entry->key_len;
+		limiter_len = Min(entry->bucket.limiter_len, MAX_LIMITER_LEN);
+		key_len = entry->bucket.key_len;
 		memcpy(view->gateway, entry->name, gateway_len);
 		memcpy(view->limiter, entry->name + gateway_len, limiter_len);
 		memcpy(view->key, entry->name + gateway_len + limiter_len, key_len);
@@ -694,8 +705,8 @@ violations_settle(uint32 at, Oid database, bool written)
 		{
 			((volatile uint32 *) tags)[at] = TAG_GIVEN_UP;
 			entry->folded = 0;
-			if (!is_other(entry->name + entry->gateway_len + entry->limiter_len,
-						  entry->key_len))
+			if (!is_other(entry->name + entry->gateway_len + entry->bucket.limiter_len,
+						  entry->bucket.key_len))
 				pg_atomic_fetch_sub_u32(&shared->used, 1);
 		}
 	}
@@ -798,7 +809,6 @@ load_violation(const char *bytes, Size size, Loading *loading)
 	const char *key;
 	BucketId	id;
 	Gateway		gateway;
-	Names		names;
 
 	if (size < offsetof(SavedViolation, names) || size > sizeof(record))
 		return false;
@@ -820,8 +830,7 @@ load_violation(const char *bytes, Size size, Loading *loading)
 	memcpy(name, record.names, record.gateway_len);
 	name[record.gateway_len] = '\0';
 	set_gateway(&gateway, name);
-	set_names(&names, &id, &gateway);
-	count_names(&names, record.count, snapshot_mono(loading, record.age));
+	count_names(&id, &gateway, record.count, snapshot_mono(loading, record.age));
 	return true;
 }
 

@@ -32,7 +32,7 @@ extern int	violations_locks(void);
 extern void violations_startup(void *memory, LWLockPadded *locks, bool found);
 extern const char *violations_gateway(void);
 extern void violations_expect(const BucketId *id);
-extern void violations_add(const BucketId *id, int64 n, int64 now);
+extern bool violations_add(const BucketId *id, int64 n, int64 now);
 extern uint32 violations_entries(void);
 extern bool violations_view(uint32 entry, Oid database, ViolationView *view,
 							Oid *owner);
