@@ -7,7 +7,7 @@
 # test/run does all of it, on any machine.
 
 MODULE_big = ratelimit
-# First those that have data that every call needs: it then shares pages.
+# First those that every call needs: their data then shares pages.
 OBJS = \
 	src/block.o \
 	src/consume.o \

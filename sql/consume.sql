@@ -52,6 +52,12 @@ FROM rl_throttle('year', 1, 1.0 / 31557600);
 SELECT allowed, round(remaining::numeric, 3) AS remaining FROM rl_throttle('big', 1e12, 1.0 / 31557600, 1e12);
 SELECT rl_consume('big', 1e12, 1.0 / 31557600);
 SELECT count(*) FILTER (WHERE rl_consume('fast', 1e12, 1e9, 1e6)) FROM generate_series(1, 100);
+-- centuries away: from seconds to millennia and back, denied and allowed
+SELECT count(*) FILTER (WHERE rl_consume('ages', 1e12, 1, 1e11)) FROM generate_series(1, 12);
+SELECT allowed, extract(epoch FROM retry_after) BETWEEN 1e11 - 600 AND 1e11 AS in_ages FROM rl_throttle('ages', 1e12, 1, 1e11);
+SELECT rl_consume('mixed', 1e12, 1, 10), rl_consume('mixed', 1e12, 1, 5e11), rl_consume('mixed', 1e12, 1, 6e11),
+	rl_consume('mixed', 1e12, 1, 10), rl_consume('mixed', 1e12, 1, 0);
+SELECT remaining - 499999999980 BETWEEN 0 AND 600 AS right FROM rl_peek('mixed', 1e12, 1, 0);
 SELECT rl_consume('tiny', 1e-300, 0, 1e-300), rl_consume('tiny', 1e-300, 0, 1e-300),
 	rl_consume('huge', 1e300, 1e-300, 1e300), rl_consume('huge', 1e300, 1e-300, 1e300);
 

@@ -36,6 +36,19 @@ SELECT count(*) FROM many WHERE rl_consume('parallel', 1234, 0);
 DROP TABLE many;
 
 -- at most 128 bytes a bucket
+-- the word of a slot comes around: taken and reset again and again (src/shmem_slots.h)
+DO $$
+DECLARE
+	n bigint;
+BEGIN
+	FOR round IN 1..12 LOOP
+		SELECT count(*) FILTER (WHERE rl_consume('again', 9999, 0)) INTO n FROM generate_series(1, 10000);
+		IF n <> 9999 OR NOT rl_reset('again') THEN
+			RAISE 'round %: % allowed', round, n;
+		END IF;
+	END LOOP;
+END $$;
+
 SELECT allocated_size / current_setting('ratelimit.max_buckets')::int <= 128 AS bytes
 FROM pg_shmem_allocations WHERE name = 'ratelimit';
 SELECT sum(slots) >= current_setting('ratelimit.max_buckets')::int AS slots,

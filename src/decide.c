@@ -2,10 +2,10 @@
  * decide.c
  *		The way to a decision when it is not the short one.
  *
- * The short one is shmem_consume(): a bucket that is in shared memory, a key
- * that cannot be blocked, no setting that has a say; decide() in consume.c takes
- * it.  Here is the rest: blocks, the tier that a bucket belongs to, what becomes
- * of a call that the table cannot decide, and several buckets at once.
+ * The short one is decide_quickly() in consume.c: a bucket that is in shared memory,
+ * a key that cannot be blocked, no setting that has a say.  Here is the rest: blocks,
+ * the tier that a bucket belongs to, what becomes of a call that the table cannot
+ * decide, and several buckets at once.
  */
 #include "ratelimit.h"
 
@@ -242,7 +242,7 @@ look_slowly(const BucketId *id, const BucketRule *rule, Decision *decision)
 		decision->allowed = false;
 }
 
-/* What decide() would find, changing nothing; decision->owed is before the call. */
+/* What a decision would find, changing nothing; decision->owed is before the call. */
 void
 look(const BucketId *id, const BucketRule *rule, Decision *decision)
 {

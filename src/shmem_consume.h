@@ -10,6 +10,8 @@
 
 #include "shmem_slots.h"
 
+#include "common/hashfn.h"
+
 /* own calls need not go through the linker's tables */
 #pragma GCC visibility push(hidden)
 
@@ -67,7 +69,7 @@ hash_key(uint64 limiter_hash, const char *key, int len)
 {
 #ifdef RATELIMIT_WEAK_HASH
 	/* for a test: many have the same hash, so that names alone tell them apart */
-	return hash_name(store.secrets[0], key, Min(len, 7));
+	return hash_bytes_extended((const unsigned char *) key, Min(len, 7), len);
 #else
 	return hash_name(limiter_hash, key, len);
 #endif
@@ -103,7 +105,7 @@ clock_for(const BucketRule *rule)
 /*
  * Try to decide; false if somebody else changed the bucket meanwhile.
  *
- * What a bucket owes takes 64 bits, unless it fills in centuries: with the base below
+ * When it will be full takes 64 bits, unless that is centuries away: with the base below
  * 2^26 either way, and the word's value below 2^62, so does their sum.
  */
 static pg_attribute_always_inline bool
@@ -119,7 +121,7 @@ swap_word(Slot *slot, uint64 word, const BucketRule *rule, int64 now,
 
 	if (unlikely(slot->u.bucket.capacity != rule->capacity ||
 				 slot->u.bucket.refill != rule->refill ||
-				 base >= limit || base < -limit || word >> 63 != 0))
+				 base >= limit || base < -limit || word >> 1 >= WORD_VALUES))
 		return consume_locked(slot, word, rule, decision);
 
 	full_at = base * (int64) BASE_UNIT + (int64) (word >> 1);

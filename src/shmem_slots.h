@@ -47,11 +47,11 @@
  * That a word's value does not come back: without the lock it is only ever
  * increased (an allowed call makes the bucket fuller later, never sooner).  With
  * the lock any state may follow any other, but base absorbs the difference and
- * word / 2 still grows, by at most 2^36.  It has 63 bits and one step adds less
- * than 2^48 (MAX_ADVANCE; larger steps take the lock), so before it comes
- * around to a value that some caller still holds from its one load, at least
- * 32768 changes, making up 292 years of bucket time, must fall between that load
- * and that caller's swap and end on the same nanosecond.
+ * word / 2 still grows, by at most 2^36, and starts anew at 2^62 (WORD_VALUES).
+ * One step adds less than 2^48 (MAX_ADVANCE; larger steps take the lock), so before
+ * it comes around to a value that some caller still holds from its one load, at
+ * least 16384 changes, making up 146 years of bucket time, must fall between that
+ * load and that caller's swap and end on the same nanosecond.
  *
  * Barriers: loading the word is followed by a read barrier, and re-reading it
  * preceded by one; the swap that locks is a full barrier; releasing is preceded
@@ -59,8 +59,8 @@
  *
  * The lock is taken for what is rare: a bucket's parameters change, it is reset,
  * its slot passes to another key, the time it will be full moves by more than
- * MAX_ADVANCE at once (for instance 78 hours after its last use), or is centuries
- * away.  It is held
+ * MAX_ADVANCE at once (for instance 78 hours after its last use) or is centuries
+ * away, the word's value starts anew.  It is held
  * for a few dozen instructions that cannot fail, so waiting for it spins.
  *
  * Partition lock (LWLock, exclusive): taken to make a bucket, which alone sets
@@ -101,7 +101,7 @@
 #define TAG_FIRST			2
 
 #define WORD_LOCKED			UINT64CONST(1)
-#define WORD_VALUES			(UINT64CONST(1) << 63)
+#define WORD_VALUES			(UINT64CONST(1) << 62)
 #define BASE_UNIT			((Owed) 1 << 36)
 #define MAX_ADVANCE			((Owed) 1 << 48)
 

@@ -7,7 +7,6 @@
  */
 #include "shmem_consume.h"
 
-#include "common/hashfn.h"
 #include "storage/shmem.h"
 
 /* Of this backend's last call here: was it denied?  Denials come in rows. */
@@ -69,7 +68,7 @@ shmem_store_locks(void)
 	return partitions;
 }
 
-/* Hash by this seed; while nobody else is here. */
+/* Hash by this seed, as whoever is here does. */
 void
 use_seed(uint64 seed)
 {

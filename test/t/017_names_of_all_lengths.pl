@@ -63,5 +63,28 @@ is($sql->("SELECT count(*) FROM names JOIN rate_limit_status USING (limiter, key
 is($sql->('SELECT count(*) FROM names WHERE rl_reset(key, limiter)'),
 	$sql->("SELECT count(*) FROM names WHERE NOT $two"), 'and are reset one by one');
 
+# Short names, each byte of which is told apart: keys of one limiter, and limiters that
+# follow each other in a session, as what is known of the last one is kept.
+$sql->('SELECT rl_reset_all()');
+$sql->(<<'SQL');
+CREATE TABLE short AS
+	WITH plain AS (SELECT repeat('s', n) AS name, n FROM generate_series(1, 30) n),
+	one_off AS (SELECT name, overlay(name PLACING 'x' FROM i FOR 1) AS other, n, i FROM plain, generate_series(1, n) i)
+	SELECT name, other, row_number() OVER (ORDER BY n, i) AS nr FROM one_off;
+SQL
+is( $sql->("SELECT count(*) FROM short WHERE rl_consume(name, 1000, 0) AND rl_consume(other, 1000, 0, 2)"),
+	465, 'keys that differ in a byte are taken from');
+is( $sql->("SELECT count(*), count(DISTINCT s.key) FROM rate_limit_status s JOIN short ON key = other WHERE limiter = 'default' AND tokens = 998"),
+	'465|465', '... each from its own bucket');
+is( $sql->("SELECT count(*) FROM rate_limit_status s WHERE limiter = 'default' AND tokens = 1000 - length(key) AND key = repeat('s', length(key))"),
+	30, '... and so are those that they differ from');
+is( $sql->("SELECT count(*) FROM short WHERE rl_consume('k', 1000, 0, 1, name) AND rl_consume('k', 1000, 0, 2, other)"),
+	465, 'limiters that differ in a byte, in turn');
+is( $sql->("SELECT count(*), count(DISTINCT limiter) FROM rate_limit_status JOIN short ON limiter = other WHERE key = 'k' AND tokens = 998"),
+	'465|465', '... each has its own bucket');
+is( $sql->("SELECT count(*) FROM rate_limit_status WHERE key = 'k' AND limiter = repeat('s', length(limiter)) AND tokens = 1000 - length(limiter)"),
+	30, '... and so have those that they differ from');
+is($sql->("SELECT sum(allowed) FROM rate_limit_stats JOIN short ON limiter = other"), 465, '... and counts of its own');
+
 $node->stop;
 done_testing();
