@@ -55,6 +55,7 @@ SELECT count(*) FILTER (WHERE rl_consume('fast', 1e12, 1e9, 1e6)) FROM generate_
 -- centuries away: from seconds to millennia and back, denied and allowed
 SELECT count(*) FILTER (WHERE rl_consume('ages', 1e12, 1, 1e11)) FROM generate_series(1, 12);
 SELECT allowed, extract(epoch FROM retry_after) BETWEEN 1e11 - 600 AND 1e11 AS in_ages FROM rl_throttle('ages', 1e12, 1, 1e11);
+SELECT rl_consume('ages', 1e12, 1, 1e5);
 SELECT rl_consume('mixed', 1e12, 1, 10), rl_consume('mixed', 1e12, 1, 5e11), rl_consume('mixed', 1e12, 1, 6e11),
 	rl_consume('mixed', 1e12, 1, 10), rl_consume('mixed', 1e12, 1, 0);
 SELECT remaining - 499999999980 BETWEEN 0 AND 600 AS right FROM rl_peek('mixed', 1e12, 1, 0);
