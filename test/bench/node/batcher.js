@@ -7,10 +7,10 @@
  *	const limiter = new Batcher(pool);
  *	if (!await limiter.consume('user:42', 100, 10)) return response.sendStatus(429);
  *
- * Each call still gets a decision of its own, in the order of the calls; calls with
- * different rules go into queries of their own.  If a query fails, its calls fail with
- * its error.  A key that would make it fail is refused before, so that it does not
- * fail the calls of others.
+ * Each call still gets a decision of its own, in the order of the query's calls; calls
+ * with different rules go into queries of their own, and so do those beyond maxKeys.
+ * If a query fails, its calls fail with its error.  A key that would make it fail is
+ * refused before, so that it does not fail the calls of others.
  */
 'use strict';
 

@@ -19,6 +19,7 @@ const { Batcher } = require('./batcher');
 const CALLERS = 32;
 const KEYS = 10000;
 const POOL = { max: 10 };	// node-postgres's default
+const BATCH = { maxKeys: 12 };	// 32 callers: three queries at a time
 const WARM_UP = 0.5;		// seconds
 
 const CONSUME = { name: 'rl_consume', text: 'SELECT rl_consume($1, $2, $3)' };
@@ -34,7 +35,7 @@ const modes = {
 	},
 	async batched() {
 		const pool = new Pool(POOL);
-		const batcher = new Batcher(pool);
+		const batcher = new Batcher(pool, BATCH);
 		await check(batcher);
 		return {
 			call: (key) => batcher.consume(key, 1e9, 1),
