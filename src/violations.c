@@ -457,12 +457,6 @@ violations_expect(const BucketId *id)
 	__builtin_prefetch(&entries[first].name);
 }
 
-static pg_noinline pg_attribute_cold int64
-time_now(void)
-{
-	return monotonic_ns();
-}
-
 /*
  * Record n violations at a time of the monotonic clock, 0: now.  False if there is no
  * shared memory to record them in.
@@ -477,7 +471,7 @@ violations_add(const BucketId *id, int64 n, int64 now)
 	if (unlikely(!shared))
 		return false;
 	if (unlikely(now == 0))
-		now = time_now();
+		now = monotonic_ns();
 	/* the growth since the last fold should not be spread over much time */
 	if (now - (int64) pg_atomic_read_u64(&shared->folded_at) > episodes_fold_interval())
 		violations_fold(false);

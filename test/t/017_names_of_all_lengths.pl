@@ -70,7 +70,7 @@ $sql->(<<'SQL');
 CREATE TABLE short AS
 	WITH plain AS (SELECT repeat('s', n) AS name, n FROM generate_series(1, 30) n),
 	one_off AS (SELECT name, overlay(name PLACING 'x' FROM i FOR 1) AS other, n, i FROM plain, generate_series(1, n) i)
-	SELECT name, other, row_number() OVER (ORDER BY n, i) AS nr FROM one_off;
+	SELECT name, other FROM one_off;
 SQL
 is( $sql->("SELECT count(*) FROM short WHERE rl_consume(name, 1000, 0) AND rl_consume(other, 1000, 0, 2)"),
 	465, 'keys that differ in a byte are taken from');
