@@ -17,10 +17,11 @@ CREATE UNLOGGED TABLE rate_limit_buckets (
 	key text COLLATE "C" NOT NULL,
 	capacity float8 NOT NULL,
 	refill float8 NOT NULL,
-	owed numeric NOT NULL,
+	owed bigint NOT NULL,
 	updated_at timestamptz NOT NULL,
+	owed_high bigint NOT NULL DEFAULT 0,
 	PRIMARY KEY (limiter, key)
-) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.05);
+) WITH (autovacuum_vacuum_scale_factor = 0.05);
 COMMENT ON TABLE rate_limit_buckets IS
 'The buckets that do not live in shared memory, a row each. Written by the consuming functions only; to look at buckets, use rate_limit_status, to change one, rl_reset(). Emptied by a crash and by promotion.';
 COMMENT ON COLUMN rate_limit_buckets.limiter IS 'which rule';
@@ -29,6 +30,7 @@ COMMENT ON COLUMN rate_limit_buckets.capacity IS 'tokens, of the last call';
 COMMENT ON COLUMN rate_limit_buckets.refill IS 'tokens per second, of the last call';
 COMMENT ON COLUMN rate_limit_buckets.owed IS 'what the bucket lacked to be full at updated_at: nanoseconds of refill; with refill 0, tokens in a unit that follows from capacity';
 COMMENT ON COLUMN rate_limit_buckets.updated_at IS 'when owed was true';
+COMMENT ON COLUMN rate_limit_buckets.owed_high IS 'what owed lacks, in units of 10^18: above 0 only where a bucket takes more than 31 years to fill';
 
 CREATE FUNCTION rl_consume(key text, capacity float8, refill float8, cost float8 DEFAULT 1, limiter text DEFAULT 'default')
 RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;

@@ -37,4 +37,16 @@
 #define my_proc_number() MyProcNumber
 #endif
 
+/* 18 counts what a scan does, 19 has flags; needs access/genam.h. */
+#if PG_VERSION_NUM < 180000
+#define begin_index_scan(table, index, snapshot, keys) \
+	index_beginscan(table, index, snapshot, keys, 0)
+#elif PG_VERSION_NUM < 190000
+#define begin_index_scan(table, index, snapshot, keys) \
+	index_beginscan(table, index, snapshot, NULL, keys, 0)
+#else
+#define begin_index_scan(table, index, snapshot, keys) \
+	index_beginscan(table, index, snapshot, NULL, keys, 0, 0)
+#endif
+
 #endif							/* RATELIMIT_COMPAT_H */

@@ -91,7 +91,8 @@ flush_record_locally(const BucketId *id, int64 n)
 	LocalViolation *violation;
 	bool		found;
 
-	if (!table_writable())
+	/* unlike the tables of buckets, that of violations belongs to the transaction */
+	if (XactReadOnly || IsInParallelMode())
 		return;
 	if (!local_violations)
 	{

@@ -20,6 +20,7 @@
 #include "miscadmin.h"
 #include "policy.h"
 #include "refund.h"
+#include "rows.h"
 #include "snapshot.h"
 #include "sql.h"
 #include "stats.h"
@@ -380,6 +381,7 @@ _PG_init(void)
 	find_clock();
 	define_settings();
 	sql_init();
+	rows_init();
 	policy_init();
 
 	if (!process_shared_preload_libraries_in_progress)

@@ -439,15 +439,6 @@ shmem_set(const BucketId *id, const BucketRule *rule, Owed owed, PlaceMode mode)
  * that is claimed.
  */
 
-typedef enum AllResult
-{
-	ALL_DECIDED,
-	ALL_BUSY,					/* start anew */
-	ALL_MISSING,				/* start anew with more partitions locked */
-	ALL_ELSEWHERE,				/* some belong into the table */
-	ALL_NO_ROOM					/* and nothing more to evict */
-} AllResult;
-
 static void
 release_all(Held *held, int n)
 {
@@ -636,36 +627,53 @@ for_each_partition(const PartitionSet *set, void (*visit) (int partition))
 }
 
 /*
- * Decide calls on different buckets: from all of them what they cost is taken, or
- * from none, also if it is not to be applied.
+ * Try once to decide calls on different buckets: from all of them what they cost is
+ * taken, or from none, also if it is not to be applied.  "locked" is what earlier
+ * tries have found that they need; at first it is empty.
  *
- * False if some are not here, but belong into the table: decision.in_table says
+ * ALL_ELSEWHERE: some are not here, but belong into the table; decision.in_table says
  * which.  Those of mode PLACE_NOTHING do not say.
  */
+AllResult
+shmem_try_all(BucketCall *calls, int n, PlaceMode mode, bool apply,
+			  PartitionSet *locked)
+{
+	Held		held[MAX_CALLS];
+	PartitionSet now_locked = *locked;
+	AllResult	result;
+
+	Assert(n <= MAX_CALLS);
+	for_each_partition(&now_locked, shmem_lock_partition);
+	result = try_all(calls, n, mode, apply, held, locked);
+	for_each_partition(&now_locked, shmem_unlock_partition);
+	return result;
+}
+
+void
+shmem_fail_no_room(int n)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+			 errmsg("shared memory has no room for %d buckets at once", n),
+			 errhint("Increase ratelimit.max_buckets.")));
+}
+
+/* The same until it is decided; false if some belong into the table. */
 bool
 shmem_consume_all(BucketCall *calls, int n, PlaceMode mode, bool apply)
 {
-	Held		held[MAX_CALLS];
 	PartitionSet locked = {{0}};
 
-	Assert(n <= MAX_CALLS);
 	for (int round = 0;; round++)
 	{
-		PartitionSet now_locked = locked;
 		AllResult	result;
 
 		CHECK_FOR_INTERRUPTS();
-		for_each_partition(&now_locked, shmem_lock_partition);
-		result = try_all(calls, n, mode, apply, held, &locked);
-		for_each_partition(&now_locked, shmem_unlock_partition);
-
+		result = shmem_try_all(calls, n, mode, apply, &locked);
 		if (result == ALL_DECIDED || result == ALL_ELSEWHERE)
 			return result == ALL_DECIDED;
 		if (result == ALL_NO_ROOM)
-			ereport(ERROR,
-					(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-					 errmsg("shared memory has no room for %d buckets at once", n),
-					 errhint("Increase ratelimit.max_buckets.")));
+			shmem_fail_no_room(n);
 
 		/* who has a word locked may have lost its processor: let it go on */
 		if (result == ALL_BUSY && round > 10)

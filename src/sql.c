@@ -170,6 +170,17 @@ check_available(void)
 				 errmsg("extension ratelimit or its table rate_limit_buckets does not exist in this database")));
 }
 
+/* Raise an error if the extension, or this table of it, is not there. */
+void
+sql_require(SqlTable table)
+{
+	check_available();
+	if (!OidIsValid(extension.relids[table]))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("table %s of extension ratelimit does not exist", tables[table])));
+}
+
 /*
  * From here to sql_end(), statements can be executed.  An error on the way needs
  * nothing from us: aborting the (sub)transaction gives the caller its rights back

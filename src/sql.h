@@ -43,6 +43,7 @@ typedef struct SqlCaller
 
 extern void sql_init(void);
 extern bool sql_available(void);
+extern void sql_require(SqlTable table);
 extern Oid	sql_relid(SqlTable table);
 extern SqlCaller sql_begin(void);
 extern void sql_lock(SqlTable table, LOCKMODE mode);

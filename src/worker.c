@@ -218,6 +218,7 @@ void
 ratelimit_launcher_main(Datum arg)
 {
 	TimestampTz next;
+	TimestampTz last = 0;
 	Work		work;
 	bool		connectable;
 
@@ -227,6 +228,7 @@ ratelimit_launcher_main(Datum arg)
 	/* no database, only the catalogs that all databases share */
 	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
 	ereport(DEBUG1, (errmsg("ratelimit launcher started")));
+	databases_launcher_is_here();
 	forget_dropped_databases();
 
 	next = GetCurrentTimestamp();
@@ -247,6 +249,9 @@ ratelimit_launcher_main(Datum arg)
 			next = Min(next, TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 														 flush_interval_setting * 1000L));
 		}
+		/* at most once a second, as what is wanted may fail */
+		if (databases_worker_wanted())
+			next = Min(next, TimestampTzPlusMilliseconds(last, 1000));
 		/* the wall clock may be set back */
 		pause = Min(TimestampDifferenceMilliseconds(GetCurrentTimestamp(), next),
 					flush_interval_setting * 1000L);
@@ -259,6 +264,7 @@ ratelimit_launcher_main(Datum arg)
 			continue;
 		}
 
+		last = GetCurrentTimestamp();
 		find_work(&work);
 		for (int i = 0; i < work.n; i++)
 			if (database_exists(work.databases[i], &connectable) && connectable)
