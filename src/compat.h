@@ -37,6 +37,13 @@
 #define my_proc_number() MyProcNumber
 #endif
 
+/* Which file a table's rows are in; needs utils/rel.h. */
+#if PG_VERSION_NUM < 160000
+#define relation_file(rel) ((rel)->rd_node.relNode)
+#else
+#define relation_file(rel) ((rel)->rd_locator.relNumber)
+#endif
+
 /* 18 counts what a scan does, 19 has flags; needs access/genam.h. */
 #if PG_VERSION_NUM < 180000
 #define begin_index_scan(table, index, snapshot, keys) \

@@ -44,6 +44,7 @@ clear_entry(SharedDatabase *entry)
 	/* the table may have rows */
 	for (int i = 0; i < MAX_PARTITIONS / 64; i++)
 		pg_atomic_write_u64(&entry->marks[i], PG_UINT64_MAX);
+	pg_atomic_write_u32(&entry->pass_wanted, 0);
 	entry->clean_page = 0;
 	memset(&entry->flushes, 0, sizeof(FlushStats));
 	entry->flushes.since = GetCurrentTimestamp();
@@ -68,6 +69,7 @@ databases_startup(void *memory, LWLock *lock, bool found)
 			pg_atomic_init_u64(&databases[i].marks[j], 0);
 		for (int j = 0; j < MAX_PARTITIONS; j++)
 			pg_atomic_init_u64(&databases[i].rows[j], 0);
+		pg_atomic_init_u32(&databases[i].pass_wanted, 0);
 		clear_entry(&databases[i]);
 	}
 }
@@ -143,12 +145,15 @@ databases_forget(Oid database, bool dropped)
 	LWLockRelease(registry_lock);
 }
 
-/* A worker is wanted soon. */
+/* A worker is to go through this database's table soon. */
 void
 databases_wake_launcher(void)
 {
+	SharedDatabase *mine = my_shared_database();
 	uint32		process;
 
+	if (mine)
+		pg_atomic_write_u32(&mine->pass_wanted, 1);
 	if (pg_atomic_exchange_u32(&launcher->wanted, 1) != 0)
 		return;
 	process = pg_atomic_read_u32(&launcher->process);
@@ -249,5 +254,6 @@ databases_load(SavedKind kind, const char *bytes, Size size, Loading *loading)
 	entry->flushes.last_error_at = record.last_error_at;
 	strlcpy(entry->flushes.last_error, record.last_error, sizeof(record.last_error));
 	entry->memory_newer = loading->rows_stay;
+	pg_atomic_write_u32(&entry->pass_wanted, 1);
 	return true;
 }

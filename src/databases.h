@@ -38,8 +38,10 @@ typedef struct SharedDatabase
 	pg_atomic_uint64 rows[MAX_PARTITIONS];	/* announced, in units of 2^32, and
 											 * of those in flight */
 	/* table_clean.c, in the database's worker: */
+	Oid			clean_file;		/* of the table */
 	BlockNumber clean_page;		/* where to go on */
 	SpillLook	look;			/* that it goes on with */
+	pg_atomic_uint32 pass_wanted;	/* to get to know what is in the table */
 
 	FlushStats	flushes;		/* registry's lock */
 } SharedDatabase;

@@ -27,10 +27,13 @@
 #include "miscadmin.h"
 #include "sql.h"
 #include "table_store.h"
-#include "utils/memutils.h"
+#include "utils/rel.h"
 
 /* Pages that a round looks at, 128 MB, unless it deletes a tenth of the rows. */
 #define ROUND_PAGES		16384
+
+/* Pages that it looks at before it lets go of the table for a moment, 1 MB. */
+#define LOCKED_PAGES	128
 
 /* Pages that are cleaned at a time where no worker comes. */
 #define SOME_PAGES		16
@@ -41,7 +44,10 @@ typedef struct Pass
 	SpillLook	look;
 	PartitionSet no_room;		/* in memory, for this round */
 	bool		first;			/* since the server started */
-	int			living;			/* rows that stay, of this round */
+	/* of this round: */
+	int64		visited;		/* pages */
+	int64		living;			/* rows that stay */
+	int64		deleted;
 } Pass;
 
 /* Whether to keep, delete or move a row; its page is locked. */
@@ -80,48 +86,74 @@ visit_row(const BucketId *id, const Row *row, bool changing, void *arg)
 	return ROW_KEEP;
 }
 
+/* Begin a look at the whole table. */
+static void
+begin_pass(Pass *pass, SharedDatabase *mine, const Rows *rows)
+{
+	mine->clean_file = relation_file(rows->rel);
+	mine->clean_page = 0;
+	spill_look(&pass->look);
+}
+
 /*
- * The worker's job.  It holds no lock on the table that a call would wait for, and
- * needs no transaction of its own for what it changes.
+ * Go through some pages, from where the pass is, with the table locked as calls lock
+ * it; false if it has come to the end.  If the table has been rewritten meanwhile, rows
+ * may have gone to pages that were looked at already: then the pass begins anew.
+ */
+static bool
+visit_pages(Pass *pass, SharedDatabase *mine)
+{
+	Rows		rows;
+	BlockNumber end;
+	bool		more;
+
+	rows_open(&rows, RowExclusiveLock);
+	if (mine->clean_file != relation_file(rows.rel))
+		begin_pass(pass, mine, &rows);
+	end = rows_pages(&rows);
+	more = end > mine->clean_page + LOCKED_PAGES;
+	if (more)
+		end = mine->clean_page + LOCKED_PAGES;
+	for (; mine->clean_page < end; mine->clean_page++)
+	{
+		CHECK_FOR_INTERRUPTS();
+		pass->deleted += rows_visit_page(&rows, mine->clean_page, true, visit_row, pass);
+	}
+	rows_close(&rows);
+	return more;
+}
+
+/*
+ * The worker's job.  It needs no transaction of its own for what it changes, and holds
+ * no lock that a call would wait for.  As who wants a stronger lock has calls wait
+ * behind it, it does not keep the table's lock for long.
  */
 void
 table_clean(void)
 {
 	SharedDatabase *mine = my_shared_database();
-	Rows		rows;
 	Pass	   *pass;
-	BlockNumber pages;
-	BlockNumber page;
-	int64		deleted = 0;
-	BlockNumber visited = 0;
+	bool		more;
 
 	if (!mine || !spill_any())
 		return;
 	pass = palloc0(sizeof(Pass));
 	pass->first = !spill_known();
-	rows_open(&rows, RowExclusiveLock);
-	pages = rows_pages(&rows);
-	page = mine->clean_page;
-	if (pass->first || page >= pages)
-		page = 0;
-	if (page == 0)
-		spill_look(&pass->look);
+	if (pass->first || mine->clean_page == 0)
+		mine->clean_file = InvalidOid;	/* begin */
 	else
 		pass->look = mine->look;
-
-	for (; page < pages; page++)
+	do
 	{
-		CHECK_FOR_INTERRUPTS();
-		if (!pass->first && ++visited > ROUND_PAGES && deleted * 10 < pass->living)
-			break;
-		deleted += rows_visit_page(&rows, page, true, visit_row, pass);
-	}
-	rows_close(&rows);
+		more = visit_pages(pass, mine);
+		pass->visited += LOCKED_PAGES;
+	} while (more && (pass->first || pass->visited < ROUND_PAGES ||
+					  pass->deleted * 10 >= pass->living));
 
-	mine->clean_page = page < pages ? page : 0;
 	mine->look = pass->look;
-	if (page >= pages)
+	if (!more)
 	{
+		mine->clean_page = 0;
 		spill_clear(&pass->look);
 		if (pass->first)
 			spill_set_known();

@@ -82,8 +82,12 @@ look_at_database(SharedDatabase *entry, void *arg)
 	Work	   *work = arg;
 	bool		marked = work->retention;
 
-	for (int i = 0; i < MAX_PARTITIONS / 64; i++)
-		marked |= pg_atomic_read_u64(&entry->marks[i]) != 0;
+	/* all are marked until the table is known; who wants to know it says so */
+	if (pg_atomic_read_u32(&entry->known) == 0)
+		marked |= pg_atomic_read_u32(&entry->pass_wanted) != 0;
+	else
+		for (int i = 0; i < MAX_PARTITIONS / 64; i++)
+			marked |= pg_atomic_read_u64(&entry->marks[i]) != 0;
 	if (marked)
 		add_work(work, entry->database);
 }
