@@ -176,17 +176,16 @@ typedef enum MakeResult
 	IN_MEMORY					/* it is to be made there: rule 6 of spill.c */
 } MakeResult;
 
+/*
+ * Any role can look at the locks that are held, so nothing of the secret hash may be
+ * in them.  Keys that collide wait for each other's rows to be made, for a moment.
+ */
 static void
 lock_key(const BucketId *id, LOCKTAG *tag)
 {
-	uint64		hash = id->hash;
-
-	/* without memory nothing is secret, and a lock is held for a moment */
-	if (!shmem_attached())
-		hash = hash_bytes_extended((const unsigned char *) id->key, id->key_len,
-								   hash_bytes((const unsigned char *) id->limiter,
-											  id->limiter_len));
-	SET_LOCKTAG_ADVISORY(*tag, MyDatabaseId, (uint32) (hash >> 32), (uint32) hash,
+	SET_LOCKTAG_ADVISORY(*tag, MyDatabaseId,
+						 hash_bytes((const unsigned char *) id->key, id->key_len),
+						 hash_bytes((const unsigned char *) id->limiter, id->limiter_len),
 						 KEY_LOCK_CLASS);
 	(void) LockAcquire(tag, ExclusiveLock, false, false);
 }

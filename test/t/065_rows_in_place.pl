@@ -64,7 +64,7 @@ SQL
 	my $touched = 0;
 	$touched += $_ foreach $first =~ /(?:hit|read)=(\d+)/g;
 	cmp_ok($touched, '<', $pages / 2, "$here: the first calls after a start do not go through them ($touched of $pages pages)");
-	is($query->("SELECT count(*) FILTER (WHERE remaining <> 9 - i % 9 - CASE i WHEN 1 THEN 2 WHEN 7 THEN 1 ELSE 0 END) FROM generate_series(1, 100000) i, LATERAL (SELECT (rl_peek('row ' || i, 10, 0, 0)).remaining) p"),
+	is($query->("SELECT count(*) FILTER (WHERE remaining <> 9 - i % 9 - CASE i WHEN 7 THEN 1 ELSE 0 END) FROM generate_series(1, 100000) i, LATERAL (SELECT (rl_peek('row ' || i, 10, 0, 0)).remaining) p"),
 		0, "$here: ... and every bucket is what it was");
 
 	#
