@@ -196,6 +196,9 @@ foreach (['guest', 1, 'with USAGE, a role can hold a lock on the table'], ['stra
 	$session->query("SET SESSION AUTHORIZATION $role; $prepare");
 	is($node->safe_psql('postgres', $locks), $held, $what);
 	is($node->safe_psql('postgres', "SET lock_timeout = '1s'; SELECT rl_consume('other', 5, 1)"), 't', '... and calls go on');
+	$session->query('ROLLBACK; CREATE TEMP VIEW v AS SELECT * FROM ratelimit.rate_limit_flagged');
+	my ($rc, $out, $err) = $node->psql('postgres', 'BEGIN; DROP EXTENSION ratelimit; ROLLBACK');
+	is($err =~ /because other objects depend on it/ ? 1 : 0, $held, '... likewise an object that depends on the extension');
 	finish_session($session);
 }
 
