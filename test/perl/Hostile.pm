@@ -11,7 +11,7 @@ use warnings FATAL => 'all';
 use Exporter 'import';
 use PostgreSQL::Test::Utils;
 
-our @EXPORT = qw(as_role named_in_trees let_create lay_traps set_traps_for captured);
+our @EXPORT = qw(as_role named_in_trees let_create lay_traps lay_traps_of_types set_traps_for captured);
 
 # Types that a better or an equal match might have.
 my @types = (
@@ -155,6 +155,34 @@ SQL
 		push @sql, for_types($arguments, qq(public."$name"), $result);
 	}
 	must_be_silent(as_role($node, $database, 'attacker', join '', "SET search_path = pg_catalog;\n", @sql));
+	return;
+}
+
+# Types, domains and collations of names that mean PostgreSQL's, and a type to which
+# everything can be cast, with an operator and functions.
+sub lay_traps_of_types
+{
+	my ($node, $database, @functions) = @_;
+	my @sql = <<'SQL';
+SET search_path = pg_catalog;
+CREATE TYPE public.bait AS (x text);
+CREATE COLLATION public."C" (lc_collate = 'POSIX', lc_ctype = 'POSIX');
+SQL
+
+	foreach my $type (qw(text varchar bigint integer float8 numeric timestamptz interval boolean jsonb))
+	{
+		push @sql, create_functions('trap.to_bait', 'public.bait', $type),
+		  "CREATE CAST ($type AS public.bait) WITH FUNCTION trap.to_bait($type) AS IMPLICIT;\n",
+		  create_functions('trap.allowed', 'boolean', $type),
+		  qq(CREATE DOMAIN public."$type" AS $type CHECK (trap.allowed(VALUE));\n);
+	}
+	foreach my $operator ('=', '<>', '<', '>', '<=', '>=', '~', '!~', '||', '-')
+	{
+		push @sql, create_functions('trap.compare', 'boolean', 'public.bait, public.bait'),
+		  "CREATE OPERATOR public.$operator (LEFTARG = public.bait, RIGHTARG = public.bait, FUNCTION = trap.compare);\n";
+	}
+	push @sql, create_functions("public.$_", 'boolean', 'public.bait', 'public.bait, public.bait') foreach @functions;
+	must_be_silent(as_role($node, $database, 'attacker', join '', @sql));
 	return;
 }
 

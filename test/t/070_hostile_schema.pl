@@ -37,6 +37,7 @@ like($named, qr/^$_/m, "... $_ among them")
 #
 let_create($node, 'template_hostile');
 lay_traps($node, 'template_hostile', $named);
+lay_traps_of_types($node, 'template_hostile', qw(max sum octet_length regexp_replace rl_consume rl_reset));
 set_traps_for($node, 'template_hostile', 'postgres');
 note('objects of the attacker: ' . $node->safe_psql('template_hostile', q(SET search_path = pg_catalog; SELECT count(*) FROM pg_shdepend WHERE dbid = (SELECT oid FROM pg_database WHERE datname = current_database()) AND refobjid = 'attacker'::regrole)));
 $node->psql('template_hostile', q{SELECT 1::float8 > 2; SELECT public.rl_consume('k', 100, 10)});
@@ -115,7 +116,11 @@ WITH his AS (
 SELECT pg_describe_object(classid, objid, objsubid), pg_describe_object(refclassid, refobjid, refobjsubid)
 FROM pg_depend d
 WHERE (refclassid, refobjid) IN (TABLE his) AND (classid, objid) NOT IN (TABLE his)
+	-- but for what has no owner or is part of a type of his
+	AND classid <> 'pg_cast'::regclass
 	AND NOT (classid = 'pg_type'::regclass AND refclassid = 'pg_type'::regclass)
+	AND NOT (classid = 'pg_constraint'::regclass AND EXISTS (SELECT FROM pg_constraint WHERE oid = objid AND contypid <> 0))
+	AND NOT (classid = 'pg_class'::regclass AND EXISTS (SELECT FROM pg_type t WHERE t.oid = refobjid AND typrelid = objid))
 SQL
 	return;
 }
@@ -165,6 +170,28 @@ ALTER EXTENSION ratelimit SET SCHEMA public;
 SQL
 unlike(as_role($node, 'moved', 'postgres', $use . $read), qr/^(ERROR|WARNING|psql)/m, '... and used');
 is_untouched('moved', 'moved');
+
+# What others create later, on the extension's own types: no view means them.
+is(as_role($node, 'moved', 'attacker', <<'SQL'), '', 'traps for the extension\'s types');
+CREATE FUNCTION public.limiter(public.rate_limit_flags) RETURNS text LANGUAGE plpgsql AS $$ BEGIN PERFORM trap.spring('limiter'); RETURN 'x'; END $$;
+CREATE FUNCTION public.allowed(public.rl_result) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN PERFORM trap.spring('allowed'); RETURN true; END $$;
+CREATE FUNCTION trap.baited(public.rl_result) RETURNS public.bait LANGUAGE plpgsql AS $$ BEGIN PERFORM trap.spring('cast'); RETURN NULL; END $$;
+CREATE CAST (public.rl_result AS public.bait) WITH FUNCTION trap.baited(public.rl_result) AS IMPLICIT;
+SQL
+unlike(as_role($node, 'moved', 'postgres', "DELETE FROM public.rate_limit_policies;\n$use$read"), qr/^(ERROR|WARNING|psql)/m, '... are used by none of it');
+is_untouched('moved', 'types');
+
+# Each update, from the second version on
+foreach my $source (split /\n/, $node->safe_psql('postgres', <<'SQL'))
+SELECT u.source FROM pg_available_extensions e, pg_extension_update_paths(e.name) u
+WHERE e.name = 'ratelimit' AND u.target = e.default_version AND u.path IS NOT NULL ORDER BY 1
+SQL
+{
+	create_database('updated');
+	is(as_role($node, 'updated', 'postgres', "CREATE EXTENSION ratelimit VERSION '$source'; ALTER EXTENSION ratelimit UPDATE"), '', "updated from $source among traps");
+	is_untouched('updated', "updated from $source");
+	$node->safe_psql('postgres', 'DROP DATABASE updated WITH (FORCE)');
+}
 
 #
 # Names of the extension's own that are taken

@@ -145,6 +145,8 @@ foreach (@sections)
 	$node->safe_psql('app', q(SELECT pg_catalog.format('GRANT %I TO caller', rolname) FROM pg_catalog.pg_roles)
 		  . q( WHERE rolname OPERATOR(pg_catalog.!~) '^pg_' AND rolname OPERATOR(pg_catalog.<>) ALL (ARRAY[current_user, 'attacker', 'caller']::name[]) \gexec));
 
+	$node->safe_psql('app', 'GRANT SELECT, INSERT ON ALL TABLES IN SCHEMA public TO caller');
+
 	my @objects = split /\n/, $node->safe_psql('app', <<'SQL', extra_params => [ '-F', "\t" ]);
 SET search_path = pg_catalog;
 SELECT format('%s.%s(%s)', pronamespace::regnamespace, proname, (SELECT string_agg(format_type(t, NULL), ', ' ORDER BY n) FROM unnest(proargtypes) WITH ORDINALITY a (t, n))),
