@@ -25,6 +25,7 @@ sub start_api
 	my ($name, %options) = @_;
 	my $node = start_server($name, %options, conf => 'ratelimit.flush_interval = 1h');
 
+	$node->safe_psql('postgres', 'CREATE SCHEMA ratelimit; ALTER EXTENSION ratelimit SET SCHEMA ratelimit; ALTER DATABASE postgres SET search_path = "$user", public, ratelimit');
 	foreach my $block (@{ $doc{'The function'} }[ 0 .. 2 ])
 	{
 		$node->safe_psql('postgres', $block->{sql});
