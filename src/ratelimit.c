@@ -196,7 +196,7 @@ define_settings(void)
 							 "Give tokens back when what took them is rolled back.",
 							 NULL,
 							 &refund_setting,
-							 false, PGC_USERSET, 0,
+							 false, PGC_SUSET, 0,
 							 NULL, NULL, NULL);
 	DefineCustomBoolVariable("ratelimit.postgrest_headers",
 							 "Let rl_enforce() raise errors that PostgREST makes headers of.",
