@@ -11,6 +11,9 @@
 /* own calls need not go through the linker's tables */
 #pragma GCC visibility push(hidden)
 
+/* The longest pause after failures, unless flush_interval is longer. */
+#define MAX_BACKOFF_S		300
+
 /* How writing violations went. */
 typedef struct FlushStats
 {
@@ -36,6 +39,10 @@ typedef struct SharedDatabase
 	pg_atomic_uint64 marks[MAX_PARTITIONS / 64];	/* partition's lock */
 
 	FlushStats	flushes;		/* registry's lock */
+
+	/* worker.c; registry's lock */
+	int			unanswered;		/* workers started since one connected */
+	int64		started_at;		/* the last one; monotonic clock */
 } SharedDatabase;
 
 extern Size databases_size(void);
@@ -44,6 +51,9 @@ extern SharedDatabase *my_shared_database(void);
 extern void databases_visit(void (*visit) (SharedDatabase *entry, void *arg),
 							void *arg);
 extern void databases_forget(Oid database, bool dropped);
+extern bool databases_try_worker(Oid database);
+extern void databases_no_worker(Oid database);
+extern void databases_worker_connected(void);
 extern void databases_lock_flushes(void);
 extern void databases_unlock_flushes(void);
 

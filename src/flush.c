@@ -45,9 +45,6 @@
 /* A transaction that is committing waits for the table no longer, nor lock_timeout. */
 #define COMMIT_LOCK_MS		1000
 
-/* The longest pause after failures, unless flush_interval is longer. */
-#define MAX_BACKOFF_S		300
-
 static SqlStatement insert_violations = {
 	"INSERT INTO %1$s.rate_limit_violations (gateway_name, total_count, details)"
 	" VALUES ($1::pg_catalog.text, $2, $3::pg_catalog.jsonb)",
