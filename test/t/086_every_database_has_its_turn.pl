@@ -125,6 +125,11 @@ is(query('SELECT sum(total_count) FROM rate_limit_violations', 'closed'), 1, '..
 query(q{UPDATE pg_database SET datconnlimit = -1 WHERE datname = 'invalid'});
 is(query('SELECT count(*) FROM rate_limit_pending', 'invalid'), 0, 'one that was left half dropped is forgotten');
 
+# A connection limit is not for workers
+query('ALTER DATABASE free CONNECTION LIMIT 0');
+violate('free');
+flushed('free', 'a database that has no connection left is flushed');
+
 # Connecting fails for a reason that the catalog does not show
 my $oid = query(q{SELECT oid FROM pg_database WHERE datname = 'missing'});
 my $folder = $node->data_dir . "/base/$oid";
