@@ -285,6 +285,26 @@ may_be_in_table(const BucketId *id)
 		(!spill_known() || spill_is_set(shmem_partition(id->hash)));
 }
 
+/*
+ * Give tokens back to a bucket, or let them be pending.  May be called where nothing
+ * may fail, if there is a record of the bucket or room for it was made.
+ */
+void
+refund_give(const BucketId *id, double tokens)
+{
+	int			n;
+	double		given;
+
+	if ((shmem_attached() && shmem_give(id, tokens, &given)) || !may_be_in_table(id))
+		return;
+	n = find_bucket(id);
+	if (n == NONE || (buckets[n].pending == 0 && n_pending >= MAX_PENDING))
+		return;
+	n_pending += buckets[n].pending == 0;
+	buckets[n].pending += tokens;
+	refund_pending = true;
+}
+
 /* Give the tokens of the topmost level back, and forget it. */
 static void
 refund_level(void)
@@ -295,15 +315,9 @@ refund_level(void)
 	{
 		Bucket	   *bucket = &buckets[notes[i].bucket];
 		BucketId	id;
-		double		given;
 
 		bucket_id(&id, bucket, names + bucket->name);
-		if (!(shmem_attached() && shmem_give(&id, notes[i].tokens, &given)) &&
-			may_be_in_table(&id) && (bucket->pending > 0 || n_pending < MAX_PENDING))
-		{
-			n_pending += bucket->pending == 0;
-			bucket->pending += notes[i].tokens;
-		}
+		refund_give(&id, notes[i].tokens);
 		bucket->top = notes[i].below;
 		next = notes[i].next;
 		put_free_note(i);
@@ -424,7 +438,6 @@ at_subxact_end(SubXactEvent event, SubTransactionId mine,
 		/* subtransactions within it have higher numbers */
 		while (n_levels > 0 && levels[n_levels - 1].subxact >= mine)
 			refund_level();
-		refund_pending = n_pending > 0;
 	}
 	else if (event == SUBXACT_EVENT_COMMIT_SUB &&
 			 n_levels > 0 && levels[n_levels - 1].subxact == mine)
