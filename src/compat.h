@@ -30,6 +30,17 @@
 #define new_wait_event(name) WaitEventExtensionNew(name)
 #endif
 
+/* The datconnlimit of a database whose DROP was interrupted; since 15.4 it has a name. */
+#define INVALID_DATABASE_LIMIT (-2)
+
+/* 17 ends transactions that take long, background workers' too; needs utils/guc.h. */
+#if PG_VERSION_NUM < 170000
+#define no_transaction_timeout() ((void) 0)
+#else
+#define no_transaction_timeout() \
+	SetConfigOption("transaction_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE)
+#endif
+
 /* Which of MaxBackends this one is; needs storage/proc.h. */
 #if PG_VERSION_NUM < 170000
 #define my_proc_number() (MyProc->pgprocno)

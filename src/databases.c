@@ -47,6 +47,7 @@ clear_entry(SharedDatabase *entry)
 	pg_atomic_write_u32(&entry->pass_wanted, 0);
 	entry->clean_page = 0;
 	memset(&entry->flushes, 0, sizeof(FlushStats));
+	entry->unanswered = 0;
 	entry->flushes.since = GetCurrentTimestamp();
 }
 
@@ -173,6 +174,61 @@ bool
 databases_worker_wanted(void)
 {
 	return pg_atomic_exchange_u32(&launcher->wanted, 0) != 0;
+}
+
+/*
+ * A worker is to be started in the database.  Not yet if the last ones did not get
+ * as far as connecting: then it returns false.
+ */
+bool
+databases_try_worker(Oid database)
+{
+	SharedDatabase *entry = find_entry(database);
+	bool		due = true;
+
+	if (!entry)
+		return true;
+	LWLockAcquire(registry_lock, LW_EXCLUSIVE);
+	if (entry->unanswered > 0)
+	{
+		int64		pause = (int64) flush_interval_setting << Min(entry->unanswered, 10);
+
+		pause = Min(pause, Max(MAX_BACKOFF_S, flush_interval_setting));
+		due = monotonic_ns() - entry->started_at >= pause * INT64CONST(1000000000);
+	}
+	if (due)
+	{
+		entry->unanswered++;
+		entry->started_at = monotonic_ns();
+	}
+	LWLockRelease(registry_lock);
+	return due;
+}
+
+/* There was no slot for it. */
+void
+databases_no_worker(Oid database)
+{
+	SharedDatabase *entry = find_entry(database);
+
+	if (!entry)
+		return;
+	LWLockAcquire(registry_lock, LW_EXCLUSIVE);
+	entry->unanswered = Max(entry->unanswered - 1, 0);
+	LWLockRelease(registry_lock);
+}
+
+/* This is the worker, and it has connected. */
+void
+databases_worker_connected(void)
+{
+	SharedDatabase *entry = my_shared_database();
+
+	if (!entry)
+		return;
+	LWLockAcquire(registry_lock, LW_EXCLUSIVE);
+	entry->unanswered = 0;
+	LWLockRelease(registry_lock);
 }
 
 /* Change or copy the flush figures under the registry's lock. */

@@ -12,6 +12,9 @@
 /* own calls need not go through the linker's tables */
 #pragma GCC visibility push(hidden)
 
+/* The longest pause after failures, unless flush_interval is longer. */
+#define MAX_BACKOFF_S		300
+
 /* How writing violations went. */
 typedef struct FlushStats
 {
@@ -44,6 +47,10 @@ typedef struct SharedDatabase
 	pg_atomic_uint32 pass_wanted;	/* to get to know what is in the table */
 
 	FlushStats	flushes;		/* registry's lock */
+
+	/* worker.c; registry's lock */
+	int			unanswered;		/* workers started since one connected */
+	int64		started_at;		/* the last one; monotonic clock */
 } SharedDatabase;
 
 extern Size databases_size(void);
@@ -55,6 +62,9 @@ extern void databases_forget(Oid database, bool dropped);
 extern void databases_wake_launcher(void);
 extern void databases_launcher_is_here(void);
 extern bool databases_worker_wanted(void);
+extern bool databases_try_worker(Oid database);
+extern void databases_no_worker(Oid database);
+extern void databases_worker_connected(void);
 extern void databases_lock_flushes(void);
 extern void databases_unlock_flushes(void);
 

@@ -167,6 +167,8 @@ void
 take_tokens(const BucketId *id, const BucketRule *rule, Decision *decision)
 {
 	begin_decision(decision);
+	if (unlikely(refund_pending))
+		refund_settle();
 
 	if (!shmem_attached())
 	{
@@ -254,6 +256,8 @@ look_at_bucket(const BucketId *id, const BucketRule *rule, Decision *decision)
 	bool		may_hold = table_may_hold(id);
 	Owed		owed = 0;
 
+	if (unlikely(refund_pending))
+		refund_settle();
 	if (shmem_attached() && shmem_peek(id, rule, decision))
 		return;
 	/* should it have no row any more, it may have moved meanwhile */
@@ -322,7 +326,7 @@ decide_counted(const BucketId *id, const BucketRule *rule, Decision *decision,
 	if (decision->allowed)
 	{
 		stats_count(COUNT_ALLOWED);
-		if (refund_setting && decision->known && !decision->in_table && rule->take > 0)
+		if (refund_setting && decision->known && rule->take > 0)
 			refund_note(id, rule->cost);
 		return;
 	}
@@ -405,6 +409,8 @@ decide_all_slowly(BucketCall *calls, int n)
 	PlaceMode	mode = place_mode();
 	bool		blocked = false;
 
+	if (unlikely(refund_pending))
+		refund_settle();
 	for (int i = 0; i < n; i++)
 	{
 		Decision   *decision = &calls[i].decision;
