@@ -223,6 +223,7 @@ enlarge(void *array, int *max, int wanted, Size size)
 	return array;
 }
 
+static void settle_at_exit(int code, Datum arg);
 static void at_xact_end(XactEvent event, void *arg);
 static void at_subxact_end(SubXactEvent event, SubTransactionId mine,
 						   SubTransactionId parent, void *arg);
