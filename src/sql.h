@@ -45,6 +45,7 @@ extern void sql_init(void);
 extern bool sql_available(void);
 extern Oid	sql_relid(SqlTable table);
 extern SqlCaller sql_begin(void);
+extern int	sql_restrict_names(void);
 extern void sql_lock(SqlTable table, LOCKMODE mode);
 extern bool sql_lock_if_free(SqlTable table, LOCKMODE mode);
 extern char *sql_lock_within(SqlTable table, LOCKMODE mode, int ms);
