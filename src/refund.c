@@ -16,7 +16,8 @@
  * that is in shared memory gets its tokens back at once.  One that is in the table,
  * or may be, cannot be reached from there.  What it is to get stays pending with
  * its record, beyond the end of the transaction, until refund_settle() is called
- * where the table can be written, or until the session ends.  At most MAX_PENDING
+ * where the table can be written (by a later call, or before the commit of a
+ * transaction that has made one), or until the session ends.  At most MAX_PENDING
  * buckets wait so; what further ones are to get is lost, which favours the limit.
  *
  * What goes back is tokens: should the bucket's parameters have changed, they
@@ -89,6 +90,7 @@ static char *names = NULL;
 static Size names_len = 0;
 static Size names_max = 0;
 static int	n_pending = 0;		/* buckets */
+static bool reserved = false;	/* in this transaction */
 
 static void
 chain_up(void)
@@ -233,6 +235,7 @@ refund_reserve(int n)
 	static bool called = false;
 
 	call_at_ends(&called, at_xact_end, at_subxact_end);
+	reserved = true;
 	if (!refunds)
 		refunds = AllocSetContextCreate(TopMemoryContext, "ratelimit refunds",
 										ALLOCSET_DEFAULT_SIZES);
@@ -451,12 +454,14 @@ at_subxact_end(SubXactEvent event, SubTransactionId mine,
 
 /*
  * Before the commit, if nothing is in the way: what savepoints had to give back
- * would else be lost should the session end here.
+ * would else be lost should the session end here.  Only in a transaction that has
+ * called one of our functions: others, such as VACUUM's, may not be allowed to
+ * write anywhere.
  */
 static void
 settle_before_commit(void)
 {
-	if (refund_pending && table_writable() &&
+	if (refund_pending && reserved && table_writable() &&
 		sql_lock_within(SQL_BUCKETS, RowExclusiveLock, 0) == NULL)
 	{
 		PushActiveSnapshot(GetTransactionSnapshot());
@@ -483,6 +488,7 @@ at_xact_end(XactEvent event, void *arg)
 		case XACT_EVENT_PREPARE:
 			if (n_buckets > 0 || max_notes > 0)
 				forget_settled();
+			reserved = false;
 			break;
 		default:
 			break;
