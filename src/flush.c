@@ -30,6 +30,7 @@
 #include "storage/lock.h"
 #include "storage/proc.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/hsearch.h"
 #include "utils/json.h"
 #include "utils/lsyscache.h"
@@ -172,11 +173,13 @@ write_views(ViolationView **views, int n)
 {
 	SqlCaller	caller = {0};
 	int64		rows = 0;
+	int			nest = 0;
 	StringInfoData name;
 
 	if (violation_sink_setting == SINK_TABLE)
 	{
 		caller = sql_begin();
+		nest = sql_restrict_names();
 		sql_lock(SQL_VIOLATIONS, RowExclusiveLock);
 	}
 	initStringInfo(&name);
@@ -209,7 +212,10 @@ write_views(ViolationView **views, int n)
 		rows += violation_sink_setting != SINK_NONE;
 	}
 	if (violation_sink_setting == SINK_TABLE)
+	{
+		AtEOXact_GUC(true, nest);
 		sql_end(caller);
+	}
 	return rows;
 }
 
@@ -427,6 +433,7 @@ write_local_violations(bool prepare)
 	ViolationView **views;
 	char	   *problem;
 	int			n = 0;
+	int			nest;
 
 	if (!local_violations || violation_sink_setting == SINK_NONE)
 		return;
@@ -458,10 +465,15 @@ write_local_violations(bool prepare)
 	(void) write_views(views, n);
 	PopActiveSnapshot();
 
-	/* triggers of an operator's: again what has been done before we were called */
+	/*
+	 * Triggers of an operator's: again what has been done before we were called.
+	 * Since PostgreSQL 18 deferred ones, too, run as who inserted the row.
+	 */
+	nest = sql_restrict_names();
 	do
 		AfterTriggerFireDeferred();
 	while (PreCommit_Portals(prepare));
+	AtEOXact_GUC(true, nest);
 	error_context_stack = context.previous;
 }
 

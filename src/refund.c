@@ -16,7 +16,8 @@
  * that is in shared memory gets its tokens back at once.  One that is in the table,
  * or may be, cannot be reached from there.  What it is to get stays pending with
  * its record, beyond the end of the transaction, and goes back with the session's next
- * call on the long way, before its next commit, or when it ends.  At most MAX_PENDING
+ * call on the long way, before the commit of a transaction that has made a call, or
+ * when the session ends.  At most MAX_PENDING
  * buckets wait so; what further ones are to get is lost, which favours the limit.
  *
  * What goes back is tokens: should the bucket's parameters have changed, they
@@ -38,6 +39,7 @@
 
 #define MAX_NAME	(MAX_LIMITER_LEN + MAX_KEY_LEN)
 #define MAX_PENDING	10000
+#define EXIT_LOCK_MS	100		/* that the end of a session may wait for the table */
 #define NONE		(-1)
 
 /* A bucket that was taken from: remembered to the transaction's end, or longer. */
@@ -90,6 +92,7 @@ static char *names = NULL;
 static Size names_len = 0;
 static Size names_max = 0;
 static int	n_pending = 0;		/* buckets */
+static bool reserved = false;	/* in this transaction */
 
 static void
 chain_up(void)
@@ -235,6 +238,7 @@ refund_reserve(int n)
 	static bool called = false;
 
 	call_at_ends(&called, at_xact_end, at_subxact_end);
+	reserved = true;
 	if (!refunds)
 	{
 		refunds = AllocSetContextCreate(TopMemoryContext, "ratelimit refunds",
@@ -454,13 +458,15 @@ at_subxact_end(SubXactEvent event, SubTransactionId mine,
 
 /*
  * Before the commit, if nothing is in the way: what savepoints had to give back
- * would else be lost should the session end here.
+ * would else be lost should the session end here.  Only in a transaction that has
+ * called one of our functions: others, such as VACUUM's, may not be allowed to
+ * write anywhere.
  */
 static void
-settle_before_commit(void)
+settle(int ms)
 {
-	if (refund_pending && !RecoveryInProgress() && !IsInParallelMode() &&
-		sql_lock_within(SQL_BUCKETS, RowExclusiveLock, 0) == NULL)
+	if (refund_pending && reserved && !RecoveryInProgress() && !IsInParallelMode() &&
+		sql_lock_within(SQL_BUCKETS, RowExclusiveLock, ms) == NULL)
 	{
 		PushActiveSnapshot(GetTransactionSnapshot());
 		refund_settle();
@@ -468,7 +474,7 @@ settle_before_commit(void)
 	}
 }
 
-/* The session ends: likewise, before the commit of a transaction for that. */
+/* The session ends: likewise, waiting for the table for a moment. */
 static void
 settle_at_exit(int code, Datum arg)
 {
@@ -476,6 +482,8 @@ settle_at_exit(int code, Datum arg)
 		return;
 	AbortOutOfAnyTransaction();
 	StartTransactionCommand();
+	reserved = true;
+	settle(EXIT_LOCK_MS);
 	CommitTransactionCommand();
 }
 
@@ -485,7 +493,7 @@ at_xact_end(XactEvent event, void *arg)
 	switch (event)
 	{
 		case XACT_EVENT_PRE_COMMIT:
-			settle_before_commit();
+			settle(0);
 			break;
 		case XACT_EVENT_ABORT:
 		case XACT_EVENT_PARALLEL_ABORT:
@@ -497,6 +505,7 @@ at_xact_end(XactEvent event, void *arg)
 		case XACT_EVENT_PREPARE:
 			if (n_buckets > 0 || max_notes > 0)
 				forget_settled();
+			reserved = false;
 			break;
 		default:
 			break;

@@ -23,6 +23,7 @@
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
+#include "utils/guc.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -241,6 +242,25 @@ sql_begin(void)
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
 	return caller;
+}
+
+/*
+ * From here on, what a trigger, a default or a constraint of an operator's does not
+ * name in full is looked for in pg_catalog, not where the caller's search_path says:
+ * it runs with the rights of the extension's owner.  Until AtEOXact_GUC() is called
+ * with the result, or the (sub)transaction is aborted.
+ */
+int
+sql_restrict_names(void)
+{
+	int			nest = NewGUCNestLevel();
+	Oid			user = GetOuterUserId();
+
+	/* the owner, superusers and the worker look where they please */
+	if (user != extension.owner && !superuser_arg(user))
+		(void) set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET,
+								 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	return nest;
 }
 
 static bool

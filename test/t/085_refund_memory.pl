@@ -136,15 +136,15 @@ is( query("BEGIN; $call; SAVEPOINT a; $call; $call; $left; ROLLBACK TO a; $left;
 	"10000\n10000\n10000\n10000 15000\n10000 5000\n0 0", 'ten thousand buckets with long names, on two levels');
 
 #
-# To the table, which cannot be written while a transaction aborts: before the session's
-# next commit
+# To the table, which cannot be written while a transaction aborts: before the next
+# commit of a transaction that calls
 #
 $node->append_conf('postgresql.conf', "ratelimit.max_buckets = 16");
 $node->restart;
 my $session = in_session($node);
 $session->query_safe('SET ratelimit.refund_on_rollback = on');
 foreach (
-	[ 'BEGIN', 'ROLLBACK', 'SELECT 1', 'a transaction' ],
+	[ 'BEGIN', 'ROLLBACK', q{SELECT (rl_throttle('k3', 100, 0, 0)).allowed}, 'a transaction' ],
 	[ 'BEGIN; SAVEPOINT a', 'ROLLBACK TO a', 'COMMIT', 'a savepoint' ])
 {
 	my ($begin, $end, $commit, $what) = @$_;
@@ -160,6 +160,11 @@ foreach (
 	is(query($tokens), 'table|50', "$what: a bucket is in the table by now");
 	$session->query_safe($end);
 	is(query($tokens), 'table|50', '... rolled back: the table is as it was');
+	if ($end eq 'ROLLBACK')
+	{
+		$session->query_safe($_) foreach ('SELECT 1', 'VACUUM pg_catalog.pg_am', 'BEGIN; CREATE TEMP TABLE t (); DROP TABLE t; COMMIT');
+		is(query($tokens), 'table|50', '... and as it was after transactions that make no call');
+	}
 	$session->query_safe($commit);
 	is(query($tokens), 'table|60', '... after the next commit tokens are back');
 	$session->query_safe('SELECT 1');

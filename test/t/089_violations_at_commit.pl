@@ -170,6 +170,32 @@ query("CREATE CONSTRAINT TRIGGER later AFTER INSERT ON rate_limit_violations DEF
 is($result, '0 0', 'a deferred trigger that fails: the transaction fails');
 like($err, qr/ERROR:  failed in later.*$context/s, '... with that error, and where');
 
+query('DROP TRIGGER at_once ON rate_limit_violations; DROP TRIGGER later ON rate_limit_violations; DROP TRIGGER cascade ON seen');
+
+#
+# They run as the extension's owner, in sessions of any role: what they call is not to
+# be the caller's
+#
+query(<<'SQL');
+CREATE FUNCTION public.note(text) RETURNS void LANGUAGE sql AS $$ INSERT INTO public.seen VALUES ('operator ' || current_user) $$;
+CREATE FUNCTION public.noting() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM note('x'); RETURN NULL; END $$;
+CREATE TRIGGER noting AFTER INSERT ON rate_limit_violations FOR EACH ROW EXECUTE FUNCTION noting();
+CREATE ROLE attacker LOGIN;
+CREATE SCHEMA attack AUTHORIZATION attacker;
+SQL
+my ($rc, $out);
+($rc, $out, $err) = $node->psql('postgres', <<'SQL', extra_params => [ '--username' => 'attacker' ]);
+CREATE FUNCTION attack.note(text) RETURNS void LANGUAGE plpgsql AS $$ BEGIN EXECUTE 'ALTER ROLE attacker SUPERUSER'; END $$;
+SET search_path = attack, public;
+SELECT rl_consume('k', 1, 0), rl_consume('k', 1, 0);
+SQL
+is(query(q{SELECT rolsuper FROM pg_roles WHERE rolname = 'attacker'}), 'f', 'a trigger that does not say where to look does not look where the caller says');
+query('ALTER FUNCTION noting() SET search_path = public, pg_temp');
+query('TRUNCATE seen');
+($rc, $out, $err) = $node->psql('postgres', "SET search_path = attack, public; SELECT rl_consume('k', 1, 0), rl_consume('k', 1, 0)", extra_params => [ '--username' => 'attacker' ]);
+is("$rc $err", '0 ', '... and one that does runs');
+like(query('SELECT what FROM seen'), qr/^operator /, '... as the operator has meant it');
+
 unlike(slurp_file($node->logfile), qr/PANIC|TRAP|terminated by signal|leak/, 'nothing broke');
 $node->stop;
 done_testing();
