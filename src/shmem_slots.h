@@ -53,9 +53,16 @@
  * least 16384 changes, making up 146 years of bucket time, must fall between that
  * load and that caller's swap and end on the same nanosecond.
  *
- * Barriers: loading the word is followed by a read barrier, and re-reading it
- * preceded by one; the swap that locks is a full barrier; releasing is preceded
- * by a write barrier.
+ * Barriers.  Loading the word is followed by a read barrier, and re-reading it is
+ * preceded by one.  The swap that locks is followed by a write barrier: PostgreSQL
+ * calls a compare-and-swap a full barrier, but where it is a load-acquire and a
+ * store-release (ARM64 without LSE), stores that follow may be seen before the
+ * store-release.  Whoever then reads the word twice, as a denial does, would find it
+ * unlocked both times and in between half of a change.  (A swap cannot be deceived: it
+ * and the locking swap cannot both succeed on one value.)  Releasing is preceded by
+ * a write barrier.  That also has to keep what was read under the lock from being read
+ * after the release; with every compiler PostgreSQL supports it is a release fence, or
+ * stronger, and does.
  *
  * The lock is taken for what is rare: a bucket's parameters change, it is reset,
  * its slot passes to another key, the time it will be full moves by more than
@@ -293,11 +300,17 @@ unchanged(Slot *slot, uint64 word)
 	return pg_atomic_read_u64(&slot->word) == word;
 }
 
-/* Lock the slot if its word still is what it was. */
+/*
+ * Lock the slot if its word, which was not locked, still is what it was.  Nothing
+ * that is then written there is seen before the lock is.
+ */
 static inline bool
 lock_word(Slot *slot, uint64 word)
 {
-	return pg_atomic_compare_exchange_u64(&slot->word, &word, word | WORD_LOCKED);
+	if (!pg_atomic_compare_exchange_u64(&slot->word, &word, word | WORD_LOCKED))
+		return false;
+	pg_write_barrier();
+	return true;
 }
 
 /* Release a slot that lock_word() locked, its content unchanged. */
