@@ -98,7 +98,7 @@
 #define EVICT_GROUPS		8	/* the same where another bucket gives way instead */
 #define MIN_PARTITION_SLOTS 256
 #define FIRST_GROUPS		4	/* of a partition, or more, used from the start */
-#define MAX_GROWING_GROUPS	8192	/* of larger ones all: moving must not last */
+#define MAX_GROWING_GROUPS	4096	/* of larger ones all: moving must not last */
 
 #define LAYOUT_SHIFT		0xFF	/* groups are used >> this */
 #define LAYOUT_MOVING		0x100	/* buckets are on the move */
