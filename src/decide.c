@@ -488,11 +488,8 @@ decide_all_slowly(BucketCall *calls, int n)
 
 			if (error)
 			{
-				double		given;
-
 				for (int i = 0; all.taken && i < all.n_in_memory; i++)
-					(void) shmem_give(&all.in_memory[i].id,
-									  all.in_memory[i].rule.cost, &given);
+					shmem_give_back(&all.in_memory[i].id, all.in_memory[i].rule.cost);
 				ReThrowError(error);
 			}
 		}

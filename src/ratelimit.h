@@ -204,6 +204,7 @@ extern bool shmem_set(const BucketId *id, const BucketRule *rule, Owed owed,
 					  PlaceMode mode);
 extern bool shmem_consume_all(BucketCall *calls, int n, PlaceMode mode, bool apply);
 extern bool shmem_give(const BucketId *id, double tokens, double *given);
+extern void shmem_give_back(const BucketId *id, double tokens);
 extern bool shmem_peek(const BucketId *id, const BucketRule *rule,
 					   Decision *decision);
 extern bool shmem_restore(const BucketId *id, double capacity, double refill,
@@ -214,6 +215,7 @@ extern int64 shmem_reset_all(Oid database, const char *limiter, int limiter_len)
 extern void shmem_forget_database(Oid database);
 extern int	shmem_databases(Oid *databases, int n, int max);
 extern void shmem_lock_partition(int partition);
+extern bool shmem_try_lock_partition(int partition);
 extern void shmem_unlock_partition(int partition);
 extern uint32 shmem_slots(void);
 extern bool shmem_view(uint32 slot, Oid database, BucketView *view);

@@ -92,12 +92,11 @@ refund_last(void)
 	Note	   *note = &notes[--n_notes];
 	const char *limiter = names + note->name;
 	BucketId	id;
-	double		given;
 
 	names_len = note->name;
 	make_bucket_id(&id, MyDatabaseId, limiter, note->limiter_len,
 				   limiter + note->limiter_len, note->key_len);
-	(void) shmem_give(&id, note->tokens, &given);
+	shmem_give_back(&id, note->tokens);
 }
 
 static void

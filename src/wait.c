@@ -45,10 +45,9 @@ static void
 give_back(int code, Datum arg)
 {
 	Waiter	   *waiter = (Waiter *) DatumGetPointer(arg);
-	double		given;
 
 	if (!waiter->decision->in_table)
-		(void) shmem_give(waiter->id, waiter->rule->cost, &given);
+		shmem_give_back(waiter->id, waiter->rule->cost);
 }
 
 static void
