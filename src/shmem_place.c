@@ -460,11 +460,13 @@ set_here(const BucketId *id, const BucketRule *rule, Owed owed)
 
 	while ((slot = find(id, &word)) != NULL)
 	{
+		Owed		full_at = owed + (rule->timed ? monotonic_ns() : 0);
+
 		if (!lock_word(slot, word))
 			continue;
 		slot->u.bucket.capacity = rule->capacity;
 		slot->u.bucket.refill = rule->refill;
-		unlock_changed(slot, word, owed + (rule->timed ? monotonic_ns() : 0));
+		unlock_changed(slot, word, full_at);
 		return true;
 	}
 	return false;
