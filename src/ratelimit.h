@@ -216,6 +216,14 @@ typedef enum AllResult
 	ALL_NO_ROOM					/* and nothing more to evict */
 } AllResult;
 
+/* What became of an attempt to move a bucket here from the table. */
+typedef enum MoveResult
+{
+	MOVED,						/* it is here, and has no business there */
+	MOVE_NO_ROOM,
+	MOVE_BUSY					/* that cannot be told without waiting */
+} MoveResult;
+
 extern Size shmem_store_size(void);
 extern int	shmem_store_locks(void);
 extern void shmem_store_startup(void *memory, LWLockPadded *locks, bool found);
@@ -237,16 +245,19 @@ extern AllResult shmem_try_all(BucketCall *calls, int n, PlaceMode mode, bool ap
 							   PartitionSet *locked);
 pg_noreturn extern void shmem_fail_no_room(int n);
 extern bool shmem_give(const BucketId *id, double tokens, double *given);
+extern void shmem_give_back(const BucketId *id, double tokens);
 extern bool shmem_peek(const BucketId *id, const BucketRule *rule,
 					   Decision *decision);
 extern bool shmem_restore(const BucketId *id, double capacity, double refill,
 						  Owed owed, int64 now, const uint32 *places);
 extern bool shmem_reset(const BucketId *id);
-extern bool shmem_raise(const BucketId *id, const BucketRule *rule, Owed owed);
+extern MoveResult shmem_move_in(const BucketId *id, const BucketRule *rule, Owed owed,
+								bool raise, bool make);
 extern int64 shmem_reset_all(Oid database, const char *limiter, int limiter_len);
 extern void shmem_forget_database(Oid database);
 extern int	shmem_databases(Oid *databases, int n, int max);
 extern void shmem_lock_partition(int partition);
+extern bool shmem_try_lock_partition(int partition);
 extern void shmem_unlock_partition(int partition);
 extern uint32 shmem_slots(void);
 extern bool shmem_view(uint32 slot, Oid database, BucketView *view);

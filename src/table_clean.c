@@ -58,7 +58,6 @@ visit_row(const BucketId *id, const Row *row, bool changing, void *arg)
 	int			partition = shmem_partition(id->hash);
 	Row			copy = *row;
 	BucketRule	own;
-	Decision	unused;
 	Owed		owed = table_row_owed(&copy, 0, &own);
 
 	/* for a block: before it can be anywhere else */
@@ -69,16 +68,16 @@ visit_row(const BucketId *id, const Row *row, bool changing, void *arg)
 		if (owed == 0)
 			return ROW_DELETE;
 		/* where both have it: memory, or, at the start, the emptier one */
-		if (shmem_peek(id, &own, &unused))
+		switch (shmem_move_in(id, &own, owed, pass->first && !spill_memory_newer(),
+							  !partition_set_has(&pass->no_room, partition)))
 		{
-			if (!pass->first || spill_memory_newer() || shmem_raise(id, &own, owed))
+			case MOVED:
 				return ROW_DELETE;
-		}
-		else if (!partition_set_has(&pass->no_room, partition))
-		{
-			if (shmem_set(id, &own, owed, PLACE_IF_ROOM))
-				return ROW_DELETE;
-			partition_set_add(&pass->no_room, partition);
+			case MOVE_NO_ROOM:
+				partition_set_add(&pass->no_room, partition);
+				break;
+			case MOVE_BUSY:
+				break;
 		}
 	}
 	partition_set_add(&pass->look.with_rows, partition);

@@ -436,25 +436,35 @@ table_merge(const BucketId *id)
 	RowRef		ref;
 	BucketRule	any;
 	Decision	unused;
+	bool		busy = true;
 
 	bucket_rule(&any, 1, 0, 0);
 	if (!shmem_peek(id, &any, &unused))
 		return;
 	rows_open(&rows, RowExclusiveLock);
-	if (rows_get(&rows, id, true, &ref))
+	for (int round = 0; busy && rows_get(&rows, id, true, &ref); round++)
 	{
 		BucketRule	own;
 		Row			row;
 		Owed		owed;
+		MoveResult	result = MOVED;
 
 		rows_read(&ref, &row);
 		owed = table_row_owed(&row, 0, &own);
-		if (owed > 0 && (spill_memory_newer() || shmem_raise(id, &own, owed)))
+		if (owed > 0)
+			result = shmem_move_in(id, &own, owed, !spill_memory_newer(), true);
+		if (owed > 0 && result == MOVED)
 		{
 			row.owed = 0;
 			rows_write(&rows, &ref, &row);
 		}
 		rows_release(&ref);
+		busy = result == MOVE_BUSY;
+		if (busy)
+		{
+			CHECK_FOR_INTERRUPTS();
+			pg_usleep(Min(round, 1000));
+		}
 	}
 	rows_close(&rows);
 }
