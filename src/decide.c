@@ -229,8 +229,8 @@ set_bucket(const BucketId *id, const BucketRule *rule, Owed owed)
 }
 
 /*
- * Put tokens back, wherever the bucket is; how many it had room for.  Without waiting
- * for the table, if not asked to wait: then they may be lost.
+ * Put tokens back, wherever the bucket is; how many it had room for.  If not asked to
+ * wait, nothing is waited for for long, and they may be lost.
  */
 void
 give_tokens(const BucketId *id, double tokens, bool wait, double *given)
@@ -242,8 +242,12 @@ give_tokens(const BucketId *id, double tokens, bool wait, double *given)
 	/* from the table it may move to memory, but not the other way */
 	if (in_table && table_give(id, tokens, given, wait))
 		return;
-	if (shmem_attached())
+	if (!shmem_attached())
+		return;
+	if (wait)
 		(void) shmem_give(id, tokens, given);
+	else
+		shmem_give_back(id, tokens);
 }
 
 /*

@@ -10,6 +10,7 @@
 #include "flush.h"
 #include "funcapi.h"
 #include "miscadmin.h"
+#include "refund.h"
 #include "sql.h"
 #include "stats.h"
 #include "utils/builtins.h"
@@ -80,6 +81,8 @@ rl_buckets(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 
+	if (refund_pending)
+		refund_settle();
 	InitMaterializedSRF(fcinfo, 0);
 	if (shmem_attached())
 	{
