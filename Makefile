@@ -28,6 +28,7 @@ OBJS = \
 	src/refund.o \
 	src/report.o \
 	src/saver.o \
+	src/shares.o \
 	src/shmem_admin.o \
 	src/shmem_place.o \
 	src/shmem_saved.o \

@@ -113,12 +113,10 @@ find_work(Work *work)
 	if (work->retention)
 		last_retention = work->now;
 
-	violations_fold(true);
+	violations_fold();
 	work->n = violations_databases(work->databases, MAX_DATABASES);
 	databases_visit(drop_waiting, work);
-	violations_lock();
 	work->n = flags_databases(work->databases, work->n, MAX_DATABASES);
-	violations_unlock();
 	databases_visit(look_at_database, work);
 }
 
@@ -239,10 +237,7 @@ ratelimit_launcher_main(Datum arg)
 		{
 			ConfigReloadPending = false;
 			ProcessConfigFile(PGC_SIGHUP);
-			violations_fold(true);
-			violations_lock();
-			episodes_set_window();
-			violations_unlock();
+			violations_set_window();
 			/* a shorter interval counts from now */
 			next = Min(next, TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 														 flush_interval_setting * 1000L));
@@ -252,6 +247,10 @@ ratelimit_launcher_main(Datum arg)
 					flush_interval_setting * 1000L);
 		if (pause > 0)
 		{
+			/* flags want to hear of violations more often than they are written */
+			if (violations_fold_wait() == 0)
+				violations_fold();
+			pause = Min(pause, violations_fold_wait());
 			(void) WaitLatch(MyLatch,
 							 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
 							 pause, PG_WAIT_EXTENSION);
