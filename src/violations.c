@@ -19,8 +19,9 @@
  * searches stay short).  Past that, violations of new keys count for the key
  * OTHER_KEY of their gateway and limiter, whose entries may use half of that
  * quarter; past that, for OTHER_KEY of gateway and limiter OTHER_KEY, of which there
- * is one entry for a database.  So the total stays true.  Should even that be full,
- * or an entry at 2^42, they are counted in "lost", which the administrator sees.
+ * is one entry for a database, in a place apart.  So the total stays true.  Should
+ * there be none for more than MAX_DATABASES databases, or an entry at 2^42, they are
+ * counted in "lost", which the administrator sees.
  *
  * Anybody may choose names, so a full room is shared (shares.c): a role that has
  * less than its fair share gets the place of an entry of a role that has more.  The
@@ -59,6 +60,7 @@
 #define GROUP_ENTRIES	16
 #define PROBE_GROUPS	8
 #define N_PARTITIONS	16
+#define N_LAST			MAX_DATABASES	/* further entries, for ROOM_LAST */
 
 #define TAG_FREE		0		/* never used */
 #define TAG_GIVEN_UP	1		/* used before */
@@ -101,7 +103,7 @@ typedef enum Room
 	ROOM_KEYS,					/* max_violations */
 	ROOM_OTHERS,				/* those of OTHER_KEY */
 	N_ROOMS,
-	ROOM_LAST = N_ROOMS			/* those where all names are OTHER_KEY: no limit */
+	ROOM_LAST = N_ROOMS			/* N_LAST: those where all names are OTHER_KEY */
 } Room;
 
 typedef struct Violations
@@ -130,6 +132,7 @@ typedef struct Names
 	const BucketId *id;
 	const struct Gateway *gateway;
 	uint64		hash;
+	bool		last;			/* they are those of ROOM_LAST */
 } Names;
 
 /* Entries folded at a time: about a tenth of a millisecond. */
@@ -150,10 +153,17 @@ groups_per_partition(void)
 	return wanted / (N_PARTITIONS * GROUP_ENTRIES) + 1;
 }
 
+/* Entries found by a hash; those of ROOM_LAST follow. */
+static Size
+hashed_entries(uint32 groups)
+{
+	return (Size) groups * N_PARTITIONS * GROUP_ENTRIES;
+}
+
 Size
 violations_size(void)
 {
-	Size		n = (Size) groups_per_partition() * N_PARTITIONS * GROUP_ENTRIES;
+	Size		n = hashed_entries(groups_per_partition()) + N_LAST;
 
 	return add_size(CACHELINEALIGN(sizeof(Violations)),
 					mul_size(n, sizeof(uint32) + sizeof(Entry) + sizeof(Aside)));
@@ -179,7 +189,7 @@ violations_startup(void *memory, LWLockPadded *my_locks, bool found)
 	p += CACHELINEALIGN(sizeof(Violations));
 	if (!found)
 	{
-		uint32		all = groups_per_partition() * N_PARTITIONS * GROUP_ENTRIES;
+		uint32		all = hashed_entries(groups_per_partition());
 
 		shared->groups = groups_per_partition();
 		shared->seed = secret_seed();
@@ -192,7 +202,7 @@ violations_startup(void *memory, LWLockPadded *my_locks, bool found)
 		shares_init(&shared->rooms[ROOM_OTHERS], shared->seed,
 					(all - max_violations_setting) / 2);
 	}
-	n = (Size) shared->groups * N_PARTITIONS * GROUP_ENTRIES;
+	n = hashed_entries(shared->groups) + N_LAST;
 	entries = (Entry *) p;
 	p += n * sizeof(Entry);
 	asides = (Aside *) p;
@@ -284,6 +294,7 @@ set_names(Names *names, const BucketId *id, const Gateway *gateway)
 	names->gateway = gateway;
 	/* the bucket's hash is of all the other names */
 	names->hash = hash_combine64(id->hash, gateway->hash);
+	names->last = false;
 }
 
 static inline bool
@@ -354,10 +365,28 @@ probe_length(void)
 static void fold_entry(uint32 at, int64 count, bool make);
 static void track_entry(uint32 at, int64 count);
 
+/* The lock of an entry's partition; the last entries belong to the last one. */
 static inline LWLock *
 partition_lock(uint32 at)
 {
-	return &locks[at / GROUP_ENTRIES / shared->groups].lock;
+	uint32		partition = at / GROUP_ENTRIES / shared->groups;
+
+	return &locks[Min(partition, N_PARTITIONS - 1)].lock;
+}
+
+/* The i-th entry on the way of names, and the length of that. */
+static inline uint32
+names_entry(const Names *names, uint32 i)
+{
+	return names->last ?
+		hashed_entries(shared->groups) + (uint32) (names->hash + i) % N_LAST :
+		probe_entry(names->hash, i);
+}
+
+static inline uint32
+names_length(const Names *names)
+{
+	return names->last ? N_LAST : probe_length();
 }
 
 /*
@@ -476,26 +505,21 @@ static bool
 add_if_there(const Names *names, int64 n, int64 now, bool locked)
 {
 	uint32		tag = tag_of(names->hash);
-	uint32		length = probe_length();
+	uint32		length = names_length(names);
 	bool		again;
 
 	do
 	{
 		again = false;
-		for (uint32 i = 0; i < length && !again; i += GROUP_ENTRIES)
+		for (uint32 i = 0; i < length && !again; i++)
 		{
-			uint32		group = probe_group(names->hash, i);
+			uint32		at = names_entry(names, i);
+			uint32		found = ((volatile uint32 *) tags)[at];
 
-			for (uint32 j = 0; j < GROUP_ENTRIES && !again; j++)
-			{
-				uint32		at = group + (uint32) (names->hash + j) % GROUP_ENTRIES;
-				uint32		found = ((volatile uint32 *) tags)[at];
-
-				if (found == TAG_FREE)
-					return false;
-				if (found == tag && add_to_entry(at, names, n, now, locked, &again))
-					return true;
-			}
+			if (found == TAG_FREE)
+				return false;
+			if (found == tag && add_to_entry(at, names, n, now, locked, &again))
+				return true;
 		}
 	} while (again);
 	return false;
@@ -535,9 +559,9 @@ write_entry(uint32 at, const Names *names, int64 n, int64 now, int cell)
 static bool
 make_entry(const Names *names, int64 n, int64 now, int cell)
 {
-	for (uint32 i = 0; i < probe_length(); i++)
+	for (uint32 i = 0; i < names_length(names); i++)
 	{
-		uint32		at = probe_entry(names->hash, i);
+		uint32		at = names_entry(names, i);
 
 		if (tags[at] >= TAG_FIRST)
 			continue;
@@ -674,7 +698,7 @@ static void count_last(Oid database, int64 n, int64 now);
 static pg_noinline bool
 make_and_count(const Names *names, int64 n, int64 now, int cell)
 {
-	LWLock	   *lock = &locks[partition_of(names->hash)].lock;
+	LWLock	   *lock = partition_lock(names_entry(names, 0));
 	Room		room = room_of_names(names);
 	Shares	   *shares = room < N_ROOMS ? &shared->rooms[room] : NULL;
 	bool		taken = false;
@@ -725,6 +749,7 @@ count_last(Oid database, int64 n, int64 now)
 	make_bucket_id(&id, database, OTHER_KEY, strlen(OTHER_KEY),
 				   OTHER_KEY, strlen(OTHER_KEY));
 	set_names(&names, &id, &nobody);
+	names.last = true;
 	if (!add_if_there(&names, n, now, false) &&
 		!make_and_count(&names, n, now, NO_CELL))
 		pg_atomic_fetch_add_u64(&shared->lost, n);
@@ -753,6 +778,11 @@ count_names(const Names *names, int64 n, int64 now, int cell, bool flag)
 {
 	const BucketId *id = names->id;
 
+	if (room_of_names(names) == ROOM_LAST)
+	{
+		count_last(id->database, n, now);
+		return;
+	}
 	if (add_if_there(names, n, now, false) || make_and_count(names, n, now, cell))
 		return;
 	if (flag && !is_other(id->key, id->key_len))
@@ -832,7 +862,7 @@ violations_restored(void)
 uint32
 violations_entries(void)
 {
-	return shared ? shared->groups * N_PARTITIONS * GROUP_ENTRIES : 0;
+	return shared ? hashed_entries(shared->groups) + N_LAST : 0;
 }
 
 /* The wall clock when the monotonic one said "then". */
