@@ -1044,9 +1044,13 @@ fold(Saving *saving)
 	int64		began = monotonic_ns();
 	int64		pause;
 
+	/*
+	 * One partition after the other: whoever was waiting for a lock that has been
+	 * released finds it free for long enough.
+	 */
 	for (int make = 0; make <= 1; make++)
-		for (int partition = 0; partition < N_PARTITIONS; partition++)
-			for (uint32 n = 0; n < shared->groups * GROUP_ENTRIES; n += FOLD_BATCH)
+		for (uint32 n = 0; n < shared->groups * GROUP_ENTRIES; n += FOLD_BATCH)
+			for (int partition = 0; partition < N_PARTITIONS; partition++)
 			{
 				if (!saving)
 					CHECK_FOR_INTERRUPTS();
