@@ -682,9 +682,10 @@ displace_entry(const Names *names, int64 n, int64 now, int cell, Room room,
 	memcpy(displaced->gateway.name, entry->name, entry->gateway_len);
 	displaced->gateway.name[entry->gateway_len] = '\0';
 	hash_gateway(&displaced->gateway);
+	((volatile uint32 *) tags)[at] = TAG_GIVEN_UP;
 	shares_pass(&shared->rooms[room], displaced->cell, cell);
-	write_entry(at, names, n, now, cell);
-	return true;
+	/* not just there: searches end at the first entry that was never used */
+	return make_entry(names, n, now, cell);
 }
 
 static void count_others(Oid database, const char *limiter, int limiter_len,
