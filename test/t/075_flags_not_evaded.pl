@@ -58,6 +58,14 @@ sub next_slice
 }
 
 #
+# Tracks are found again after a restart
+#
+is(violate('restarted', 60), 60, 'violations before a restart');
+$node->restart;
+is(violate('restarted', 60), 60, '... and after it');
+is(flagged('restarted'), 1, '... together flag the key');
+
+#
 # Keys with the same hash as SQL computes it, of limiter and key, by the database
 #
 query(<<'SQL');
@@ -112,15 +120,9 @@ is(query(q{SELECT count(*) FROM rate_limit_flagged WHERE key ~ '^turn'}), 0, 'th
 #
 query('SELECT rl_flush()');
 is(flood('full', 2), 2048, 'the room for violations is full');
-is(violate('no room', 100), 100, 'violations of a key that finds none');
+is(violate('no room', 300), 300, 'violations of a key that finds none');
 is(query(q{SELECT count(*) FROM rate_limit_pending WHERE key = 'no room'}), 0, '... count for others');
 is(flagged('no room'), 1, '... and flag it');
-
-# and after a restart, tracks are found again
-is(violate('restarted', 60), 60, 'violations before a restart');
-$node->restart;
-is(violate('restarted', 60), 60, '... and after it');
-is(flagged('restarted'), 1, '... together flag the key');
 
 $node->stop;
 done_testing();
