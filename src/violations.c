@@ -416,11 +416,12 @@ names_length(const Names *names)
  *
  * - not those before: m1 is before m3 in memory (m2), c2 has read what m3 wrote or
  *   what was swapped for it later, and c3 comes after c2 (read barrier).
- * - not those after: the next maker's m1 comes after the entry was closed.  The
- *   close is a swap of the word, under the lock, and the next maker takes the lock
- *   after its release.  Releasing it is a full barrier, so m1 is not in memory before
- *   the close is.  Had c3 read what that m1 wrote, the closed word would be in memory
- *   before c4, which would then not find (g, c).
+ * - not those after: the next maker's m1 comes after the entry was closed, by a swap
+ *   of the word under the lock.  The next maker takes the lock after that was released,
+ *   so m1 is not in memory before the close is.  Had c3 read what that m1 wrote, the
+ *   closed word would have been in memory then, and c4, whose store comes after what
+ *   is read before it, would not find (g, c).  (c4's own load may be executed before
+ *   c3.  But then c4 succeeds only if nobody has written the word since that load.)
  *
  * A word of 0 (never used) has no names yet that a call could have found by c1; and
  * should c2 be executed before c1, as ARM64 may, and read 0, m3 makes c4 fail.
@@ -437,10 +438,9 @@ names_length(const Names *names)
  * passes it by and waits for the lock, like any other that comes too late.  And
  * last_at of an entry that was just added to: it may by then be of other names, which
  * then seem to have been denied now, a moment after they were.  For neither does it
- * matter which comes first.  In the maker's own case, m1 after the close, there is
- * a release of the lock in between.  It is a full barrier on all platforms
- * (pg_atomic_sub_fetch_u32()), and where the maker closes the entry itself
- * (displace_entry()) there is an explicit write barrier.
+ * matter which comes first.  For a third store it does, m1 after the close.  Mostly
+ * the release of the lock is in between, and puts all before it into memory first;
+ * where the maker closes an entry itself (displace_entry()), there is a write barrier.
  */
 
 /*
@@ -500,26 +500,54 @@ add_to_entry(uint32 at, const Names *names, int64 n, int64 now, bool locked,
 	return false;
 }
 
-/* Add n to the entry if it is there; else false.  locked: holding its partition's lock. */
-static bool
-add_if_there(const Names *names, int64 n, int64 now, bool locked)
+/* The same for a database's last entry. */
+static pg_noinline bool
+add_to_last(const Names *names, int64 n, int64 now, bool locked)
 {
-	uint32		tag = tag_of(names->hash);
-	uint32		length = names_length(names);
 	bool		again;
 
 	do
 	{
 		again = false;
-		for (uint32 i = 0; i < length && !again; i++)
+		for (uint32 i = 0; i < N_LAST && !again; i++)
 		{
 			uint32		at = names_entry(names, i);
-			uint32		found = ((volatile uint32 *) tags)[at];
 
-			if (found == TAG_FREE)
-				return false;
-			if (found == tag && add_to_entry(at, names, n, now, locked, &again))
+			if (((volatile uint32 *) tags)[at] == tag_of(names->hash) &&
+				add_to_entry(at, names, n, now, locked, &again))
 				return true;
+		}
+	} while (again);
+	return false;
+}
+
+/* Add n to the entry if it is there; else false.  locked: holding its partition's lock. */
+static bool
+add_if_there(const Names *names, int64 n, int64 now, bool locked)
+{
+	uint32		tag = tag_of(names->hash);
+	uint32		length = probe_length();
+	bool		again;
+
+	if (unlikely(names->last))
+		return add_to_last(names, n, now, locked);
+	do
+	{
+		again = false;
+		for (uint32 i = 0; i < length && !again; i += GROUP_ENTRIES)
+		{
+			uint32		group = probe_group(names->hash, i);
+
+			for (uint32 j = 0; j < GROUP_ENTRIES && !again; j++)
+			{
+				uint32		at = group + (uint32) (names->hash + j) % GROUP_ENTRIES;
+				uint32		found = ((volatile uint32 *) tags)[at];
+
+				if (found == TAG_FREE)
+					return false;
+				if (found == tag && add_to_entry(at, names, n, now, locked, &again))
+					return true;
+			}
 		}
 	} while (again);
 	return false;
