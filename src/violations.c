@@ -8,9 +8,9 @@
  * other names.  A denied call reads the word, compares the names, and adds by
  * compare-and-swap: the swap fails if the entry changed hands meanwhile, so the
  * count goes to these names or the search starts anew.  Nothing is locked and
- * nobody waits.  (A generation comes back after 2^20 changes of hands, and an
- * entry changes hands at most once per flush, all of which would have to happen
- * between one call's load and its swap.)
+ * nobody waits.  (A generation comes back after 2^19 changes of hands, and an
+ * entry changes hands once per flush, or when a role takes its share; all of which
+ * would have to happen between one call's load and its swap.)
  *
  * Making an entry, and giving one up, take the lock of its partition.  Giving up
  * is a swap, too, from a count of zero to CLOSED, to which nobody adds.
