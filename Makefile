@@ -29,6 +29,7 @@ OBJS = \
 	src/report.o \
 	src/rows.o \
 	src/saver.o \
+	src/shares.o \
 	src/shmem_admin.o \
 	src/shmem_place.o \
 	src/shmem_saved.o \

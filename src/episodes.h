@@ -30,17 +30,20 @@ typedef struct DueFlag
 #define MAX_DUE_FLAGS	1024
 
 extern Size episodes_size(void);
+extern int	episodes_locks(void);
+extern void episodes_use_locks(LWLockPadded *locks);
 extern void episodes_startup(void *memory, bool found);
-extern int64 episodes_fold_interval(void);
-extern void episodes_set_window(void);
-extern bool episodes_add(Oid database, const char *limiter, const char *key,
-						 int64 n, TimestampTz at, int64 at_mono, bool make);
-extern bool episodes_get(int n, Episode *episode);
-extern bool flags_get_due(int n, Oid database, DueFlag *flag);
+extern int64 episodes_slice(void);
+extern bool episodes_set_window(void);
+extern bool episodes_add(const BucketId *id, int64 n, TimestampTz first_at,
+						 TimestampTz last_at, bool make);
+extern Episode *episodes_copy(int *n);
+extern void episodes_forget_database(Oid database);
+extern void flags_count(const BucketId *id, int64 n, int64 at);
+extern bool flags_get_due(int *at, Oid database, DueFlag *flag);
 extern void flags_done(const DueFlag *flag);
 extern int	flags_databases(Oid *databases, int n, int max);
-extern void flags_start_anew(Oid database, const char *limiter, const char *key);
-extern void episodes_forget_database(Oid database);
+extern void flags_start_anew(const BucketId *id);
 
 #pragma GCC visibility pop
 

@@ -43,12 +43,8 @@ flags_at_xact_end(XactEvent event, void *arg)
 	if (written == NIL || (event != XACT_EVENT_COMMIT && event != XACT_EVENT_ABORT))
 		return;
 	if (event == XACT_EVENT_COMMIT)
-	{
-		violations_lock();
 		foreach(cell, written)
 			flags_done(lfirst(cell));
-		violations_unlock();
-	}
 	written = NIL;
 }
 
@@ -75,21 +71,15 @@ void
 flags_write_due(void)
 {
 	DueFlag		flag;
-	int			n = 0;
+	int			at = 0;
 
-	for (;;)
+	while (flags_get_due(&at, MyDatabaseId, &flag))
 	{
 		static bool called = false;
-		bool		due;
 		DueFlag    *copy;
 		MemoryContext old;
 
 		CHECK_FOR_INTERRUPTS();
-		violations_lock();
-		due = flags_get_due(n++, MyDatabaseId, &flag);
-		violations_unlock();
-		if (!due)
-			return;
 		old = MemoryContextSwitchTo(TopTransactionContext);
 		copy = palloc(sizeof(DueFlag));
 		*copy = flag;
@@ -146,14 +136,9 @@ rl_unflag(PG_FUNCTION_ARGS)
 
 	if (shmem_attached())
 	{
-		char	   *limiter = text_to_cstring(PG_GETARG_TEXT_PP(1));
-		char	   *key = text_to_cstring(PG_GETARG_TEXT_PP(0));
-
 		/* violations so far count for nothing any more */
-		violations_fold(true);
-		violations_lock();
-		flags_start_anew(MyDatabaseId, limiter, key);
-		violations_unlock();
+		violations_fold();
+		flags_start_anew(&id);
 	}
 	PG_RETURN_BOOL(cleared);
 }

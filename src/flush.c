@@ -234,7 +234,6 @@ flush_violations(void)
 	ViolationView **views;
 	ViolationView view;
 	int			n = 0;
-	int			before = flush.taken ? flush.n : 0;
 
 	if (!shmem_attached())
 		return 0;
@@ -246,7 +245,7 @@ flush_violations(void)
 	(void) LockAcquire(&tag, ExclusiveLock, false, false);
 
 	/* all at once, not one by one as they are taken */
-	violations_fold(true);
+	violations_fold();
 	views = palloc(violations_entries() * sizeof(ViolationView *));
 	if (!flush.taken)
 	{
@@ -259,15 +258,11 @@ flush_violations(void)
 	}
 	for (uint32 at = 0; at < violations_entries(); at++)
 	{
-		bool		again = false;
-
 		if (at % 1024 == 0)
 			CHECK_FOR_INTERRUPTS();
 		if (!violations_take(at, &view))
 			continue;
-		for (int i = 0; i < before && !again; i++)
-			again = flush.taken[i] == at;
-		if (!again)
+		if (!view.again)
 			flush.taken[flush.n++] = at;
 		flush.total += view.count;
 		views[n] = palloc(sizeof(ViolationView));

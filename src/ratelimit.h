@@ -376,6 +376,17 @@ monotonic_ns(void)
 	return now.tv_sec * INT64CONST(1000000000) + now.tv_nsec;
 }
 
+/* What hashes of names that callers choose start from: nobody else can know it. */
+static inline uint64
+secret_seed(void)
+{
+	uint64		seed;
+
+	if (!pg_strong_random(&seed, sizeof(seed)))
+		seed = (uint64) monotonic_ns();
+	return seed;
+}
+
 /* The bytes of a text; without calling anything if it is not toasted. */
 static inline const char *
 text_bytes(Datum datum, int *len)

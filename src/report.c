@@ -171,33 +171,30 @@ Datum
 rl_episodes(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	Episode		episode;
+	Episode    *episodes;
+	int			n;
 
 	InitMaterializedSRF(fcinfo, 0);
-	violations_fold(true);
-	for (int i = 0;; i++)
+	if (!shmem_attached())
+		return (Datum) 0;
+	violations_fold();
+	episodes = episodes_copy(&n);
+	for (int i = 0; i < n; i++)
 	{
+		Episode    *episode = &episodes[i];
 		Datum		values[5];
 		bool		nulls[5] = {false};
-		bool		more = false;
 
-		if (shmem_attached())
-		{
-			violations_lock();
-			more = episodes_get(i, &episode);
-			violations_unlock();
-		}
-		if (!more)
-			return (Datum) 0;
-		if (episode.database != MyDatabaseId)
+		if (episode->database != MyDatabaseId)
 			continue;
-		values[0] = CStringGetTextDatum(episode.limiter);
-		values[1] = CStringGetTextDatum(episode.key);
-		values[2] = TimestampTzGetDatum(episode.first_at);
-		values[3] = TimestampTzGetDatum(episode.last_at);
-		values[4] = Int64GetDatum(episode.rejected);
+		values[0] = CStringGetTextDatum(episode->limiter);
+		values[1] = CStringGetTextDatum(episode->key);
+		values[2] = TimestampTzGetDatum(episode->first_at);
+		values[3] = TimestampTzGetDatum(episode->last_at);
+		values[4] = Int64GetDatum(episode->rejected);
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 	}
+	return (Datum) 0;
 }
 
 /*

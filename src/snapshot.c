@@ -82,7 +82,7 @@
 #define SNAPSHOT_FILE	PGSTAT_STAT_PERMANENT_DIRECTORY "/" PG_TEMP_FILE_PREFIX ".ratelimit"
 #define SNAPSHOT_ASIDE	SNAPSHOT_FILE ".new"
 #define SNAPSHOT_MAGIC	0x524C5332	/* "RLS2" */
-#define SNAPSHOT_FORMAT 4			/* of header and records */
+#define SNAPSHOT_FORMAT 5			/* of header and records */
 
 #define HEADER_SIZE		512
 #define BUFFER_SIZE		65536
@@ -332,7 +332,7 @@ static void
 put_parts(Saving *saving, bool at_stop)
 {
 	/* what has grown since the last fold belongs to episodes and flags */
-	violations_fold(true);
+	violations_fold_to_save(saving);
 	shmem_save(saving);
 	databases_save(saving);
 	stats_save(saving);
@@ -474,6 +474,7 @@ load_record(SavedKind kind, const char *record, Size size, Loading *loading)
 		case SAVED_LIMITER:
 			return stats_load(kind, record, size, loading);
 		case SAVED_EPISODE:
+		case SAVED_TRACK_SEEDS:
 		case SAVED_TRACK:
 		case SAVED_DUE_FLAG:
 			return episodes_load(kind, record, size, loading);

@@ -18,6 +18,7 @@ typedef enum SavedKind
 	SAVED_LIMITER,
 	SAVED_BUCKET,
 	SAVED_EPISODE,
+	SAVED_TRACK_SEEDS,			/* one: how tracks know their keys */
 	SAVED_TRACK,
 	SAVED_DUE_FLAG,
 	SAVED_LOST,					/* at most one: violations_lost() */
@@ -70,6 +71,7 @@ extern void stats_save(Saving *saving);
 extern bool stats_load(SavedKind kind, const char *record, Size size, Loading *loading);
 extern void episodes_save(Saving *saving);
 extern bool episodes_load(SavedKind kind, const char *record, Size size, Loading *loading);
+extern void violations_fold_to_save(Saving *saving);
 extern void violations_save(Saving *saving, bool pending);
 extern bool violations_load(SavedKind kind, const char *record, Size size, Loading *loading);
 

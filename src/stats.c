@@ -7,6 +7,10 @@
  * forgotten: not shown, and free for others once no line is for them.)  When all
  * are taken, further limiters are counted together, under OTHER_LIMITER.
  *
+ * Anybody may choose names of limiters, so a full room is shared (shares.c): a role
+ * that has less than its fair share of the entries gets one of a role that has more,
+ * whose counts then go to its database's OTHER_LIMITER.
+ *
  * A backend counts in lines of its own, one per limiter that it last called, so
  * that counting writes to no memory that other processors write to.  A line that
  * passes to another limiter is added to its entry before; what an entry counts is
@@ -20,6 +24,7 @@
 
 #include "miscadmin.h"
 #include "port/atomics.h"
+#include "shares.h"
 #include "snapshot.h"
 #include "stats.h"
 #include "storage/proc.h"
@@ -28,6 +33,7 @@
 #define OWN_LIMITERS	8		/* lines of a backend */
 #define NO_LIMITER		(-1)
 #define OTHER_LIMITER	"(other)"
+#define OTHER_ENTRIES	(MAX_LIMITERS / 16) /* kept for OTHER_LIMITER of databases */
 
 typedef struct SharedLimiter
 {
@@ -35,6 +41,8 @@ typedef struct SharedLimiter
 	bool		forgotten;		/* not shown until it counts */
 	uint8		limiter_len;
 	char		limiter[MAX_LIMITER_LEN];
+	int			cell;			/* of the role that it was made for; NO_CELL: for
+								 * the rest */
 	uint64		counts[N_COUNTS];	/* but for those in lines; the lock */
 	uint64		before[N_COUNTS];	/* not shown; the lock */
 } SharedLimiter;
@@ -54,6 +62,7 @@ typedef union OwnLines
 
 static SharedLimiter *limiters = NULL;	/* MAX_LIMITERS of them */
 static OwnLines *all_lines;		/* MaxBackends of them */
+static Shares *shares;			/* of the entries, without those for the rest */
 static LWLock *limiters_lock;
 
 /* What this backend's lines are for. */
@@ -68,8 +77,10 @@ pg_atomic_uint64 *stats_current hot_data = NULL;
 Size
 stats_size(void)
 {
-	return add_size(CACHELINEALIGN(MAX_LIMITERS * sizeof(SharedLimiter)),
-					mul_size(MaxBackends, sizeof(OwnLines)));
+	Size		size = CACHELINEALIGN(MAX_LIMITERS * sizeof(SharedLimiter));
+
+	size = add_size(size, CACHELINEALIGN(sizeof(Shares)));
+	return add_size(size, mul_size(MaxBackends, sizeof(OwnLines)));
 }
 
 static void
@@ -84,13 +95,18 @@ clear_line(Line *line)
 void
 stats_startup(void *memory, LWLock *lock, bool found)
 {
+	char	   *p = memory;
+
 	limiters = memory;
-	all_lines = (OwnLines *) ((char *) memory +
-							  CACHELINEALIGN(MAX_LIMITERS * sizeof(SharedLimiter)));
+	p += CACHELINEALIGN(MAX_LIMITERS * sizeof(SharedLimiter));
+	shares = (Shares *) p;
+	p += CACHELINEALIGN(sizeof(Shares));
+	all_lines = (OwnLines *) p;
 	limiters_lock = lock;
 	if (found)
 		return;
 	memset(limiters, 0, MAX_LIMITERS * sizeof(SharedLimiter));
+	shares_init(shares, secret_seed(), MAX_LIMITERS - OTHER_ENTRIES);
 	for (int i = 0; i < MaxBackends; i++)
 	{
 		for (int n = 0; n < OWN_LIMITERS; n++)
@@ -158,6 +174,14 @@ copy_all(void)
 				copies[i].limiter.counts[j] != 0;
 }
 
+static void
+free_entry(int entry)
+{
+	limiters[entry].database = InvalidOid;
+	if (limiters[entry].cell != NO_CELL)
+		shares_give(shares, limiters[entry].cell);
+}
+
 /* Free what is forgotten and nobody counts for, if any; holding the lock exclusively. */
 static bool
 free_forgotten(void)
@@ -169,10 +193,102 @@ free_forgotten(void)
 	{
 		if (!OidIsValid(limiters[i].database) || copies[i].shown || copies[i].has_line)
 			continue;
-		limiters[i].database = InvalidOid;
+		free_entry(i);
 		freed = true;
 	}
 	return freed;
+}
+
+static bool
+any_forgotten(void)
+{
+	for (int i = 0; i < MAX_LIMITERS; i++)
+		if (OidIsValid(limiters[i].database) && limiters[i].forgotten)
+			return true;
+	return false;
+}
+
+/* A free entry, or NO_LIMITER. */
+static int
+find_free(void)
+{
+	for (int i = 0; i < MAX_LIMITERS; i++)
+		if (!OidIsValid(limiters[i].database))
+			return i;
+	return NO_LIMITER;
+}
+
+static int
+make_limiter(int entry, Oid database, const char *limiter, int len, int cell)
+{
+	if (entry == NO_LIMITER)
+		return NO_LIMITER;
+	memset(&limiters[entry], 0, sizeof(SharedLimiter));
+	memcpy(limiters[entry].limiter, limiter, len);
+	limiters[entry].limiter_len = len;
+	limiters[entry].database = database;
+	limiters[entry].cell = cell;
+	return entry;
+}
+
+/* The database's entry for the rest; NO_LIMITER if there are too many databases. */
+static int
+find_or_make_other(Oid database)
+{
+	int			found = find_shared(database, OTHER_LIMITER, strlen(OTHER_LIMITER));
+
+	if (found == NO_LIMITER)
+		found = make_limiter(find_free(), database, OTHER_LIMITER,
+							 strlen(OTHER_LIMITER), NO_CELL);
+	if (found != NO_LIMITER)
+		limiters[found].forgotten = false;
+	return found;
+}
+
+/*
+ * Take an entry from somebody who has more than a fair share: the one of the fewest
+ * calls.  What counts for it does for the rest of its database from here on.
+ * NO_LIMITER if there is nobody, or no entry for the rest.
+ */
+static int
+displace_limiter(int cell)
+{
+	int			victim = NO_LIMITER;
+	uint64		least = 0;
+	int			rest;
+
+	for (int i = 0; i < MAX_LIMITERS; i++)
+	{
+		uint64		calls = 0;
+
+		if (!OidIsValid(limiters[i].database) || limiters[i].cell == NO_CELL ||
+			!shares_is_above(shares, limiters[i].cell, cell))
+			continue;
+		for (int j = 0; j < N_COUNTS; j++)
+			calls += limiters[i].counts[j];
+		if (victim == NO_LIMITER || calls < least)
+		{
+			victim = i;
+			least = calls;
+		}
+	}
+	if (victim == NO_LIMITER)
+		return NO_LIMITER;
+	rest = find_or_make_other(limiters[victim].database);
+	if (rest == NO_LIMITER)
+		return NO_LIMITER;
+
+	for (int j = 0; j < N_COUNTS; j++)
+	{
+		limiters[rest].counts[j] += limiters[victim].counts[j];
+		limiters[rest].before[j] += limiters[victim].before[j];
+	}
+	for (int i = 0; i < MaxBackends; i++)
+		for (int k = 0; k < OWN_LIMITERS; k++)
+			if (all_lines[i].lines[k].limiter == victim)
+				all_lines[i].lines[k].limiter = rest;
+	shares_pass(shares, limiters[victim].cell, cell);
+	return victim;
 }
 
 /* The limiter's entry, made if need be, holding the lock exclusively. */
@@ -180,37 +296,28 @@ static int
 find_or_make(Oid database, const char *limiter, int len)
 {
 	int			found = find_shared(database, limiter, len);
-	int			n_unused = 0;
-	bool		forgotten = false;
+	int			cell;
 
-	if (found == NO_LIMITER)
+	if (found != NO_LIMITER)
 	{
-		for (int i = MAX_LIMITERS - 1; i >= 0; i--)
-		{
-			forgotten |= OidIsValid(limiters[i].database) && limiters[i].forgotten;
-			if (OidIsValid(limiters[i].database))
-				continue;
-			found = i;
-			n_unused++;
-		}
-		/* some entries are kept for databases that have none for the rest yet */
-		if (n_unused <= MAX_LIMITERS / 16 &&
-			(len != strlen(OTHER_LIMITER) || memcmp(limiter, OTHER_LIMITER, len) != 0))
-		{
-			if (forgotten && free_forgotten())
-				return find_or_make(database, limiter, len);
-			return find_or_make(database, OTHER_LIMITER, strlen(OTHER_LIMITER));
-		}
-		if (found == NO_LIMITER)
-			return NO_LIMITER;
-
-		memset(&limiters[found], 0, sizeof(SharedLimiter));
-		memcpy(limiters[found].limiter, limiter, len);
-		limiters[found].limiter_len = len;
-		limiters[found].database = database;
+		limiters[found].forgotten = false;
+		return found;
 	}
-	limiters[found].forgotten = false;
-	return found;
+	if (len == strlen(OTHER_LIMITER) && memcmp(limiter, OTHER_LIMITER, len) == 0)
+		return find_or_make_other(database);
+
+	cell = shares_my_cell(shares, database);
+	if (shares_take(shares, cell) ||
+		(any_forgotten() && free_forgotten() && shares_take(shares, cell)))
+	{
+		found = make_limiter(find_free(), database, limiter, len, cell);
+		/* the rest of very many databases may have taken more than is kept for it */
+		if (found == NO_LIMITER)
+			shares_give(shares, cell);
+	}
+	else if (shares_is_below(shares, cell))
+		found = make_limiter(displace_limiter(cell), database, limiter, len, cell);
+	return found != NO_LIMITER ? found : find_or_make_other(database);
 }
 
 /* The line passes to a limiter. */
@@ -322,7 +429,7 @@ stats_forget_database(Oid database, bool dropped)
 		for (int j = 0; j < N_COUNTS; j++)
 			limiters[i].before[j] += copies[i].limiter.counts[j];
 		if (dropped)
-			limiters[i].database = InvalidOid;
+			free_entry(i);
 	}
 	LWLockRelease(limiters_lock);
 }

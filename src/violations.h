@@ -24,6 +24,7 @@ typedef struct ViolationView
 	char		limiter[MAX_LIMITER_LEN + 1];
 	char		key[MAX_KEY_LEN + 1];
 	int64		count;
+	bool		again;			/* taken: for another time in this transaction */
 	TimestampTz last_at;
 } ViolationView;
 
@@ -41,9 +42,9 @@ extern int	violations_databases(Oid *databases, int max);
 extern bool violations_take(uint32 entry, ViolationView *view);
 extern void violations_settle(uint32 entry, Oid database, bool written);
 extern void violations_restored(void);
-extern void violations_fold(bool wait);
-extern void violations_lock(void);
-extern void violations_unlock(void);
+extern void violations_fold(void);
+extern long violations_fold_wait(void);
+extern void violations_set_window(void);
 extern void violations_forget_database(Oid database);
 
 #pragma GCC visibility pop

@@ -140,13 +140,11 @@ find_work(Work *work)
 	if (work->retention)
 		last_retention = work->now;
 
-	violations_fold(true);
+	violations_fold();
 	work->begun = 0;
 	work->n = violations_databases(work->databases, MAX_DATABASES);
 	databases_visit(drop_waiting, work);
-	violations_lock();
 	work->n = flags_databases(work->databases, work->n, MAX_DATABASES);
-	violations_unlock();
 	databases_visit(look_at_database, work);
 }
 
@@ -343,10 +341,7 @@ ratelimit_launcher_main(Datum arg)
 		{
 			ConfigReloadPending = false;
 			ProcessConfigFile(PGC_SIGHUP);
-			violations_fold(true);
-			violations_lock();
-			episodes_set_window();
-			violations_unlock();
+			violations_set_window();
 			/* a shorter interval counts from now */
 			interval = flush_interval_setting * 1000L;
 			next = Min(next, TimestampTzPlusMilliseconds(now, interval));
@@ -371,8 +366,12 @@ ratelimit_launcher_main(Datum arg)
 			next = TimestampTzPlusMilliseconds(now, interval);
 		}
 
+		/* flags want to hear of violations more often than they are written */
+		if (violations_fold_wait() == 0)
+			violations_fold();
+
 		/* woken by a worker that ends, too */
-		pause = TimestampDifferenceMilliseconds(now, next);
+		pause = Min(TimestampDifferenceMilliseconds(now, next), violations_fold_wait());
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
 						 Max(pause, 1), PG_WAIT_EXTENSION);
 		ResetLatch(MyLatch);

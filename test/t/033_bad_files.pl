@@ -50,7 +50,7 @@ $node->stop;
 my $good = state_bytes($node);
 my $header = state_header($good);
 my @records = state_records($good);
-is(join(' ', map { $header->{"n_$_"} > 0 ? 1 : 0 } @SavedState::KINDS), '1 1 1 1 1 1 1 1 1', 'a file with all kinds of records')
+is(join(' ', map { $header->{"n_$_"} > 0 ? 1 : 0 } @SavedState::KINDS), '1 1 1 1 1 1 1 1 1 1', 'a file with all kinds of records')
   or diag(explain($header));
 
 # What became of a start: lines that tell of the file, other complaints, buckets.
@@ -217,8 +217,8 @@ all_ignored('nonsense',
 	with_record('lost', 0, pack('q', -1)),
 	state_from_records($good, reverse @records),
 	state_from_records($good, @records, [ 99, 'x' ]),
-	state_from_records($good, @records, [ 8, '' ]),
-	state_from_records($good, @records, [ 8, 'x' x 3000 ]),
+	state_from_records($good, @records, [ 9, '' ]),
+	state_from_records($good, @records, [ 9, 'x' x 3000 ]),
 	substr(state_with($good, length => $header->{length} - 1, records_crc => SavedState::crc32c(substr($good, 512, -1))), 0, -1),
 	state_with($good, n_bucket => $header->{n_bucket} + 1),
 	state_with($good, length => 1 << 62),

@@ -1,0 +1,92 @@
+# Folding violations into episodes and flags keeps nobody waiting: with many keys and
+# as many episodes as there can be, reading episodes is quick and can be cancelled, calls
+# go on meanwhile, and the server stops at once.  And it is done in time: what several
+# gateways deny of one key counts together, though one of them goes on and none is
+# flushed.
+use strict;
+use warnings FATAL => 'all';
+
+use FindBin;
+use lib "$FindBin::RealBin/../perl";
+
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use RateLimitTest;
+use Test::More;
+
+my $node = start_server('folding', conf => <<'CONF');
+ratelimit.flush_interval = 1h
+ratelimit.max_violations = 131072
+ratelimit.max_episodes = 10000
+ratelimit.flag_threshold = 100
+CONF
+
+sub query
+{
+	return $node->safe_psql('postgres', $_[0]);
+}
+
+# keys that differ in their last bytes
+sub violate_all
+{
+	return query("SELECT count(rl_report('user', repeat('k', 200) || i, 1)) FROM generate_series(1, 120000) i");
+}
+
+sub seconds
+{
+	my ($do) = @_;
+	my $began = monotonic_seconds();
+
+	$do->();
+	return monotonic_seconds() - $began;
+}
+
+is(violate_all(), 120000, 'violations of 120,000 keys');
+my $took = seconds(
+	sub {
+		my ($rc, $out, $err) = $node->psql('postgres', q{SET statement_timeout = '5ms'; SELECT count(*) FROM rate_limit_episodes});
+		like($err, qr/canceling statement due to statement timeout/, 'reading episodes can be cancelled');
+	});
+cmp_ok($took, '<', 2, '... at once');
+$took = seconds(sub { is(query('SELECT count(*), sum(rejected) FROM rate_limit_episodes'), '10000|10000', 'then they are read, each once') });
+cmp_ok($took, '<', 5, '... quickly');
+
+is(violate_all(), 120000, 'once more');
+my $reader = in_session($node);
+$reader->query_safe("SELECT count(*) FROM rate_limit_episodes");
+is(query('SELECT count(*), sum(rejected) FROM rate_limit_episodes'), '10000|20000', 'all episodes go on, or are those that came last, each whole');
+finish_session($reader);
+is(violate_all(), 120000, 'and again');
+$took = seconds(sub { $node->stop('fast') });
+cmp_ok($took, '<', 5, 'a stop with all of them to fold and to save is quick');
+
+#
+# Several gateways
+#
+$node->append_conf('postgresql.conf', "ratelimit.flag_window = 3s");
+$node->start;
+query(<<'SQL');
+SELECT rl_flush();
+DO $$
+DECLARE
+	began timestamptz := clock_timestamp();
+BEGIN
+	PERFORM set_config('ratelimit.gateway_name', 'resting', false);
+	PERFORM rl_report('user', 'two gateways', 60);
+	PERFORM set_config('ratelimit.gateway_name', 'going on', false);
+	PERFORM rl_report('user', 'two gateways', 60);
+	-- until both are out of the window
+	WHILE clock_timestamp() < began + interval '4 s' LOOP
+		PERFORM rl_report('user', 'two gateways', 1), pg_sleep(0.2);
+	END LOOP;
+END
+$$;
+SELECT count(*) FROM rate_limit_episodes;
+ALTER SYSTEM SET ratelimit.flush_interval = '1s';
+SQL
+$node->reload;
+ok($node->poll_query_until('postgres', q{SELECT count(*) = 1 FROM rate_limit_flagged WHERE key = 'two gateways'}),
+	'120 violations of two gateways, of which one goes on and none is flushed: flagged');
+
+$node->stop;
+done_testing();
