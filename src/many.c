@@ -47,6 +47,7 @@ compare_keys(const void *a, const void *b, void *arg)
 
 	if (result == 0)
 		result = memcmp(VARDATA_ANY(x), VARDATA_ANY(y), VARSIZE_ANY_EXHDR(x));
+	/* cppcheck-suppress knownConditionTrueFalse ; memcmp() may return 0 */
 	return result != 0 ? result : i - j;
 }
 
