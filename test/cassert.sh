@@ -1,0 +1,111 @@
+# test/cassert.sh: servers that find what others hide, for test/run.
+#
+# choose_cassert, build_cassert
+#           a PostgreSQL with assertions, from Debian's source package
+# build_sanitized, preload_sanitizer
+#           the extension with AddressSanitizer and UndefinedBehaviorSanitizer
+# shellcheck shell=bash
+
+# has_assertions PG_CONFIG
+has_assertions()
+{
+	grep -q '^#define USE_ASSERT_CHECKING 1' "$("$1" --includedir-server)/pg_config.h"
+}
+
+# Before enter: PG_CONFIG is a server to take, or else RATELIMIT_CASSERT_DIR the folder
+# to build one in.  That it is whole is told by its file "complete".
+choose_cassert()
+{
+	if [ "${PG_CONFIG:-}" ]; then
+		RATELIMIT_CASSERT_DIR=
+	elif [ -e "${RATELIMIT_CASSERT_DIR:-}/complete" ]; then
+		PG_CONFIG=$RATELIMIT_CASSERT_DIR/bin/pg_config
+		RATELIMIT_CASSERT_DIR=
+	else
+		: "${RATELIMIT_CASSERT_DIR:=throwaway}"
+		cassert_packages="dpkg-dev bison flex zlib1g-dev"
+	fi
+}
+
+# private_apt FOLDER COMMAND...: with the sources of what is installed, and with
+# nothing of the machine's changed; as any user.
+private_apt()
+{
+	local folder=$1
+
+	shift
+	"$@" \
+		-o Dir::Etc::SourceList="$folder/sources.list" \
+		-o Dir::Etc::SourceParts="$folder/parts" \
+		-o Dir::State="$folder/state" \
+		-o Dir::State::status=/var/lib/dpkg/status \
+		-o Dir::Cache="$folder/cache"
+}
+
+# fetch_source NAME: unpacks Debian's source package into ./source
+fetch_source()
+{
+	local apt=$PWD/apt file version
+
+	mkdir -p "$apt/parts" "$apt/state/lists/partial" "$apt/cache/archives/partial"
+	touch "$apt/sources.list"
+	for file in /etc/apt/sources.list /etc/apt/sources.list.d/*.list; do
+		[ ! -r "$file" ] || sed -nE 's/^[[:space:]]*deb([[:space:]])/deb-src\1/p' "$file"
+	done | sort -u >"$apt/parts/lines.list"
+	for file in /etc/apt/sources.list.d/*.sources; do
+		[ ! -r "$file" ] || sed -E 's/^Types:.*/Types: deb-src/' "$file" \
+			>"$apt/parts/$(basename "$file")"
+	done
+	# other repositories may have no sources: what matters is that this one is found
+	private_apt "$apt" apt-get -q update || true
+	# the installed version, or the one that the mirror has instead
+	version=$(dpkg-query -W -f '${source:Version}' "$1") || version=
+	private_apt "$apt" apt-get -q source --download-only "$1${version:+=$version}" ||
+		private_apt "$apt" apt-get -q source --download-only "$1" || return
+	dpkg-source -x ./*.dsc source
+}
+
+# compile_server SOURCE_PACKAGE PREFIX
+compile_server()
+{
+	mkdir -p "$work/build" && cd "$work/build" && fetch_source "$1" && cd source &&
+		CFLAGS="-O1 -g -fno-omit-frame-pointer" ./configure --prefix="$2" \
+			--enable-cassert --enable-debug --enable-tap-tests \
+			--without-icu --without-readline &&
+		make -s -j"$(nproc)" && make -s install && touch "$2/complete"
+}
+
+# In the copy: builds the server and sets PG_CONFIG to its pg_config.
+build_cassert()
+{
+	local version prefix=$RATELIMIT_CASSERT_DIR
+
+	[ "$prefix" != throwaway ] || prefix=$work/cassert
+	version=$(basename "$(dirname "$("$PG_CONFIG" --bindir)")")
+	echo "building PostgreSQL $version with assertions"
+	step compile_server "postgresql-$version" "$prefix" >build.log 2>&1 || {
+		tail -n 30 build.log >&2
+		fail "PostgreSQL could not be built"
+	}
+	rm -rf "$work/build"
+	PG_CONFIG=$prefix/bin/pg_config
+}
+
+build_sanitized()
+{
+	COPT="-fsanitize=address,undefined,float-cast-overflow -fno-omit-frame-pointer -g" \
+		build
+}
+
+# For all programs from now on: the library needs the sanitizer's first in the
+# process.  What the server leaks as it ends is not of interest, nor is its stack's
+# address, by which it measures the depth of recursion, to be moved.
+preload_sanitizer()
+{
+	local library
+
+	library=$(gcc -print-file-name=libasan.so)
+	export LD_PRELOAD=$library
+	export ASAN_OPTIONS=detect_leaks=0:detect_stack_use_after_return=0:abort_on_error=1
+	export UBSAN_OPTIONS=print_stacktrace=1
+}
