@@ -235,37 +235,44 @@ shmem_request(void)
 	RequestNamedLWLockTranche("ratelimit", n_locks());
 }
 
+/*
+ * Attach each part's memory, and make it on the server's start.  "found" is set by
+ * ShmemInitStruct(), so it is read in a later statement than the call: C does not say
+ * in which order the arguments of one call are worked out.
+ */
 static void
 shmem_startup(void)
 {
 	LWLockPadded *locks;
+	void	   *memory;
 	bool		found;
+	bool		found_store;
 
 	if (prev_shmem_startup_hook)
 		prev_shmem_startup_hook();
 
 	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
 	locks = GetNamedLWLockTranche("ratelimit");
-	shmem_store_startup(ShmemInitStruct("ratelimit", shmem_store_size(), &found),
-						locks, found);
+	memory = ShmemInitStruct("ratelimit", shmem_store_size(), &found_store);
+	shmem_store_startup(memory, locks, found_store);
 	locks += shmem_store_locks();
-	violations_startup(ShmemInitStruct("ratelimit violations", violations_size(), &found),
-					   locks, found);
+	memory = ShmemInitStruct("ratelimit violations", violations_size(), &found);
+	violations_startup(memory, locks, found);
 	locks += violations_locks();
-	databases_startup(ShmemInitStruct("ratelimit databases", databases_size(), &found),
-					  &locks[0].lock, found);
-	stats_startup(ShmemInitStruct("ratelimit limiters", stats_size(), &found),
-				  &locks[1].lock, found);
-	episodes_startup(ShmemInitStruct("ratelimit episodes", episodes_size(), &found),
-					 found);
-	block_filter_startup(ShmemInitStruct("ratelimit blocks", block_filter_size(), &found),
-						 shmem_store_block_cells(), found);
+	memory = ShmemInitStruct("ratelimit databases", databases_size(), &found);
+	databases_startup(memory, &locks[0].lock, found);
+	memory = ShmemInitStruct("ratelimit limiters", stats_size(), &found);
+	stats_startup(memory, &locks[1].lock, found);
+	memory = ShmemInitStruct("ratelimit episodes", episodes_size(), &found);
+	episodes_startup(memory, found);
+	memory = ShmemInitStruct("ratelimit blocks", block_filter_size(), &found);
+	block_filter_startup(memory, shmem_store_block_cells(), found);
 	LWLockRelease(AddinShmemInitLock);
 
 	if (!IsUnderPostmaster && !IsBinaryUpgrade)
 	{
 		on_shmem_exit(snapshot_at_exit, (Datum) 0);
-		if (!found)
+		if (!found_store)
 			snapshot_load();
 	}
 }
