@@ -3,7 +3,9 @@
 # choose_cassert, build_cassert
 #           a PostgreSQL with assertions, from Debian's source package
 # build_sanitized, preload_sanitizer
-#           the extension with AddressSanitizer and UndefinedBehaviorSanitizer
+#           the extension with AddressSanitizer and UndefinedBehaviorSanitizer; for a
+#           server of the same kind, whose assertions check what it allocates (and
+#           Debian's own hangs in bindtextdomain() with the sanitizer loaded)
 # shellcheck shell=bash
 
 # has_assertions PG_CONFIG
@@ -13,13 +15,14 @@ has_assertions()
 }
 
 # Before enter: PG_CONFIG is a server to take, or else RATELIMIT_CASSERT_DIR the folder
-# to build one in.  That it is whole is told by its file "complete".
+# to build one in.  That it is whole is told by its file "complete".  "pgsql" in a path
+# keeps PostgreSQL from adding folders of its name.
 choose_cassert()
 {
 	if [ "${PG_CONFIG:-}" ]; then
 		RATELIMIT_CASSERT_DIR=
-	elif [ -e "${RATELIMIT_CASSERT_DIR:-}/complete" ]; then
-		PG_CONFIG=$RATELIMIT_CASSERT_DIR/bin/pg_config
+	elif [ -e "${RATELIMIT_CASSERT_DIR:-}/pgsql/complete" ]; then
+		PG_CONFIG=$RATELIMIT_CASSERT_DIR/pgsql/bin/pg_config
 		RATELIMIT_CASSERT_DIR=
 	else
 		: "${RATELIMIT_CASSERT_DIR:=throwaway}"
@@ -78,9 +81,9 @@ compile_server()
 # In the copy: builds the server and sets PG_CONFIG to its pg_config.
 build_cassert()
 {
-	local version prefix=$RATELIMIT_CASSERT_DIR
+	local version prefix=$RATELIMIT_CASSERT_DIR/pgsql
 
-	[ "$prefix" != throwaway ] || prefix=$work/cassert
+	[ "$RATELIMIT_CASSERT_DIR" != throwaway ] || prefix=$work/cassert/pgsql
 	version=$(basename "$(dirname "$("$PG_CONFIG" --bindir)")")
 	echo "building PostgreSQL $version with assertions"
 	step compile_server "postgresql-$version" "$prefix" >build.log 2>&1 || {

@@ -1,6 +1,8 @@
 # Whatever keeps violations from being written, they stay pending and are written
 # once it is over: a missing table, a failing insert, a lock, a stop of the server.
 # What was written before a crash is not written again after it.
+#
+# Expected in the log: was terminated by signal 9: Killed
 use strict;
 use warnings FATAL => 'all';
 
