@@ -19,6 +19,7 @@ has_assertions()
 # keeps PostgreSQL from adding folders of its name.
 choose_cassert()
 {
+	[ -z "${RATELIMIT_WORK:-}" ] || return 0
 	if [ "${PG_CONFIG:-}" ]; then
 		RATELIMIT_CASSERT_DIR=
 	elif [ -e "${RATELIMIT_CASSERT_DIR:-}/pgsql/complete" ]; then
@@ -61,10 +62,11 @@ fetch_source()
 	done
 	# other repositories may have no sources: what matters is that this one is found
 	private_apt "$apt" apt-get -q update || true
-	# the installed version, or the one that the mirror has instead
-	version=$(dpkg-query -W -f '${source:Version}' "$1") || version=
-	private_apt "$apt" apt-get -q source --download-only "$1${version:+=$version}" ||
-		private_apt "$apt" apt-get -q source --download-only "$1" || return
+	# the newest that the mirror really has
+	private_apt "$apt" apt-cache showsrc "$1" | sed -n 's/^Version: //p' | sort -urV >versions
+	while read -r version; do
+		! private_apt "$apt" apt-get -q source --download-only "$1=$version" || break
+	done <versions
 	dpkg-source -x ./*.dsc source
 }
 
