@@ -96,21 +96,22 @@ build_cassert()
 	PG_CONFIG=$prefix/bin/pg_config
 }
 
+# Sets what build sets.
 build_sanitized()
 {
 	COPT="-fsanitize=address,undefined,float-cast-overflow -fno-omit-frame-pointer -g" \
 		build
+	nm -D "$("$PG_CONFIG" --pkglibdir)/ratelimit.so" | grep __asan_ >/dev/null ||
+		fail "the library is not instrumented"
 }
 
-# For all programs from now on: the library needs the sanitizer's first in the
-# process.  What the server leaks as it ends is not of interest, nor is its stack's
-# address, by which it measures the depth of recursion, to be moved.
+# For all programs from now on, because the sanitizer's library has to be the first in
+# a process.  What the server leaks as it ends is not of interest.  Variables stay on
+# the stack, by whose address the server measures the depth of recursion.
 preload_sanitizer()
 {
-	local library
-
-	library=$(gcc -print-file-name=libasan.so)
-	export LD_PRELOAD=$library
+	LD_PRELOAD=$(gcc -print-file-name=libasan.so)
+	export LD_PRELOAD
 	export ASAN_OPTIONS=detect_leaks=0:detect_stack_use_after_return=0:abort_on_error=1
 	export UBSAN_OPTIONS=print_stacktrace=1
 }
