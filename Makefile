@@ -27,6 +27,7 @@ OBJS = \
 	src/policy.o \
 	src/refund.o \
 	src/report.o \
+	src/rows.o \
 	src/saver.o \
 	src/shmem_admin.o \
 	src/shmem_place.o \
@@ -35,6 +36,7 @@ OBJS = \
 	src/snapshot.o \
 	src/spill.o \
 	src/sql.o \
+	src/table_clean.o \
 	src/table_store.o \
 	src/violations.o \
 	src/wait.o \

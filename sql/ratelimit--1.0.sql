@@ -1,5 +1,13 @@
 \echo Use "CREATE EXTENSION ratelimit" to load this file. \quit
 
+-- Others may have created objects in this schema before.  PostgreSQL chooses operators
+-- and functions by the best match in all of search_path, so each one is written with its
+-- schema.  IN, BETWEEN, LIKE, NULLIF, CASE x WHEN, IS DISTINCT FROM and JOIN ... USING
+-- look up operators by their bare names and are not used.  Types, collations and
+-- relations come from the first schema that has one of that name, and pg_catalog is
+-- first.  The extension's own functions are called without arguments here, which no
+-- other function matches better.
+
 -- Buckets
 
 CREATE TYPE rl_result AS (
@@ -13,14 +21,15 @@ COMMENT ON TYPE rl_result IS
 'A decision with what an HTTP answer needs. allowed: may the call go on; capacity, remaining: tokens, remaining as the call left it; retry_after: time until such a call would be allowed, zero when allowed, null when never; reset_after: time until the bucket is full, null when never. When ratelimit.on_error decided, only allowed and capacity are not null.';
 
 CREATE UNLOGGED TABLE rate_limit_buckets (
-	limiter text COLLATE "C" NOT NULL,
-	key text COLLATE "C" NOT NULL,
+	limiter text COLLATE pg_catalog."C" NOT NULL,
+	key text COLLATE pg_catalog."C" NOT NULL,
 	capacity float8 NOT NULL,
 	refill float8 NOT NULL,
-	owed numeric NOT NULL,
+	owed bigint NOT NULL,
 	updated_at timestamptz NOT NULL,
+	owed_high bigint NOT NULL DEFAULT 0,
 	PRIMARY KEY (limiter, key)
-) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.05);
+) WITH (autovacuum_vacuum_scale_factor = 0.05);
 COMMENT ON TABLE rate_limit_buckets IS
 'The buckets that do not live in shared memory, a row each. Written by the consuming functions only; to look at buckets, use rate_limit_status, to change one, rl_reset(). Emptied by a crash and by promotion.';
 COMMENT ON COLUMN rate_limit_buckets.limiter IS 'which rule';
@@ -29,6 +38,7 @@ COMMENT ON COLUMN rate_limit_buckets.capacity IS 'tokens, of the last call';
 COMMENT ON COLUMN rate_limit_buckets.refill IS 'tokens per second, of the last call';
 COMMENT ON COLUMN rate_limit_buckets.owed IS 'what the bucket lacked to be full at updated_at: nanoseconds of refill; with refill 0, tokens in a unit that follows from capacity';
 COMMENT ON COLUMN rate_limit_buckets.updated_at IS 'when owed was true';
+COMMENT ON COLUMN rate_limit_buckets.owed_high IS 'what owed lacks, in units of 10^18: above 0 only where a bucket takes more than 31 years to fill';
 
 CREATE FUNCTION rl_consume(key text, capacity float8, refill float8, cost float8 DEFAULT 1, limiter text DEFAULT 'default')
 RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
@@ -83,17 +93,17 @@ COMMENT ON FUNCTION rl_simulate(timestamptz, float8, float8, float8) IS
 CREATE FUNCTION rl_reward(key text, tokens float8, limiter text DEFAULT 'default')
 RETURNS float8 AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION rl_reward(text, float8, text) IS
-'Put tokens back into the bucket of (limiter, key), never above its capacity: how many it had room for. Not undone by a rollback when the bucket is in shared memory. Errors: 22004 a null argument; 22023 tokens not finite or below 0; 25006 the bucket is a row and the transaction read-only; key and limiter as rl_consume().';
+'Put tokens back into the bucket of (limiter, key), never above its capacity: how many it had room for. Not undone by a rollback. Errors: 22004 a null argument; 22023 tokens not finite or below 0; 25006 the bucket is a row and the transaction read-only; key and limiter as rl_consume().';
 
 CREATE FUNCTION rl_penalize(key text, capacity float8, refill float8, tokens float8, limiter text DEFAULT 'default')
 RETURNS float8 AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION rl_penalize(text, float8, float8, float8, text) IS
-'Take tokens from the bucket of (limiter, key) whether it has them or not: the tokens left, below 0 in debt, which refilling pays off first. Neither counted nor a violation. Not undone by a rollback when the bucket is in shared memory. Arguments and errors as of rl_consume().';
+'Take tokens from the bucket of (limiter, key) whether it has them or not: the tokens left, below 0 in debt, which refilling pays off first. Neither counted nor a violation. Not undone by a rollback. Arguments and errors as of rl_consume().';
 
 CREATE FUNCTION rl_block(key text, duration interval, limiter text DEFAULT 'default')
 RETURNS void AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION rl_block(text, interval, text) IS
-'Deny every call on (limiter, key), whatever its cost, for duration from now (a month: 30 days), instead of any block it has. Its tokens stay as they are. Not undone by a rollback when the block is in shared memory. Errors: 22004 a null argument; 22023 duration not above 0; key and limiter as rl_consume().';
+'Deny every call on (limiter, key), whatever its cost, for duration from now (a month: 30 days), instead of any block it has. Its tokens stay as they are. Not undone by a rollback. Errors: 22004 a null argument; 22023 duration not above 0; key and limiter as rl_consume().';
 
 CREATE FUNCTION rl_unblock(key text, limiter text DEFAULT 'default')
 RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
@@ -103,7 +113,7 @@ COMMENT ON FUNCTION rl_unblock(text, text) IS
 CREATE FUNCTION rl_reset(key text, limiter text DEFAULT 'default')
 RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION rl_reset(text, text) IS
-'Make the bucket of (limiter, key) full: true if it was not. A block stays. Not undone by a rollback when the bucket is in shared memory. Errors: 22004 a null argument; 22023, 54000 as rl_consume(); 25006 in a read-only transaction, but on a standby.';
+'Make the bucket of (limiter, key) full: true if it was not. A block stays. Not undone by a rollback. Errors: 22004 a null argument; 22023, 54000 as rl_consume(); 25006 in a read-only transaction, but on a standby.';
 
 CREATE FUNCTION rl_reset_all(limiter text DEFAULT NULL)
 RETURNS bigint AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
@@ -121,9 +131,9 @@ COMMENT ON FUNCTION rl_partitions() IS
 'How full shared memory is, a row per partition of it: slots for buckets; living buckets of this database; spilled, whether buckets of this database that are not in memory are in the table rate_limit_buckets; evicted, buckets of any database that gave way since the first start of the server. No rows when ratelimit is not in shared_preload_libraries.';
 
 CREATE VIEW rate_limit_status AS
-SELECT limiter, key, max(tokens) AS tokens, max(capacity) AS capacity, max(refill) AS refill,
-	max(full_at) AS full_at, max(blocked_until) AS blocked_until,
-	coalesce(max(tier) FILTER (WHERE blocked_until IS NULL), max(tier)) AS tier
+SELECT limiter, key, pg_catalog.max(tokens) AS tokens, pg_catalog.max(capacity) AS capacity, pg_catalog.max(refill) AS refill,
+	pg_catalog.max(full_at) AS full_at, pg_catalog.max(blocked_until) AS blocked_until,
+	coalesce(pg_catalog.max(tier) FILTER (WHERE blocked_until IS NULL), pg_catalog.max(tier)) AS tier
 FROM rl_buckets()
 GROUP BY limiter, key;
 COMMENT ON VIEW rate_limit_status IS
@@ -132,18 +142,18 @@ COMMENT ON VIEW rate_limit_status IS
 -- Policies
 
 CREATE TABLE rate_limit_policies (
-	policy text COLLATE "C" NOT NULL CHECK (policy <> '' AND policy !~ ':'),
-	tier text COLLATE "C" NOT NULL DEFAULT 'default' CHECK (tier <> '' AND tier !~ ':'),
-	capacity float8 NOT NULL CHECK (capacity > 0 AND capacity < 'Infinity'),
-	refill float8 NOT NULL CHECK (refill >= 0 AND refill < 'Infinity'),
+	policy text COLLATE pg_catalog."C" NOT NULL CHECK (policy OPERATOR(pg_catalog.<>) '' AND policy OPERATOR(pg_catalog.!~) ':'),
+	tier text COLLATE pg_catalog."C" NOT NULL DEFAULT 'default' CHECK (tier OPERATOR(pg_catalog.<>) '' AND tier OPERATOR(pg_catalog.!~) ':'),
+	capacity float8 NOT NULL CHECK (capacity OPERATOR(pg_catalog.>) 0::float8 AND capacity OPERATOR(pg_catalog.<) 'Infinity'),
+	refill float8 NOT NULL CHECK (refill OPERATOR(pg_catalog.>=) 0::float8 AND refill OPERATOR(pg_catalog.<) 'Infinity'),
 	shadow boolean NOT NULL DEFAULT false,
 	enabled boolean NOT NULL DEFAULT true,
 	comment text,
 	PRIMARY KEY (policy, tier),
-	CHECK (octet_length(CASE WHEN tier = 'default' THEN policy ELSE policy || '/' || tier END) <= 63)
+	CHECK (pg_catalog.octet_length(CASE WHEN tier OPERATOR(pg_catalog.=) 'default' THEN policy ELSE policy OPERATOR(pg_catalog.||) '/' OPERATOR(pg_catalog.||) tier END) OPERATOR(pg_catalog.<=) 63)
 );
 CREATE UNIQUE INDEX rate_limit_policies_limiter ON rate_limit_policies
-	((CASE WHEN tier = 'default' THEN policy ELSE policy || '/' || tier END));
+	((CASE WHEN tier OPERATOR(pg_catalog.=) 'default' THEN policy ELSE policy OPERATOR(pg_catalog.||) '/' OPERATOR(pg_catalog.||) tier END));
 COMMENT ON TABLE rate_limit_policies IS
 'Rules by name, for rl_consume_policy(): a row per tier. What is taken is taken from all tiers, or from none. A change is obeyed by every session''s next call once it is committed.';
 COMMENT ON COLUMN rate_limit_policies.policy IS 'name; without a colon';
@@ -186,7 +196,7 @@ CREATE TABLE rate_limit_violations (
 	gateway_name VARCHAR(255) NOT NULL,
 	total_count BIGINT NOT NULL,
 	details JSONB NOT NULL DEFAULT '{}',
-	created_at TIMESTAMP WITHOUT TIME ZONE DEFAULT (NOW() AT TIME ZONE 'UTC')
+	created_at TIMESTAMP WITHOUT TIME ZONE DEFAULT (pg_catalog.now() AT TIME ZONE 'UTC')
 );
 CREATE INDEX idx_rlv_gateway_created ON rate_limit_violations (gateway_name, created_at DESC);
 COMMENT ON TABLE rate_limit_violations IS
@@ -198,9 +208,9 @@ COMMENT ON COLUMN rate_limit_violations.details IS 'maps "key:limiter" to its vi
 COMMENT ON COLUMN rate_limit_violations.created_at IS 'when written, in UTC';
 
 CREATE TABLE rate_limit_flags (
-	limiter text COLLATE "C" NOT NULL,
-	key text COLLATE "C" NOT NULL,
-	flagged_at timestamptz NOT NULL DEFAULT now(),
+	limiter text COLLATE pg_catalog."C" NOT NULL,
+	key text COLLATE pg_catalog."C" NOT NULL,
+	flagged_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
 	rejected bigint NOT NULL DEFAULT 0,
 	reason text NOT NULL,
 	cleared_at timestamptz,
@@ -270,21 +280,21 @@ COMMENT ON VIEW rate_limit_pending IS
 CREATE VIEW rate_limit_violation_details AS
 SELECT v.id, v.gateway_name,
 	substring(d.name FROM '[^:]*$') AS limiter,
-	regexp_replace(d.name, ':[^:]*$', '') AS key,
+	pg_catalog.regexp_replace(d.name, ':[^:]*$', '') AS key,
 	d.count::bigint AS count, v.created_at
-FROM rate_limit_violations v, jsonb_each_text(
-	CASE WHEN jsonb_typeof(v.details) = 'object' THEN v.details ELSE '{}' END) d (name, count)
-WHERE d.count ~ '^[0-9]{1,18}$';
+FROM rate_limit_violations v, pg_catalog.jsonb_each_text(
+	CASE WHEN pg_catalog.jsonb_typeof(v.details) OPERATOR(pg_catalog.=) 'object' THEN v.details ELSE '{}' END) d (name, count)
+WHERE d.count OPERATOR(pg_catalog.~) '^[0-9]{1,18}$';
 COMMENT ON VIEW rate_limit_violation_details IS
 'rate_limit_violations, a row per gateway, limiter and key; the limiter is what follows the last colon, so keys with colons come out whole. created_at is in UTC.';
 
 CREATE VIEW rate_limit_top_offenders AS
 SELECT o.limiter, o.key,
-	coalesce(sum(o.count) FILTER (WHERE o.at > now() - interval '1 hour'), 0)::bigint AS last_hour,
-	coalesce(sum(o.count) FILTER (WHERE o.at > now() - interval '1 day'), 0)::bigint AS last_day,
-	sum(o.count)::bigint AS total, max(o.at) AS last_seen,
+	coalesce(pg_catalog.sum(o.count) FILTER (WHERE o.at OPERATOR(pg_catalog.>) (pg_catalog.now() OPERATOR(pg_catalog.-) interval '1 hour')), 0)::bigint AS last_hour,
+	coalesce(pg_catalog.sum(o.count) FILTER (WHERE o.at OPERATOR(pg_catalog.>) (pg_catalog.now() OPERATOR(pg_catalog.-) interval '1 day')), 0)::bigint AS last_day,
+	pg_catalog.sum(o.count)::bigint AS total, pg_catalog.max(o.at) AS last_seen,
 	EXISTS (SELECT FROM rate_limit_flags f
-		WHERE f.limiter = o.limiter AND f.key = o.key AND f.cleared_at IS NULL) AS flagged
+		WHERE f.limiter OPERATOR(pg_catalog.=) o.limiter AND f.key OPERATOR(pg_catalog.=) o.key AND f.cleared_at IS NULL) AS flagged
 FROM (SELECT limiter, key, count, created_at AT TIME ZONE 'UTC' AS at FROM rate_limit_violation_details
 	UNION ALL
 	SELECT limiter, key, count, last_at FROM rl_pending()) o
@@ -294,8 +304,8 @@ COMMENT ON VIEW rate_limit_top_offenders IS
 'Per limiter and key: violations in the last hour, the last day, and in all that is kept, pending ones included; when last seen, to the flush; whether flagged. Worst first.';
 
 CREATE VIEW rate_limit_violations_hourly AS
-SELECT date_trunc('hour', created_at) AS hour, gateway_name, limiter,
-	sum(count)::bigint AS count, count(DISTINCT key) AS keys
+SELECT pg_catalog.date_trunc('hour', created_at) AS hour, gateway_name, limiter,
+	pg_catalog.sum(count)::bigint AS count, pg_catalog.count(DISTINCT key) AS keys
 FROM rate_limit_violation_details
 GROUP BY 1, 2, 3
 ORDER BY 1 DESC, 4 DESC;
@@ -315,14 +325,15 @@ COMMENT ON VIEW rate_limit_flagged IS
 'The review queue: flags not cleared, newest first.';
 
 CREATE VIEW rate_limit_stats AS
-WITH b AS (SELECT limiter, count(*) FILTER (WHERE tier = 'memory') AS used,
-		count(*) FILTER (WHERE tier = 'table') AS in_table FROM rl_buckets() GROUP BY limiter),
-	p AS (SELECT limiter, sum(count) AS pending FROM rl_pending() GROUP BY limiter),
-	l AS (SELECT limiter, coalesce(allowed, 0) AS allowed, coalesce(denied, 0) AS denied,
+WITH b AS (SELECT limiter, pg_catalog.count(*) FILTER (WHERE tier OPERATOR(pg_catalog.=) 'memory') AS used,
+		pg_catalog.count(*) FILTER (WHERE tier OPERATOR(pg_catalog.=) 'table') AS in_table FROM rl_buckets() GROUP BY limiter),
+	p AS (SELECT limiter, pg_catalog.sum(count) AS pending FROM rl_pending() GROUP BY limiter),
+	l AS (SELECT coalesce(c.limiter, b.limiter, p.limiter) AS limiter, coalesce(allowed, 0) AS allowed, coalesce(denied, 0) AS denied,
 		coalesce(shadowed, 0) AS shadowed, coalesce(overflowed, 0) AS overflowed, coalesce(used, 0) AS used,
 		coalesce(in_table, 0) AS in_table, coalesce(pending, 0) AS pending
-		FROM rl_limiters() FULL JOIN b USING (limiter) FULL JOIN p USING (limiter)),
-	m AS (SELECT sum(slots) AS slots, sum(evicted) AS evicted FROM rl_partitions())
+		FROM rl_limiters() c FULL JOIN b ON c.limiter OPERATOR(pg_catalog.=) b.limiter
+			FULL JOIN p ON coalesce(c.limiter, b.limiter) OPERATOR(pg_catalog.=) p.limiter),
+	m AS (SELECT pg_catalog.sum(slots) AS slots, pg_catalog.sum(evicted) AS evicted FROM rl_partitions())
 SELECT limiter, allowed, denied, shadowed, used AS buckets_used, NULL::bigint AS buckets_free,
 	in_table AS buckets_in_table, overflowed AS decided_in_table, NULL::bigint AS buckets_evicted,
 	pending::bigint AS violations_pending, NULL::bigint AS violations_flushed, NULL::bigint AS violations_lost,
@@ -330,10 +341,10 @@ SELECT limiter, allowed, denied, shadowed, used AS buckets_used, NULL::bigint AS
 	NULL::text AS last_error, f.since AS stats_since
 FROM l LEFT JOIN rl_flushes() f ON true
 UNION ALL
-SELECT NULL, coalesce(sum(allowed), 0)::bigint, coalesce(sum(denied), 0)::bigint, coalesce(sum(shadowed), 0)::bigint, coalesce(sum(used), 0)::bigint,
-	(SELECT m.slots::bigint FROM m) - coalesce(sum(used), 0)::bigint,
-	coalesce(sum(in_table), 0)::bigint, coalesce(sum(overflowed), 0)::bigint, (SELECT m.evicted::bigint FROM m),
-	coalesce(sum(pending), 0)::bigint, f.flushed, f.lost, f.failures, f.last_flush, f.last_error_at, f.last_error, f.since
+SELECT NULL, coalesce(pg_catalog.sum(allowed), 0)::bigint, coalesce(pg_catalog.sum(denied), 0)::bigint, coalesce(pg_catalog.sum(shadowed), 0)::bigint, coalesce(pg_catalog.sum(used), 0)::bigint,
+	(SELECT m.slots::bigint FROM m) OPERATOR(pg_catalog.-) coalesce(pg_catalog.sum(used), 0)::bigint,
+	coalesce(pg_catalog.sum(in_table), 0)::bigint, coalesce(pg_catalog.sum(overflowed), 0)::bigint, (SELECT m.evicted::bigint FROM m),
+	coalesce(pg_catalog.sum(pending), 0)::bigint, f.flushed, f.lost, f.failures, f.last_flush, f.last_error_at, f.last_error, f.since
 FROM l RIGHT JOIN (SELECT g.* FROM (SELECT) one LEFT JOIN rl_flushes() g ON true) f ON true
 GROUP BY f.flushed, f.lost, f.failures, f.last_flush, f.last_error_at, f.last_error, f.since;
 COMMENT ON VIEW rate_limit_stats IS

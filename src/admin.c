@@ -32,17 +32,7 @@ rl_reward(PG_FUNCTION_ARGS)
 	tokens = PG_GETARG_FLOAT8(1);
 	check_tokens("tokens", tokens);
 
-	if (shmem_attached() && !table_writable())
-	{
-		if (!shmem_give(&id, tokens, &given) && table_may_hold(&id))
-			PreventCommandIfReadOnly("rl_reward()");
-		PG_RETURN_FLOAT8(given);
-	}
-	/* from the table it may move to memory, but not the other way */
-	if (table_may_hold(&id) && table_give(&id, tokens, &given))
-		PG_RETURN_FLOAT8(given);
-	if (shmem_attached())
-		(void) shmem_give(&id, tokens, &given);
+	give_tokens(&id, tokens, true, &given);
 	PG_RETURN_FLOAT8(given);
 }
 
@@ -65,8 +55,6 @@ rl_penalize(PG_FUNCTION_ARGS)
 	rule = *get_rule(PG_GETARG_FLOAT8(1), PG_GETARG_FLOAT8(2), PG_GETARG_FLOAT8(3));
 	bucket_rule_for_debt(&rule);
 
-	if (!shmem_attached())
-		PreventCommandIfReadOnly("rl_penalize()");
 	take_tokens(&id, &rule, &decision);
 	PG_RETURN_FLOAT8(bucket_tokens(&rule, decision.owed));
 }
@@ -84,17 +72,6 @@ reset_bucket(const BucketId *id)
 	return living;
 }
 
-/*
- * A row that is out of date must not outlive its bucket in memory, and whether
- * there is one is chance: so on a primary, no read-only transaction resets.
- */
-void
-check_can_reset(const char *function)
-{
-	if (!RecoveryInProgress())
-		PreventCommandIfReadOnly(function);
-}
-
 /* rl_reset(key, limiter) returns boolean */
 Datum
 rl_reset(PG_FUNCTION_ARGS)
@@ -104,7 +81,6 @@ rl_reset(PG_FUNCTION_ARGS)
 	check_not_null(fcinfo, 0, "key");
 	check_not_null(fcinfo, 1, "limiter");
 	get_bucket_id(&id, PG_GETARG_TEXT_PP(0), PG_GETARG_TEXT_PP(1));
-	check_can_reset("rl_reset()");
 	PG_RETURN_BOOL(reset_bucket(&id));
 }
 
@@ -124,9 +100,6 @@ rl_reset_all(PG_FUNCTION_ARGS)
 		len = VARSIZE_ANY_EXHDR(arg);
 		check_limiter(limiter, len);
 	}
-	check_can_reset("rl_reset_all()");
-	if (shmem_attached() && !RecoveryInProgress() && !spill_known())
-		table_find_spilled();
 	if (!shmem_attached() || (!RecoveryInProgress() && spill_any()))
 		reset = table_reset_all(limiter, len);
 	if (shmem_attached())

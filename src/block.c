@@ -12,8 +12,8 @@
  * memory a filter tells for nearly every key that it has none: a cell for every
  * 4096th part of the hashes, set before the block is, wherever it lives, and
  * cleared when somebody finds that all of its blocks have ended.  Rows from
- * before the server started are noticed when the table is looked through, which
- * every backend makes sure of before its first decision.
+ * before the server started are noticed when the worker goes through the table;
+ * until then every key may be blocked.
  */
 #include "ratelimit.h"
 
@@ -149,15 +149,16 @@ block_left(const BucketId *id)
 		if (shmem_attached() && shmem_peek(&block.id, &rule, &decision))
 			left = decision.owed;
 		else if (in_table && look == 0)
-			left = table_peek(&block.id, &rule);
+			(void) table_peek(&block.id, &rule, &left);
 		else
 			break;
 	}
 
 	if (shmem_attached())
 	{
-		/* table_may_hold() has seen to it; a standby has none, also as a primary */
-		blocks_known = RecoveryInProgress() || my_shared_database() != NULL;
+		/* a standby has none in the table, also as a primary */
+		blocks_known = RecoveryInProgress() ||
+			(my_shared_database() != NULL && spill_known());
 		if (left == 0)
 			lower_cell(id->hash);
 	}
@@ -201,7 +202,6 @@ rl_unblock(PG_FUNCTION_ARGS)
 	check_not_null(fcinfo, 0, "key");
 	check_not_null(fcinfo, 1, "limiter");
 	get_bucket_id(&id, PG_GETARG_TEXT_PP(0), PG_GETARG_TEXT_PP(1));
-	check_can_reset("rl_unblock()");
 	make_block_id(&block, &id);
 	PG_RETURN_BOOL(reset_bucket(&block.id));
 }

@@ -15,15 +15,25 @@
 #include "databases.h"
 #include "miscadmin.h"
 #include "snapshot.h"
+#include "storage/latch.h"
+#include "storage/proc.h"
 #include "utils/timestamp.h"
 
+/* How sessions ask for a worker before the launcher's next round. */
+typedef struct Launcher
+{
+	pg_atomic_uint32 process;	/* its number, from 1 on; 0: not there yet */
+	pg_atomic_uint32 wanted;
+} Launcher;
+
 static SharedDatabase *databases = NULL;	/* MAX_DATABASES of them */
+static Launcher *launcher;		/* behind them */
 static LWLock *registry_lock;
 
 Size
 databases_size(void)
 {
-	return mul_size(MAX_DATABASES, sizeof(SharedDatabase));
+	return add_size(mul_size(MAX_DATABASES, sizeof(SharedDatabase)), sizeof(Launcher));
 }
 
 static void
@@ -31,9 +41,13 @@ clear_entry(SharedDatabase *entry)
 {
 	pg_atomic_write_u32(&entry->known, 0);
 	entry->memory_newer = false;
+	/* the table may have rows */
 	for (int i = 0; i < MAX_PARTITIONS / 64; i++)
-		pg_atomic_write_u64(&entry->marks[i], 0);
+		pg_atomic_write_u64(&entry->marks[i], PG_UINT64_MAX);
+	pg_atomic_write_u32(&entry->pass_wanted, 0);
+	entry->clean_page = 0;
 	memset(&entry->flushes, 0, sizeof(FlushStats));
+	entry->unanswered = 0;
 	entry->flushes.since = GetCurrentTimestamp();
 }
 
@@ -42,15 +56,21 @@ void
 databases_startup(void *memory, LWLock *lock, bool found)
 {
 	databases = memory;
+	launcher = (Launcher *) (databases + MAX_DATABASES);
 	registry_lock = lock;
 	if (found)
 		return;
+	pg_atomic_init_u32(&launcher->process, 0);
+	pg_atomic_init_u32(&launcher->wanted, 0);
 	for (int i = 0; i < MAX_DATABASES; i++)
 	{
 		databases[i].database = InvalidOid;
 		pg_atomic_init_u32(&databases[i].known, 0);
 		for (int j = 0; j < MAX_PARTITIONS / 64; j++)
 			pg_atomic_init_u64(&databases[i].marks[j], 0);
+		for (int j = 0; j < MAX_PARTITIONS; j++)
+			pg_atomic_init_u64(&databases[i].rows[j], 0);
+		pg_atomic_init_u32(&databases[i].pass_wanted, 0);
 		clear_entry(&databases[i]);
 	}
 }
@@ -126,6 +146,91 @@ databases_forget(Oid database, bool dropped)
 	LWLockRelease(registry_lock);
 }
 
+/* A worker is to go through this database's table soon. */
+void
+databases_wake_launcher(void)
+{
+	SharedDatabase *mine = my_shared_database();
+	uint32		process;
+
+	if (mine)
+		pg_atomic_write_u32(&mine->pass_wanted, 1);
+	if (pg_atomic_exchange_u32(&launcher->wanted, 1) != 0)
+		return;
+	process = pg_atomic_read_u32(&launcher->process);
+	/* should it be another process by now, that wakes up for nothing */
+	if (process > 0)
+		SetLatch(&GetPGProcByNumber(process - 1)->procLatch);
+}
+
+void
+databases_launcher_is_here(void)
+{
+	pg_atomic_write_u32(&launcher->process, my_proc_number() + 1);
+}
+
+/* Does anybody want a worker?  From here on, nobody does. */
+bool
+databases_worker_wanted(void)
+{
+	return pg_atomic_exchange_u32(&launcher->wanted, 0) != 0;
+}
+
+/*
+ * A worker is to be started in the database.  Not yet if the last ones did not get
+ * as far as connecting: then it returns false.
+ */
+bool
+databases_try_worker(Oid database)
+{
+	SharedDatabase *entry = find_entry(database);
+	bool		due = true;
+
+	if (!entry)
+		return true;
+	LWLockAcquire(registry_lock, LW_EXCLUSIVE);
+	if (entry->unanswered > 0)
+	{
+		int64		pause = (int64) flush_interval_setting << Min(entry->unanswered, 10);
+
+		pause = Min(pause, Max(MAX_BACKOFF_S, flush_interval_setting));
+		due = monotonic_ns() - entry->started_at >= pause * INT64CONST(1000000000);
+	}
+	if (due)
+	{
+		entry->unanswered++;
+		entry->started_at = monotonic_ns();
+	}
+	LWLockRelease(registry_lock);
+	return due;
+}
+
+/* There was no slot for it. */
+void
+databases_no_worker(Oid database)
+{
+	SharedDatabase *entry = find_entry(database);
+
+	if (!entry)
+		return;
+	LWLockAcquire(registry_lock, LW_EXCLUSIVE);
+	entry->unanswered = Max(entry->unanswered - 1, 0);
+	LWLockRelease(registry_lock);
+}
+
+/* This is the worker, and it has connected. */
+void
+databases_worker_connected(void)
+{
+	SharedDatabase *entry = my_shared_database();
+
+	if (!entry)
+		return;
+	LWLockAcquire(registry_lock, LW_EXCLUSIVE);
+	entry->unanswered = 0;
+	LWLockRelease(registry_lock);
+}
+
 /* Change or copy the flush figures under the registry's lock. */
 void
 databases_lock_flushes(void)
@@ -140,11 +245,10 @@ databases_unlock_flushes(void)
 }
 
 /*
- * Saved for the next start (snapshot.c).  Marks hold after a clean stop only: the
- * unlogged table is empty after a crash.  They do not make "known": the table is
- * looked through all the same, for blocks that have rows (block.c), and as the
- * server may have run without this library since.  That flushes were failing does
- * not matter any more.
+ * Saved for the next start (snapshot.c).  Marks are not: the worker goes through the
+ * table at the start, for blocks that have rows (block.c), and as the server may have
+ * run without this library since (spill.c).  That flushes were failing does not matter
+ * any more.
  */
 typedef struct SavedDatabase
 {
@@ -153,7 +257,6 @@ typedef struct SavedDatabase
 	int64		failures;
 	TimestampTz last_flush;
 	TimestampTz last_error_at;
-	uint64		marks[MAX_PARTITIONS / 64];
 	Oid			database;
 	char		last_error[sizeof(((FlushStats *) NULL)->last_error)];
 } SavedDatabase;
@@ -177,8 +280,6 @@ databases_save(Saving *saving)
 		record.last_flush = flushes->last_flush;
 		record.last_error_at = flushes->last_error_at;
 		memcpy(record.last_error, flushes->last_error, sizeof(record.last_error));
-		for (int j = 0; j < MAX_PARTITIONS / 64; j++)
-			record.marks[j] = pg_atomic_read_u64(&databases[i].marks[j]);
 		LWLockRelease(registry_lock);
 		if (OidIsValid(record.database))
 			snapshot_put(saving, SAVED_DATABASE, &record, sizeof(record));
@@ -209,8 +310,6 @@ databases_load(SavedKind kind, const char *bytes, Size size, Loading *loading)
 	entry->flushes.last_error_at = record.last_error_at;
 	strlcpy(entry->flushes.last_error, record.last_error, sizeof(record.last_error));
 	entry->memory_newer = loading->rows_stay;
-	for (int i = 0; i < MAX_PARTITIONS / 64; i++)
-		if (loading->rows_stay && loading->same_places)
-			pg_atomic_write_u64(&entry->marks[i], record.marks[i]);
+	pg_atomic_write_u32(&entry->pass_wanted, 1);
 	return true;
 }

@@ -104,6 +104,18 @@ guarded(void (*work) (const BucketId *, const BucketRule *, Decision *),
  * One bucket
  */
 
+/*
+ * The table may have rows from before the server started that nobody has gone through
+ * yet, and memory what was loaded: the bucket is to be in one of them.
+ */
+static void
+settle_place(const BucketId *id)
+{
+	if (shmem_attached() && !RecoveryInProgress() && !spill_known() &&
+		!table_find_empty())
+		table_merge(id);
+}
+
 /* Is there a table that may hold the bucket? */
 bool
 table_may_hold(const BucketId *id)
@@ -112,8 +124,7 @@ table_may_hold(const BucketId *id)
 		return false;
 	if (!shmem_attached())
 		return true;
-	if (!spill_known())
-		table_find_spilled();
+	settle_place(id);
 	return spill_is_set(shmem_partition(id->hash));
 }
 
@@ -124,22 +135,29 @@ place_mode(void)
 	return overflow_setting == OVERFLOW_EVICT ? PLACE_OR_EVICT : PLACE_OR_SPILL;
 }
 
-/* There is no shared memory, and the table cannot be written. */
-static void
-fail_read_only(const BucketId *id, Decision *decision)
+/* Without shared memory: can rows be made here? */
+static bool
+rows_can_be_made(void)
 {
-	const char *where = IsInParallelMode() ? "parallel query" : "read-only transaction";
+	return !RecoveryInProgress() && !IsInParallelMode();
+}
+
+/* There is no shared memory, and no row can be made. */
+static void
+fail_without_rows(const BucketId *id, Decision *decision)
+{
+	const char *where = IsInParallelMode() ? "in a parallel query" : "during recovery";
 
 	if (on_error_setting == ON_ERROR_ERROR)
 		ereport(ERROR,
 				(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
-				 errmsg("cannot decide on key \"%.*s\", limiter \"%.*s\" in a %s",
+				 errmsg("cannot decide on key \"%.*s\", limiter \"%.*s\" %s",
 						id->key_len, id->key, id->limiter_len, id->limiter, where),
 				 errdetail("Its bucket is in a table, which cannot be written here."),
 				 errhint("Add \"ratelimit\" to shared_preload_libraries, so that buckets live in shared memory.")));
 	decide_by_setting(decision);
 	warn_undecided(id, decision, ERRCODE_READ_ONLY_SQL_TRANSACTION,
-				   psprintf("The table of buckets cannot be written in a %s.", where));
+				   psprintf("The table of buckets cannot be written %s.", where));
 }
 
 /*
@@ -149,15 +167,18 @@ void
 take_tokens(const BucketId *id, const BucketRule *rule, Decision *decision)
 {
 	begin_decision(decision);
+	if (unlikely(refund_pending))
+		refund_settle();
 
 	if (!shmem_attached())
 	{
-		if (table_writable())
+		if (rows_can_be_made())
 			(void) table_consume(id, rule, decision);
 		else
-			fail_read_only(id, decision);
+			fail_without_rows(id, decision);
 		return;
 	}
+	settle_place(id);
 	if (shmem_consume(id, rule, decision))
 		return;
 	if (RecoveryInProgress())
@@ -165,13 +186,7 @@ take_tokens(const BucketId *id, const BucketRule *rule, Decision *decision)
 		(void) shmem_place(id, rule, 0, PLACE_HERE, decision);
 		return;
 	}
-	if (!spill_known())
-		table_find_spilled();
-	if (!table_writable())
-	{
-		table_take_over(id, rule, decision);
-		return;
-	}
+
 	/*
 	 * Memory, which has just been searched, is no place for it while its partition is
 	 * spilled.  The second round: the mark was cleared between the two.
@@ -183,7 +198,8 @@ take_tokens(const BucketId *id, const BucketRule *rule, Decision *decision)
 			return;
 		if (table_consume(id, rule, decision))
 		{
-			stats_count(COUNT_OVERFLOWED);
+			if (decision->in_table)
+				stats_count(COUNT_OVERFLOWED);
 			return;
 		}
 	}
@@ -203,13 +219,7 @@ set_bucket(const BucketId *id, const BucketRule *rule, Owed owed)
 		(void) shmem_set(id, rule, owed, PLACE_HERE);
 		return;
 	}
-	if (!spill_known())
-		table_find_spilled();
-	if (!table_writable())
-	{
-		table_take_over_set(id, rule, owed);
-		return;
-	}
+	settle_place(id);
 	for (;;)
 	{
 		CHECK_FOR_INTERRUPTS();
@@ -219,17 +229,42 @@ set_bucket(const BucketId *id, const BucketRule *rule, Owed owed)
 }
 
 /*
+ * Put tokens back, wherever the bucket is; how many it had room for.  Without waiting
+ * for the table, if not asked to wait: then they may be lost.
+ */
+void
+give_tokens(const BucketId *id, double tokens, bool wait, double *given)
+{
+	bool		in_table = !RecoveryInProgress() &&
+		(!shmem_attached() || spill_is_set(shmem_partition(id->hash)));
+
+	*given = 0;
+	/* from the table it may move to memory, but not the other way */
+	if (in_table && table_give(id, tokens, given, wait))
+		return;
+	if (shmem_attached())
+		(void) shmem_give(id, tokens, given);
+}
+
+/*
  * What the bucket owes, changing nothing, and whether the call would be allowed;
  * decision->owed is before the call.
  */
 static void
 look_at_bucket(const BucketId *id, const BucketRule *rule, Decision *decision)
 {
-	Owed		owed;
+	bool		may_hold = table_may_hold(id);
+	Owed		owed = 0;
 
+	if (unlikely(refund_pending))
+		refund_settle();
 	if (shmem_attached() && shmem_peek(id, rule, decision))
 		return;
-	decision->owed = owed = table_may_hold(id) ? table_peek(id, rule) : 0;
+	/* should it have no row any more, it may have moved meanwhile */
+	if (may_hold && !table_peek(id, rule, &owed) &&
+		shmem_attached() && shmem_peek(id, rule, decision))
+		return;
+	decision->owed = owed;
 	decision->allowed = bucket_take(rule, &owed);
 }
 
@@ -291,7 +326,7 @@ decide_counted(const BucketId *id, const BucketRule *rule, Decision *decision,
 	if (decision->allowed)
 	{
 		stats_count(COUNT_ALLOWED);
-		if (refund_setting && decision->known && !decision->in_table && rule->take > 0)
+		if (refund_setting && decision->known && rule->take > 0)
 			refund_note(id, rule->cost);
 		return;
 	}
@@ -305,7 +340,7 @@ decide_counted(const BucketId *id, const BucketRule *rule, Decision *decision,
  * All or nothing
  */
 
-/* By limiter and key: the order in which rows are locked, so nobody deadlocks. */
+/* By limiter and key: the order in which keys are locked, so nobody deadlocks. */
 static int
 compare_calls(const void *a, const void *b)
 {
@@ -361,72 +396,21 @@ all_allowed(const BucketCall *calls, int n)
 	return true;
 }
 
-/* Calls, some of them on buckets in the table. */
+/* Calls on their way to a decision, all or nothing. */
 typedef struct AllCall
 {
 	BucketCall *calls;
 	int			n;
-	PlaceMode	mode;
-	bool		again;			/* a bucket is not where it was thought to be */
-	BucketCall *in_memory;		/* copies of those that are not in the table */
-	int			n_in_memory;
-	bool		taken;			/* from those */
 } AllCall;
-
-/*
- * Decide the calls in a subtransaction: what is taken from the table can be undone
- * until shared memory, last, has its say.  False: undo.
- */
-static bool
-decide_in_both(void *arg)
-{
-	AllCall    *all = arg;
-	bool		allowed = true;
-
-	for (int i = 0; i < all->n; i++)
-	{
-		BucketCall *call = &all->calls[i];
-
-		if (!call->decision.in_table)
-			continue;
-		if (!table_consume(&call->id, &call->rule, &call->decision))
-		{
-			call->decision.in_table = false;
-			all->again = true;
-			return false;
-		}
-		allowed &= call->decision.allowed;
-	}
-
-	all->n_in_memory = 0;
-	for (int i = 0; i < all->n; i++)
-		if (!all->calls[i].decision.in_table)
-			all->in_memory[all->n_in_memory++] = all->calls[i];
-	if (all->n_in_memory > 0)
-	{
-		bool		decided = shmem_consume_all(all->in_memory, all->n_in_memory,
-												all->mode, allowed);
-
-		for (int i = 0, j = 0; i < all->n; i++)
-			if (!all->calls[i].decision.in_table)
-				all->calls[i].decision = all->in_memory[j++].decision;
-		if (!decided)
-		{
-			all->again = true;
-			return false;
-		}
-		allowed &= all_allowed(all->in_memory, all->n_in_memory);
-		all->taken = allowed;
-	}
-	return allowed;
-}
 
 static void
 decide_all_slowly(BucketCall *calls, int n)
 {
-	AllCall		all = {calls, n};
+	PlaceMode	mode = place_mode();
 	bool		blocked = false;
 
+	if (unlikely(refund_pending))
+		refund_settle();
 	for (int i = 0; i < n; i++)
 	{
 		Decision   *decision = &calls[i].decision;
@@ -446,58 +430,36 @@ decide_all_slowly(BucketCall *calls, int n)
 		return;
 	}
 
-	all.mode = place_mode();
-	if (!shmem_attached())
+	if (!shmem_attached() && !rows_can_be_made())
 	{
-		if (!table_writable())
-		{
-			fail_read_only(&calls[0].id, &calls[0].decision);
-			for (int i = 1; i < n; i++)
-				calls[i].decision = calls[0].decision;
-			return;
-		}
+		fail_without_rows(&calls[0].id, &calls[0].decision);
+		for (int i = 1; i < n; i++)
+			calls[i].decision = calls[0].decision;
+		return;
 	}
-	else if (RecoveryInProgress())
-		all.mode = PLACE_HERE;
-	else
+	for (int i = 0; i < n; i++)
+		settle_place(&calls[i].id);
+	if (RecoveryInProgress())
+		mode = PLACE_HERE;
+	else if (shmem_attached() && IsInParallelMode())
 	{
-		/* also in a session from before a standby's promotion */
-		if (!spill_known())
-			table_find_spilled();
-		if (!table_writable())
-		{
-			table_take_all_over(calls, n);
-			return;
-		}
+		/* those that have no row are made in memory, whatever is marked */
+		mode = PLACE_HERE;
+		for (int i = 0; i < n; i++)
+			calls[i].decision.in_table = spill_is_set(shmem_partition(calls[i].id.hash));
 	}
 
-	all.in_memory = palloc(n * sizeof(BucketCall));
-	do
+	for (;;)
 	{
 		bool		in_table = false;
 
 		CHECK_FOR_INTERRUPTS();
-		all.again = all.taken = false;
 		for (int i = 0; i < n; i++)
 			in_table |= calls[i].decision.in_table;
-		if (!in_table)
-			all.again = !shmem_consume_all(calls, n, all.mode, true);
-		else
-		{
-			ErrorData  *error = sql_try(decide_in_both, &all);
-
-			if (error)
-			{
-				double		given;
-
-				for (int i = 0; all.taken && i < all.n_in_memory; i++)
-					(void) shmem_give(&all.in_memory[i].id,
-									  all.in_memory[i].rule.cost, &given);
-				ReThrowError(error);
-			}
-		}
-	} while (all.again);
-	pfree(all.in_memory);
+		if (in_table ? table_consume_all(calls, n, mode) :
+			shmem_consume_all(calls, n, mode, true))
+			return;
+	}
 }
 
 static bool

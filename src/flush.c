@@ -11,23 +11,31 @@
  * keeps a database's flushes one after the other.
  *
  * Not preloaded, a transaction's violations wait in its own memory and are
- * written with it, just before it commits.
+ * written with it, just before it commits.  There is no subtransaction there to
+ * undo only the writing: PostgreSQL allows none while a transaction commits.  So
+ * what can be found out beforehand is (is the table there, is it ours, is it free),
+ * and costs the transaction nothing but its violations, with a warning.  An error
+ * of the INSERT itself is the transaction's error.
  */
 #include "ratelimit.h"
 
 #include "catalog/pg_type.h"
 #include "commands/dbcommands.h"
+#include "commands/trigger.h"
 #include "databases.h"
 #include "flush.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "sql.h"
 #include "storage/lock.h"
+#include "storage/proc.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/hsearch.h"
 #include "utils/json.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/portal.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 #include "violations.h"
@@ -35,8 +43,8 @@
 /* Advisory locks have 1 or 2 there: this one is ours. */
 #define FLUSH_LOCK_CLASS	3
 
-/* The longest pause after failures, unless flush_interval is longer. */
-#define MAX_BACKOFF_S		300
+/* A transaction that is committing waits for the table no longer, nor lock_timeout. */
+#define COMMIT_LOCK_MS		1000
 
 static SqlStatement insert_violations = {
 	"INSERT INTO %1$s.rate_limit_violations (gateway_name, total_count, details)"
@@ -91,7 +99,8 @@ flush_record_locally(const BucketId *id, int64 n)
 	LocalViolation *violation;
 	bool		found;
 
-	if (!table_writable())
+	/* unlike the tables of buckets, that of violations belongs to the transaction */
+	if (XactReadOnly || IsInParallelMode())
 		return;
 	if (!local_violations)
 	{
@@ -162,12 +171,17 @@ write_gateway(const char *gateway, int64 total, const char *details)
 static int64
 write_views(ViolationView **views, int n)
 {
-	SqlCaller	caller = sql_begin();
+	SqlCaller	caller = {0};
 	int64		rows = 0;
+	int			nest = 0;
 	StringInfoData name;
 
 	if (violation_sink_setting == SINK_TABLE)
+	{
+		caller = sql_begin();
+		nest = sql_restrict_names();
 		sql_lock(SQL_VIOLATIONS, RowExclusiveLock);
+	}
 	initStringInfo(&name);
 	qsort(views, n, sizeof(ViolationView *), compare_views);
 	for (int i = 0; i < n;)
@@ -197,7 +211,11 @@ write_views(ViolationView **views, int n)
 		pfree(details.data);
 		rows += violation_sink_setting != SINK_NONE;
 	}
-	sql_end(caller);
+	if (violation_sink_setting == SINK_TABLE)
+	{
+		AtEOXact_GUC(true, nest);
+		sql_end(caller);
+	}
 	return rows;
 }
 
@@ -386,13 +404,50 @@ flush_retention(void)
  * The ends of transactions
  */
 
-static bool
-write_local_violations(void *arg)
+static void
+at_error(void *arg)
 {
+	errcontext("while writing the transaction's rate limit violations");
+}
+
+/* Why the transaction's violations cannot be written; NULL if they can. */
+static char *
+problem_at_commit(void)
+{
+	if (violation_sink_setting != SINK_TABLE)
+		return NULL;
+	if (XactReadOnly)
+		return pstrdup("The transaction has become read-only.");
+	return sql_lock_within(SQL_VIOLATIONS, RowExclusiveLock,
+						   LockTimeout > 0 ? Min(LockTimeout, COMMIT_LOCK_MS) :
+						   COMMIT_LOCK_MS);
+}
+
+/* Before the transaction commits, or is prepared. */
+static void
+write_local_violations(bool prepare)
+{
+	ErrorContextCallback context = {error_context_stack, at_error, NULL};
 	HASH_SEQ_STATUS scan;
 	LocalViolation *violation;
 	ViolationView **views;
+	char	   *problem;
 	int			n = 0;
+	int			nest;
+
+	if (!local_violations || violation_sink_setting == SINK_NONE)
+		return;
+	error_context_stack = &context;
+	problem = problem_at_commit();
+	if (problem)
+	{
+		error_context_stack = context.previous;
+		ereport(WARNING,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("could not write the transaction's rate limit violations"),
+				 errdetail_internal("%s", problem)));
+		return;
+	}
 
 	views = palloc(hash_get_num_entries(local_violations) * sizeof(ViolationView *));
 	hash_seq_init(&scan, local_violations);
@@ -409,23 +464,17 @@ write_local_violations(void *arg)
 	PushActiveSnapshot(GetTransactionSnapshot());
 	(void) write_views(views, n);
 	PopActiveSnapshot();
-	return true;
-}
 
-/* Before the commit, which goes on whatever becomes of the violations. */
-static void
-flush_local_violations(void)
-{
-	ErrorData  *error;
-
-	if (!local_violations || violation_sink_setting == SINK_NONE)
-		return;
-	error = sql_try(write_local_violations, NULL);
-	if (error)
-		ereport(WARNING,
-				(errcode(error->sqlerrcode),
-				 errmsg("could not write the transaction's rate limit violations"),
-				 errdetail("%s", error->message)));
+	/*
+	 * Triggers of an operator's: again what has been done before we were called.
+	 * Since PostgreSQL 18 deferred ones, too, run as who inserted the row.
+	 */
+	nest = sql_restrict_names();
+	do
+		AfterTriggerFireDeferred();
+	while (PreCommit_Portals(prepare));
+	AtEOXact_GUC(true, nest);
+	error_context_stack = context.previous;
 }
 
 /* The transaction has nothing left to do but to commit. */
@@ -447,7 +496,7 @@ flush_at_xact_event(XactEvent event, void *arg)
 	switch (event)
 	{
 		case XACT_EVENT_PRE_COMMIT:
-			flush_local_violations();
+			write_local_violations(false);
 			write_log_lines();
 			break;
 		case XACT_EVENT_PRE_PREPARE:
@@ -455,7 +504,7 @@ flush_at_xact_event(XactEvent event, void *arg)
 				ereport(ERROR,
 						(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 						 errmsg("cannot PREPARE a transaction that has called rl_flush()")));
-			flush_local_violations();
+			write_local_violations(true);
 			write_log_lines();
 			break;
 		case XACT_EVENT_COMMIT:

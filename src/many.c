@@ -4,7 +4,6 @@
  */
 #include "ratelimit.h"
 
-#include "access/xlog.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
 #include "utils/array.h"
@@ -34,42 +33,6 @@ get_array(FunctionCallInfo fcinfo, int arg, const char *name, Datum **values)
 	return n;
 }
 
-/* As rl_consume_all() orders keys of one limiter; the same ones as they came. */
-static int
-compare_keys(const void *a, const void *b, void *arg)
-{
-	const Datum *keys = arg;
-	int			i = *(const int *) a;
-	int			j = *(const int *) b;
-	const text *x = (const text *) DatumGetPointer(keys[i]);
-	const text *y = (const text *) DatumGetPointer(keys[j]);
-	int			result = (int) VARSIZE_ANY_EXHDR(x) - (int) VARSIZE_ANY_EXHDR(y);
-
-	if (result == 0)
-		result = memcmp(VARDATA_ANY(x), VARDATA_ANY(y), VARSIZE_ANY_EXHDR(x));
-	/* cppcheck-suppress knownConditionTrueFalse ; memcmp() may return 0 */
-	return result != 0 ? result : i - j;
-}
-
-/*
- * In which order to decide, so that who locks rows for many keys never waits for
- * somebody who does the same; NULL: as they came, no bucket being in the table.
- */
-static int *
-row_order(Datum *keys, int n)
-{
-	int		   *order;
-
-	if (n < 2 || (shmem_attached() &&
-				  (RecoveryInProgress() || (spill_known() && !spill_any()))))
-		return NULL;
-	order = palloc(n * sizeof(int));
-	for (int i = 0; i < n; i++)
-		order[i] = i;
-	qsort_arg(order, n, sizeof(int), compare_keys, keys);
-	return order;
-}
-
 /* Buckets that rl_consume_each() fetches at a time. */
 #define AHEAD	16
 
@@ -83,7 +46,6 @@ rl_consume_each(PG_FUNCTION_ARGS)
 	static const char *const names[] = {"keys", "capacity", "refill", "cost", "limiter"};
 	Datum	   *keys;
 	Datum	   *answers;
-	int		   *order;
 	int			n;
 	BucketRule	rule;
 	text	   *limiter;
@@ -102,7 +64,6 @@ rl_consume_each(PG_FUNCTION_ARGS)
 	}
 
 	answers = palloc(Max(n, 1) * sizeof(Datum));
-	order = row_order(keys, n);
 	for (int begin = 0; begin < n; begin += AHEAD)
 	{
 		int			end = Min(n, begin + AHEAD);
@@ -111,15 +72,14 @@ rl_consume_each(PG_FUNCTION_ARGS)
 		CHECK_FOR_INTERRUPTS();
 		/* naming a bucket fetches it: wait for several at a time */
 		for (int i = begin; i < end; i++)
-			get_bucket_id(&ids[i - begin],
-						  (text *) DatumGetPointer(keys[order ? order[i] : i]), limiter);
+			get_bucket_id(&ids[i - begin], (text *) DatumGetPointer(keys[i]), limiter);
 		for (int i = begin; i < end; i++)
 		{
 			Decision	decision;
 
 			decide_uncounted(&ids[i - begin], &rule, &decision);
 			decide_counted(&ids[i - begin], &rule, &decision, false);
-			answers[order ? order[i] : i] = BoolGetDatum(decision.allowed);
+			answers[i] = BoolGetDatum(decision.allowed);
 		}
 	}
 	PG_RETURN_ARRAYTYPE_P(construct_array(answers, n, BOOLOID, 1, true, TYPALIGN_CHAR));

@@ -8,6 +8,9 @@
 
 #include <limits.h>
 
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
 #include "block.h"
 #include "catalog/objectaccess.h"
 #include "catalog/pg_database.h"
@@ -20,13 +23,17 @@
 #include "miscadmin.h"
 #include "policy.h"
 #include "refund.h"
+#include "rows.h"
 #include "snapshot.h"
 #include "sql.h"
 #include "stats.h"
 #include "storage/ipc.h"
 #include "storage/lwlock.h"
 #include "storage/shmem.h"
+#include "utils/fmgroids.h"
 #include "utils/guc.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
 #include "violations.h"
 
 PG_MODULE_MAGIC;
@@ -74,9 +81,9 @@ static shmem_request_hook_type prev_shmem_request_hook = NULL;
 static shmem_startup_hook_type prev_shmem_startup_hook = NULL;
 static object_access_hook_type prev_object_access_hook = NULL;
 
-/* What this transaction drops, if it commits; InvalidOid: nothing. */
-static Oid	dropped_database = InvalidOid;
-static Oid	dropped_extension = InvalidOid;
+/* What this transaction drops, if it commits. */
+static Oid	dropped_database = InvalidOid;	/* InvalidOid: none */
+static int	dropped_level = 0;	/* the extension, at this nest level; 0: not */
 
 extern void _PG_init(void);
 
@@ -196,7 +203,7 @@ define_settings(void)
 							 "Give tokens back when what took them is rolled back.",
 							 NULL,
 							 &refund_setting,
-							 false, PGC_USERSET, 0,
+							 false, PGC_SUSET, 0,
 							 NULL, NULL, NULL);
 	DefineCustomBoolVariable("ratelimit.postgrest_headers",
 							 "Let rl_enforce() raise errors that PostgREST makes headers of.",
@@ -304,33 +311,79 @@ call_at_ends(bool *called, XactCallback at_xact_end, SubXactCallback at_subxact_
 }
 
 /*
- * DROP EXTENSION and DROP DATABASE leave nothing behind: the buckets in shared
- * memory go when the transaction commits.
+ * DROP EXTENSION and DROP DATABASE leave nothing behind: what is in shared memory
+ * goes when the transaction commits, after its changes can be seen and while it
+ * holds its locks.  Nothing of this can fail.
+ *
+ * A drop of the extension can be rolled back to a savepoint.  Of all that are not,
+ * the one in the outermost subtransaction stands for the others, which are within
+ * it: dropped_level is its nest level.
  */
 static void
-forget_dropped(XactEvent event, void *arg)
+forget_at_xact_end(XactEvent event, void *arg)
 {
-	if (!OidIsValid(dropped_extension) && !OidIsValid(dropped_database))
-		return;
+	switch (event)
+	{
+		case XACT_EVENT_PRE_PREPARE:
 
-	if ((event == XACT_EVENT_PRE_COMMIT || event == XACT_EVENT_PRE_PREPARE) &&
-		OidIsValid(dropped_extension))
-	{
-		/* the drop may have been rolled back to a savepoint */
-		if (get_extension_name(dropped_extension))
-			dropped_extension = InvalidOid;
+			/*
+			 * Whoever commits it later is another session, or this server without
+			 * this library.
+			 */
+			if (dropped_level > 0)
+				ereport(ERROR,
+						(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+						 errmsg("cannot PREPARE a transaction that has dropped extension ratelimit")));
+			break;
+		case XACT_EVENT_COMMIT:
+			if (dropped_level > 0)
+				forget_database(MyDatabaseId, false);
+			if (OidIsValid(dropped_database))
+				forget_database(dropped_database, true);
+			/* FALLTHROUGH */
+		case XACT_EVENT_ABORT:
+		case XACT_EVENT_PREPARE:
+			dropped_level = 0;
+			dropped_database = InvalidOid;
+			break;
+		default:
+			break;
 	}
-	if ((event == XACT_EVENT_COMMIT || event == XACT_EVENT_PREPARE) &&
-		OidIsValid(dropped_extension))
-		forget_database(MyDatabaseId, false);
-	if (event == XACT_EVENT_COMMIT && OidIsValid(dropped_database))
-		forget_database(dropped_database, true);
-	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT ||
-		event == XACT_EVENT_PREPARE)
-	{
-		dropped_extension = InvalidOid;
-		dropped_database = InvalidOid;
-	}
+}
+
+static void
+forget_at_subxact_end(SubXactEvent event, SubTransactionId mine,
+					  SubTransactionId parent, void *arg)
+{
+	if (dropped_level < GetCurrentTransactionNestLevel())
+		return;
+	if (event == SUBXACT_EVENT_COMMIT_SUB)
+		dropped_level = GetCurrentTransactionNestLevel() - 1;
+	else if (event == SUBXACT_EVENT_ABORT_SUB)
+		dropped_level = 0;
+}
+
+/* Is the extension that this command has just created this one? */
+static bool
+has_created_us(Oid extension)
+{
+	Relation	rel;
+	SysScanDesc scan;
+	ScanKeyData key;
+	HeapTuple	tuple;
+	bool		us;
+
+	ScanKeyInit(&key, Anum_pg_extension_oid, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(extension));
+	rel = table_open(ExtensionRelationId, AccessShareLock);
+	/* other snapshots do not see it yet */
+	scan = systable_beginscan(rel, ExtensionOidIndexId, true, SnapshotSelf, 1, &key);
+	tuple = systable_getnext(scan);
+	us = HeapTupleIsValid(tuple) &&
+		strcmp(NameStr(((Form_pg_extension) GETSTRUCT(tuple))->extname), "ratelimit") == 0;
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return us;
 }
 
 static void
@@ -342,18 +395,26 @@ object_access(ObjectAccessType access, Oid classId, Oid objectId, int subId,
 	if (prev_object_access_hook)
 		prev_object_access_hook(access, classId, objectId, subId, arg);
 
-	if (access != OAT_DROP)
-		return;
-	if (classId == DatabaseRelationId)
+	if (access == OAT_DROP && classId == DatabaseRelationId)
 	{
-		call_at_ends(&called, forget_dropped, NULL);
+		call_at_ends(&called, forget_at_xact_end, forget_at_subxact_end);
 		dropped_database = objectId;
 	}
-	else if (classId == ExtensionRelationId &&
+	else if (access == OAT_DROP && classId == ExtensionRelationId &&
 			 objectId == get_extension_oid("ratelimit", true))
 	{
-		call_at_ends(&called, forget_dropped, NULL);
-		dropped_extension = objectId;
+		call_at_ends(&called, forget_at_xact_end, forget_at_subxact_end);
+		if (dropped_level == 0)
+			dropped_level = GetCurrentTransactionNestLevel();
+	}
+	else if (access == OAT_POST_CREATE && classId == ExtensionRelationId &&
+			 dropped_level == 0 && has_created_us(objectId))
+	{
+		/*
+		 * There was none until now, as a name is unique.  So what is there is of
+		 * statements that have outlasted an earlier one.
+		 */
+		forget_database(MyDatabaseId, false);
 	}
 }
 
@@ -387,6 +448,7 @@ _PG_init(void)
 	find_clock();
 	define_settings();
 	sql_init();
+	rows_init();
 	policy_init();
 
 	if (!process_shared_preload_libraries_in_progress)

@@ -175,51 +175,6 @@ extern void forget_database(Oid database, bool dropped);
 extern void call_at_ends(bool *called, XactCallback at_xact_end,
 						 SubXactCallback at_subxact_end);
 
-/* shmem_store.c: buckets in shared memory */
-typedef enum PlaceMode
-{
-	PLACE_OR_SPILL,				/* when there is no room, or the partition has
-								 * spilled: to the table */
-	PLACE_OR_EVICT,				/* when there is no room, another gives way */
-	PLACE_HERE,					/* the same, spilled or not: no table to go to */
-	PLACE_IF_ROOM,				/* when there is no room: nothing */
-	PLACE_NOTHING				/* only what is there already is decided on */
-} PlaceMode;
-
-extern Size shmem_store_size(void);
-extern int	shmem_store_locks(void);
-extern void shmem_store_startup(void *memory, LWLockPadded *locks, bool found);
-extern pg_atomic_uint32 *shmem_store_block_cells(void);
-extern bool shmem_attached(void);
-extern int	shmem_partitions(void);
-extern int	shmem_partition(uint64 hash);
-extern uint64 shmem_hash_limiter(Oid database, const char *limiter, int len);
-extern uint64 shmem_hash(uint64 limiter_hash, const char *key, int len);
-extern bool shmem_denied_last;
-extern bool shmem_consume(const BucketId *id, const BucketRule *rule,
-						  Decision *decision);
-extern bool shmem_place(const BucketId *id, const BucketRule *rule, Owed owed,
-						PlaceMode mode, Decision *decision);
-extern bool shmem_set(const BucketId *id, const BucketRule *rule, Owed owed,
-					  PlaceMode mode);
-extern bool shmem_consume_all(BucketCall *calls, int n, PlaceMode mode, bool apply);
-extern bool shmem_give(const BucketId *id, double tokens, double *given);
-extern bool shmem_peek(const BucketId *id, const BucketRule *rule,
-					   Decision *decision);
-extern bool shmem_restore(const BucketId *id, double capacity, double refill,
-						  Owed owed, int64 now, const uint32 *places);
-extern bool shmem_reset(const BucketId *id);
-extern bool shmem_raise(const BucketId *id, const BucketRule *rule, Owed owed);
-extern int64 shmem_reset_all(Oid database, const char *limiter, int limiter_len);
-extern void shmem_forget_database(Oid database);
-extern int	shmem_databases(Oid *databases, int n, int max);
-extern void shmem_lock_partition(int partition);
-extern void shmem_unlock_partition(int partition);
-extern uint32 shmem_slots(void);
-extern bool shmem_view(uint32 slot, Oid database, BucketView *view);
-extern void shmem_partition_stats(int partition, Oid database, int64 *slots,
-								  int64 *living, int64 *evicted);
-
 /* spill.c: which partitions of shared memory have buckets in the table */
 #define MAX_PARTITIONS	128
 
@@ -240,30 +195,111 @@ partition_set_has(const PartitionSet *set, int partition)
 	return set->bits[partition / 64] >> (partition % 64) & 1;
 }
 
+/* shmem_store.c: buckets in shared memory */
+typedef enum PlaceMode
+{
+	PLACE_OR_SPILL,				/* when there is no room, or the partition has
+								 * spilled: to the table */
+	PLACE_OR_EVICT,				/* when there is no room, another gives way */
+	PLACE_HERE,					/* the same, spilled or not: no table to go to */
+	PLACE_IF_ROOM,				/* when there is no room: nothing */
+	PLACE_NOTHING				/* only what is there already is decided on */
+} PlaceMode;
+
+/* What became of an attempt to decide several calls together. */
+typedef enum AllResult
+{
+	ALL_DECIDED,
+	ALL_BUSY,					/* start anew */
+	ALL_MISSING,				/* start anew with more partitions locked */
+	ALL_ELSEWHERE,				/* some belong into the table */
+	ALL_NO_ROOM					/* and nothing more to evict */
+} AllResult;
+
+/* What became of an attempt to move a bucket here from the table. */
+typedef enum MoveResult
+{
+	MOVED,						/* it is here, and has no business there */
+	MOVE_NO_ROOM,
+	MOVE_BUSY					/* that cannot be told without waiting */
+} MoveResult;
+
+extern Size shmem_store_size(void);
+extern int	shmem_store_locks(void);
+extern void shmem_store_startup(void *memory, LWLockPadded *locks, bool found);
+extern pg_atomic_uint32 *shmem_store_block_cells(void);
+extern bool shmem_attached(void);
+extern int	shmem_partitions(void);
+extern int	shmem_partition(uint64 hash);
+extern uint64 shmem_hash_limiter(Oid database, const char *limiter, int len);
+extern uint64 shmem_hash(uint64 limiter_hash, const char *key, int len);
+extern bool shmem_denied_last;
+extern bool shmem_consume(const BucketId *id, const BucketRule *rule,
+						  Decision *decision);
+extern bool shmem_place(const BucketId *id, const BucketRule *rule, Owed owed,
+						PlaceMode mode, Decision *decision);
+extern bool shmem_set(const BucketId *id, const BucketRule *rule, Owed owed,
+					  PlaceMode mode);
+extern bool shmem_consume_all(BucketCall *calls, int n, PlaceMode mode, bool apply);
+extern AllResult shmem_try_all(BucketCall *calls, int n, PlaceMode mode, bool apply,
+							   PartitionSet *locked);
+pg_noreturn extern void shmem_fail_no_room(int n);
+extern bool shmem_give(const BucketId *id, double tokens, double *given);
+extern void shmem_give_back(const BucketId *id, double tokens);
+extern bool shmem_peek(const BucketId *id, const BucketRule *rule,
+					   Decision *decision);
+extern bool shmem_restore(const BucketId *id, double capacity, double refill,
+						  Owed owed, int64 now, const uint32 *places);
+extern bool shmem_reset(const BucketId *id);
+extern MoveResult shmem_move_in(const BucketId *id, const BucketRule *rule, Owed owed,
+								bool raise, bool make);
+extern int64 shmem_reset_all(Oid database, const char *limiter, int limiter_len);
+extern void shmem_forget_database(Oid database);
+extern int	shmem_databases(Oid *databases, int n, int max);
+extern void shmem_lock_partition(int partition);
+extern bool shmem_try_lock_partition(int partition);
+extern void shmem_unlock_partition(int partition);
+extern uint32 shmem_slots(void);
+extern bool shmem_view(uint32 slot, Oid database, BucketView *view);
+extern void shmem_partition_stats(int partition, Oid database, int64 *slots,
+								  int64 *living, int64 *evicted);
+
+/* spill.c */
+
+/* What a look at the whole table goes by. */
+typedef struct SpillLook
+{
+	uint64		rows[MAX_PARTITIONS];	/* announced when it began */
+	PartitionSet with_rows;
+} SpillLook;
+
 extern bool spill_known(void);
 extern bool spill_memory_newer(void);
-extern void spill_set_known(const PartitionSet *with_rows);
+extern void spill_set_known(void);
 extern bool spill_is_set(int partition);
 extern void spill_mark(int partition);
 extern bool spill_any(void);
-extern void spill_clear(const PartitionSet *with_rows);
+extern bool spill_begin_row(int partition);
+extern void spill_end_row(int partition);
+extern void spill_look(SpillLook *look);
+extern void spill_clear(const SpillLook *look);
 
 /* table_store.c: buckets in rate_limit_buckets */
-extern bool table_writable(void);
 extern bool table_consume(const BucketId *id, const BucketRule *rule,
 						  Decision *decision);
-extern void table_take_over(const BucketId *id, const BucketRule *rule,
-							Decision *decision);
-extern Owed table_peek(const BucketId *id, const BucketRule *rule);
 extern bool table_set(const BucketId *id, const BucketRule *rule, Owed owed);
-extern void table_take_over_set(const BucketId *id, const BucketRule *rule, Owed owed);
-extern void table_take_all_over(BucketCall *calls, int n);
-extern bool table_give(const BucketId *id, double tokens, double *given);
+extern bool table_consume_all(BucketCall *calls, int n, PlaceMode mode);
+extern bool table_peek(const BucketId *id, const BucketRule *rule, Owed *owed);
+extern bool table_give(const BucketId *id, double tokens, double *given, bool wait);
 extern bool table_reset(const BucketId *id);
 extern int64 table_reset_all(const char *limiter, int limiter_len);
-extern void table_find_spilled(void);
-extern void table_clean(void);
+extern void table_merge(const BucketId *id);
 extern void table_views(void (*show) (const BucketView *view, void *arg), void *arg);
+
+/* table_clean.c: going through rate_limit_buckets */
+extern bool table_find_empty(void);
+extern void table_clean(void);
+extern void table_clean_some(void);
 
 /* consume.c: arguments of SQL functions, checked */
 #define check_not_null(fcinfo, arg, name) \
@@ -317,10 +353,10 @@ extern bool decide_all(BucketCall *calls, int n);
 extern void look(const BucketId *id, const BucketRule *rule, Decision *decision);
 extern bool table_may_hold(const BucketId *id);
 extern void set_bucket(const BucketId *id, const BucketRule *rule, Owed owed);
+extern void give_tokens(const BucketId *id, double tokens, bool wait, double *given);
 
 /* admin.c */
 extern bool reset_bucket(const BucketId *id);
-extern void check_can_reset(const char *function);
 
 /* worker.c */
 extern void worker_register(void);

@@ -4,11 +4,13 @@
  */
 #include "ratelimit.h"
 
+#include "access/xlog.h"
 #include "databases.h"
 #include "episodes.h"
 #include "flush.h"
 #include "funcapi.h"
 #include "miscadmin.h"
+#include "sql.h"
 #include "stats.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
@@ -105,6 +107,8 @@ rl_partitions(PG_FUNCTION_ARGS)
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 
 	InitMaterializedSRF(fcinfo, 0);
+	if (shmem_attached() && !RecoveryInProgress() && sql_available() && !spill_known())
+		(void) table_find_empty();
 	for (int i = 0; shmem_attached() && i < shmem_partitions(); i++)
 	{
 		Datum		values[5];
@@ -118,7 +122,7 @@ rl_partitions(PG_FUNCTION_ARGS)
 		values[0] = Int32GetDatum(i);
 		values[1] = Int64GetDatum(slots);
 		values[2] = Int64GetDatum(living);
-		values[3] = BoolGetDatum(spill_is_set(i));
+		values[3] = BoolGetDatum(!RecoveryInProgress() && spill_is_set(i));
 		values[4] = Int64GetDatum(evicted);
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 	}

@@ -2,8 +2,8 @@
  * saver.c
  *		The background worker that saves state every ratelimit.save_interval.
  *
- * It is a process of its own because the launcher may wait long for a flush, and
- * does not run on a standby, whose buckets are worth saving, too.  It needs shared
+ * It is a process of its own because the launcher does not run on a standby, whose
+ * buckets are worth saving, too, and reads catalogs, so it may wait.  It needs shared
  * memory only, and is connected to nothing.  What is saved, and how: snapshot.c.
  *
  * Saving a million buckets is a third of a second of work.  It is spread: the

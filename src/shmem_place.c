@@ -1,14 +1,67 @@
 /*
  * shmem_place.c
- *		Making buckets in shared memory and taking them away, all with their
- *		partition's lock held.
+ *		Making buckets in shared memory, moving them and taking them away, all with
+ *		their partition's lock held.
  *
- * How they are kept: shmem_slots.h.
+ * How they are kept, and who may wait for what: shmem_slots.h.
+ *
+ * A bucket is in one slot.  A bucket is made only by the holder of its partition's lock
+ * who has not found it (find_once()), and while that lock is held nobody else makes,
+ * moves or takes away one there.
+ *
+ * Reading a slot that may be changing.  The holder of the partition's lock decides
+ * without the words' locks which slots are free and which bucket is nearest to full
+ * (claim_slot(), evict_one()), while others decide on those buckets, and change their
+ * parameters.  Nothing can go wrong on the way:
+ * - That the slot has a bucket, and which, does not change, as that takes the
+ *	 partition's lock.  So capacity, refill and base are what somebody stored who had
+ *	 checked them, never the bytes of a name.
+ * - Each is 8 bytes, aligned, and so read whole.  Together they may be of different
+ *	 states: one's capacity, another's refill, a third's base and word.  The arithmetic
+ *	 takes any such mixture, as any capacity > 0 goes with any refill >= 0, both
+ *	 finite (bucket_timed() divides only by a refill > 0), and base * 2^36 + word / 2
+ *	 stays within 128 bits for any two 64-bit numbers.  What comes out may be wrong.
+ * - It is acted upon only if the word can then be locked at the value that was read
+ *	 before the rest.  As every change of the rest locks the word and leaves it another
+ *	 value, that proves that nothing was changing, and that what came out is right.
+ * So a wrong answer that says "free" or "nearest" is thrown away, and one that says "in
+ * use" only means that another slot is taken.
+ * Without the partition's lock, where a slot may become another bucket's, or the rest of
+ * a name, nothing but comparisons for equality is done before the word has been seen to
+ * be unchanged (read_state()); swap_word() keeps to integers that cannot overflow.
+ *
+ * Growing.  A bucket that moves is made in its new slot while the word of its old one
+ * is locked, and that is then emptied, so nothing can be taken from both.  Searches
+ * hold no lock, so they may look for a bucket where it is not any more, or not yet:
+ * - The layout is set to "moving" before the first bucket moves and to the new one after
+ *	 the last.  A search reads the layout, then tags, then, if the bucket was not there,
+ *	 the layout again, with barriers in between.  If it is the same, and nothing was
+ *	 moving, no bucket moved meanwhile, and the bucket was absent at some moment in
+ *	 between.  If not, the search waits until nothing moves, and starts anew
+ *	 (find_elsewhere()).
+ * - A search that does find the bucket need not know: whether the slot still is the
+ *	 bucket's is settled by its word, as ever.
+ * - A partition only grows, each time to twice its groups, so at most ten times (from 4
+ *	 groups to MAX_GROWING_GROUPS) in the life of a server, and a search starts anew at
+ *	 most as often.  Growing looks at each slot in use once, at most 32,768, waits for
+ *	 nothing, and takes some 0.5 us for each bucket: 7 ms for the 13,000 or so that a
+ *	 partition mostly has when it grows for the last time.
+ *
+ * A bucket whose word is locked when it is its turn, or changes again and again, is left
+ * where it is (leave_behind()).  There it is found: the layout then says that some were
+ * left (LAYOUT_LEFT), and who does not find a bucket by this layout looks where each
+ * earlier one has it.  One of these is the layout by which the bucket was made; all
+ * slots before it on that way have been used, and so end no search, and the home group's
+ * reach is set to lead to it.  Nobody makes the bucket a second time, as that takes a
+ * search that does not find it.  The next time the partition grows it moves; a
+ * partition that has grown for the last time keeps the mark until the server stops,
+ * which costs calls on buckets that are not here a few groups more to look at.
  */
 #include "shmem_slots.h"
 
 #include "miscadmin.h"
 #include "port/pg_bitutils.h"
+#include "storage/s_lock.h"
 
 /* The slot is locked.  What was in it is no more; its continuations are free. */
 static void
@@ -99,23 +152,34 @@ is_held(const Slot *slot, const Held *held, int n_held)
 	return false;
 }
 
+typedef enum EvictResult
+{
+	EVICTED,
+	EVICT_BUSY,					/* those that could give way are in use just now */
+	EVICT_NONE					/* there is none that could give way */
+} EvictResult;
+
+/* How often to try: others may change the chosen bucket all the time. */
+#define EVICT_TRIES		100
+
 /*
- * Of the buckets on the way, but for those held, the one nearest to full gives
- * way.  False if there is none that could.
+ * Of the buckets on the way, the one nearest to full gives way; but not one that is
+ * held, nor one whose word is locked just now.
  */
-static bool
+static EvictResult
 evict_one(const Probe *probe, int partition, const Held *held, int n_held)
 {
-	for (;;)
+	for (int i = 0; i < EVICT_TRIES; i++)
 	{
 		int64		now = monotonic_ns();
 		uint32		nearest = NO_SLOT;
 		uint64		nearest_word = 0;
 		double		least = 0;
+		bool		locked = false;
 
-		for (uint32 i = 0; i < probe_length(probe, EVICT_GROUPS); i++)
+		for (uint32 j = 0; j < probe_length(probe, EVICT_GROUPS); j++)
 		{
-			uint32		n = probe_slot(probe, i);
+			uint32		n = probe_slot(probe, j);
 			uint64		word;
 			double		distance;
 
@@ -127,7 +191,13 @@ evict_one(const Probe *probe, int partition, const Held *held, int n_held)
 			}
 			if (is_held(&store.slots[n], held, n_held))
 				continue;
-			word = read_word(&store.slots[n]);
+			word = pg_atomic_read_u64(&store.slots[n].word);
+			if (word & WORD_LOCKED)
+			{
+				locked = true;
+				continue;
+			}
+			pg_read_barrier();
 			distance = distance_from_full(&store.slots[n], word, now);
 			if (nearest == NO_SLOT || distance < least)
 			{
@@ -137,15 +207,16 @@ evict_one(const Probe *probe, int partition, const Held *held, int n_held)
 			}
 		}
 		if (nearest == NO_SLOT)
-			return false;
+			return locked ? EVICT_BUSY : EVICT_NONE;
 		if (lock_word(&store.slots[nearest], nearest_word))
 		{
 			empty(nearest);
 			unlock_changed(&store.slots[nearest], nearest_word, 0);
 			pg_atomic_fetch_add_u64(&store.header->evicted[partition], 1);
-			return true;
+			return EVICTED;
 		}
 	}
+	return EVICT_BUSY;
 }
 
 /* Release slots that were claimed, and are free. */
@@ -235,9 +306,57 @@ slots_needed(const BucketId *id)
  * Growing
  */
 
-/* Move the slot's bucket to where it belongs, if it lives. */
+/* How often to try to lock a bucket's word. */
+#define MOVE_TRIES		100
+
+/* The bucket in a slot.  Holding the partition's lock: the word may be locked or not. */
 static void
-move_bucket(uint32 n, int partition)
+bucket_in(const Slot *slot, BucketId *id, char *names)
+{
+	slot_names(slot, names);
+	make_bucket_id(id, slot->database, names, slot->u.bucket.name.limiter_len,
+				   names + slot->u.bucket.name.limiter_len, slot->u.bucket.name.key_len);
+}
+
+/*
+ * A bucket stays where it is, as its word is locked or changes all the time, while the
+ * layout becomes this: see to it that searches find it.  True if only those do that go
+ * by earlier layouts, too.
+ */
+static bool
+leave_behind(uint32 n, uint32 layout)
+{
+	char		names[MAX_NAMES];
+	BucketId	id;
+
+	bucket_in(&store.slots[n], &id, names);
+	for (uint32 shift = layout; store.groups >> shift > 0; shift++)
+	{
+		Probe		probe = probe_in(id.hash, shift);
+		uint32		length = probe_length(&probe, PROBE_GROUPS);
+		uint32		i = 0;
+
+		/* a search would end at a slot that was never used */
+		while (i < length && probe_slot(&probe, i) != n &&
+			   store.tags[probe_slot(&probe, i)] != TAG_FREE)
+			i++;
+		if (i < length && probe_slot(&probe, i) == n)
+		{
+			extend_reach(&probe, i);
+			return shift > layout;
+		}
+	}
+	/* it was on one of these ways when it was made, so it is now */
+	Assert(false);
+	return true;
+}
+
+/*
+ * Move the slot's bucket, if it lives, to where the partition's layout has it.  True if
+ * it was left behind.
+ */
+static bool
+move_bucket(uint32 n, int partition, uint32 layout)
 {
 	Slot	   *slot = &store.slots[n];
 	char		names[MAX_NAMES];
@@ -248,21 +367,24 @@ move_bucket(uint32 n, int partition)
 	uint64		words[1 + MAX_CONTINUATIONS];
 	uint64		word;
 
-	do
+	for (int i = 0;; i++)
 	{
-		word = read_word(slot);
-	} while (!lock_word(slot, word));
+		word = pg_atomic_read_u64(&slot->word);
+		if (!(word & WORD_LOCKED) && lock_word(slot, word))
+			break;
+		if (i >= MOVE_TRIES)
+			return leave_behind(n, layout);
+		SPIN_DELAY();
+	}
 
 	if (owed_of(slot, word, monotonic_ns()) > 0)
 	{
-		slot_names(slot, names);
-		make_bucket_id(&id, slot->database, names, slot->u.bucket.name.limiter_len,
-					   names + slot->u.bucket.name.limiter_len, slot->u.bucket.name.key_len);
-		probe = probe_of(id.hash);
+		bucket_in(slot, &id, names);
+		probe = probe_in(id.hash, layout);
 		if (n / GROUP_SLOTS == group_number(partition, probe.home))
 		{
 			unlock_unchanged(slot, word);
-			return;
+			return false;
 		}
 		rule.capacity = slot->u.bucket.capacity;
 		rule.refill = slot->u.bucket.refill;
@@ -273,6 +395,7 @@ move_bucket(uint32 n, int partition)
 	}
 	empty(n);
 	unlock_changed(slot, word, 0);
+	return false;
 }
 
 /*
@@ -289,6 +412,7 @@ grow(int partition)
 	pg_atomic_uint32 *layout = &store.header->layout[partition];
 	uint32		shift = pg_atomic_read_u32(layout) & LAYOUT_SHIFT;
 	uint32		used = store.groups >> shift;
+	bool		left = false;
 
 	if (shift == 0)
 		return false;
@@ -298,9 +422,9 @@ grow(int partition)
 		store.reach[group_number(partition, i)] = 0;
 	for (uint32 i = used * GROUP_SLOTS; i-- > 0;)
 		if (store.tags[partition_slot(partition, i)] >= TAG_FIRST)
-			move_bucket(partition_slot(partition, i), partition);
+			left |= move_bucket(partition_slot(partition, i), partition, shift - 1);
 	pg_write_barrier();
-	pg_atomic_write_u32(layout, shift - 1);
+	pg_atomic_write_u32(layout, (shift - 1) | (left ? LAYOUT_LEFT : 0));
 	return true;
 }
 
@@ -336,14 +460,47 @@ set_here(const BucketId *id, const BucketRule *rule, Owed owed)
 
 	while ((slot = find(id, &word)) != NULL)
 	{
+		Owed		full_at = owed + (rule->timed ? monotonic_ns() : 0);
+
 		if (!lock_word(slot, word))
 			continue;
 		slot->u.bucket.capacity = rule->capacity;
 		slot->u.bucket.refill = rule->refill;
-		unlock_changed(slot, word, owed + (rule->timed ? monotonic_ns() : 0));
+		unlock_changed(slot, word, full_at);
 		return true;
 	}
 	return false;
+}
+
+typedef enum PlaceResult
+{
+	PLACED,						/* or full, and so nowhere */
+	PLACE_ELSEWHERE,			/* in the table */
+	PLACE_BUSY					/* start anew */
+} PlaceResult;
+
+/* Make a bucket that is not here, holding its partition's lock. */
+static PlaceResult
+place_locked(const BucketId *id, const BucketRule *rule, Owed owed, PlaceMode mode)
+{
+	int			partition = shmem_partition(id->hash);
+	uint32		claimed[1 + MAX_CONTINUATIONS];
+	uint64		words[1 + MAX_CONTINUATIONS];
+
+	while (!claim_or_grow(id, groups_for(mode), claimed, words))
+	{
+		Probe		probe = probe_of(id->hash);
+
+		if (mode == PLACE_OR_SPILL)
+			spill_mark(partition);
+		if (mode == PLACE_OR_SPILL || mode == PLACE_IF_ROOM)
+			return PLACE_ELSEWHERE;
+		if (evict_one(&probe, partition, NULL, 0) != EVICTED)
+			return PLACE_BUSY;
+	}
+	fill(id, rule, owed + (rule->timed ? monotonic_ns() : 0),
+		 slots_needed(id), claimed, words);
+	return PLACED;
 }
 
 /*
@@ -355,49 +512,41 @@ place_or_set(const BucketId *id, const BucketRule *rule, Owed owed, bool set,
 			 PlaceMode mode, Decision *decision)
 {
 	int			partition = shmem_partition(id->hash);
-	Probe		probe;
-	uint32		claimed[1 + MAX_CONTINUATIONS];
-	uint64		words[1 + MAX_CONTINUATIONS];
+	PlaceResult result = PLACE_BUSY;
 
-	shmem_lock_partition(partition);
-
-	/* Somebody else may have made it meanwhile: nobody can from here on. */
-	if (set ? set_here(id, rule, owed) : shmem_consume(id, rule, decision))
+	for (int round = 0; result == PLACE_BUSY; round++)
 	{
-		shmem_unlock_partition(partition);
-		return true;
-	}
+		Slot	   *slot;
+		uint64		word;
 
-	if ((mode == PLACE_OR_SPILL || mode == PLACE_OR_EVICT) && spill_is_set(partition))
-	{
-		shmem_unlock_partition(partition);
-		return false;
-	}
+		if (round > 0)
+			give_way(round);
+		shmem_lock_partition(partition);
 
-	decision->owed = owed;
-	decision->allowed = bucket_take(rule, &decision->owed);
-	while (decision->owed > 0)
-	{
-		if (claim_or_grow(id, groups_for(mode), claimed, words))
-		{
-			fill(id, rule,
-				 decision->owed + (rule->timed ? monotonic_ns() : 0),
-				 slots_needed(id), claimed, words);
-			break;
-		}
-		if (mode == PLACE_OR_SPILL)
-			spill_mark(partition);
-		if (mode == PLACE_OR_SPILL || mode == PLACE_IF_ROOM)
+		/*
+		 * Somebody else may have made it meanwhile, and may have its word locked: that
+		 * is not waited for with the partition's lock held.
+		 */
+		if (find_once(id, &slot, &word) != FIND_ABSENT)
 		{
 			shmem_unlock_partition(partition);
-			return false;
+			if (set ? set_here(id, rule, owed) : shmem_consume(id, rule, decision))
+				return true;
+			continue;
 		}
-		probe = probe_of(id->hash);
-		(void) evict_one(&probe, partition, NULL, 0);
+		/* from here on nobody can make it */
+		if ((mode == PLACE_OR_SPILL || mode == PLACE_OR_EVICT) && spill_is_set(partition))
+			result = PLACE_ELSEWHERE;
+		else
+		{
+			decision->owed = owed;
+			decision->allowed = bucket_take(rule, &decision->owed);
+			result = decision->owed > 0 ?
+				place_locked(id, rule, decision->owed, mode) : PLACED;
+		}
+		shmem_unlock_partition(partition);
 	}
-
-	shmem_unlock_partition(partition);
-	return true;
+	return result == PLACED;
 }
 
 /*
@@ -424,29 +573,62 @@ shmem_set(const BucketId *id, const BucketRule *rule, Owed owed, PlaceMode mode)
 }
 
 /*
+ * Take a bucket over from the table, whose row's page the caller has locked.  If it is
+ * here already, it is to owe at least as much, if so asked; else it is made, if there is
+ * room and it may be.  Waits for nothing: MOVE_BUSY if it would have to.
+ */
+MoveResult
+shmem_move_in(const BucketId *id, const BucketRule *rule, Owed owed, bool raise,
+			  bool make)
+{
+	int			partition = shmem_partition(id->hash);
+	MoveResult	result = MOVE_BUSY;
+	Slot	   *slot;
+	uint64		word;
+
+	if (!shmem_try_lock_partition(partition))
+		return MOVE_BUSY;
+	switch (find_once(id, &slot, &word))
+	{
+		case FIND_BUSY:
+			break;
+		case FIND_HERE:
+			if (!raise || raise_here(slot, word, rule, owed))
+				result = MOVED;
+			break;
+		case FIND_ABSENT:
+			result = MOVE_NO_ROOM;
+			if (make)
+				switch (place_locked(id, rule, owed, PLACE_IF_ROOM))
+				{
+					case PLACED:
+						result = MOVED;
+						break;
+					case PLACE_ELSEWHERE:
+						break;
+					case PLACE_BUSY:
+						result = MOVE_BUSY;
+						break;
+				}
+			break;
+	}
+	shmem_unlock_partition(partition);
+	return result;
+}
+
+/*
  * All or nothing
  *
  * Calls on several buckets are decided with all of their words locked, so nobody
- * sees, or takes part in, half of it.  Nobody who holds one of them for another
- * reason waits for anything; we hold many, so we wait for none: whose word is
- * locked when we come, or has changed since we read it, makes us release all and
- * start anew.
+ * sees, or takes part in, half of it.  With a partition's lock or a word held nothing is
+ * waited for: whatever is in somebody else's hands, or has changed since it was read,
+ * makes us release all and start anew, after a while with naps in between.
  *
- * Buckets that are not here are made with their partitions' locks held, taken in
- * order, and before any word is locked.  Searching waits for words, so it comes
- * first; claiming slots does not.  Evicting may wait for a word while slots are
- * claimed, but then all is released, and nobody who holds a word waits for a slot
- * that is claimed.
+ * Buckets that are not here are made with their partitions' locks held, taken
+ * before any word is locked.
  */
 
-typedef enum AllResult
-{
-	ALL_DECIDED,
-	ALL_BUSY,					/* start anew */
-	ALL_MISSING,				/* start anew with more partitions locked */
-	ALL_ELSEWHERE,				/* some belong into the table */
-	ALL_NO_ROOM					/* and nothing more to evict */
-} AllResult;
+#define ALL_SPINS		10		/* rounds before the first nap */
 
 static void
 release_all(Held *held, int n)
@@ -470,11 +652,19 @@ find_or_claim(BucketCall *calls, int n, PlaceMode mode, Held *held,
 		int			partition = shmem_partition(calls[i].id.hash);
 
 		held[i].n_claimed = 0;
-		held[i].slot = find(&calls[i].id, &held[i].word);
-		if (held[i].slot || partition_set_has(locked, partition))
-			continue;
-		partition_set_add(locked, partition);
-		result = ALL_MISSING;
+		switch (find_once(&calls[i].id, &held[i].slot, &held[i].word))
+		{
+			case FIND_HERE:
+				break;
+			case FIND_BUSY:
+				return ALL_BUSY;
+			case FIND_ABSENT:
+				if (partition_set_has(locked, partition))
+					break;
+				partition_set_add(locked, partition);
+				result = ALL_MISSING;
+				break;
+		}
 	}
 	if (result != ALL_DECIDED)
 		return mode == PLACE_NOTHING ? ALL_ELSEWHERE : result;
@@ -511,9 +701,8 @@ find_or_claim(BucketCall *calls, int n, PlaceMode mode, Held *held,
 			result = ALL_ELSEWHERE;
 		}
 		else
-		{
-			return evict_one(&probe, partition, held, n) ? ALL_BUSY : ALL_NO_ROOM;
-		}
+			return evict_one(&probe, partition, held, n) == EVICT_NONE ?
+				ALL_NO_ROOM : ALL_BUSY;
 	}
 	return result;
 }
@@ -628,48 +817,88 @@ try_all(BucketCall *calls, int n, PlaceMode mode, bool apply, Held *held,
 }
 
 static void
-for_each_partition(const PartitionSet *set, void (*visit) (int partition))
+unlock_partitions(const PartitionSet *set)
 {
 	for (int i = 0; i < lengthof(set->bits); i++)
 		for (uint64 bits = set->bits[i]; bits != 0; bits &= bits - 1)
-			visit(64 * i + pg_rightmost_one_pos64(bits));
+			shmem_unlock_partition(64 * i + pg_rightmost_one_pos64(bits));
+}
+
+/* Lock the partitions, without waiting; false, and none locked, if one is not free. */
+static bool
+lock_partitions(const PartitionSet *set)
+{
+	PartitionSet done = {{0}};
+
+	for (int i = 0; i < lengthof(set->bits); i++)
+		for (uint64 bits = set->bits[i]; bits != 0; bits &= bits - 1)
+		{
+			int			partition = 64 * i + pg_rightmost_one_pos64(bits);
+
+			if (!shmem_try_lock_partition(partition))
+			{
+				unlock_partitions(&done);
+				return false;
+			}
+			partition_set_add(&done, partition);
+		}
+	return true;
 }
 
 /*
- * Decide calls on different buckets: from all of them what they cost is taken, or
- * from none, also if it is not to be applied.
+ * Try once to decide calls on different buckets: from all of them what they cost is
+ * taken, or from none, also if it is not to be applied.  "locked" is what earlier
+ * tries have found that they need; at first it is empty.
  *
- * False if some are not here, but belong into the table: decision.in_table says
+ * ALL_ELSEWHERE: some are not here, but belong into the table; decision.in_table says
  * which.  Those of mode PLACE_NOTHING do not say.
+ *
+ * Waits for nothing, so the caller may hold locks on pages of the table.
  */
+AllResult
+shmem_try_all(BucketCall *calls, int n, PlaceMode mode, bool apply,
+			  PartitionSet *locked)
+{
+	Held		held[MAX_CALLS];
+	PartitionSet now_locked = *locked;
+	AllResult	result;
+
+	Assert(n <= MAX_CALLS);
+	if (!lock_partitions(&now_locked))
+		return ALL_BUSY;
+	result = try_all(calls, n, mode, apply, held, locked);
+	unlock_partitions(&now_locked);
+	return result;
+}
+
+void
+shmem_fail_no_room(int n)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+			 errmsg("shared memory has no room for %d buckets at once", n),
+			 errhint("Increase ratelimit.max_buckets.")));
+}
+
+/* The same until it is decided; false if some belong into the table. */
 bool
 shmem_consume_all(BucketCall *calls, int n, PlaceMode mode, bool apply)
 {
-	Held		held[MAX_CALLS];
 	PartitionSet locked = {{0}};
 
-	Assert(n <= MAX_CALLS);
 	for (int round = 0;; round++)
 	{
-		PartitionSet now_locked = locked;
 		AllResult	result;
 
 		CHECK_FOR_INTERRUPTS();
-		for_each_partition(&now_locked, shmem_lock_partition);
-		result = try_all(calls, n, mode, apply, held, &locked);
-		for_each_partition(&now_locked, shmem_unlock_partition);
-
+		result = shmem_try_all(calls, n, mode, apply, &locked);
 		if (result == ALL_DECIDED || result == ALL_ELSEWHERE)
 			return result == ALL_DECIDED;
 		if (result == ALL_NO_ROOM)
-			ereport(ERROR,
-					(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-					 errmsg("shared memory has no room for %d buckets at once", n),
-					 errhint("Increase ratelimit.max_buckets.")));
-
-		/* who has a word locked may have lost its processor: let it go on */
-		if (result == ALL_BUSY && round > 10)
-			pg_usleep(Min(round, 1000));
+			shmem_fail_no_room(n);
+		/* each round takes as long as many spins */
+		if (result == ALL_BUSY && round >= ALL_SPINS)
+			give_way(SPINS + round - ALL_SPINS);
 	}
 }
 
@@ -754,31 +983,4 @@ shmem_restore(const BucketId *id, double capacity, double refill, Owed owed,
 		}
 	fill(id, &rule, full_at, slots_needed(id), claimed, words);
 	return room;
-}
-
-/* The database's buckets are no more. */
-void
-shmem_forget_database(Oid database)
-{
-	uint32		per_partition = store.groups * GROUP_SLOTS;
-
-	for (uint32 partition = 0; partition < store.partitions; partition++)
-	{
-		shmem_lock_partition(partition);
-		for (uint32 i = 0; i < per_partition; i++)
-		{
-			uint32		n = partition_slot(partition, i);
-			uint64		word;
-
-			if (store.tags[n] < TAG_FIRST || store.slots[n].database != database)
-				continue;
-			do
-			{
-				word = read_word(&store.slots[n]);
-			} while (!lock_word(&store.slots[n], word));
-			empty(n);
-			unlock_changed(&store.slots[n], word, 0);
-		}
-		shmem_unlock_partition(partition);
-	}
 }

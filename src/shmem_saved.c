@@ -24,6 +24,9 @@
 /* Slots between looks at whether to go on. */
 #define SAVE_BATCH	512
 
+/* Nanoseconds, in all of a save, to wait for what others hold. */
+#define SAVE_PATIENCE	INT64CONST(1000000000)
+
 typedef struct SavedStore
 {
 	uint64		seed;
@@ -68,19 +71,33 @@ shmem_save(Saving *saving)
 	snapshot_put(saving, SAVED_STORE, &record, sizeof(record));
 }
 
-/* Copy the slot's bucket if it lives; what it owed when saving began. */
+/*
+ * Copy the slot's bucket if it lives; what it owed when saving began.  One that a
+ * stopped process holds is left out: it would keep all others from being saved.
+ */
 static bool
-copy_bucket(uint32 n, int64 began, SavedBucket *record)
+copy_bucket(uint32 n, int64 began, int64 *patience, SavedBucket *record)
 {
 	Slot	   *slot = &store.slots[n];
 
-	while (((volatile uint32 *) store.tags)[n] >= TAG_FIRST)
+	for (int round = 0; ((volatile uint32 *) store.tags)[n] >= TAG_FIRST; round++)
 	{
-		uint64		word = read_word(slot);
-		uint32		next = slot->link;
+		uint64		word = pg_atomic_read_u64(&slot->word);
+		uint32		next;
 		int			len;
 		Owed		owed;
 
+		if (word & WORD_LOCKED)
+		{
+			if (give_way_for(round, patience))
+				continue;
+			ereport(LOG,
+					(errmsg("ratelimit: leaving a bucket out of the saved state"),
+					 errdetail("A process that has been stopped is changing it.")));
+			return false;
+		}
+		pg_read_barrier();
+		next = slot->link;
 		memset(record->places, 0, sizeof(record->places));
 		record->places[0] = n;
 		record->database = slot->database;
@@ -121,27 +138,27 @@ shmem_save_buckets(Saving *saving)
 {
 	SavedBucket record;
 	uint32		per_partition = store.groups * GROUP_SLOTS;
+	int64		patience = SAVE_PATIENCE;
 
 	for (uint32 partition = 0; partition < store.partitions; partition++)
 	{
-		pg_atomic_uint32 *layout = &store.header->layout[partition];
 		uint32		before;
 
 		/* buckets that moved meanwhile may have passed us by */
 		do
 		{
-			before = pg_atomic_read_u32(layout);
+			before = wait_for_layout(partition, &patience);
 			pg_read_barrier();
 			for (uint32 i = 0; i < per_partition; i++)
 			{
 				if (i % SAVE_BATCH == 0 && !snapshot_go_on(saving))
 					return;
-				if (copy_bucket(partition_slot(partition, i), saving->mono, &record))
+				if (copy_bucket(partition_slot(partition, i), saving->mono, &patience, &record))
 					snapshot_put(saving, SAVED_BUCKET, &record,
 								 offsetof(SavedBucket, names) + record.limiter_len + record.key_len);
 			}
 			pg_read_barrier();
-		} while (pg_atomic_read_u32(layout) != before || (before & LAYOUT_MOVING));
+		} while (pg_atomic_read_u32(&store.header->layout[partition]) != before);
 	}
 }
 

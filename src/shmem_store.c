@@ -7,7 +7,13 @@
  */
 #include "shmem_consume.h"
 
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "storage/ipc.h"
+#include "storage/pmsignal.h"
+#include "storage/s_lock.h"
 #include "storage/shmem.h"
+#include "utils/wait_event.h"
 
 /* Of this backend's last call here: was it denied?  Denials come in rows. */
 bool		shmem_denied_last hot_data = false;
@@ -162,10 +168,18 @@ shmem_partition(uint64 hash)
 	return hash & (store.partitions - 1);
 }
 
+/* May wait, and so be cancelled: the caller holds no other partition's lock. */
 void
 shmem_lock_partition(int partition)
 {
-	LWLockAcquire(&store.locks[partition].lock, LW_EXCLUSIVE);
+	for (int round = 0; !shmem_try_lock_partition(partition); round++)
+		give_way(round);
+}
+
+bool
+shmem_try_lock_partition(int partition)
+{
+	return LWLockConditionalAcquire(&store.locks[partition].lock, LW_EXCLUSIVE);
 }
 
 void
@@ -196,52 +210,188 @@ unlock_changed(Slot *slot, uint64 word, Owed full_at)
 	pg_atomic_write_u64(&slot->word, value << 1);
 }
 
-/* Wait until the word is not locked; it is for a few dozen instructions. */
+/*
+ * Waiting
+ *
+ * What is waited for here, a word, a layout, a partition's lock, is mostly held for
+ * less than a microsecond, but its holder may have lost its processor, or have been
+ * stopped by a signal, a debugger or the freezing of its container, for as long as
+ * somebody likes.  So after a while the waiter sleeps, for longer and longer, and
+ * heeds cancelling, timeouts and the server's end.  It never gives up by itself: that
+ * is a matter for whoever can say what is then left undone, see give_way_for().
+ */
+
+#define FIRST_NAP		100		/* microseconds */
+#define LONGEST_NAP		10000
+
+static int
+nap_length(int round)
+{
+	return Min(FIRST_NAP << Min(round - SPINS, 7), LONGEST_NAP);
+}
+
+/*
+ * Let whoever holds something go on; round: how often the caller has been here since
+ * it began to wait.  Heeds interrupts, and so may not return.
+ */
+void
+give_way(int round)
+{
+	static uint32 event = 0;
+
+	if (round < SPINS)
+	{
+		SPIN_DELAY();
+		return;
+	}
+	CHECK_FOR_INTERRUPTS();
+	if (event == 0 && INTERRUPTS_CAN_BE_PROCESSED())
+		event = new_wait_event("RateLimitBucket");
+	pgstat_report_wait_start(event ? event : PG_WAIT_EXTENSION);
+	pg_usleep(nap_length(round));
+	pgstat_report_wait_end();
+	if (IsUnderPostmaster && INTERRUPTS_CAN_BE_PROCESSED() && !PostmasterIsAlive())
+		proc_exit(1);
+	CHECK_FOR_INTERRUPTS();
+}
+
+/*
+ * The same for callers that must neither be cancelled nor wait for ever, such as the
+ * end of a transaction.  False once so many nanoseconds of patience are used up.
+ */
+bool
+give_way_for(int round, int64 *patience)
+{
+	if (round < SPINS)
+	{
+		SPIN_DELAY();
+		return true;
+	}
+	if (*patience <= 0)
+		return false;
+	pgstat_report_wait_start(PG_WAIT_EXTENSION);
+	pg_usleep(nap_length(round));
+	pgstat_report_wait_end();
+	*patience -= nap_length(round) * INT64CONST(1000);
+	return true;
+}
+
+/* Wait until the word is not locked. */
 uint64
 wait_for_word(Slot *slot)
 {
 	uint64		word;
-	SpinDelayStatus delay;
 
-	init_local_spin_delay(&delay);
-	while ((word = pg_atomic_read_u64(&slot->word)) & WORD_LOCKED)
-		perform_spin_delay(&delay);
-	finish_spin_delay(&delay);
+	for (int round = 0; (word = pg_atomic_read_u64(&slot->word)) & WORD_LOCKED; round++)
+		give_way(round);
 	return word;
 }
 
+/*
+ * The partition's layout once no buckets are on the move.  With patience, which may be
+ * NULL, they still may be when that is used up.
+ */
+uint32
+wait_for_layout(uint32 partition, int64 *patience)
+{
+	pg_atomic_uint32 *layout = &store.header->layout[partition];
+	uint32		now;
+
+	for (int round = 0; (now = pg_atomic_read_u32(layout)) & LAYOUT_MOVING; round++)
+	{
+		if (!patience)
+			give_way(round);
+		else if (!give_way_for(round, patience))
+			break;
+	}
+	return now;
+}
+
+/*
+ * Searching
+ */
+
 /* A search goes on after the home group, as far as that reaches. */
 Slot *
-search_further(const BucketId *id, Probe way, uint64 *word)
+search_further(const BucketId *id, Probe way, SearchMode mode, uint64 *word)
 {
 	Slot	   *slot = NULL;
 	uint32		last = *reach_of(&way) * GROUP_SLOTS;
 
 	for (uint32 i = GROUP_SLOTS; i <= last; i += GROUP_SLOTS)
-		if (search_group(id, &way, i, &slot, word))
+		if (search_group(id, &way, i, mode, &slot, word))
 			break;
 	return slot;
 }
 
-/*
- * A bucket was not there: has the partition's layout changed since the way to it was
- * worked out?  If so, returns once nothing moves.
- */
-bool
-way_changed(uint32 partition, uint32 was)
+/* A bucket that growing has left behind is where an earlier layout has it. */
+static Slot *
+search_left(const BucketId *id, uint32 layout, SearchMode mode, uint64 *word)
 {
-	pg_atomic_uint32 *layout = &store.header->layout[partition];
-	SpinDelayStatus delay;
+	Slot	   *slot = NULL;
 
+	for (uint32 shift = (layout & LAYOUT_SHIFT) + 1; !slot && store.groups >> shift > 0; shift++)
+	{
+		Probe		way = probe_in(id->hash, shift);
+
+		if (!search_group(id, &way, 0, mode, &slot, word) && *reach_of(&way) > 0)
+			slot = search_further(id, way, mode, word);
+	}
+	return slot;
+}
+
+/* Is the layout that a way was worked out from the one that holds, and nothing moves? */
+static bool
+layout_holds(uint64 hash, uint32 layout)
+{
 	/* the tags were read before */
 	pg_read_barrier();
-	if (was == pg_atomic_read_u32(layout) && !(was & LAYOUT_MOVING))
-		return false;
-	init_local_spin_delay(&delay);
-	while (pg_atomic_read_u32(layout) & LAYOUT_MOVING)
-		perform_spin_delay(&delay);
-	finish_spin_delay(&delay);
-	return true;
+	return layout == layout_for(hash) && !(layout & LAYOUT_MOVING);
+}
+
+/*
+ * The bucket is not where this layout has it.  Was it left behind, or has the layout
+ * changed?  Then it is searched for once nothing moves.
+ */
+Slot *
+find_elsewhere(const BucketId *id, uint32 layout, uint64 *word)
+{
+	for (;;)
+	{
+		Slot	   *slot = NULL;
+		Probe		way;
+
+		if (layout & LAYOUT_LEFT)
+			slot = search_left(id, layout, SEARCH_WAITING, word);
+		if (slot || layout_holds(id->hash, layout))
+			return slot;
+
+		layout = wait_for_layout(shmem_partition(id->hash), NULL);
+		way = probe_in(id->hash, layout);
+		pg_read_barrier();
+		if (!search_group(id, &way, 0, SEARCH_WAITING, &slot, word) && *reach_of(&way) > 0)
+			slot = search_further(id, way, SEARCH_WAITING, word);
+		if (slot)
+			return slot;
+	}
+}
+
+/* As find(), but without waiting for anything. */
+FindResult
+find_once(const BucketId *id, Slot **slot, uint64 *word)
+{
+	Probe		way = probe_of(id->hash);
+
+	*slot = NULL;
+	/* the tags are read after the layout */
+	pg_read_barrier();
+	if (!search_group(id, &way, 0, SEARCH_ONCE, slot, word) && *reach_of(&way) > 0)
+		*slot = search_further(id, way, SEARCH_ONCE, word);
+	if (!*slot && (way.layout & LAYOUT_LEFT))
+		*slot = search_left(id, way.layout, SEARCH_ONCE, word);
+	if (*slot)
+		return (*word & WORD_LOCKED) ? FIND_BUSY : FIND_HERE;
+	return layout_holds(id->hash, way.layout) ? FIND_ABSENT : FIND_BUSY;
 }
 
 /* The name of a bucket, into MAX_NAMES bytes; of one that is changing anything. */
@@ -278,29 +428,44 @@ slot_has_names(const Slot *slot, const BucketId *id)
  * Deciding
  */
 
-/* Decide with the slot locked: what swap_word() leaves. */
+/*
+ * Decide by locking the slot: what swap_word() leaves.  False if somebody else changed
+ * the bucket meanwhile.
+ *
+ * What to write is worked out before the word is locked, which is then so for a dozen
+ * instructions: a process that is stopped is hardly ever stopped there.  Where others
+ * change the bucket all the time that may fail again and again, so whoever has failed
+ * locks first.
+ */
 bool
 consume_locked(Slot *slot, uint64 word, const BucketRule *rule,
 			   Decision *decision)
 {
-	int64		now;
+	static int	failures = 0;	/* one after the other */
+	bool		locked = failures > 1;
+	State		state;
 	Owed		owed;
+	int64		now;
 
-	if (!lock_word(slot, word))
+	if (locked && !lock_word(slot, word))
 		return false;
+	if (!read_state(slot, word, &state) && !locked)
+		return false;
+
 	now = monotonic_ns();
-	owed = owed_of(slot, word, now);
-	if (slot->u.bucket.capacity != rule->capacity ||
-		slot->u.bucket.refill != rule->refill)
-	{
-		owed = bucket_carry(slot->u.bucket.capacity, slot->u.bucket.refill,
-							owed, rule);
-		slot->u.bucket.capacity = rule->capacity;
-		slot->u.bucket.refill = rule->refill;
-	}
+	owed = state_owes_by(&state, now, rule);
 	decision->allowed = bucket_take(rule, &owed);
 	decision->owed = owed;
 	decision->now = now;
+
+	if (!locked && !lock_word(slot, word))
+	{
+		failures++;
+		return false;
+	}
+	failures = 0;
+	slot->u.bucket.capacity = rule->capacity;
+	slot->u.bucket.refill = rule->refill;
 	unlock_changed(slot, word, rule->timed ? now + owed : owed);
 	return true;
 }
@@ -321,24 +486,15 @@ shmem_peek(const BucketId *id, const BucketRule *rule, Decision *decision)
 
 	while ((slot = find(id, &word)) != NULL)
 	{
-		double		capacity = slot->u.bucket.capacity;
-		double		refill = slot->u.bucket.refill;
-		Owed		full_at = full_at_of(slot, word);
+		State		state;
 		Owed		owed;
 
-		/* nothing of a slot that is changing may reach the arithmetic */
-		if (!unchanged(slot, word))
+		if (!read_state(slot, word, &state))
 			continue;
-		if (bucket_timed(capacity, refill))
-			owed = Max(full_at - monotonic_ns(), 0);
-		else
-			owed = full_at;
-		if (capacity != rule->capacity || refill != rule->refill)
-			owed = bucket_carry(capacity, refill, owed, rule);
+		owed = state_owes_by(&state, monotonic_ns(), rule);
 		decision->owed = owed;
 		decision->allowed = bucket_take(rule, &owed);
 		return true;
 	}
 	return false;
 }
-

@@ -5,39 +5,62 @@
  * A bucket is in exactly one place.  Per database and partition there is one
  * mark: while it is set, a key of that database that is not found in the
  * partition has its bucket in rate_limit_buckets; while it is not, in shared
- * memory or nowhere.  This file keeps the marks; the tiers themselves are in
+ * memory or nowhere.  This file keeps the marks; the stores themselves are in
  * shmem_store.c and table_store.c.  The rules:
  *
  * 1. A bucket is made in memory holding its partition's lock, with the mark not
  *	  set.  A mark is set holding the partition's lock, when there is no room.
  *
- * 2. A row is written holding ROW SHARE lock, or stronger, on the table until the
- *	  transaction ends, and only if afterwards the key is still not in memory and
- *	  the mark still set.
+ * 2. A row is made holding the key's lock (table_store.c), which is held no longer
+ *	  than that.  Holding it, its maker looks for the row and for the bucket in
+ *	  memory once more, and makes the row only if neither is there.
  *
- * 3. The worker takes EXCLUSIVE lock on the table, which waits for all who wrote
- *	  rows, those of prepared transactions included, and keeps everybody from rule
- *	  2.  Then it may move a bucket: make it in memory, mark or not, and delete its
- *	  row.  And it may clear the mark, holding the partition's lock, if a snapshot
- *	  taken since shows no row left.
+ * 3. Before it makes the row it announces it (spill_begin_row()), and then looks at
+ *	  the mark.  If that is not set any more it makes no row and starts anew.
  *
- * So whoever writes a row knows that the mark stays set until the row is seen by
- * the worker, and that nobody makes the bucket in memory meanwhile.  There is one
- * exception: a transaction that cannot write the table.  It takes over the bucket
- * from its row into memory, which leaves the row out of date:
+ * 4. A row that is there is its bucket.  Whoever deletes it holds its page's lock, and
+ *	  the bucket is full by then, or has been made in memory, mark or not: that is
+ *	  what the worker does with rows for which there is room (table_clean.c).
  *
- * 4. Who takes over a bucket holds SHARE lock on the key's lock (table_lock_key()),
- *	  who writes a row ROW EXCLUSIVE lock, until the transaction ends.  Both look
- *	  into memory again once they have it.  So a taker sees all that was taken from
- *	  the row, and a writer finds what was taken over.  The worker deletes the row.
+ * 5. The worker clears a mark if it has gone through the whole table and seen no row
+ *	  of the partition, and none was announced since it began.  Holding the
+ *	  partition's lock it clears the mark, then looks at the announcements, and sets
+ *	  the mark again if there is a new one.
  *
- * Rows that were there before the server started (the table survives a clean
- * restart, and a time without preloading) are found by the first caller of each
- * database: it looks through the table and marks their partitions, see
- * table_find_spilled().  Should a row be of a bucket that the saved state has as
- * well, memory keeps the emptier of the two.  The marks of a clean restart are
- * there before that (snapshot.c).  On a standby the table cannot be read, nor have
- * rows.
+ * 6. A parallel query cannot make rows.  There, holding the key's lock, the bucket is
+ *	  made in memory if it has no row, mark or not.
+ *
+ * Why no bucket is in two places:
+ *
+ * - Between rules 3 and 5.  An announcement and the clearing of a mark are both
+ *	 atomic operations with full barriers, each followed by a look at what the other
+ *	 one wrote.  So at least one of the two sees the other: either the maker of the
+ *	 row finds the mark cleared, or the worker finds the announcement and sets the
+ *	 mark again.  Meanwhile nobody makes a bucket in memory by rule 1, because the
+ *	 worker holds the partition's lock.
+ *
+ * - A row that was announced before the worker began to go through the table was
+ *	 either complete by then, in which case the worker sees it; or in flight, which
+ *	 the count says, in which case the mark stays.
+ *
+ * - Between rules 2 and 4.  A caller that finds neither a row nor, afterwards and
+ *	 holding the key's lock, the bucket in memory: a worker that deleted the row in
+ *	 between had made the bucket in memory before it unlocked the page, and the
+ *	 caller has locked that page, or the index page beside it, since.  So the caller
+ *	 finds the bucket, unless that is full again by now, which equals none.
+ *
+ * - A caller that has found a row locks its page and looks at the row again.  If it
+ *	 is there it is the bucket (rule 4).
+ *
+ * At the start of the server the table may have rows: it survives a clean restart,
+ * and a time without preloading.  So all marks are set at first.  If the table has no
+ * page the first caller clears them, by rule 5; otherwise the launcher starts a
+ * worker at once, which goes through it.  Until then the database is not "known":
+ * there may be buckets both in memory, loaded from the file, and in a row, and blocks
+ * that the filter does not know (block.c).  So until then every call takes the long
+ * way, and first moves what its row says to memory (table_merge()).
+ *
+ * On a standby the table cannot be read, nor have rows.
  *
  * A database without an entry (databases.c) keeps every bucket in the table.
  */
@@ -45,13 +68,24 @@
 
 #include "databases.h"
 
-/* Has the table been looked through since the server started? */
+#define ONE_ANNOUNCED	(UINT64CONST(1) << 32)
+
+/*
+ * Has the table been gone through since the server started?  If so, whoever asks
+ * also sees what was noticed on the way.
+ */
 bool
 spill_known(void)
 {
 	SharedDatabase *mine = my_shared_database();
 
-	return !mine || pg_atomic_read_u32(&mine->known) != 0;
+	if (!mine)
+		return true;
+	if (pg_atomic_read_u32(&mine->known) == 0)
+		return false;
+	/* pairs with the barrier in spill_set_known() */
+	pg_read_barrier();
+	return true;
 }
 
 /*
@@ -66,20 +100,19 @@ spill_memory_newer(void)
 	return mine && mine->memory_newer;
 }
 
-/* The table has been looked through; these partitions may have rows. */
+/* The table has been gone through. */
 void
-spill_set_known(const PartitionSet *with_rows)
+spill_set_known(void)
 {
 	SharedDatabase *mine = my_shared_database();
 
-	if (!mine)
-		return;
-	for (int i = 0; i < MAX_PARTITIONS / 64; i++)
-		pg_atomic_fetch_or_u64(&mine->marks[i], with_rows->bits[i]);
-	pg_atomic_write_u32(&mine->known, 1);
+	/* blocks that were noticed, buckets that were raised come before */
+	pg_write_barrier();
+	if (mine)
+		pg_atomic_write_u32(&mine->known, 1);
 }
 
-/* Is the partition marked?  Certain under its lock, or the table's (rule 2). */
+/* Is the partition marked?  Certain under its lock, or once a row is announced. */
 bool
 spill_is_set(int partition)
 {
@@ -110,9 +143,52 @@ spill_any(void)
 	return false;
 }
 
-/* Clear the marks of all partitions without rows, see rule 3. */
+/*
+ * Announce that a row is going to be made of a bucket of the partition; false, and
+ * nothing announced, if it must not be.  spill_end_row() is to follow.
+ */
+bool
+spill_begin_row(int partition)
+{
+	SharedDatabase *mine = my_shared_database();
+
+	if (!mine)
+		return true;
+	pg_atomic_fetch_add_u64(&mine->rows[partition], ONE_ANNOUNCED + 1);
+	if (spill_is_set(partition))
+		return true;
+	spill_end_row(partition);
+	return false;
+}
+
+/* The row is there, or has failed. */
 void
-spill_clear(const PartitionSet *with_rows)
+spill_end_row(int partition)
+{
+	SharedDatabase *mine = my_shared_database();
+
+	if (mine)
+		pg_atomic_fetch_sub_u64(&mine->rows[partition], 1);
+}
+
+/* What has been announced so far; the caller is about to go through the table. */
+void
+spill_look(SpillLook *look)
+{
+	SharedDatabase *mine = my_shared_database();
+
+	memset(look, 0, sizeof(*look));
+	for (int i = 0; mine && i < MAX_PARTITIONS; i++)
+		look->rows[i] = pg_atomic_read_u64(&mine->rows[i]);
+	/* rows are looked for after that */
+	pg_memory_barrier();
+}
+
+/*
+ * Clear the marks of partitions of which no row was found since the look: rule 5.
+ */
+void
+spill_clear(const SpillLook *look)
 {
 	SharedDatabase *mine = my_shared_database();
 
@@ -120,10 +196,17 @@ spill_clear(const PartitionSet *with_rows)
 		return;
 	for (int i = 0; i < shmem_partitions(); i++)
 	{
-		if (!spill_is_set(i) || partition_set_has(with_rows, i))
+		pg_atomic_uint64 *marks = &mine->marks[i / 64];
+		uint64		mark = (uint64) 1 << (i % 64);
+
+		if (!spill_is_set(i) || partition_set_has(&look->with_rows, i) ||
+			(uint32) look->rows[i] != 0 ||
+			pg_atomic_read_u64(&mine->rows[i]) != look->rows[i])
 			continue;
 		shmem_lock_partition(i);
-		pg_atomic_fetch_and_u64(&mine->marks[i / 64], ~((uint64) 1 << (i % 64)));
+		pg_atomic_fetch_and_u64(marks, ~mark);
+		if (pg_atomic_read_u64(&mine->rows[i]) != look->rows[i])
+			pg_atomic_fetch_or_u64(marks, mark);
 		shmem_unlock_partition(i);
 	}
 }

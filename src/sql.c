@@ -17,19 +17,26 @@
 #include "catalog/pg_class.h"
 #include "catalog/pg_extension.h"
 #include "miscadmin.h"
+#include "pgstat.h"
 #include "sql.h"
+#include "storage/latch.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
+#include "utils/guc.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
+#include "utils/timestamp.h"
 
 /* Rows that sql_each() holds in memory. */
 #define FETCH_ROWS	1000
+
+/* Between two attempts of sql_lock_within(). */
+#define LOCK_NAP_MS	5
 
 /* Where the extension is, until an invalidation says that it may have moved. */
 static struct
@@ -92,40 +99,37 @@ read_extension(Oid *schema, Oid *owner)
 }
 
 /*
- * A table given to another role could have that role's triggers run with the
- * rights of the extension's owner.
+ * Is the table the owner's?  A table given to another role could have that role's
+ * triggers run with the rights of the extension's owner.
  */
-static void
-check_owner(const char *name, Oid relid, Oid owner)
+static bool
+is_owned_by(Oid relid, Oid owner)
 {
 	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
 	bool		same;
 
 	if (!HeapTupleIsValid(tuple))
-		return;					/* statements on it will say so */
+		return true;			/* statements on it will say so */
 	same = ((Form_pg_class) GETSTRUCT(tuple))->relowner == owner;
 	ReleaseSysCache(tuple);
-	if (!same)
-	{
-		extension.valid = false;
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("table %s is not owned by the owner of extension ratelimit",
-						name),
-				 errhint("Use ALTER TABLE ... OWNER TO to give it back to %s.",
-						 GetUserNameFromId(owner, false))));
-	}
+	return same;
 }
 
-/* Is the extension, with its tables, in this database? */
-bool
-sql_available(void)
+/*
+ * Find out where the extension is, unless that is known; false if it, with its
+ * tables, is not in this database.  Left in *foreign is the name of a table that is
+ * not owned by the owner of the extension, if there is one: then no statement may
+ * be executed.
+ */
+static bool
+find_extension(const char **foreign)
 {
 	Oid			schema;
 	Oid			owner;
 	char	   *name;
 	const char *quoted;
 
+	*foreign = NULL;
 	if (extension.valid)
 		return true;
 	if (!read_extension(&schema, &owner))
@@ -141,8 +145,9 @@ sql_available(void)
 		extension.valid = false;
 		return false;
 	}
-	for (int i = 0; i < SQL_TABLES; i++)
-		check_owner(tables[i], extension.relids[i], owner);
+	for (int i = 0; i < SQL_TABLES && !*foreign; i++)
+		if (!is_owned_by(extension.relids[i], owner))
+			*foreign = tables[i];
 
 	quoted = quote_identifier(name);
 	if (strcmp(quoted, extension.schema) != 0)
@@ -151,7 +156,45 @@ sql_available(void)
 		extension.generation++;
 	}
 	extension.owner = owner;
+	if (*foreign)
+		extension.valid = false;
 	return true;
+}
+
+/* Is the extension, with its tables, in this database? */
+bool
+sql_available(void)
+{
+	const char *foreign;
+
+	if (!find_extension(&foreign))
+		return false;
+	if (foreign)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("table %s is not owned by the owner of extension ratelimit",
+						foreign),
+				 errhint("Use ALTER TABLE ... OWNER TO to give it back to %s.",
+						 GetUserNameFromId(extension.owner, false))));
+	return true;
+}
+
+/*
+ * Why no statement on the table can be executed, where that must not raise an
+ * error; NULL if one can.
+ */
+static char *
+find_problem(SqlTable table)
+{
+	const char *foreign;
+
+	if (!find_extension(&foreign))
+		return pstrdup("Extension ratelimit does not exist in this database.");
+	if (foreign)
+		return psprintf("Table %s is not owned by the owner of the extension.", foreign);
+	if (!OidIsValid(extension.relids[table]))
+		return psprintf("Table %s does not exist.", tables[table]);
+	return NULL;
 }
 
 /* The table, while statements may be executed. */
@@ -168,6 +211,17 @@ check_available(void)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("extension ratelimit or its table rate_limit_buckets does not exist in this database")));
+}
+
+/* Raise an error if the extension, or this table of it, is not there. */
+void
+sql_require(SqlTable table)
+{
+	check_available();
+	if (!OidIsValid(extension.relids[table]))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("table %s of extension ratelimit does not exist", tables[table])));
 }
 
 /*
@@ -188,6 +242,25 @@ sql_begin(void)
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
 	return caller;
+}
+
+/*
+ * From here on, what a trigger, a default or a constraint of an operator's does not
+ * name in full is looked for in pg_catalog, not where the caller's search_path says:
+ * it runs with the rights of the extension's owner.  Until AtEOXact_GUC() is called
+ * with the result, or the (sub)transaction is aborted.
+ */
+int
+sql_restrict_names(void)
+{
+	int			nest = NewGUCNestLevel();
+	Oid			user = GetOuterUserId();
+
+	/* the owner, superusers and the worker look where they please */
+	if (user != extension.owner && !superuser_arg(user))
+		(void) set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET,
+								 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	return nest;
 }
 
 static bool
@@ -233,6 +306,42 @@ bool
 sql_lock_if_free(SqlTable table, LOCKMODE mode)
 {
 	return lock(table, mode, false);
+}
+
+/*
+ * The same where waiting must not raise an error, as it does when lock_timeout is
+ * over or there is a deadlock: tries again and again for so many milliseconds.
+ * Returns what is in the way; NULL if the lock is taken and statements on the table
+ * can be executed.
+ */
+char *
+sql_lock_within(SqlTable table, LOCKMODE mode, int ms)
+{
+	TimestampTz began = GetCurrentTimestamp();
+
+	for (;;)
+	{
+		char	   *problem = find_problem(table);
+		Oid			relid = extension.relids[table];
+
+		if (problem)
+			return problem;
+		if (ConditionalLockRelationOid(relid, mode))
+		{
+			/* locking has heard of what happened to the table before */
+			problem = find_problem(table);
+			if (!problem && extension.relids[table] == relid)
+				return NULL;
+			UnlockRelationOid(relid, mode);
+			continue;
+		}
+		if (TimestampDifferenceExceeds(began, GetCurrentTimestamp(), ms))
+			return psprintf("Table %s is locked.", tables[table]);
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 Min(ms, LOCK_NAP_MS), PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+	}
 }
 
 void
@@ -319,7 +428,8 @@ sql_in_transaction_block(void)
 }
 
 /*
- * Do work in a subtransaction.  Should it return false, what it did is undone.
+ * Do work in a subtransaction, as a statement's execution may: not in a callback at
+ * the end of a transaction.  Should it return false, what it did is undone.
  * Should it fail, likewise, the transaction goes on, and the error is returned;
  * else NULL.  A cancel or a shutdown goes through.
  */

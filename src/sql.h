@@ -43,10 +43,13 @@ typedef struct SqlCaller
 
 extern void sql_init(void);
 extern bool sql_available(void);
+extern void sql_require(SqlTable table);
 extern Oid	sql_relid(SqlTable table);
 extern SqlCaller sql_begin(void);
+extern int	sql_restrict_names(void);
 extern void sql_lock(SqlTable table, LOCKMODE mode);
 extern bool sql_lock_if_free(SqlTable table, LOCKMODE mode);
+extern char *sql_lock_within(SqlTable table, LOCKMODE mode, int ms);
 extern void sql_execute(SqlStatement *statement, Datum *values,
 						const char *nulls, bool read_only);
 extern void sql_each(SqlStatement *statement, void (*visit) (uint64 n, void *arg),

@@ -2,10 +2,10 @@
  * table_store.c
  *		Buckets in the unlogged table rate_limit_buckets.
  *
- * One row per bucket, decided under its row lock in the caller's transaction.
- * The row says what the bucket owed (see bucket.h) at updated_at, under which
- * parameters; a row that has become full again equals none and may be deleted by
- * anybody.
+ * One row per bucket, changed in place and at once, whatever becomes of the caller's
+ * transaction: rows.c.  The row says what the bucket owed (see bucket.h) at
+ * updated_at, under which parameters; a row that has become full again equals none.
+ * Which buckets are here, and not in shared memory: spill.c.
  *
  * The clock is the wall clock, cut to the microsecond of a timestamptz: it is
  * the only one that means the same after a restart.  It may be set back; for a
@@ -15,225 +15,81 @@
  * Rows are trusted with nothing: whatever stands in one, the call is decided and
  * the row repaired, with a warning that names the key.
  *
- * Callers have no rights on the table; see sql.c for how statements run.
+ * A row is made holding its key's lock, a heavyweight lock that is held no longer
+ * than that, so no two sessions make rows of one bucket.  Who decides several calls
+ * together makes the rows that are missing first, full, one after the other, and then
+ * locks the pages that they are on, in the order of their numbers.
  */
 #include "ratelimit.h"
 
-#include <ctype.h>
 #include <math.h>
 
-#include "access/table.h"
+#include "access/htup_details.h"
 #include "access/xlog.h"
-#include "block.h"
-#include "catalog/pg_type.h"
-#include "common/pg_prng.h"
+#include "common/hashfn.h"
 #include "databases.h"
 #include "miscadmin.h"
 #include "sql.h"
 #include "storage/bufmgr.h"
+#include "storage/ipc.h"
 #include "storage/lmgr.h"
 #include "storage/lock.h"
-#include "utils/builtins.h"
-#include "utils/guc.h"
-#include "utils/numeric.h"
-#include "utils/rel.h"
-#include "utils/snapmgr.h"
+#include "table_store.h"
 #include "utils/timestamp.h"
 
 /* A row that claims to be from later than this has to be wrong. */
 #define MAX_AHEAD			(10 * USECS_PER_SEC)
 
-/* Where no worker comes, one new row in so many cleans so many pages. */
+/* Where no worker comes, one new row in so many cleans some pages. */
 #define CLEAN_EVERY			16
-#define CLEAN_PAGES			16
 
-/* Advisory locks have 1 or 2 there, flush.c has 3, wait.c 5: this one locks keys. */
+/* Advisory locks have 1 or 2 there, flush.c has 3: this one locks keys. */
 #define KEY_LOCK_CLASS		4
-#define KEY_LOCKS			16	/* few: a transaction may come to hold them all */
-
-/* After so many new rows in a row the next one is taken for new. */
-#define GUESS_NEW_AFTER		4
-
-/* How long the worker may hold up callers by waiting for the table. */
-#define CLEAN_LOCK_TIMEOUT	"100ms"
-
-/* The rows that are full again, as a condition on columns of the table "b". */
-#define IS_FULL \
-	"CASE WHEN b.owed OPERATOR(pg_catalog.<=) 0 THEN true" \
-	" WHEN b.refill OPERATOR(pg_catalog.>) 0 AND pg_catalog.isfinite(b.updated_at)" \
-	"  AND b.capacity OPERATOR(pg_catalog.<=)" \
-	"   (LEAST(b.refill, 1e9) OPERATOR(pg_catalog.*) 1e15::pg_catalog.float8)" \
-	" THEN b.owed OPERATOR(pg_catalog.<=)" \
-	"  (pg_catalog.extract('epoch', pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) b.updated_at)" \
-	"   OPERATOR(pg_catalog.*) 1000000000)" \
-	" ELSE false END"
-
-static SqlStatement lock_row = {
-	"SELECT b.capacity, b.refill, b.owed, b.updated_at FROM %1$s.rate_limit_buckets b"
-	" WHERE b.limiter OPERATOR(pg_catalog.=) $1 AND b.key OPERATOR(pg_catalog.=) $2 FOR UPDATE",
-	2, {TEXTOID, TEXTOID}
-};
-static SqlStatement read_row = {
-	"SELECT b.capacity, b.refill, b.owed, b.updated_at FROM %1$s.rate_limit_buckets b"
-	" WHERE b.limiter OPERATOR(pg_catalog.=) $1 AND b.key OPERATOR(pg_catalog.=) $2",
-	2, {TEXTOID, TEXTOID}
-};
-static SqlStatement insert_row = {
-	"INSERT INTO %1$s.rate_limit_buckets (limiter, key, capacity, refill, owed, updated_at)"
-	" VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING",
-	6, {TEXTOID, TEXTOID, FLOAT8OID, FLOAT8OID, NUMERICOID, TIMESTAMPTZOID}
-};
-static SqlStatement update_row = {
-	"UPDATE %1$s.rate_limit_buckets b SET capacity = $3, refill = $4, owed = $5, updated_at = $6"
-	" WHERE b.limiter OPERATOR(pg_catalog.=) $1 AND b.key OPERATOR(pg_catalog.=) $2",
-	6, {TEXTOID, TEXTOID, FLOAT8OID, FLOAT8OID, NUMERICOID, TIMESTAMPTZOID}
-};
-static SqlStatement delete_row = {
-	"DELETE FROM %1$s.rate_limit_buckets b"
-	" WHERE b.limiter OPERATOR(pg_catalog.=) $1 AND b.key OPERATOR(pg_catalog.=) $2"
-	" RETURNING b.capacity, b.refill, b.owed, b.updated_at",
-	2, {TEXTOID, TEXTOID}
-};
-static SqlStatement delete_all = {
-	"WITH deleted AS (DELETE FROM %1$s.rate_limit_buckets b"
-	"  WHERE pg_catalog.left(b.limiter, 1) OPERATOR(pg_catalog.<>) ':'"
-	"  AND ($1 IS NULL OR b.limiter OPERATOR(pg_catalog.=) $1)"
-	"  RETURNING " IS_FULL " AS is_full)"
-	" SELECT 1 FROM deleted WHERE NOT is_full",
-	1, {TEXTOID}
-};
-static SqlStatement read_all = {
-	"SELECT b.capacity, b.refill, b.owed, b.updated_at, b.limiter, b.key"
-	" FROM %1$s.rate_limit_buckets b",
-	0, {0}
-};
-static SqlStatement read_some = {
-	"SELECT b.capacity, b.refill, b.owed, b.updated_at, b.limiter, b.key"
-	" FROM %1$s.rate_limit_buckets b ORDER BY pg_catalog.random() LIMIT 5000",
-	0, {0}
-};
-static SqlStatement clean_pages = {
-	"DELETE FROM %1$s.rate_limit_buckets WHERE ctid OPERATOR(pg_catalog.=) ANY (ARRAY("
-	" SELECT b.ctid FROM %1$s.rate_limit_buckets b"
-	" WHERE b.ctid OPERATOR(pg_catalog.>=) $1 AND b.ctid OPERATOR(pg_catalog.<) $2"
-	" AND " IS_FULL " FOR UPDATE SKIP LOCKED))",
-	2, {TIDOID, TIDOID}
-};
-static SqlStatement clean_all = {
-	"DELETE FROM %1$s.rate_limit_buckets WHERE ctid OPERATOR(pg_catalog.=) ANY (ARRAY("
-	" SELECT b.ctid FROM %1$s.rate_limit_buckets b"
-	" WHERE " IS_FULL " FOR UPDATE SKIP LOCKED))",
-	0, {0}
-};
-
-/* One row, as read. */
-typedef struct Row
-{
-	double		capacity;
-	double		refill;
-	Owed		owed;			/* at updated_at */
-	TimestampTz updated_at;
-	bool		repaired;		/* it made no sense as it was */
-} Row;
 
 /*
  * Rows
  */
 
-static Datum
-owed_to_numeric(Owed owed)
-{
-	char		buf[48];
-	char	   *p = buf + sizeof(buf) - 1;
-
-	*p = '\0';
-	do
-	{
-		*--p = '0' + (int) (owed % 10);
-		owed /= 10;
-	} while (owed > 0);
-	return DirectFunctionCall3(numeric_in, CStringGetDatum(p),
-							   ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1));
-}
-
-/* What a numeric says is owed; -1 if no bucket can owe that. */
-static Owed
-numeric_to_owed(Datum value)
-{
-	char	   *s = DatumGetCString(DirectFunctionCall1(numeric_out, value));
-	Owed		owed = 0;
-
-	if (!isdigit((unsigned char) *s))
-		return -1;				/* negative, NaN or infinite */
-	for (; isdigit((unsigned char) *s); s++)
-	{
-		owed = owed * 10 + (*s - '0');
-		if (owed > BUCKET_OWED_MAX)
-			return -1;
-	}
-	return owed;
-}
-
-/* The wall clock that decides: whole microseconds. */
-static TimestampTz
-wall_clock(void)
-{
-	return GetCurrentTimestamp();
-}
-
 /*
- * Read the n-th result row, columns capacity, refill, owed, updated_at, and
- * make sense of it.  What it cannot tell is taken from the rule, or, lacking
- * one, leaves a full bucket.
+ * Make sense of a row.  What it cannot tell is taken from the rule, or, lacking one,
+ * leaves a full bucket.  Did it make sense as it was?
  */
-static Row
-parse_row(uint64 n, TimestampTz now, const BucketRule *rule)
+static bool
+make_sense(Row *row, TimestampTz now, const BucketRule *rule)
 {
-	HeapTuple	tuple = SPI_tuptable->vals[n];
-	TupleDesc	desc = SPI_tuptable->tupdesc;
-	Row			row = {0};
-	bool		isnull[4];
-	Datum		values[4];
+	bool		sane = true;
 
-	for (int i = 0; i < 4; i++)
-		values[i] = SPI_getbinval(tuple, desc, i + 1, &isnull[i]);
-
-	row.capacity = isnull[0] ? 0 : DatumGetFloat8(values[0]);
-	row.refill = isnull[1] ? -1 : DatumGetFloat8(values[1]);
-	row.owed = isnull[2] ? -1 : numeric_to_owed(values[2]);
-	row.updated_at = isnull[3] ? DT_NOEND : DatumGetTimestampTz(values[3]);
-
-	if (!isfinite(row.capacity) || row.capacity <= 0 ||
-		!isfinite(row.refill) || row.refill < 0)
+	if (!isfinite(row->capacity) || row->capacity <= 0 ||
+		!isfinite(row->refill) || row->refill < 0)
 	{
-		row.capacity = rule ? rule->capacity : 1;
-		row.refill = rule ? rule->refill : 0;
-		row.owed = 0;
-		row.repaired = true;
+		row->capacity = rule ? rule->capacity : 1;
+		row->refill = rule ? rule->refill : 0;
+		row->owed = 0;
+		sane = false;
 	}
 	else
 	{
 		BucketRule	own;
 
-		bucket_rule(&own, row.capacity, row.refill, 0);
-		if (row.owed < 0)
+		bucket_rule(&own, row->capacity, row->refill, 0);
+		if (row->owed < 0)
 		{
-			row.owed = 0;
-			row.repaired = true;
+			row->owed = 0;
+			sane = false;
 		}
 		/* a microsecond in a million, for rounding */
-		else if (row.owed > own.window + (own.window >> 20) + 1000 + BUCKET_DEBT_MAX)
+		else if (row->owed > own.window + (own.window >> 20) + 1000 + BUCKET_DEBT_MAX)
 		{
-			row.owed = own.window;
-			row.repaired = true;
+			row->owed = own.window;
+			sane = false;
 		}
 	}
-	if (TIMESTAMP_NOT_FINITE(row.updated_at) || row.updated_at > now + MAX_AHEAD)
+	if (TIMESTAMP_NOT_FINITE(row->updated_at) || row->updated_at > now + MAX_AHEAD)
 	{
-		row.updated_at = now;
-		row.repaired = true;
+		row->updated_at = now;
+		sane = false;
 	}
-	return row;
+	return sane;
 }
 
 /* What the row's bucket owes now under a rule. */
@@ -250,31 +106,15 @@ row_owed(const Row *row, TimestampTz now, const BucketRule *rule)
 	return owed;
 }
 
-/* Whose bucket the n-th row of read_all is; false if it can be nobody's. */
-static bool
-row_id(uint64 n, BucketId *id)
+/* Likewise under the row's own rule, which takes so many tokens. */
+Owed
+table_row_owed(Row *row, double tokens, BucketRule *own)
 {
-	bool		isnull;
-	text	   *limiter;
-	text	   *key;
+	TimestampTz now = GetCurrentTimestamp();
 
-	limiter = DatumGetTextPP(SPI_getbinval(SPI_tuptable->vals[n],
-										   SPI_tuptable->tupdesc, 5, &isnull));
-	key = DatumGetTextPP(SPI_getbinval(SPI_tuptable->vals[n],
-									   SPI_tuptable->tupdesc, 6, &isnull));
-	if (!names_valid(VARDATA_ANY(limiter), VARSIZE_ANY_EXHDR(limiter),
-					 VARDATA_ANY(key), VARSIZE_ANY_EXHDR(key)))
-		return false;
-	make_bucket_id(id, MyDatabaseId, VARDATA_ANY(limiter), VARSIZE_ANY_EXHDR(limiter),
-				   VARDATA_ANY(key), VARSIZE_ANY_EXHDR(key));
-	return true;
-}
-
-static void
-key_values(const BucketId *id, Datum *values)
-{
-	values[0] = PointerGetDatum(cstring_to_text_with_len(id->limiter, id->limiter_len));
-	values[1] = PointerGetDatum(cstring_to_text_with_len(id->key, id->key_len));
+	(void) make_sense(row, now, NULL);
+	bucket_rule(own, row->capacity, row->refill, tokens);
+	return row_owed(row, now, own);
 }
 
 static void
@@ -287,51 +127,168 @@ warn_repaired(const BucketId *id)
 			 errdetail("Its row in rate_limit_buckets made no sense.")));
 }
 
-/* Delete rows that are full again from a few pages, wherever they are. */
-static void
-clean_some_pages(void)
+/*
+ * Decide a call, at a time, on a row, whose page is locked exclusively, or, if it is
+ * not null, let the bucket owe what "set" says; and write it, unless it is not to be
+ * applied.  Did the row make sense?
+ */
+static bool
+change_row(Rows *rows, RowRef *ref, TimestampTz now, const BucketRule *rule,
+		   const Owed *set, bool apply, Decision *decision)
 {
-	Relation	rel;
-	BlockNumber pages;
-	BlockNumber first;
-	ItemPointerData from;
-	ItemPointerData to;
-	Datum		values[2];
+	Row			row;
+	bool		sane;
 
-	rel = table_open(sql_relid(SQL_BUCKETS), AccessShareLock);
-	pages = RelationGetNumberOfBlocks(rel);
-	table_close(rel, NoLock);
-	if (pages == 0)
-		return;
-	first = (BlockNumber) pg_prng_uint64_range(&pg_global_prng_state, 0, pages - 1);
-	ItemPointerSet(&from, first, 0);
-	ItemPointerSet(&to, first + Min(CLEAN_PAGES, MaxBlockNumber - first), 0);
-	values[0] = PointerGetDatum(&from);
-	values[1] = PointerGetDatum(&to);
-	sql_execute(&clean_pages, values, NULL, false);
+	rows_read(ref, &row);
+	sane = make_sense(&row, now, rule);
+	decision->in_table = true;
+	decision->owed = set ? *set : row_owed(&row, now, rule);
+	if (!apply)
+	{
+		Owed		owed = decision->owed;
+
+		decision->allowed = bucket_take(rule, &owed);
+		return sane;
+	}
+	decision->allowed = bucket_take(rule, &decision->owed);
+	/* a denied call leaves the row as it is, but for new parameters */
+	if (sane && !set && row.capacity == rule->capacity && row.refill == rule->refill &&
+		(!decision->allowed || rule->take == 0))
+		return true;
+	row.capacity = rule->capacity;
+	row.refill = rule->refill;
+	row.owed = decision->owed;
+	row.updated_at = Max(now, row.updated_at);
+	rows_write(rows, ref, &row);
+	return sane;
 }
 
-/* Can this transaction write the table? */
-bool
-table_writable(void)
-{
-	return !XactReadOnly && !IsInParallelMode();
-}
+/*
+ * Making rows
+ */
 
-static void
-key_lock_tag(const BucketId *id, LOCKTAG *tag)
+/* What became of an attempt to make a bucket's row. */
+typedef enum MakeResult
 {
-	memset(tag, 0, sizeof(*tag));
-	SET_LOCKTAG_ADVISORY(*tag, MyDatabaseId, (uint32) (id->hash % KEY_LOCKS), 0,
+	MADE,
+	FOUND,						/* there is one, and its page is locked */
+	ELSEWHERE,					/* the bucket does not belong here any more */
+	IN_MEMORY					/* it is to be made there: rule 6 of spill.c */
+} MakeResult;
+
+/*
+ * Any role can look at the locks that are held, so nothing of the secret hash may be
+ * in them.  Keys that collide wait for each other's rows to be made, for a moment.
+ */
+static void
+lock_key(const BucketId *id, LOCKTAG *tag)
+{
+	SET_LOCKTAG_ADVISORY(*tag, MyDatabaseId,
+						 hash_bytes((const unsigned char *) id->key, id->key_len),
+						 hash_bytes((const unsigned char *) id->limiter, id->limiter_len),
 						 KEY_LOCK_CLASS);
+	(void) LockAcquire(tag, ExclusiveLock, false, false);
 }
 
-/* Lock the key against those who take over, or write, its bucket: spill.c, rule 4. */
 static void
-table_lock_key(const BucketId *id, LOCKMODE mode, LOCKTAG *tag)
+unlock_key(const LOCKTAG *tag)
 {
-	key_lock_tag(id, tag);
-	(void) LockAcquire(tag, mode, false, false);
+	(void) LockRelease(tag, ExclusiveLock, false);
+}
+
+static void
+making_failed(int code, Datum partition)
+{
+	spill_end_row(DatumGetInt32(partition));
+}
+
+/*
+ * Make a row of a bucket that owes so much.  The caller has not found one, and holds
+ * the key's lock.
+ */
+static MakeResult
+make_row(Rows *rows, const BucketId *id, const BucketRule *rule, Owed owed, RowRef *ref)
+{
+	int			partition;
+	Row			row;
+	Decision	unused;
+
+	if (rows_get(rows, id, true, ref))
+		return FOUND;
+	row.capacity = rule->capacity;
+	row.refill = rule->refill;
+	row.owed = owed;
+	row.updated_at = GetCurrentTimestamp();
+	if (!shmem_attached())
+	{
+		rows_insert(rows, id, &row);
+		return MADE;
+	}
+
+	if (shmem_peek(id, rule, &unused))
+		return ELSEWHERE;
+	if (IsInParallelMode())
+		return IN_MEMORY;
+	partition = shmem_partition(id->hash);
+	if (!spill_begin_row(partition))
+		return ELSEWHERE;
+	PG_ENSURE_ERROR_CLEANUP(making_failed, Int32GetDatum(partition));
+	{
+		rows_insert(rows, id, &row);
+	}
+	PG_END_ENSURE_ERROR_CLEANUP(making_failed, Int32GetDatum(partition));
+	spill_end_row(partition);
+	return MADE;
+}
+
+/* Where no worker comes, who makes rows also deletes some. */
+static void
+clean_now_and_then(void)
+{
+	static uint32 made = 0;
+
+	if (!my_shared_database() && ++made % CLEAN_EVERY == 0)
+		table_clean_some();
+}
+
+/*
+ * Decisions
+ */
+
+/* The same for a bucket that was found to have no row: it is full. */
+static MakeResult
+consume_without_row(Rows *rows, const BucketId *id, const BucketRule *rule,
+					const Owed *set, Decision *decision, bool *sane)
+{
+	MakeResult	result;
+	RowRef		ref;
+	LOCKTAG		tag;
+	Decision	unused;
+
+	decision->in_table = true;
+	decision->owed = set ? *set : 0;
+	decision->allowed = bucket_take(rule, &decision->owed);
+	/* there is nothing to write if it stays full, unless it has moved meanwhile */
+	if (decision->owed == 0)
+		return shmem_attached() && shmem_peek(id, rule, &unused) ? ELSEWHERE : FOUND;
+
+	lock_key(id, &tag);
+	result = make_row(rows, id, rule, decision->owed, &ref);
+	if (result == FOUND)
+	{
+		*sane = change_row(rows, &ref, GetCurrentTimestamp(), rule, set, true, decision);
+		rows_release(&ref);
+	}
+	else if (result == IN_MEMORY)
+	{
+		decision->in_table = false;
+		if (set)
+			(void) shmem_set(id, rule, *set, PLACE_HERE);
+		else
+			(void) shmem_place(id, rule, 0, PLACE_HERE, decision);
+	}
+	unlock_key(&tag);
+	return result;
 }
 
 /*
@@ -342,103 +299,32 @@ static bool
 consume_or_set(const BucketId *id, const BucketRule *rule, const Owed *set,
 			   Decision *decision)
 {
-	static uint32 inserted = 0;
-	static int	new_in_a_row = 0;
-	SqlCaller	caller = sql_begin();
-	Datum		values[6];
-	bool		new;
-	bool		here = true;
-	/* new keys come in floods: then a row is not looked for, but inserted at once */
-	bool		guess = !set && rule->take > 0 && new_in_a_row >= GUESS_NEW_AFTER;
+	Rows		rows;
+	RowRef		ref;
+	MakeResult	result = FOUND;
+	bool		sane = true;
 
-	sql_lock(SQL_BUCKETS, RowExclusiveLock);
-	if (shmem_attached())
+	rows_open(&rows, RowExclusiveLock);
+	if (rows_get(&rows, id, true, &ref))
 	{
-		LOCKTAG		tag;
-
-		table_lock_key(id, RowExclusiveLock, &tag);
+		sane = change_row(&rows, &ref, GetCurrentTimestamp(), rule, set, true, decision);
+		rows_release(&ref);
 	}
-	key_values(id, values);
-	values[2] = Float8GetDatum(rule->capacity);
-	values[3] = Float8GetDatum(rule->refill);
-	for (;; guess = false)
+	else
 	{
-		TimestampTz now;
-
-		CHECK_FOR_INTERRUPTS();
-		new = guess;
-		if (!guess)
-		{
-			sql_execute(&lock_row, values, NULL, false);
-			new = SPI_processed == 0;
-		}
-		now = wall_clock();		/* after waiting for the lock */
-
-		if (shmem_attached() &&
-			(shmem_peek(id, rule, decision) ||
-			 !spill_is_set(shmem_partition(id->hash))))
-		{
-			if (guess)
-				continue;
-			/* the row, if it is there, is out of date */
-			if (!new)
-				sql_execute(&delete_row, values, NULL, false);
-			here = false;
-			break;
-		}
-		decision->in_table = true;
-		decision->owed = set ? *set : 0;
-		if (new)
-		{
-			decision->allowed = bucket_take(rule, &decision->owed);
-			if (decision->owed == 0 && guess)
-				continue;
-			if (decision->owed == 0)
-				break;
-			values[4] = owed_to_numeric(decision->owed);
-			values[5] = TimestampTzGetDatum(now);
-			sql_execute(&insert_row, values, NULL, false);
-		}
-		else
-		{
-			Row			row = parse_row(0, now, rule);
-
-			if (row.repaired)
-				warn_repaired(id);
-			if (!set)
-				decision->owed = row_owed(&row, now, rule);
-			decision->allowed = bucket_take(rule, &decision->owed);
-			/* a denied call leaves the row as it is, but for new parameters */
-			if (!row.repaired && !set && row.capacity == rule->capacity &&
-				row.refill == rule->refill &&
-				(!decision->allowed || rule->take == 0))
-				break;
-			values[4] = owed_to_numeric(decision->owed);
-			values[5] = TimestampTzGetDatum(Max(now, row.updated_at));
-			sql_execute(&update_row, values, NULL, false);
-		}
-		/* none inserted: there is one, or somebody else was first */
-		if (SPI_processed > 0)
-			break;
+		result = consume_without_row(&rows, id, rule, set, decision, &sane);
 	}
-	new_in_a_row = new ? Min(new_in_a_row + 1, GUESS_NEW_AFTER) : 0;
-
-	/*
-	 * Cleaning locks rows of other keys.  In a transaction block they would stay
-	 * locked, and where rows are not to have changed since, it might fail.
-	 */
-	if (new && here && decision->owed > 0 && !my_shared_database() &&
-		!sql_in_transaction_block() && !IsolationUsesXactSnapshot() &&
-		++inserted % CLEAN_EVERY == 0)
-		clean_some_pages();
-	sql_end(caller);
-	return here;
+	rows_close(&rows);
+	if (!sane)
+		warn_repaired(id);
+	if (result == MADE)
+		clean_now_and_then();
+	return result != ELSEWHERE;
 }
 
 /*
- * Decide a call.  Anything that can go wrong in a transaction can go wrong here.
- * False if the bucket does not belong here any more: it is to be looked for in
- * shared memory again.
+ * Decide a call.  False if the bucket does not belong here any more: it is to be
+ * looked for in shared memory again.  Without shared memory not in a parallel query.
  */
 bool
 table_consume(const BucketId *id, const BucketRule *rule, Decision *decision)
@@ -455,424 +341,450 @@ table_set(const BucketId *id, const BucketRule *rule, Owed owed)
 	return consume_or_set(id, rule, &owed, &decision);
 }
 
-/* What the bucket owes now under the rule; 0 if it has no row. */
-Owed
-table_peek(const BucketId *id, const BucketRule *rule)
+/* What the bucket owes now under the rule; false if it has no row. */
+bool
+table_peek(const BucketId *id, const BucketRule *rule, Owed *owed)
 {
-	SqlCaller	caller = sql_begin();
-	Datum		values[2];
-	Owed		owed = 0;
+	Rows		rows;
+	RowRef		ref;
+	bool		found;
 
-	/* as strongly as for the call that may follow: see sql_lock() */
-	sql_lock(SQL_BUCKETS, table_writable() ? RowExclusiveLock : AccessShareLock);
-	key_values(id, values);
-	sql_push_latest_snapshot();
-	sql_execute(&read_row, values, NULL, true);
-	PopActiveSnapshot();
-	if (SPI_processed > 0)
+	rows_open(&rows, AccessShareLock);
+	found = rows_get(&rows, id, false, &ref);
+	if (found)
 	{
-		TimestampTz now = wall_clock();
-		Row			row = parse_row(0, now, rule);
+		TimestampTz now = GetCurrentTimestamp();
+		Row			row;
 
-		owed = row_owed(&row, now, rule);
+		rows_read(&ref, &row);
+		rows_release(&ref);
+		(void) make_sense(&row, now, rule);
+		*owed = row_owed(&row, now, rule);
 	}
-	sql_end(caller);
-	return owed;
-}
-
-/*
- * Decide a call in a transaction that cannot write the table: the bucket lives in
- * shared memory from now on, if need be in the place of another one.
- */
-void
-table_take_over(const BucketId *id, const BucketRule *rule, Decision *decision)
-{
-	LOCKTAG		tag;
-	Owed		owed = 0;
-
-	table_lock_key(id, ShareLock, &tag);
-	if (!shmem_consume(id, rule, decision))
-	{
-		if (spill_is_set(shmem_partition(id->hash)))
-			owed = table_peek(id, rule);
-		(void) shmem_place(id, rule, owed, PLACE_HERE, decision);
-	}
-	(void) LockRelease(&tag, ShareLock, false);
-}
-
-static void
-unlock_keys(const LOCKTAG *tags, int n)
-{
-	while (n-- > 0)
-		(void) LockRelease(&tags[n], ShareLock, false);
-}
-
-/*
- * Lock the keys as takers do, all of them; how many locks.  Writers lock keys in
- * any order, and until they end: while we hold some, we wait for none.
- */
-static int
-lock_keys(const BucketCall *calls, int n, LOCKTAG *tags)
-{
-	LOCKTAG		wanted[KEY_LOCKS];
-	int			n_wanted = 0;
-	int			first = 0;
-
-	for (int i = 0; i < n; i++)
-	{
-		LOCKTAG		tag;
-		int			j;
-
-		key_lock_tag(&calls[i].id, &tag);
-		for (j = 0; j < n_wanted; j++)
-			if (memcmp(&wanted[j], &tag, sizeof(tag)) == 0)
-				break;
-		if (j == n_wanted)
-			wanted[n_wanted++] = tag;
-	}
-	for (;;)
-	{
-		int			n_locked = 0;
-		int			next = first;
-
-		CHECK_FOR_INTERRUPTS();
-		do
-		{
-			if (LockAcquire(&wanted[next], ShareLock, false, n_locked > 0) ==
-				LOCKACQUIRE_NOT_AVAIL)
-				break;
-			tags[n_locked++] = wanted[next];
-			next = (next + 1) % n_wanted;
-		} while (n_locked < n_wanted);
-		if (n_locked == n_wanted)
-			return n_locked;
-		unlock_keys(tags, n_locked);
-		first = next;
-	}
-}
-
-/* Likewise, on several buckets, all or nothing. */
-void
-table_take_all_over(BucketCall *calls, int n)
-{
-	LOCKTAG		tags[KEY_LOCKS];
-	int			n_locked = lock_keys(calls, n, tags);
-
-	for (int i = 0; i < n; i++)
-		calls[i].absent = spill_is_set(shmem_partition(calls[i].id.hash)) ?
-			table_peek(&calls[i].id, &calls[i].rule) : 0;
-	(void) shmem_consume_all(calls, n, PLACE_HERE, true);
-	unlock_keys(tags, n_locked);
-}
-
-/* Likewise, but let it owe so much, whatever it owed. */
-void
-table_take_over_set(const BucketId *id, const BucketRule *rule, Owed owed)
-{
-	LOCKTAG		tag;
-
-	table_lock_key(id, ShareLock, &tag);
-	(void) shmem_set(id, rule, owed, PLACE_HERE);
-	(void) LockRelease(&tag, ShareLock, false);
+	rows_close(&rows);
+	return found;
 }
 
 /*
  * Put tokens back, by the parameters of the bucket's row; how many it had room
- * for.  False if it has no row.
+ * for.  False if it has no row, or if that cannot be told without waiting for the
+ * table, which is only waited for if asked for.
  */
 bool
-table_give(const BucketId *id, double tokens, double *given)
+table_give(const BucketId *id, double tokens, double *given, bool wait)
 {
-	SqlCaller	caller = sql_begin();
-	Datum		values[6];
+	Rows		rows;
+	RowRef		ref;
 	bool		found;
-	Row			row;
-	BucketRule	own;
-	Decision	decision;
 
-	sql_lock(SQL_BUCKETS, RowExclusiveLock);
-	if (shmem_attached())
-	{
-		LOCKTAG		tag;
-
-		table_lock_key(id, RowExclusiveLock, &tag);
-	}
-	key_values(id, values);
-	sql_execute(&lock_row, values, NULL, false);
-	found = SPI_processed > 0;
+	if (wait)
+		rows_open(&rows, RowExclusiveLock);
+	else if (!rows_open_if_free(&rows, RowExclusiveLock))
+		return false;
+	found = rows_get(&rows, id, true, &ref);
 	if (found)
 	{
-		row = parse_row(0, wall_clock(), NULL);
-		bucket_rule(&own, row.capacity, row.refill, tokens);
-		/* a row whose bucket was taken over is out of date */
-		found = !shmem_attached() || !shmem_peek(id, &own, &decision);
-		if (!found)
-			sql_execute(&delete_row, values, NULL, false);
-	}
-	if (found)
-	{
-		TimestampTz now = wall_clock();
+		BucketRule	own;
+		Row			row;
 		Owed		owed;
-		Owed		left;
 
-		if (row.repaired)
-			warn_repaired(id);
-		owed = row_owed(&row, now, &own);
-		left = bucket_give(&own, owed);
-		*given = left > 0 ? tokens : Min(tokens, bucket_lacks(&own, owed));
-		values[2] = Float8GetDatum(row.capacity);
-		values[3] = Float8GetDatum(row.refill);
-		values[4] = owed_to_numeric(left);
-		values[5] = TimestampTzGetDatum(Max(now, row.updated_at));
-		sql_execute(&update_row, values, NULL, false);
+		rows_read(&ref, &row);
+		owed = table_row_owed(&row, tokens, &own);
+		row.owed = bucket_give(&own, owed);
+		row.updated_at = Max(GetCurrentTimestamp(), row.updated_at);
+		rows_write(&rows, &ref, &row);
+		rows_release(&ref);
+		*given = row.owed > 0 ? tokens : Min(tokens, bucket_lacks(&own, owed));
 	}
-	sql_end(caller);
+	rows_close(&rows);
 	return found;
 }
 
-/* Delete the bucket's row.  Was there one, and not full? */
+/* Make the bucket full.  Has it a row, and was it not full? */
 bool
 table_reset(const BucketId *id)
 {
-	SqlCaller	caller = sql_begin();
-	Datum		values[2];
+	Rows		rows;
+	RowRef		ref;
 	bool		living = false;
 
-	sql_lock(SQL_BUCKETS, RowExclusiveLock);
-	if (shmem_attached())
+	rows_open(&rows, RowExclusiveLock);
+	if (rows_get(&rows, id, true, &ref))
 	{
-		LOCKTAG		tag;
-
-		table_lock_key(id, RowExclusiveLock, &tag);
-	}
-	key_values(id, values);
-	sql_execute(&delete_row, values, NULL, false);
-	if (SPI_processed > 0)
-	{
-		TimestampTz now = wall_clock();
-		Row			row = parse_row(0, now, NULL);
 		BucketRule	own;
+		Row			row;
 
-		bucket_rule(&own, row.capacity, row.refill, 0);
-		living = row_owed(&row, now, &own) > 0;
+		rows_read(&ref, &row);
+		living = table_row_owed(&row, 0, &own) > 0;
+		/* deleting it is the worker's, or the cleaner's, job */
+		row.owed = 0;
+		rows_write(&rows, &ref, &row);
+		rows_release(&ref);
 	}
-	sql_end(caller);
+	rows_close(&rows);
 	return living;
 }
 
-/* Delete all rows but blocks, or those of a limiter; how many. */
+/*
+ * At the start of the server, memory may have been loaded with a bucket that has a
+ * row as well: then memory is to have the emptier of the two, and the row nothing.
+ */
+void
+table_merge(const BucketId *id)
+{
+	Rows		rows;
+	RowRef		ref;
+	BucketRule	any;
+	Decision	unused;
+	bool		busy = true;
+
+	bucket_rule(&any, 1, 0, 0);
+	if (!shmem_peek(id, &any, &unused))
+		return;
+	rows_open(&rows, RowExclusiveLock);
+	for (int round = 0; busy && rows_get(&rows, id, true, &ref); round++)
+	{
+		BucketRule	own;
+		Row			row;
+		Owed		owed;
+		MoveResult	result = MOVED;
+
+		rows_read(&ref, &row);
+		owed = table_row_owed(&row, 0, &own);
+		if (owed > 0)
+			result = shmem_move_in(id, &own, owed, !spill_memory_newer(), true);
+		if (owed > 0 && result == MOVED)
+		{
+			row.owed = 0;
+			rows_write(&rows, &ref, &row);
+		}
+		rows_release(&ref);
+		busy = result == MOVE_BUSY;
+		if (busy)
+		{
+			CHECK_FOR_INTERRUPTS();
+			pg_usleep(Min(round, 1000));
+		}
+	}
+	rows_close(&rows);
+}
+
+/*
+ * Several at once
+ */
+
+/* The calls on buckets in the table, and those on others. */
+typedef struct Split
+{
+	BucketCall *calls[MAX_CALLS];	/* in the table */
+	RowRef		refs[MAX_CALLS];
+	bool		sane[MAX_CALLS];
+	int			n;
+	BucketCall *others;			/* copies */
+	int			n_others;
+	PartitionSet locked;		/* for the others */
+	LOCKTAG		tags[MAX_CALLS];	/* of keys that have no row, and get none */
+	int			n_tags;
+} Split;
+
+/*
+ * See to it that the bucket of each call that is thought to be in the table has a
+ * row; false if it turns out that some are not there.
+ */
+static bool
+make_rows(Rows *rows, BucketCall *calls, int n, Split *split)
+{
+	bool		all_here = true;
+
+	for (int i = 0; i < n; i++)
+	{
+		BucketCall *call = &calls[i];
+		RowRef		ref;
+		LOCKTAG		tag;
+		MakeResult	result;
+
+		if (!call->decision.in_table)
+			continue;
+		if (rows_pin(rows, &call->id, &ref))
+		{
+			rows_unpin(&ref);
+			continue;
+		}
+		lock_key(&call->id, &tag);
+		result = make_row(rows, &call->id, &call->rule, 0, &ref);
+		if (result == FOUND)
+			rows_release(&ref);
+		if (result == IN_MEMORY)
+		{
+			/* until it is there */
+			split->tags[split->n_tags++] = tag;
+			call->decision.in_table = false;
+			continue;
+		}
+		unlock_key(&tag);
+		if (result == ELSEWHERE)
+		{
+			call->decision.in_table = false;
+			all_here = false;
+		}
+	}
+	return all_here;
+}
+
+static int
+compare_pages(const void *a, const void *b)
+{
+	BlockNumber x = BufferGetBlockNumber(((const RowRef *) a)->buffer);
+	BlockNumber y = BufferGetBlockNumber(((const RowRef *) b)->buffer);
+
+	return x < y ? -1 : x > y;
+}
+
+/* Lock, or unlock, the pages of n rows. */
+static void
+lock_pages(const RowRef *refs, int n, bool lock)
+{
+	RowRef		ordered[MAX_CALLS];
+
+	memcpy(ordered, refs, n * sizeof(RowRef));
+	qsort(ordered, n, sizeof(RowRef), compare_pages);
+	for (int i = 0; i < n; i++)
+	{
+		if (i > 0 && compare_pages(&ordered[i - 1], &ordered[i]) == 0)
+			continue;
+		if (lock)
+			rows_lock(&ordered[i], true);
+		else
+			rows_unlock(&ordered[i]);
+	}
+}
+
+/* The rows' pages are locked: decide, all or nothing. */
+static AllResult
+decide_split(Rows *rows, Split *split, PlaceMode mode)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	bool		allowed = true;
+
+	for (int i = 0; i < split->n; i++)
+	{
+		BucketCall *call = split->calls[i];
+
+		split->sane[i] = change_row(rows, &split->refs[i], now, &call->rule, NULL, false,
+									&call->decision);
+		allowed &= call->decision.allowed;
+	}
+	if (split->n_others > 0)
+	{
+		AllResult	result = shmem_try_all(split->others, split->n_others, mode, allowed,
+										   &split->locked);
+
+		if (result != ALL_DECIDED)
+			return result;
+		for (int i = 0; i < split->n_others; i++)
+			allowed &= split->others[i].decision.allowed;
+	}
+	for (int i = 0; allowed && i < split->n; i++)
+		(void) change_row(rows, &split->refs[i], now, &split->calls[i]->rule, NULL, true,
+						  &split->calls[i]->decision);
+	return ALL_DECIDED;
+}
+
+/* One try: pin and lock the rows, and decide if all of them are there. */
+static AllResult
+try_split(Rows *rows, Split *split, PlaceMode mode)
+{
+	AllResult	result = ALL_DECIDED;
+	TransactionId changed_by = InvalidTransactionId;
+	int			n_pinned = 0;
+
+	while (n_pinned < split->n &&
+		   rows_pin(rows, &split->calls[n_pinned]->id, &split->refs[n_pinned]))
+		n_pinned++;
+	if (n_pinned < split->n)
+		result = ALL_BUSY;
+	else
+	{
+		lock_pages(split->refs, split->n, true);
+		for (int i = 0; i < split->n && result == ALL_DECIDED; i++)
+			if (rows_state(rows, &split->refs[i], &split->calls[i]->id,
+						   &changed_by) != ROW_LIVES)
+				result = ALL_BUSY;
+		if (result == ALL_DECIDED)
+			result = decide_split(rows, split, mode);
+		lock_pages(split->refs, split->n, false);
+	}
+	while (n_pinned > 0)
+		rows_unpin(&split->refs[--n_pinned]);
+	if (TransactionIdIsValid(changed_by))
+		XactLockTableWait(changed_by, NULL, NULL, XLTW_None);
+	return result;
+}
+
+/* Tell calls from each other by where their buckets are. */
+static void
+split_calls(BucketCall *calls, int n, Split *split)
+{
+	split->n = split->n_others = 0;
+	for (int i = 0; i < n; i++)
+	{
+		if (calls[i].decision.in_table)
+			split->calls[split->n++] = &calls[i];
+		else
+			split->others[split->n_others++] = calls[i];
+	}
+}
+
+/* The other way round: the copies have been decided, or say where buckets are. */
+static void
+join_calls(BucketCall *calls, int n, const Split *split)
+{
+	for (int i = 0, j = 0; i < n; i++)
+		if (!calls[i].decision.in_table)
+			calls[i].decision = split->others[j++].decision;
+}
+
+/*
+ * Decide calls on different buckets, all or nothing; decision.in_table says which of
+ * them are in the table.  False if that is not so any more; it has been corrected.
+ */
+bool
+table_consume_all(BucketCall *calls, int n, PlaceMode mode)
+{
+	Rows		rows;
+	Split	   *split = palloc0(sizeof(Split));
+	AllResult	result = ALL_BUSY;
+
+	split->others = palloc(n * sizeof(BucketCall));
+	rows_open(&rows, RowExclusiveLock);
+	for (int round = 0;; round++)
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (!make_rows(&rows, calls, n, split))
+		{
+			result = ALL_ELSEWHERE;
+			break;
+		}
+		split_calls(calls, n, split);
+		result = try_split(&rows, split, mode);
+		if (result == ALL_DECIDED || result == ALL_ELSEWHERE)
+		{
+			join_calls(calls, n, split);
+			break;
+		}
+		if (result == ALL_NO_ROOM)
+			shmem_fail_no_room(n);
+		if (result == ALL_BUSY && round > 10)
+			pg_usleep(Min(round, 1000));
+	}
+	while (split->n_tags > 0)
+		unlock_key(&split->tags[--split->n_tags]);
+	rows_close(&rows);
+
+	for (int i = 0; result == ALL_DECIDED && i < split->n; i++)
+		if (!split->sane[i])
+			warn_repaired(&split->calls[i]->id);
+	pfree(split->others);
+	pfree(split);
+	return result == ALL_DECIDED;
+}
+
+/*
+ * All rows
+ */
+
+/* Which buckets are to be full. */
+typedef struct ResetAll
+{
+	const char *limiter;		/* NULL: all but blocks */
+	int			limiter_len;
+	int64		living;
+} ResetAll;
+
+static RowFate
+reset_row(const BucketId *id, const Row *row, bool changing, void *arg)
+{
+	ResetAll   *all = arg;
+	BucketRule	own;
+	Row			copy = *row;
+
+	if (all->limiter ? (id->limiter_len != all->limiter_len ||
+						memcmp(id->limiter, all->limiter, all->limiter_len) != 0) :
+		*id->limiter == BLOCK_PREFIX)
+		return ROW_KEEP;
+	if (!changing && table_row_owed(&copy, 0, &own) > 0)
+		all->living++;
+	return ROW_DELETE;
+}
+
+/* Delete all rows but blocks, or those of a limiter; how many were living. */
 int64
 table_reset_all(const char *limiter, int limiter_len)
 {
-	SqlCaller	caller = sql_begin();
-	Datum		values[1] = {0};
-	int64		deleted;
+	ResetAll	all = {limiter, limiter_len, 0};
+	Rows		rows;
+	BlockNumber pages;
 
-	sql_lock(SQL_BUCKETS, RowExclusiveLock);
-	if (limiter)
-		values[0] = PointerGetDatum(cstring_to_text_with_len(limiter, limiter_len));
-	sql_execute(&delete_all, values, limiter ? NULL : "n", false);
-	deleted = (int64) SPI_processed;
-	sql_end(caller);
-	return deleted;
+	rows_open(&rows, RowExclusiveLock);
+	pages = rows_pages(&rows);
+	for (BlockNumber page = 0; page < pages; page++)
+	{
+		CHECK_FOR_INTERRUPTS();
+		(void) rows_visit_page(&rows, page, true, reset_row, &all);
+	}
+	rows_close(&rows);
+	return all.living;
 }
 
-/* For whom table_views() shows buckets. */
-typedef struct Viewer
+/* The living buckets of a page. */
+typedef struct PageViews
 {
-	void		(*show) (const BucketView *view, void *arg);
-	void	   *arg;
-} Viewer;
+	int			n;
+	BucketView	views[MaxHeapTuplesPerPage];
+} PageViews;
 
-static void
-view_row(uint64 n, void *arg)
+static RowFate
+view_row(const BucketId *id, const Row *row, bool changing, void *arg)
 {
-	Viewer	   *viewer = arg;
-	TimestampTz now = wall_clock();
-	Row			row = parse_row(n, now, NULL);
+	PageViews  *page = arg;
+	BucketView *view = &page->views[page->n];
 	BucketRule	own;
-	BucketView	view;
-	BucketId	id;
+	Row			copy = *row;
 
-	if (!row_id(n, &id))
-		return;
-	view.limiter_len = id.limiter_len;
-	memcpy(view.limiter, id.limiter, id.limiter_len);
-	view.key_len = id.key_len;
-	memcpy(view.key, id.key, id.key_len);
-	view.capacity = row.capacity;
-	view.refill = row.refill;
-	bucket_rule(&own, row.capacity, row.refill, 0);
-	view.owed = row_owed(&row, now, &own);
-	if (view.owed > 0)
-		viewer->show(&view, viewer->arg);
+	view->owed = table_row_owed(&copy, 0, &own);
+	if (view->owed <= 0)
+		return ROW_KEEP;
+	view->limiter_len = id->limiter_len;
+	memcpy(view->limiter, id->limiter, id->limiter_len);
+	view->key_len = id->key_len;
+	memcpy(view->key, id->key, id->key_len);
+	view->capacity = copy.capacity;
+	view->refill = copy.refill;
+	page->n++;
+	return ROW_KEEP;
 }
 
 /* Call show() for each living bucket in the table. */
 void
 table_views(void (*show) (const BucketView *view, void *arg), void *arg)
 {
-	Viewer		viewer = {show, arg};
-	SqlCaller	caller;
+	PageViews  *views;
+	Rows		rows;
+	BlockNumber pages;
 
-	/* the extension may be half gone, or this a standby */
 	if (RecoveryInProgress() || !sql_available())
 		return;
-	caller = sql_begin();
-	sql_lock(SQL_BUCKETS, AccessShareLock);
-	sql_each(&read_all, view_row, &viewer);
-	sql_end(caller);
-}
-
-/*
- * Together with shared memory
- */
-
-static void
-visit_row(uint64 n, void *set)
-{
-	BucketId	id;
-	TimestampTz now = wall_clock();
-	bool		newer = !spill_known() && !spill_memory_newer();
-	bool		is_block;
-	Row			row;
-	BucketRule	own;
-
-	if (!row_id(n, &id))
-		return;
-	partition_set_add(set, shmem_partition(id.hash));
-	is_block = id.limiter_len > 1 && id.limiter[0] == BLOCK_PREFIX;
-	if (!newer && !is_block)
-		return;
-	row = parse_row(n, now, NULL);
-	bucket_rule(&own, row.capacity, row.refill, 0);
-	if (is_block)
-		block_noticed(&id, row_owed(&row, now, &own));
-	if (newer)
-		(void) shmem_raise(&id, &own, row_owed(&row, now, &own));
-}
-
-/*
- * The partitions of shared memory whose buckets have rows.  Blocks are noticed on
- * the way: those from before the server started, and those of prepared
- * transactions from then, which may come to be seen at any time.  So are, the first
- * time, buckets that were loaded from an older file and taken from in the table
- * since, while the server ran without this library: what was taken counts.
- */
-static PartitionSet
-partitions_with_rows(void)
-{
-	PartitionSet set = {{0}};
-
-	sql_each(&read_all, visit_row, &set);
-	return set;
-}
-
-/*
- * Mark the partitions that have rows from before the server started.  Rows of a
- * prepared transaction cannot be seen, but show in its lock: then any partition
- * may have some.
- */
-void
-table_find_spilled(void)
-{
-	SqlCaller	caller = sql_begin();
-	PartitionSet set;
-	bool		locked;
-
-	/* the snapshot of a parallel query may be older than the lock */
-	locked = !IsInParallelMode() && sql_lock_if_free(SQL_BUCKETS, ShareLock);
-	if (!locked)
-		sql_lock(SQL_BUCKETS, AccessShareLock);
-	sql_push_latest_snapshot();
-	set = partitions_with_rows();
-	PopActiveSnapshot();
-	if (locked)
-		UnlockRelationOid(sql_relid(SQL_BUCKETS), ShareLock);
-	else
-		memset(&set, 0xff, sizeof(set));
-	sql_end(caller);
-	spill_set_known(&set);
-}
-
-/*
- * Move buckets back to shared memory, as far as there is room, and delete their
- * rows.  Holding EXCLUSIVE lock on the table: nobody else has a row locked or
- * changed, and whoever comes later looks into shared memory again.
- */
-static void
-move_to_memory(void)
-{
-	SPITupleTable *rows;
-	uint64		n;
-
-	/* any of them: those for which there is no room must not be in the way */
-	sql_execute(&read_some, NULL, NULL, false);
-	rows = SPI_tuptable;
-	n = SPI_processed;
-	for (uint64 i = 0; i < n; i++)
+	views = palloc(sizeof(PageViews));
+	rows_open(&rows, AccessShareLock);
+	pages = rows_pages(&rows);
+	for (BlockNumber page = 0; page < pages; page++)
 	{
-		BucketId	id;
-		BucketRule	rule;
-		Owed		owed;
-		Decision	decision;
-		Datum		values[2];
-		TimestampTz now = wall_clock();
-		Row			row;
-
 		CHECK_FOR_INTERRUPTS();
-		SPI_tuptable = rows;
-		row = parse_row(i, now, NULL);
-		if (!row_id(i, &id))
-			continue;
-		if (row.repaired)
-			warn_repaired(&id);
-		bucket_rule(&rule, row.capacity, row.refill, 0);
-		owed = row_owed(&row, now, &rule);
-		if (!shmem_peek(&id, &rule, &decision) &&
-			!shmem_place(&id, &rule, owed, PLACE_IF_ROOM, &decision))
-			continue;
-		key_values(&id, values);
-		sql_execute(&delete_row, values, NULL, false);
+		views->n = 0;
+		(void) rows_visit_page(&rows, page, false, view_row, views);
+		for (int i = 0; i < views->n; i++)
+			show(&views->views[i], arg);
 	}
-}
-
-static bool
-lock_table(void *arg)
-{
-	SetConfigOption("lock_timeout", CLEAN_LOCK_TIMEOUT, PGC_SUSET, PGC_S_OVERRIDE);
-	sql_lock(SQL_BUCKETS, ExclusiveLock);
-	return true;
-}
-
-/*
- * Delete the rows that are full again, move others back to shared memory, and
- * clear the marks of partitions that have no row left (spill.c, rule 3).  The
- * worker's job, in a READ COMMITTED transaction of its own, which must end soon
- * afterwards: it may hold a lock on the table.  Rows that come back with an abort
- * after their bucket has moved are out of date, and found so the next time.
- */
-void
-table_clean(void)
-{
-	SqlCaller	caller;
-	PartitionSet with_rows;
-
-	if (!shmem_attached() || !spill_any())
-		return;
-	Assert(!IsolationUsesXactSnapshot());
-	caller = sql_begin();
-	sql_lock(SQL_BUCKETS, RowExclusiveLock);
-	sql_execute(&clean_all, NULL, NULL, false);
-
-	/* waiting for longer would hold up the callers; there will be a next time */
-	if (sql_try(lock_table, NULL) == NULL)
-	{
-		move_to_memory();
-		sql_push_latest_snapshot();
-		with_rows = partitions_with_rows();
-		PopActiveSnapshot();
-		spill_clear(&with_rows);
-	}
-	sql_end(caller);
+	rows_close(&rows);
+	pfree(views);
 }

@@ -3,9 +3,27 @@
  *		The background workers: the launcher, and one per database with work.
  *
  * The launcher is connected to no database, so no DROP DATABASE finds it.  Once
- * per ratelimit.flush_interval it starts, one after the other, a worker in each
- * database that has something to do, and waits for it to end.  That worker does
- * its tasks, each in a transaction of its own, and is gone.
+ * per ratelimit.flush_interval it begins a round: it starts a worker in each
+ * database that has something to do, a few at a time.  That worker does its tasks,
+ * each in a transaction of its own, and is gone.
+ *
+ * The launcher waits for no worker to end but when MAX_RUNNING are there.  So one
+ * that hangs (in a trigger of an operator's, on a slow disk) keeps one database
+ * from its turn, not all of them: until it has ended, its database gets no other
+ * worker.  As many as MAX_RUNNING that hang do stop the others; allowing for more
+ * would let them take all of max_worker_processes, and ending them by force would
+ * end some that are merely slow.  A round is over when its last worker has been
+ * started, and the interval to the next one begins.
+ *
+ * A worker in a database that cannot be connected to ends with a FATAL in the log.
+ * The catalog tells of most of these databases beforehand.  In the others, each
+ * worker that did not get as far as connecting doubles the time to the next one.
+ *
+ * Workers commit locally, whatever synchronous_commit says.  Waiting for a standby
+ * would let one that is away stop the flushes of all databases, holding the flush
+ * lock, and gain little: what is pending is in the memory of this server only, so
+ * a failover loses up to a flush_interval of violations in any case.  Not "off",
+ * since what is written is dropped from memory, and a crash is not to lose it.
  *
  * A task that fails is undone by its transaction's abort, disturbs no other, and
  * is tried again in a later round: the more often flushing a database failed, the
@@ -47,6 +65,9 @@
  */
 #define DEADLOCK_TIMEOUT	"100ms"
 
+/* Workers at a time: max_worker_processes, 8 by default, is for others, too. */
+#define MAX_RUNNING		3
+
 /* Old violations are looked for this often where nothing else is to do. */
 #define RETENTION_EVERY_S	3600
 
@@ -57,10 +78,12 @@ PGDLLEXPORT void ratelimit_database_main(Datum arg);
  * The launcher
  */
 
+/* A round's work. */
 typedef struct Work
 {
 	Oid			databases[MAX_DATABASES];
 	int			n;
+	int			begun;			/* so many of them had their turn */
 	bool		retention;		/* a round that looks for old violations */
 	TimestampTz now;
 } Work;
@@ -82,8 +105,12 @@ look_at_database(SharedDatabase *entry, void *arg)
 	Work	   *work = arg;
 	bool		marked = work->retention;
 
-	for (int i = 0; i < MAX_PARTITIONS / 64; i++)
-		marked |= pg_atomic_read_u64(&entry->marks[i]) != 0;
+	/* all are marked until the table is known; who wants to know it says so */
+	if (pg_atomic_read_u32(&entry->known) == 0)
+		marked |= pg_atomic_read_u32(&entry->pass_wanted) != 0;
+	else
+		for (int i = 0; i < MAX_PARTITIONS / 64; i++)
+			marked |= pg_atomic_read_u64(&entry->marks[i]) != 0;
 	if (marked)
 		add_work(work, entry->database);
 }
@@ -114,6 +141,7 @@ find_work(Work *work)
 		last_retention = work->now;
 
 	violations_fold(true);
+	work->begun = 0;
 	work->n = violations_databases(work->databases, MAX_DATABASES);
 	databases_visit(drop_waiting, work);
 	violations_lock();
@@ -122,24 +150,32 @@ find_work(Work *work)
 	databases_visit(look_at_database, work);
 }
 
-/* Does the database exist?  Does it take connections? */
-static bool
-database_exists(Oid database, bool *connectable)
+/* What becomes of a worker there. */
+typedef enum DatabaseState
+{
+	DATABASE_CONNECTABLE,
+	DATABASE_CLOSED,			/* takes no connections */
+	DATABASE_GONE				/* or left behind by a DROP that was interrupted */
+} DatabaseState;
+
+static DatabaseState
+database_state(Oid database)
 {
 	HeapTuple	tuple;
-	bool		exists;
+	DatabaseState state = DATABASE_GONE;
 
-	*connectable = false;
 	StartTransactionCommand();
 	tuple = SearchSysCache1(DATABASEOID, ObjectIdGetDatum(database));
-	exists = HeapTupleIsValid(tuple);
-	if (exists)
+	if (HeapTupleIsValid(tuple))
 	{
-		*connectable = ((Form_pg_database) GETSTRUCT(tuple))->datallowconn;
+		Form_pg_database form = (Form_pg_database) GETSTRUCT(tuple);
+
+		if (form->datconnlimit != INVALID_DATABASE_LIMIT)
+			state = form->datallowconn ? DATABASE_CONNECTABLE : DATABASE_CLOSED;
 		ReleaseSysCache(tuple);
 	}
 	CommitTransactionCommand();
-	return exists;
+	return state;
 }
 
 static void
@@ -157,25 +193,57 @@ static void
 forget_dropped_databases(void)
 {
 	Work		work;
-	bool		connectable;
 
 	work.n = violations_databases(work.databases, MAX_DATABASES);
 	work.n = shmem_databases(work.databases, work.n, MAX_DATABASES);
 	databases_visit(add_entry, &work);
 	for (int i = 0; i < work.n; i++)
-		if (!database_exists(work.databases[i], &connectable))
+		if (database_state(work.databases[i]) == DATABASE_GONE)
 			forget_database(work.databases[i], true);
 }
 
-/* Start a worker in the database and wait until it is gone. */
-static void
-run_in_database(Oid database)
+/* The workers that have not ended yet. */
+static struct
 {
-	static bool warned = false;
-	BackgroundWorker worker = {0};
+	Oid			database;
 	BackgroundWorkerHandle *handle;
-	BgwHandleStatus status;
-	pid_t		pid;
+}			running[MAX_RUNNING];
+static int	n_running = 0;
+
+static bool
+is_running(Oid database)
+{
+	for (int i = 0; i < n_running; i++)
+		if (running[i].database == database)
+			return true;
+	return false;
+}
+
+/* Let go of the workers that have ended. */
+static void
+let_go(void)
+{
+	for (int i = n_running - 1; i >= 0; i--)
+	{
+		pid_t		pid;
+		BgwHandleStatus status = GetBackgroundWorkerPid(running[i].handle, &pid);
+
+		if (status == BGWH_POSTMASTER_DIED)
+			proc_exit(1);
+		if (status != BGWH_STOPPED)
+			continue;
+		pfree(running[i].handle);
+		running[i] = running[--n_running];
+	}
+}
+
+/* Start a worker in the database; false if there is no slot for it. */
+static bool
+start_worker(Oid database)
+{
+	BackgroundWorker worker = {0};
+	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+	bool		started;
 
 	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
 	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
@@ -187,39 +255,72 @@ run_in_database(Oid database)
 	strlcpy(worker.bgw_name, "ratelimit worker", BGW_MAXLEN);
 	strlcpy(worker.bgw_type, "ratelimit worker", BGW_MAXLEN);
 
-	if (!RegisterDynamicBackgroundWorker(&worker, &handle))
-	{
-		if (!warned)
-			ereport(WARNING,
-					(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-					 errmsg("ratelimit: no background worker slot is free, violations and buckets wait"),
-					 errhint("Increase max_worker_processes.")));
-		warned = true;
-		return;
-	}
-	if (warned)
-		ereport(LOG, (errmsg("ratelimit: got a background worker slot again")));
-	warned = false;
+	started = RegisterDynamicBackgroundWorker(&worker, &running[n_running].handle);
+	MemoryContextSwitchTo(old);
+	if (started)
+		running[n_running++].database = database;
+	return started;
+}
 
-	/* WaitForBackgroundWorkerShutdown() would let go of interrupts and reloads */
-	while ((status = GetBackgroundWorkerPid(handle, &pid)) != BGWH_STOPPED)
+/* Is it the database's turn? */
+static bool
+has_turn(Oid database)
+{
+	if (is_running(database))
+		return false;
+	switch (database_state(database))
 	{
-		if (status == BGWH_POSTMASTER_DIED)
-			proc_exit(1);
-		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_EXIT_ON_PM_DEATH, 0,
-						 PG_WAIT_EXTENSION);
-		ResetLatch(MyLatch);
-		CHECK_FOR_INTERRUPTS();
+		case DATABASE_CONNECTABLE:
+			return databases_try_worker(database);
+		case DATABASE_GONE:
+			forget_database(database, true);
+			break;
+		case DATABASE_CLOSED:
+			break;
 	}
-	pfree(handle);
+	return false;
+}
+
+/* Go on with the round, as far as there are workers to be had. */
+static void
+start_workers(Work *work)
+{
+	static bool warned = false;
+
+	while (work->begun < work->n && n_running < MAX_RUNNING)
+	{
+		Oid			database = work->databases[work->begun];
+
+		if (has_turn(database) && !start_worker(database))
+		{
+			databases_no_worker(database);
+			if (n_running > 0)
+				return;			/* there is one when one of ours has ended */
+			if (!warned)
+				ereport(WARNING,
+						(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+						 errmsg("ratelimit: no background worker slot is free, violations and buckets wait"),
+						 errhint("Increase max_worker_processes.")));
+			warned = true;
+			work->begun = work->n;
+			return;
+		}
+		work->begun++;
+	}
+	if (warned && n_running > 0)
+	{
+		ereport(LOG, (errmsg("ratelimit: got a background worker slot again")));
+		warned = false;
+	}
 }
 
 void
 ratelimit_launcher_main(Datum arg)
 {
 	TimestampTz next;
-	Work		work;
-	bool		connectable;
+	TimestampTz began = 0;		/* the last round */
+	static Work work;
+	bool		in_round = false;
 
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, die);
@@ -227,11 +328,14 @@ ratelimit_launcher_main(Datum arg)
 	/* no database, only the catalogs that all databases share */
 	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
 	ereport(DEBUG1, (errmsg("ratelimit launcher started")));
+	databases_launcher_is_here();
 	forget_dropped_databases();
 
 	next = GetCurrentTimestamp();
 	for (;;)
 	{
+		TimestampTz now = GetCurrentTimestamp();
+		long		interval = flush_interval_setting * 1000L;
 		long		pause;
 
 		CHECK_FOR_INTERRUPTS();
@@ -244,27 +348,34 @@ ratelimit_launcher_main(Datum arg)
 			episodes_set_window();
 			violations_unlock();
 			/* a shorter interval counts from now */
-			next = Min(next, TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-														 flush_interval_setting * 1000L));
-		}
-		/* the wall clock may be set back */
-		pause = Min(TimestampDifferenceMilliseconds(GetCurrentTimestamp(), next),
-					flush_interval_setting * 1000L);
-		if (pause > 0)
-		{
-			(void) WaitLatch(MyLatch,
-							 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-							 pause, PG_WAIT_EXTENSION);
-			ResetLatch(MyLatch);
-			continue;
+			interval = flush_interval_setting * 1000L;
+			next = Min(next, TimestampTzPlusMilliseconds(now, interval));
 		}
 
-		find_work(&work);
-		for (int i = 0; i < work.n; i++)
-			if (database_exists(work.databases[i], &connectable) && connectable)
-				run_in_database(work.databases[i]);
-		next = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-										   flush_interval_setting * 1000L);
+		let_go();
+		/* at most once a second, as what is wanted may fail */
+		if (databases_worker_wanted())
+			next = Min(next, TimestampTzPlusMilliseconds(began, 1000));
+		/* the wall clock may be set back */
+		if (!in_round && (now >= next || TimestampTzPlusMilliseconds(now, interval) < next))
+		{
+			began = now;
+			find_work(&work);
+			in_round = true;
+		}
+		if (in_round)
+		{
+			start_workers(&work);
+			in_round = work.begun < work.n;
+			now = GetCurrentTimestamp();
+			next = TimestampTzPlusMilliseconds(now, interval);
+		}
+
+		/* woken by a worker that ends, too */
+		pause = TimestampDifferenceMilliseconds(now, next);
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 Max(pause, 1), PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
 	}
 }
 
@@ -350,10 +461,13 @@ ratelimit_database_main(Datum arg)
 	pqsignal(SIGTERM, die);
 	BackgroundWorkerUnblockSignals();
 	BackgroundWorkerInitializeConnectionByOid(DatumGetObjectId(arg), InvalidOid, 0);
+	databases_worker_connected();
 	SetConfigOption("default_transaction_isolation", "read committed",
 					PGC_SUSET, PGC_S_OVERRIDE);
 	SetConfigOption("default_transaction_read_only", "off", PGC_SUSET, PGC_S_OVERRIDE);
 	SetConfigOption("deadlock_timeout", DEADLOCK_TIMEOUT, PGC_SUSET, PGC_S_OVERRIDE);
+	SetConfigOption("synchronous_commit", "local", PGC_SUSET, PGC_S_OVERRIDE);
+	no_transaction_timeout();
 	context = AllocSetContextCreate(TopMemoryContext, "ratelimit worker",
 									ALLOCSET_DEFAULT_SIZES);
 	MemoryContextSwitchTo(context);

@@ -210,7 +210,8 @@ sub saver_pid
 
 # From its next start on the node's server sees the seam.  Returns what to give to
 # set_seam() and get_seam(), and what start() has to see in %ENV.
-my @SEAM = qw(clock_us write_errno write_after fsync_errno rename_errno unlink_errno hang hanging);
+my @SEAM = qw(clock_us write_errno write_after fsync_errno rename_errno unlink_errno hang hanging
+  stopped stop_after stop_pid);
 
 sub preload_seam
 {

@@ -1,17 +1,21 @@
 /*
  * seam.c
  *		What tests need to happen to a server and cannot ask for: another wall
- *		clock, a full disk, a disk that hangs.
+ *		clock, a full disk, a disk that hangs, a process that is stopped just there.
  *
  * Preloaded with LD_PRELOAD into the server, and told what to do by the file that
  * RATELIMIT_SEAM names, of which the struct below is a map: so a test changes it
  * while the server runs.  Only files whose names have "ratelimit" in them are
  * touched.  The monotonic clock stays what it is.  (pg_ctl needs the same clock.)
+ *
+ * Where a process is stopped: as it reads the monotonic clock, which ratelimit also
+ * does with locks held.  Without a vDSO to be found it reads it through libc.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -32,6 +36,9 @@ static volatile struct
 	int64_t		unlink_errno;
 	int64_t		hang;			/* n > 0: the n-th write() waits until it is 0 */
 	int64_t		hanging;		/* one does */
+	int64_t		stopped;		/* processes, so far, by: */
+	int64_t		stop_after;		/* readings of the clock that are let pass */
+	int64_t		stop_pid;		/* of the process; then 0 again */
 }		   *seam;
 
 __attribute__((constructor))
@@ -145,4 +152,29 @@ unlink(const char *name)
 		return -1;
 	}
 	return unlinkat(AT_FDCWD, name, 0);
+}
+
+int
+clock_gettime(clockid_t clock, struct timespec *now)
+{
+	if (seam && clock == CLOCK_MONOTONIC && seam->stop_pid == getpid() &&
+		seam->stop_after-- <= 0)
+	{
+		seam->stop_pid = 0;
+		seam->stopped++;
+		raise(SIGSTOP);
+	}
+	return (int) syscall(SYS_clock_gettime, clock, now);
+}
+
+void *
+dlopen(const char *name, int flags)
+{
+	static void *(*original) (const char *, int);
+
+	if (name && strcmp(name, "linux-vdso.so.1") == 0)
+		return NULL;
+	if (!original)
+		original = (void *(*) (const char *, int)) dlsym(RTLD_NEXT, "dlopen");
+	return original(name, flags);
 }

@@ -90,73 +90,59 @@ ok(wait_until_nothing_spilled($node), '... and is cleaned away');
 is($node->safe_psql('postgres', 'SELECT count(*) FROM rate_limit_buckets'), 0, '... row and all');
 
 #
-# A writer in flight: its row is not seen yet, or has expired before it is
+# A row is there at once, and stays, whatever becomes of the transaction that made it
 #
 my $writer = in_session($node);
-$writer->query_safe('BEGIN');
-is($writer->query_safe("SELECT rl_consume('in flight', 2, 0)"), 't', 'a transaction writes a row');
-is(spilled($node), 1, 'the mark is there before the row can be seen');
-wait_for_round();
-is(spilled($node), 1, '... and stays while the transaction is open');
-$writer->query_safe('COMMIT');
-is(tier_of($node, 'in flight'), 'table', 'committed: the row is there');
-is($node->safe_psql('postgres', "SELECT rl_consume('in flight', 2, 0), rl_consume('in flight', 2, 0)"), 't|f', '... with one token left');
-$node->safe_psql('postgres', "SELECT rl_reset('in flight')");
-ok(wait_until_nothing_spilled($node), 'reset: the mark goes');
+my $left_of_2 = sub {
+	my ($key, $what) = @_;
 
-$writer->query_safe('BEGIN');
-is($writer->query_safe("SELECT rl_consume('rolled back', 2, 0)"), 't', 'a transaction writes a row');
-wait_for_round();
-is(spilled($node), 1, 'the mark stays');
+	is(tier_of($node, $key), 'table', "$what: the row is there");
+	is($node->safe_psql('postgres', "SELECT rl_consume('$key', 2, 0), rl_consume('$key', 2, 0)"), 't|f', "$what: ... with one token left");
+	$node->safe_psql('postgres', "SELECT rl_reset('$key')");
+	ok(wait_until_nothing_spilled($node), "$what: reset, and the mark goes");
+};
+my $take = sub {
+	my ($key, $sql) = @_;
+
+	is($writer->query_safe("$sql; SELECT rl_consume('$key', 2, 0)"), 't', "$key: a transaction makes a row");
+	is(spilled($node), 1, "$key: the mark is there");
+	wait_for_round();
+	is(spilled($node), 1, "$key: ... and stays");
+};
+$take->('open', 'BEGIN');
+$left_of_2->('open', 'a transaction that is open');
+$writer->query_safe('COMMIT');
+$take->('rolled back', 'BEGIN');
 $writer->query_safe('ROLLBACK');
-ok(wait_until_nothing_spilled($node), 'rolled back: the mark goes');
-
-# A savepoint's row is gone, but the transaction may write another.
-$writer->query_safe("BEGIN; SAVEPOINT s");
-is($writer->query_safe("SELECT rl_consume('in savepoint', 2, 0)"), 't', 'a subtransaction writes a row');
-$node->safe_psql('postgres', $expired_row);
+$left_of_2->('rolled back', 'a transaction that is rolled back');
+$take->('in savepoint', 'BEGIN; SAVEPOINT s');
 $writer->query_safe('ROLLBACK TO s');
-wait_until_cleaned();
-is($node->safe_psql('postgres', "SELECT rl_consume('in savepoint', 2, 0)"), 't', 'rolled back to the savepoint: another session takes one of 2');
-is($writer->query_safe("SELECT rl_consume('in savepoint', 2, 0)"), 't', '... this one, still in its transaction, the other one');
-is($writer->query_safe("SELECT rl_consume('in savepoint', 2, 0)"), 'f', '... and there are no more');
+$left_of_2->('in savepoint', 'a savepoint that is rolled back to');
 $writer->query_safe('COMMIT');
-is(twice_living($node), '', '... as the bucket is in one tier');
-$node->safe_psql('postgres', "SELECT rl_reset('in savepoint')");
-ok(wait_until_nothing_spilled($node), 'reset: the mark goes');
-
-# A writer whose session ends, or that fails
-$writer->query_safe('BEGIN');
-is($writer->query_safe("SELECT rl_consume('failed', 2, 0)"), 't', 'a transaction writes a row');
+$take->('failed', 'BEGIN');
 $writer->query('SELECT 1 / 0');
-ok(wait_until_nothing_spilled($node), 'it fails: the mark goes');
+$left_of_2->('failed', 'a transaction that fails');
 $writer->query('ROLLBACK');
 $writer->{stderr} = '';
-$writer->query_safe('BEGIN');
-is($writer->query_safe("SELECT rl_consume('terminated', 2, 0)"), 't', 'a transaction writes a row');
+$take->('prepared', 'BEGIN');
+$writer->query_safe("PREPARE TRANSACTION 'p'");
+$left_of_2->('prepared', 'a prepared transaction');
+$writer->query_safe("ROLLBACK PREPARED 'p'");
+$take->('terminated', 'BEGIN');
 my $pid = $writer->query_safe('SELECT pg_backend_pid()');
-is($node->safe_psql('postgres', "SELECT pg_terminate_backend($pid)"), 't', 'its session is terminated');
-ok(wait_until_nothing_spilled($node), '... and the mark goes');
+is($node->safe_psql('postgres', "SELECT pg_terminate_backend($pid)"), 't', 'terminated: its session is ended');
+$left_of_2->('terminated', 'a transaction whose session is ended');
 $writer->{run}->finish;
 
-# A prepared transaction, for as long as it takes
-$node->safe_psql('postgres', <<'SQL');
-BEGIN; SELECT rl_consume('prepared', 2, 0); PREPARE TRANSACTION 'p'
-SQL
+# A row that a person has inserted and not committed keeps the mark, too
+$writer = in_session($node);
+$writer->query_safe("BEGIN; INSERT INTO rate_limit_buckets VALUES ('default', 'by hand', 2, 0, 100000000000000000, now())");
+is($node->safe_psql('postgres', "SELECT rl_consume('brief', 1, 2); SELECT count(*) FROM rl_partitions() WHERE spilled"), "t\n1", 'by hand: spilled');
 wait_for_round();
-is(spilled($node), 1, 'the mark stays while a transaction is prepared');
-$node->safe_psql('postgres', "COMMIT PREPARED 'p'");
-is(tier_of($node, 'prepared'), 'table', 'its row is there once committed');
-is($node->safe_psql('postgres', "SELECT rl_consume('prepared', 2, 0), rl_consume('prepared', 2, 0)"), 't|f', '... with one token left');
-$node->safe_psql('postgres', "SELECT rl_reset('prepared')");
-ok(wait_until_nothing_spilled($node), 'reset: the mark goes');
-$node->safe_psql('postgres', <<'SQL');
-BEGIN; SELECT rl_consume('prepared', 2, 0); PREPARE TRANSACTION 'p'
-SQL
-wait_for_round();
-is(spilled($node), 1, 'the mark stays while a transaction is prepared');
-$node->safe_psql('postgres', "ROLLBACK PREPARED 'p'");
-ok(wait_until_nothing_spilled($node), 'rolled back: the mark goes');
+is(spilled($node), 1, 'by hand: the mark stays');
+$writer->query_safe('COMMIT');
+$left_of_2->('by hand', 'by hand');
+finish_session($writer);
 
 # An idle transaction that saw the mark and has not written yet
 my $old = in_session($node);

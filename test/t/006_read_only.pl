@@ -1,6 +1,6 @@
-# In a read-only transaction rl_consume() decides from shared memory, also when
-# the bucket was in the table: what was taken there stays taken.  Without shared
-# memory it cannot decide: an error, or what ratelimit.on_error says.
+# In a read-only transaction rl_consume() decides wherever the bucket is: in shared
+# memory, in the table, and without shared memory.  A parallel worker cannot make a row:
+# there a bucket that has none is made in memory, and another gives way.
 use strict;
 use warnings FATAL => 'all';
 
@@ -57,8 +57,31 @@ SELECT rl_consume('no row', 1, 0);
 COMMIT;
 SELECT rl_consume('no row', 1, 0);
 SQL
+is(tier_of($node, 'no row'), 'table', '... gets a row');
+is($node->safe_psql('postgres', 'SELECT sum(evicted) FROM rl_partitions()'),
+	0, '... and no bucket gives way for it');
+
+# Parallel workers, on buckets with a row and on one without
+$node->safe_psql('postgres', <<'SQL');
+ALTER FUNCTION rl_consume(text, float8, float8, float8, text) PARALLEL SAFE;
+ALTER FUNCTION rl_consume_all(text[], float8[], float8[], float8[], text[]) PARALLEL SAFE;
+CREATE TABLE many AS SELECT i FROM generate_series(1, 5000) i;
+ALTER TABLE many SET (parallel_workers = 2);
+ALTER DATABASE postgres SET min_parallel_table_scan_size = 0;
+ALTER DATABASE postgres SET parallel_setup_cost = 0;
+ALTER DATABASE postgres SET parallel_tuple_cost = 0;
+SELECT rl_consume('parallel row', 1000, 0);
+SQL
+like($node->safe_psql('postgres', "EXPLAIN SELECT count(*) FROM many WHERE rl_consume('parallel row', 1000, 0)"), qr/Parallel Seq Scan/, 'a parallel query');
+is($node->safe_psql('postgres', "SELECT count(*) FROM many WHERE rl_consume('parallel row', 1000, 0)"), 999, '... takes from a row what is left');
+is(tier_of($node, 'parallel row'), 'table', '... which stays one');
+is($node->safe_psql('postgres', "SELECT count(*) FROM many WHERE rl_consume('parallel new', 1000, 0)"), 1000, '... and from a bucket that has none');
+is(tier_of($node, 'parallel new'), 'memory', '... in memory');
+is($node->safe_psql('postgres', "SELECT count(*) FROM many WHERE rl_consume_all(ARRAY['parallel all', 'parallel both'], ARRAY[700, 800], ARRAY[0, 0])"), 700, '... all or nothing');
+is($node->safe_psql('postgres', "SELECT rl_consume('parallel new', 1000, 0), rl_consume('parallel row', 1000, 0), rl_consume('parallel all', 700, 0), (rl_peek('parallel both', 800, 0, 0)).remaining"), 'f|f|f|100', '... as everybody finds');
 cmp_ok($node->safe_psql('postgres', 'SELECT sum(evicted) FROM rl_partitions()'),
 	'>=', 1, 'what gave way is counted');
+is(twice_living($node), '', 'no bucket is in two places');
 
 # A row that another transaction is just changing.  Whether the read-only caller
 # waits or not, the tokens are taken once.
@@ -112,30 +135,19 @@ $node->stop;
 # Without shared memory
 #
 $node = start_server('read_only_table', preload => 0);
-my $session = in_session($node);
-
-is($session->query_safe("SELECT rl_consume('row', 5, 0, 2)"), 't', 'a bucket of 5, 2 taken');
-$session->query_safe('\set VERBOSITY verbose');
-$session->query_safe('BEGIN READ ONLY');
-is($session->query_safe("SELECT rl_peek('row', 5, 0)"), '(t,5,2,00:00:00,)', 'can look');
-is($session->query("SELECT rl_consume('row', 5, 0)"), '', 'cannot decide');
-like($session->{stderr}, qr/ERROR:  25006: cannot decide on key "row", limiter "default" in a read-only transaction/, '... and says so');
-$session->{stderr} = '';
-$session->query_safe('ROLLBACK');
-foreach my $setting ([ 'allow', 't' ], [ 'deny', 'f' ])
-{
-	my ($on_error, $answer) = @$setting;
-
-	$session->query_safe("SET ratelimit.on_error = $on_error; BEGIN READ ONLY");
-	is($session->query("SELECT rl_consume('row', 5, 0)"), $answer, "on_error = $on_error: as it says");
-	is($session->query("SELECT rl_consume('row', 5, 0, 100)"), $answer, '... whatever the bucket holds');
-	is($session->query("SELECT rl_throttle('row', 5, 0)"), "($answer,5,,,)", '... which is not known');
-	$session->{stderr} = '';
-	is($session->query_safe('SELECT 1'), 1, '... and the transaction goes on');
-	$session->query_safe('COMMIT');
-}
-is($session->query_safe("SELECT rl_throttle('row', 5, 0)"), '(t,5,2,00:00:00,)', 'nothing was taken meanwhile');
-finish_session($session);
+is($node->safe_psql('postgres', "SELECT rl_consume('row', 5, 0, 2)"), 't', 'a bucket of 5, 2 taken');
+is($node->safe_psql('postgres', <<'SQL'), "(t,5,2,00:00:00,)\nt\nt\nt\nf\nt\nt\nf", 'without shared memory: read-only calls take from rows, and make them');
+BEGIN READ ONLY;
+SELECT rl_peek('row', 5, 0);
+SELECT rl_consume('row', 5, 0);
+SELECT rl_consume('row', 5, 0);
+SELECT rl_consume('row', 5, 0);
+SELECT rl_consume('row', 5, 0);
+SELECT rl_consume('new row', 2, 0);
+SELECT rl_consume('new row', 2, 0);
+ROLLBACK;
+SELECT rl_consume('new row', 2, 0);
+SQL
 
 $node->stop;
 done_testing();

@@ -96,9 +96,9 @@ ok(wait_until_nothing_spilled($node), 'the launcher follows a reload');
 # No slot for a worker: the launcher has the only one
 #
 $node->append_conf('postgresql.conf', "max_worker_processes = 1\nmax_logical_replication_workers = 0");
+$from = -s $node->logfile;
 $node->restart;
 ok($node->poll_query_until('postgres', "SELECT ($launchers) = 1"), 'only the launcher fits');
-$from = -s $node->logfile;
 spill_with_expired_row('postgres');
 $node->wait_for_log(qr/no background worker slot/, $from);
 pass('no slot: it goes on without');

@@ -26,7 +26,7 @@ my @work = (
 	[ 'SET LOGGED and back', map { ("ALTER TABLE $_ SET LOGGED", "ALTER TABLE $_ SET UNLOGGED") } @tables ],
 	[ 'SET LOGGED', map { "ALTER TABLE $_ SET LOGGED" } @tables[ 1 .. 3 ] ],
 	[ 'SET (fillfactor)', map { "ALTER TABLE $_ SET (fillfactor = 60)" } @tables ],
-	[ 'CREATE INDEX', map { ("CREATE INDEX more ON rate_limit_$_", 'DROP INDEX more') } 'buckets (updated_at)', 'policies (comment)', 'violations (total_count)', 'flags (rejected)' ],
+	[ 'CREATE INDEX', map { ("CREATE INDEX more ON rate_limit_$_", 'DROP INDEX more') } 'buckets (key)', 'policies (comment)', 'violations (total_count)', 'flags (rejected)' ],
 	[ 'SET SCHEMA', 'ALTER EXTENSION ratelimit SET SCHEMA other', 'ALTER EXTENSION ratelimit SET SCHEMA public' ]);
 
 # Buckets in the table: of which memory holds no more, and without preloading
@@ -116,7 +116,7 @@ SQL
 	my $key = 0;
 	foreach my $work (
 		sub { 'ALTER TABLE rate_limit_buckets SET ' . $in_turn->('LOGGED', 'UNLOGGED') },
-		sub { 'ALTER TABLE rate_limit_buckets ALTER owed TYPE numeric USING owed + 0' },
+		sub { 'ALTER TABLE rate_limit_buckets ALTER owed TYPE bigint USING owed + 0' },
 		sub { 'LOCK rate_limit_buckets' },
 		sub { 'ALTER EXTENSION ratelimit SET SCHEMA ' . $in_turn->('other', 'public') })
 	{
@@ -159,15 +159,14 @@ SQL
 		$query->('ALTER EXTENSION ratelimit SET SCHEMA public; DROP FUNCTION hold CASCADE');
 	}
 
-	# a transaction that has looked at its bucket, and then writes it
+	# a transaction that has looked at its bucket, and then writes it, locks nothing
 	foreach my $look ("SELECT (rl_peek('looked at', 1, 0)).allowed", "SELECT rl_consume('not taken', 1, 0, 0)")
 	{
 		my $call = $look =~ s/.*\('([^']*)'.*/SELECT rl_consume('$1', 1, 0)/r;
 
 		is($caller->query_safe("BEGIN; $look"), 't', "$here: $look");
-		$begin->($operator, 'REINDEX TABLE rate_limit_buckets');
-		is($caller->query("$call; COMMIT"), 't', "$here: ... then a REINDEX waits, and the transaction goes on");
-		is($finish->($operator), '', "$here: ... and so does the REINDEX");
+		$operator->query_safe('REINDEX TABLE rate_limit_buckets');
+		is($caller->query("$call; COMMIT"), 't', "$here: ... then a REINDEX does not wait for it, and the transaction goes on");
 	}
 
 	#

@@ -163,7 +163,7 @@ is($sql->("BEGIN READ ONLY; SELECT rl_block('b', '1 hour'), rl_consume('b', 10, 
 foreach my $call ("rl_unblock('b')", "rl_reset('b')", 'rl_reset_all()')
 {
 	my ($rc, $out, $err) = $node->psql('postgres', "BEGIN READ ONLY; SELECT $call");
-	like($err, qr/cannot execute rl_\w+\(\) in a read-only transaction/, "memory: ... where $call is refused, as it could not delete a row");
+	is($err, '', "memory: ... where $call works, too");
 }
 is($sql->("BEGIN; SELECT rl_block('b', '1 hour'); ROLLBACK; SELECT rl_consume('b', 10, 0), rl_unblock('b')"), "\nf|t", 'memory: a rollback does not end it');
 check_expiry('memory', 'b');
@@ -195,7 +195,7 @@ is($sql->("SELECT rl_consume('b', 10, 1, 4), rl_block('b', '1 hour')"), 't|', 't
 check_denied('table', 'b');
 is(block_tier('b'), 'table', 'table: ... there');
 is($sql->("SELECT rl_unblock('b'), rl_consume('b', 10, 0), rl_unblock('b')"), 't|t|f', 'table: unblocked');
-is($sql->("BEGIN; SELECT rl_block('b', '1 hour'), rl_consume('b', 10, 0); ROLLBACK; SELECT rl_consume('b', 10, 0), rl_unblock('b')"), "|f\nt|f", 'table: a rollback undoes it');
+is($sql->("BEGIN; SELECT rl_block('b', '1 hour'), rl_consume('b', 10, 0); ROLLBACK; SELECT rl_consume('b', 10, 0), rl_unblock('b')"), "|f\nf|t", 'table: a rollback does not end it');
 check_expiry('table', 'b');
 check_many('table', 600);
 check_concurrent('table', 20);
@@ -233,10 +233,9 @@ check_debt('spilled');
 is($sql->("SELECT rl_consume('in memory', 10, 0, 0), rl_consume('owing in memory', 10, 0), rl_unblock('nobody'), rl_consume('nobody', 10, 0)"), 'f|f|f|t', 'spilled: those in memory hold');
 
 fill_up();
-# rolled back: not blocked, but the filter may say that it could be
-is($sql->("BEGIN; SELECT rl_block('undone', '1 hour'), rl_consume('undone', 10, 0, 0); ROLLBACK; SELECT rl_consume('undone', 10, 0, 0), rl_unblock('undone')"), "|f\nt|f", 'spilled: a block that is rolled back');
+is($sql->("BEGIN; SELECT rl_block('undone', '1 hour'), rl_consume('undone', 10, 0, 0); ROLLBACK; SELECT rl_consume('undone', 10, 0, 0), rl_unblock('undone')"), "|f\nf|t", 'spilled: a rollback does not end it');
 
-# a transaction that cannot write takes blocks over, and makes them
+# a read-only transaction obeys blocks, and makes them
 $sql->("SELECT rl_block('undone', '1 hour'), rl_penalize('owing', 10, 0, 15)");
 is(block_tier('undone'), 'table', 'spilled: a block in the table');
 is($sql->("BEGIN READ ONLY; SELECT rl_consume('undone', 10, 0, 0), rl_consume('owing', 10, 0), rl_block('made', '1 hour'), rl_consume('made', 10, 0), rl_penalize('owing', 10, 0, 1); COMMIT"), 'f|f||f|-6', 'read only: blocks and debt hold, and are made');

@@ -77,15 +77,19 @@ foreach my $file ("$top/README.md", sort glob "$top/docs/*.md")
 	}
 }
 
-# A database with the extension, unless the section creates it, and no role but the
-# superuser; nothing of it stays.
+# A database with the extension, as README.md says to create it, unless the section
+# creates it, and no role but the superuser; nothing of it stays.
 sub run_in_new_database
 {
 	my ($section) = @_;
 	my @said;
 
 	$node->safe_psql('postgres', 'CREATE DATABASE app');
-	$node->safe_psql('app', 'CREATE EXTENSION ratelimit')
+	$node->safe_psql('app', <<'SQL')
+CREATE SCHEMA ratelimit;
+CREATE EXTENSION ratelimit SCHEMA ratelimit;
+ALTER DATABASE app SET search_path = "$user", public, ratelimit;
+SQL
 	  unless grep { $_->{sql} =~ /CREATE EXTENSION ratelimit/ } @{ $section->{blocks} };
 	@said = run_section($section, '-d', $node->connstr('app'));
 	$node->safe_psql('postgres', 'DROP DATABASE app WITH (FORCE)');

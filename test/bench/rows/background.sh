@@ -151,8 +151,52 @@ row overflow full "overflow: nearly all buckets in the table"
 row_overflow()
 {
 	use overflow ratelimit.max_buckets=256
-	sql -f "$bench"/peers/plpgsql.sql
-	compare overflow - /s "rate living" "rate plpgsql" \
+	sql -f "$bench"/peers/plpgsql.sql -f "$bench"/peers/upsert.sql
+	compare overflow '>= 1.6' /s "rate living" "rate plpgsql" \
 		"rl_consume with room in memory for 256 buckets against the PL/pgSQL row-lock bucket: 8 clients, 10k keys"
+	compare overflow_upsert '>= 1.25' /s "rate living" "rate upsert" \
+		"the same against a single-statement upsert: 8 clients, 10k keys"
+	compare overflow_hot '>= 1.25' /s "rate living -D keys=1" "rate upsert -D keys=1" \
+		"the same on a hot key"
 	stop overflow
+}
+
+# longest_call SECONDS: in ms, of two clients on buckets in the table, while the worker
+# goes through it every so many seconds
+longest_call()
+{
+	local folder
+
+	set_and_reload ratelimit.flush_interval "$1"
+	folder=$(mktemp -d "$work/longest.XXXXXX")
+	pgbench -n -M prepared -c 2 -T "$seconds" -D rows="$clean_rows" \
+		-f "$bench/pgbench/rows.sql" --log --log-prefix "$folder/log" >"$work/rows.log" 2>&1 || {
+		cat "$work/rows.log" >&2
+		fail "pgbench failed"
+	}
+	cat "$folder"/log.* | awk '$3 > most { most = $3 } END { print most / 1000 }'
+	rm -r "$folder"
+}
+
+row clean full "the longest call while the worker cleans a table of 10M rows"
+row_clean()
+{
+	local round ours theirs clean_rows=${CLEAN_ROWS:-10000000}
+
+	[ "$seconds" -ge 5 ] || seconds=5
+	use clean ratelimit.max_buckets=1024 ratelimit.flush_interval=3600 autovacuum=off
+	# by hand, which is faster; they never refill, so all of them stay
+	sql -c "INSERT INTO rate_limit_buckets SELECT 'default', 'row ' || i, 1e9, 0, 500000000, now() FROM generate_series(1, $clean_rows) i" \
+		-c "CHECKPOINT"
+	show clean '<= 20' ' ms' "the longest call of 2 clients in $seconds s while the worker goes through $clean_rows rows, again and again"
+	show clean_idle - ' ms' "the same without it"
+	longest_call 3600 >/dev/null
+	for ((round = 1; round <= rounds; round++)); do
+		theirs=$(longest_call 3600)
+		ours=$(longest_call 1)
+		sample clean "$round" "$ours" -
+		sample clean_idle "$round" "$theirs" -
+	done
+	report clean clean_idle
+	stop clean
 }
