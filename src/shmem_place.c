@@ -910,6 +910,7 @@ claim_places(const Probe *probe, int needed, const uint32 *places,
 	int64		now = monotonic_ns();
 	int			n = 0;
 
+	Assert(needed > 0);
 	for (int i = 0; i < needed; i++)
 	{
 		uint32		j = 0;

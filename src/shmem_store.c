@@ -407,6 +407,7 @@ slot_names(const Slot *slot, char *names)
 	for (int done = INLINE_BYTES; done < Min(len, MAX_NAMES) && next < shmem_slots();
 		 done += FURTHER_BYTES)
 	{
+		Assert(done + FURTHER_BYTES <= MAX_NAMES);
 		memcpy(names + done, store.slots[next].u.continuation.name, CONTINUATION_BYTES);
 		memcpy(names + done + CONTINUATION_BYTES, store.tails[next].name, TAIL_BYTES);
 		next = store.slots[next].u.continuation.next;

@@ -475,7 +475,7 @@ ratelimit_database_main(Datum arg)
 	failing = flush_failing();
 	for (int i = 0; i < lengthof(tasks); i++)
 	{
-		char	   *message;
+		char	   *message = NULL;
 
 		if ((tasks[i].work == task_flush && waiting) || do_task(i, &message))
 			continue;

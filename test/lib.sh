@@ -171,6 +171,10 @@ enter()
 		log=
 	fi
 
+	if [[ ${RATELIMIT_CASSERT_DIR:-} == /* ]]; then
+		mkdir -p "$RATELIMIT_CASSERT_DIR"
+		[ "$(id -u)" != 0 ] || chown postgres: "$RATELIMIT_CASSERT_DIR"
+	fi
 	if [ "$(id -u)" = 0 ]; then
 		chown -R postgres: "$work"
 		run_as=(setpriv --reuid=postgres --regid=postgres --init-groups)
@@ -181,6 +185,7 @@ enter()
 		PG_CONFIG="$PG_CONFIG" RATELIMIT_ACCESS_LOG="$log" \
 		NODE_PATH="${NODE_PATH:-}" \
 		RATELIMIT_FULL="${RATELIMIT_FULL:-}" \
+		RATELIMIT_CASSERT_DIR="${RATELIMIT_CASSERT_DIR:-}" \
 		RATELIMIT_OLD_PG_CONFIG="${RATELIMIT_OLD_PG_CONFIG:-}" \
 		bash "$work/ratelimit/$script" "$@" </dev/null
 }

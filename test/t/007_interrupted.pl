@@ -1,6 +1,8 @@
 # What happens to a caller does not happen to the buckets: a rollback gives no
 # tokens back, a cancelled statement leaves no lock and no half-made bucket, and
 # after a SIGKILL the server comes up again by itself and decides.
+#
+# Expected in the log: was terminated by signal 9: Killed
 use strict;
 use warnings FATAL => 'all';
 

@@ -1,6 +1,8 @@
 # Whatever keeps violations from being written, they stay pending and are written
 # once it is over: a missing table, a failing insert, a lock, a stop of the server.
 # What was written before a crash is not written again after it.
+#
+# Expected in the log: was terminated by signal 9: Killed
 use strict;
 use warnings FATAL => 'all';
 
@@ -206,7 +208,8 @@ ok(wait_for("SELECT flush_failures >= 1 FROM rate_limit_stats WHERE limiter IS N
 $from = -s $node->logfile;
 query('DROP DATABASE dropping WITH (FORCE)');
 rounds(3);
-is(count_in_log($from, qr/(ERROR|WARNING): |ratelimit: failed|does not exist/), 0, 'database dropped: nothing in the log')
+# a worker on its way when the database goes says so, but none is started after that
+cmp_ok(count_in_log($from, qr/(ERROR|WARNING): |ratelimit: failed|does not exist/), '<=', 1, 'database dropped: no more than one line in the log')
   or diag(log_since($from));
 
 #

@@ -2,6 +2,8 @@
 # server ran, or the postmaster as it stopped.  An older one never comes back, and
 # what was pending is never written twice.  The table of buckets is empty after a
 # crash, and nothing says that a partition had spilled.
+#
+# Expected in the log: was terminated by signal 9: Killed
 use strict;
 use warnings FATAL => 'all';
 

@@ -4,6 +4,8 @@
 # between the last save and the crash; no violation is written twice.
 #
 # RATELIMIT_FULL=1 for 20 rounds.
+#
+# Expected in the log: was terminated by signal 9: Killed
 use strict;
 use warnings FATAL => 'all';
 
