@@ -93,7 +93,7 @@ COMMENT ON FUNCTION rl_simulate(timestamptz, float8, float8, float8) IS
 CREATE FUNCTION rl_reward(key text, tokens float8, limiter text DEFAULT 'default')
 RETURNS float8 AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION rl_reward(text, float8, text) IS
-'Put tokens back into the bucket of (limiter, key), never above its capacity: how many it had room for. Not undone by a rollback. Errors: 22004 a null argument; 22023 tokens not finite or below 0; 25006 the bucket is a row and the transaction read-only; key and limiter as rl_consume().';
+'Put tokens back into the bucket of (limiter, key), never above its capacity: how many it had room for. Not undone by a rollback. Errors: 22004 a null argument; 22023 tokens not finite or below 0; key and limiter as rl_consume().';
 
 CREATE FUNCTION rl_penalize(key text, capacity float8, refill float8, tokens float8, limiter text DEFAULT 'default')
 RETURNS float8 AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
@@ -113,7 +113,7 @@ COMMENT ON FUNCTION rl_unblock(text, text) IS
 CREATE FUNCTION rl_reset(key text, limiter text DEFAULT 'default')
 RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION rl_reset(text, text) IS
-'Make the bucket of (limiter, key) full: true if it was not. A block stays. Not undone by a rollback. Errors: 22004 a null argument; 22023, 54000 as rl_consume(); 25006 in a read-only transaction, but on a standby.';
+'Make the bucket of (limiter, key) full: true if it was not. A block stays. Not undone by a rollback. Errors: 22004 a null argument; 22023, 54000 as rl_consume().';
 
 CREATE FUNCTION rl_reset_all(limiter text DEFAULT NULL)
 RETURNS bigint AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
