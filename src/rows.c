@@ -553,6 +553,7 @@ rows_insert(Rows *rows, const BucketId *id, const Row *row)
 	make_numbers(&numbers, row);
 	memset(nulls, true, desc->natts * sizeof(bool));
 	memset(nulls, false, N_COLUMNS * sizeof(bool));
+	/* cppcheck-suppress duplicateExpression ; COLUMN_LIMITER is 1 */
 	values[COLUMN_LIMITER - 1] = PointerGetDatum(cstring_to_text_with_len(id->limiter, id->limiter_len));
 	values[COLUMN_KEY - 1] = PointerGetDatum(cstring_to_text_with_len(id->key, id->key_len));
 	values[COLUMN_CAPACITY - 1] = Float8GetDatum(numbers.capacity);
@@ -567,6 +568,7 @@ rows_insert(Rows *rows, const BucketId *id, const Row *row)
 	freeze(rows, &tuple->t_self);
 
 	heap_freetuple(tuple);
+	/* cppcheck-suppress duplicateExpression ; COLUMN_LIMITER is 1 */
 	pfree(DatumGetPointer(values[COLUMN_LIMITER - 1]));
 	pfree(DatumGetPointer(values[COLUMN_KEY - 1]));
 	pfree(values);
