@@ -732,7 +732,7 @@ make_and_count(const Names *names, int64 n, int64 now, int cell)
 	Shares	   *shares = room < N_ROOMS ? &shared->rooms[room] : NULL;
 	bool		taken = false;
 	bool		counted;
-	Displaced	displaced;
+	Displaced	displaced = {0};
 
 	if (shares && cell == NO_CELL)
 		cell = shares_my_cell(shares, names->id->database);
@@ -742,7 +742,6 @@ make_and_count(const Names *names, int64 n, int64 now, int cell)
 	if (shares && !taken && !shares_is_below(shares, cell))
 		return false;
 
-	displaced.count = 0;
 	LWLockAcquire(lock, LW_EXCLUSIVE);
 	counted = add_if_there(names, n, now, true);
 	if (counted && taken)
