@@ -13,6 +13,7 @@
 #include "miscadmin.h"
 #include "sql.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/memutils.h"
 #include "violations.h"
 
@@ -53,12 +54,14 @@ static bool
 insert(Datum limiter, Datum key, int64 rejected, Datum reason)
 {
 	SqlCaller	caller = sql_begin();
+	int			nest = sql_restrict_names();
 	Datum		values[4] = {limiter, key, Int64GetDatum(rejected), reason};
 	bool		inserted;
 
 	sql_lock(SQL_FLAGS, RowExclusiveLock);
 	sql_execute(&insert_flag, values, NULL, false);
 	inserted = SPI_processed > 0;
+	AtEOXact_GUC(true, nest);
 	sql_end(caller);
 	return inserted;
 }
@@ -119,6 +122,7 @@ rl_unflag(PG_FUNCTION_ARGS)
 	BucketId	id;
 	Datum		values[3];
 	SqlCaller	caller;
+	int			nest;
 	bool		cleared;
 
 	check_not_null(fcinfo, 0, "key");
@@ -129,9 +133,11 @@ rl_unflag(PG_FUNCTION_ARGS)
 	values[1] = PG_GETARG_DATUM(0);
 	values[2] = CStringGetTextDatum(GetUserNameFromId(GetUserId(), false));
 	caller = sql_begin();
+	nest = sql_restrict_names();
 	sql_lock(SQL_FLAGS, RowExclusiveLock);
 	sql_execute(&clear_flag, values, NULL, false);
 	cleared = SPI_processed > 0;
+	AtEOXact_GUC(true, nest);
 	sql_end(caller);
 
 	if (shmem_attached())

@@ -40,6 +40,9 @@
 #include "utils/timestamp.h"
 #include "violations.h"
 
+/* A row is not to become longer than a jsonb, or the statement's text, can be. */
+#define MAX_DETAILS_BYTES	(32 * 1024 * 1024)
+
 /* Advisory locks have 1 or 2 there: this one is ours. */
 #define FLUSH_LOCK_CLASS	3
 
@@ -167,7 +170,10 @@ write_gateway(const char *gateway, int64 total, const char *details)
 	}
 }
 
-/* Write violations, one row per gateway; the number of rows. */
+/*
+ * Write violations, one row per gateway, or more if it has very many; the number of
+ * rows.
+ */
 static int64
 write_views(ViolationView **views, int n)
 {
@@ -192,11 +198,13 @@ write_views(ViolationView **views, int n)
 
 		CHECK_FOR_INTERRUPTS();
 		initStringInfo(&details);
-		while (i < n && strcmp(views[i]->gateway, gateway) == 0)
+		while (i < n && strcmp(views[i]->gateway, gateway) == 0 &&
+			   details.len < MAX_DETAILS_BYTES)
 		{
 			const ViolationView *first = views[i];
 			int64		count = 0;
 
+			CHECK_FOR_INTERRUPTS();
 			for (; i < n && compare_views(&views[i], &first) == 0; i++)
 				count += views[i]->count;
 			resetStringInfo(&name);

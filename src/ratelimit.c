@@ -322,6 +322,10 @@ call_at_ends(bool *called, XactCallback at_xact_end, SubXactCallback at_subxact_
 static void
 forget_at_xact_end(XactEvent event, void *arg)
 {
+	if (event == XACT_EVENT_COMMIT && dropped_level > 0)
+		forget_database(MyDatabaseId, false);
+	if (event == XACT_EVENT_COMMIT && OidIsValid(dropped_database))
+		forget_database(dropped_database, true);
 	switch (event)
 	{
 		case XACT_EVENT_PRE_PREPARE:
@@ -336,11 +340,6 @@ forget_at_xact_end(XactEvent event, void *arg)
 						 errmsg("cannot PREPARE a transaction that has dropped extension ratelimit")));
 			break;
 		case XACT_EVENT_COMMIT:
-			if (dropped_level > 0)
-				forget_database(MyDatabaseId, false);
-			if (OidIsValid(dropped_database))
-				forget_database(dropped_database, true);
-			/* FALLTHROUGH */
 		case XACT_EVENT_ABORT:
 		case XACT_EVENT_PREPARE:
 			dropped_level = 0;

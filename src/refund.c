@@ -490,6 +490,9 @@ settle_at_exit(int code, Datum arg)
 static void
 at_xact_end(XactEvent event, void *arg)
 {
+	if (event == XACT_EVENT_ABORT || event == XACT_EVENT_PARALLEL_ABORT)
+		while (n_levels > 0)
+			refund_level();
 	switch (event)
 	{
 		case XACT_EVENT_PRE_COMMIT:
@@ -497,9 +500,6 @@ at_xact_end(XactEvent event, void *arg)
 			break;
 		case XACT_EVENT_ABORT:
 		case XACT_EVENT_PARALLEL_ABORT:
-			while (n_levels > 0)
-				refund_level();
-			/* FALLTHROUGH */
 		case XACT_EVENT_COMMIT:
 		case XACT_EVENT_PARALLEL_COMMIT:
 		case XACT_EVENT_PREPARE:

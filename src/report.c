@@ -84,6 +84,8 @@ rl_buckets(PG_FUNCTION_ARGS)
 	if (refund_pending)
 		refund_settle();
 	InitMaterializedSRF(fcinfo, 0);
+	/* first: buckets move from there to memory, and are rather seen twice than not */
+	table_views(show_table_bucket, rsinfo);
 	if (shmem_attached())
 	{
 		BucketView	view;
@@ -96,7 +98,6 @@ rl_buckets(PG_FUNCTION_ARGS)
 				show_bucket(&view, "memory", rsinfo);
 		}
 	}
-	table_views(show_table_bucket, rsinfo);
 	return (Datum) 0;
 }
 

@@ -190,6 +190,19 @@ SET search_path = attack, public;
 SELECT rl_consume('k', 1, 0), rl_consume('k', 1, 0);
 SQL
 is(query(q{SELECT rolsuper FROM pg_roles WHERE rolname = 'attacker'}), 'f', 'a trigger that does not say where to look does not look where the caller says');
+# the same for flags, which a role may be allowed to set
+query(<<'SQL');
+CREATE TRIGGER noting AFTER INSERT OR UPDATE ON rate_limit_flags FOR EACH ROW EXECUTE FUNCTION noting();
+GRANT EXECUTE ON FUNCTION rl_flag(text, text, text), rl_unflag(text, text) TO attacker;
+INSERT INTO rate_limit_flags (limiter, key, reason) VALUES ('user', 'flagged', 'by hand');
+SQL
+foreach my $call ("rl_flag('k', 'user', 'x')", "rl_unflag('flagged', 'user')")
+{
+	($rc, $out, $err) = $node->psql('postgres', "SET search_path = attack, public; SELECT $call", extra_params => [ '--username' => 'attacker' ]);
+	is(query(q{SELECT rolsuper FROM pg_roles WHERE rolname = 'attacker'}), 'f', "... nor in $call");
+}
+query('DROP TRIGGER noting ON rate_limit_flags');
+
 query('ALTER FUNCTION noting() SET search_path = public, pg_temp');
 query('TRUNCATE seen');
 ($rc, $out, $err) = $node->psql('postgres', "SET search_path = attack, public; SELECT rl_consume('k', 1, 0), rl_consume('k', 1, 0)", extra_params => [ '--username' => 'attacker' ]);
