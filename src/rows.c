@@ -100,6 +100,7 @@ typedef struct Numbers
 static struct
 {
 	bool		valid;
+	bool		changed;		/* while it was looked at */
 	Oid			relid;
 	Oid			index;
 }			form;
@@ -108,7 +109,10 @@ static void
 invalidate(Datum arg, Oid relid)
 {
 	if (!OidIsValid(relid) || relid == form.relid)
+	{
 		form.valid = false;
+		form.changed = true;
+	}
 }
 
 void
@@ -144,9 +148,10 @@ check_form(Relation rel)
 
 	if (form.valid && form.relid == RelationGetRelid(rel))
 		return;
-	/* first: an invalidation during what follows is to undo it */
+	/* not valid after an error, nor after an invalidation during what follows */
+	form.valid = false;
+	form.changed = false;
 	form.relid = RelationGetRelid(rel);
-	form.valid = true;
 
 	if (rel->rd_rel->relkind != RELKIND_RELATION ||
 		rel->rd_rel->relam != HEAP_TABLE_AM_OID)
@@ -160,6 +165,8 @@ check_form(Relation rel)
 		if (column->attisdropped || column->atttypid != column_types[i] ||
 			!column->attnotnull)
 			fail_form("columns have other types, or may be null");
+		if (column->atttypid == TEXTOID && column->attcollation != C_COLLATION_OID)
+			fail_form("its names have another collation");
 	}
 	if (rel->trigdesc != NULL)
 		fail_form("it has triggers");
@@ -187,6 +194,7 @@ check_form(Relation rel)
 	if (!OidIsValid(primary))
 		fail_form("its primary key is missing");
 	form.index = primary;
+	form.valid = !form.changed;
 }
 
 static void
