@@ -26,6 +26,7 @@
 #include "databases.h"
 #include "miscadmin.h"
 #include "sql.h"
+#include "storage/lmgr.h"
 #include "table_store.h"
 #include "utils/rel.h"
 
@@ -196,7 +197,8 @@ table_clean(void)
 
 /*
  * Has the database's table not a single page?  Then there is nothing to go through.
- * Asks for a worker if it has.
+ * Asks for a worker if it has.  A transaction that has emptied or made the table
+ * itself, and so has it locked, may bring rows back by a rollback.
  */
 bool
 table_find_empty(void)
@@ -207,7 +209,8 @@ table_find_empty(void)
 
 	spill_look(&look);
 	rows_open(&rows, AccessShareLock);
-	empty = rows_pages(&rows) == 0;
+	empty = rows_pages(&rows) == 0 &&
+		!CheckRelationLockedByMe(rows.rel, AccessExclusiveLock, true);
 	rows_close(&rows);
 	if (empty)
 	{
