@@ -403,11 +403,10 @@ forget_settled(void)
 
 /*
  * Give back what is pending, if the table can be written here.  Whatever becomes of
- * it, nothing is given twice: what fails, or is rolled back with the table's row, is
- * lost.
+ * it, nothing is given twice: what fails, or would have to wait and is not to, is lost.
  */
-void
-refund_settle(void)
+static void
+settle_pending(bool wait)
 {
 	if (!refund_pending || RecoveryInProgress() || IsInParallelMode())
 		return;
@@ -427,9 +426,15 @@ refund_settle(void)
 		memcpy(name, names + buckets[i].name,
 			   buckets[i].limiter_len + buckets[i].key_len);
 		bucket_id(&id, &buckets[i], name);
-		give_tokens(&id, tokens, true, &given);
+		give_tokens(&id, tokens, wait, &given);
 	}
 	refund_pending = n_pending > 0;
+}
+
+void
+refund_settle(void)
+{
+	settle_pending(true);
 }
 
 /*
@@ -469,7 +474,7 @@ settle(int ms)
 		sql_lock_within(SQL_BUCKETS, RowExclusiveLock, ms) == NULL)
 	{
 		PushActiveSnapshot(GetTransactionSnapshot());
-		refund_settle();
+		settle_pending(false);
 		PopActiveSnapshot();
 	}
 }

@@ -46,6 +46,7 @@
 #include "access/skey.h"
 #include "access/table.h"
 #include "access/tableam.h"
+#include "access/transam.h"
 #include "access/visibilitymap.h"
 #include "access/xlog.h"
 #include "access/xloginsert.h"
@@ -60,6 +61,7 @@
 #include "sql.h"
 #include "storage/bufmgr.h"
 #include "storage/lmgr.h"
+#include "storage/procarray.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/inval.h"
@@ -100,6 +102,7 @@ typedef struct Numbers
 static struct
 {
 	bool		valid;
+	bool		changed;		/* while it was looked at */
 	Oid			relid;
 	Oid			index;
 }			form;
@@ -108,7 +111,10 @@ static void
 invalidate(Datum arg, Oid relid)
 {
 	if (!OidIsValid(relid) || relid == form.relid)
+	{
 		form.valid = false;
+		form.changed = true;
+	}
 }
 
 void
@@ -144,9 +150,10 @@ check_form(Relation rel)
 
 	if (form.valid && form.relid == RelationGetRelid(rel))
 		return;
-	/* first: an invalidation during what follows is to undo it */
+	/* not valid after an error, nor after an invalidation during what follows */
+	form.valid = false;
+	form.changed = false;
 	form.relid = RelationGetRelid(rel);
-	form.valid = true;
 
 	if (rel->rd_rel->relkind != RELKIND_RELATION ||
 		rel->rd_rel->relam != HEAP_TABLE_AM_OID)
@@ -160,6 +167,8 @@ check_form(Relation rel)
 		if (column->attisdropped || column->atttypid != column_types[i] ||
 			!column->attnotnull)
 			fail_form("columns have other types, or may be null");
+		if (column->atttypid == TEXTOID && column->attcollation != C_COLLATION_OID)
+			fail_form("its names have another collation");
 	}
 	if (rel->trigdesc != NULL)
 		fail_form("it has triggers");
@@ -187,6 +196,7 @@ check_form(Relation rel)
 	if (!OidIsValid(primary))
 		fail_form("its primary key is missing");
 	form.index = primary;
+	form.valid = !form.changed;
 }
 
 static void
@@ -302,6 +312,7 @@ tuple_state(Rows *rows, Buffer buffer, OffsetNumber offset, TransactionId *chang
 	HeapTupleData tuple;
 	Page		page = BufferGetPage(buffer);
 	ItemId		item;
+	TransactionId xid;
 
 	if (offset > PageGetMaxOffsetNumber(page))
 		return ROW_GONE;
@@ -320,8 +331,12 @@ tuple_state(Rows *rows, Buffer buffer, OffsetNumber offset, TransactionId *chang
 		case TM_BeingModified:
 			if (HEAP_XMAX_IS_LOCKED_ONLY(tuple.t_data->t_infomask))
 				return ROW_LIVES;
+			xid = HeapTupleHeaderGetUpdateXid(tuple.t_data);
+			/* of a change that was rolled back others may have been lockers, and still be */
+			if (!TransactionIdIsInProgress(xid) && !TransactionIdDidCommit(xid))
+				return ROW_LIVES;
 			if (changed_by)
-				*changed_by = HeapTupleHeaderGetUpdateXid(tuple.t_data);
+				*changed_by = xid;
 			return ROW_CHANGING;
 		case TM_Invisible:
 			/* somebody's statement is inserting it, or it is dead */
@@ -334,12 +349,8 @@ tuple_state(Rows *rows, Buffer buffer, OffsetNumber offset, TransactionId *chang
 	}
 }
 
-/*
- * Find and pin the bucket's row, as of now; false if there is none.  It may be gone
- * by the time that its page is locked.
- */
-bool
-rows_pin(Rows *rows, const BucketId *id, RowRef *ref)
+/* A search for a bucket's row in the primary key's index. */
+typedef struct Search
 {
 	union
 	{
@@ -348,30 +359,71 @@ rows_pin(Rows *rows, const BucketId *id, RowRef *ref)
 	}			limiter,
 				key;
 	ScanKeyData keys[N_NAMES];
-	TupleTableSlot *slot = table_slot_create(rows->rel, NULL);
+	TupleTableSlot *slot;
 	IndexScanDesc scan;
+} Search;
+
+static void
+begin_search(Search *search, Rows *rows, const BucketId *id, Snapshot snapshot)
+{
+	SET_VARSIZE(&search->limiter, VARHDRSZ + id->limiter_len);
+	memcpy(VARDATA(&search->limiter), id->limiter, id->limiter_len);
+	SET_VARSIZE(&search->key, VARHDRSZ + id->key_len);
+	memcpy(VARDATA(&search->key), id->key, id->key_len);
+	ScanKeyEntryInitialize(&search->keys[0], 0, 1, BTEqualStrategyNumber, InvalidOid,
+						   C_COLLATION_OID, F_TEXTEQ,
+						   PointerGetDatum(&search->limiter));
+	ScanKeyEntryInitialize(&search->keys[1], 0, 2, BTEqualStrategyNumber, InvalidOid,
+						   C_COLLATION_OID, F_TEXTEQ, PointerGetDatum(&search->key));
+
+	search->slot = table_slot_create(rows->rel, NULL);
+	search->scan = begin_index_scan(rows->rel, rows->index, snapshot, N_NAMES);
+	index_rescan(search->scan, search->keys, N_NAMES, NULL, 0);
+}
+
+/* The next row, which is pinned until the next call; false if there is none. */
+static bool
+search_next(Search *search, RowRef *ref)
+{
+	if (!index_getnext_slot(search->scan, ForwardScanDirection, search->slot))
+		return false;
+	ref->buffer = ((BufferHeapTupleTableSlot *) search->slot)->buffer;
+	ref->offset = ItemPointerGetOffsetNumber(&search->slot->tts_tid);
+	return true;
+}
+
+static void
+end_search(Search *search)
+{
+	index_endscan(search->scan);
+	ExecDropSingleTupleTableSlot(search->slot);
+}
+
+/*
+ * Find and pin the bucket's row, as of now; false if there is none.  It may be gone
+ * by the time that its page is locked.
+ */
+bool
+rows_pin(Rows *rows, const BucketId *id, RowRef *ref)
+{
+	Search		search;
 	bool		found;
 
-	SET_VARSIZE(&limiter, VARHDRSZ + id->limiter_len);
-	memcpy(VARDATA(&limiter), id->limiter, id->limiter_len);
-	SET_VARSIZE(&key, VARHDRSZ + id->key_len);
-	memcpy(VARDATA(&key), id->key, id->key_len);
-	ScanKeyEntryInitialize(&keys[0], 0, 1, BTEqualStrategyNumber, InvalidOid,
-						   C_COLLATION_OID, F_TEXTEQ, PointerGetDatum(&limiter));
-	ScanKeyEntryInitialize(&keys[1], 0, 2, BTEqualStrategyNumber, InvalidOid,
-						   C_COLLATION_OID, F_TEXTEQ, PointerGetDatum(&key));
-
-	scan = begin_index_scan(rows->rel, rows->index, SnapshotSelf, N_NAMES);
-	index_rescan(scan, keys, N_NAMES, NULL, 0);
-	found = index_getnext_slot(scan, ForwardScanDirection, slot);
+	begin_search(&search, rows, id, SnapshotSelf);
+	found = search_next(&search, ref);
 	if (found)
 	{
-		ref->buffer = ((BufferHeapTupleTableSlot *) slot)->buffer;
-		ref->offset = ItemPointerGetOffsetNumber(&slot->tts_tid);
+		/* the names do not change, and the line pointer cannot while it is pinned */
+		if (!tuple_is(tuple_of(ref), id))
+			ereport(ERROR,
+					(errcode(ERRCODE_DATA_CORRUPTED),
+					 errmsg("the row of key \"%.*s\", limiter \"%.*s\" in rate_limit_buckets cannot be used",
+							id->key_len, id->key, id->limiter_len, id->limiter),
+					 errdetail("Its names are compressed, so it was written by hand."),
+					 errhint("Delete the row.")));
 		IncrBufferRefCount(ref->buffer);
 	}
-	index_endscan(scan);
-	ExecDropSingleTupleTableSlot(slot);
+	end_search(&search);
 	return found;
 }
 
@@ -403,12 +455,8 @@ rows_unpin(RowRef *ref)
 	ReleaseBuffer(ref->buffer);
 }
 
-/*
- * Find the bucket's row and lock its page; false if there is none.  Who only reads
- * does not wait for a statement that is changing the row.
- */
-bool
-rows_get(Rows *rows, const BucketId *id, bool write, RowRef *ref)
+static bool
+get_row(Rows *rows, const BucketId *id, bool write, bool wait, RowRef *ref)
 {
 	while (rows_pin(rows, id, ref))
 	{
@@ -420,11 +468,30 @@ rows_get(Rows *rows, const BucketId *id, bool write, RowRef *ref)
 		if (state == ROW_LIVES || (state == ROW_CHANGING && !write))
 			return true;
 		rows_release(ref);
+		if (state == ROW_CHANGING && !wait)
+			return false;
 		if (state == ROW_CHANGING && TransactionIdIsValid(changed_by))
 			XactLockTableWait(changed_by, NULL, NULL, XLTW_None);
 		CHECK_FOR_INTERRUPTS();
 	}
 	return false;
+}
+
+/*
+ * Find the bucket's row and lock its page; false if there is none.  Who only reads
+ * does not wait for a statement that is changing the row.
+ */
+bool
+rows_get(Rows *rows, const BucketId *id, bool write, RowRef *ref)
+{
+	return get_row(rows, id, write, true, ref);
+}
+
+/* The same to write, but also false if a statement is changing the row. */
+bool
+rows_get_if_free(Rows *rows, const BucketId *id, RowRef *ref)
+{
+	return get_row(rows, id, true, false, ref);
 }
 
 void
@@ -538,8 +605,39 @@ freeze(Rows *rows, ItemPointer tid)
 }
 
 /*
+ * Has this transaction deleted a row of the bucket by an ordinary statement?  Only one
+ * that has a number can have.
+ */
+static bool
+deleted_here(Rows *rows, const BucketId *id)
+{
+	Search		search;
+	RowRef		ref;
+	bool		found = false;
+
+	if (!TransactionIdIsValid(GetTopTransactionIdIfAny()))
+		return false;
+	begin_search(&search, rows, id, SnapshotAny);
+	while (!found && search_next(&search, &ref))
+	{
+		HeapTupleHeader tuple = tuple_of(&ref);
+
+		rows_lock(&ref, false);
+		found = !(tuple->t_infomask & HEAP_XMAX_INVALID) &&
+			!HEAP_XMAX_IS_LOCKED_ONLY(tuple->t_infomask) &&
+			TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetUpdateXid(tuple));
+		rows_unlock(&ref);
+	}
+	end_search(&search);
+	return found;
+}
+
+/*
  * Make the bucket's row.  There is none, and nobody else is making it.  Not in a
  * parallel query.
+ *
+ * If this transaction has deleted one by hand, which a rollback would bring back, the
+ * new one is the transaction's as well.  Others wait for the one that was deleted.
  */
 void
 rows_insert(Rows *rows, const BucketId *id, const Row *row)
@@ -549,6 +647,7 @@ rows_insert(Rows *rows, const BucketId *id, const Row *row)
 	bool	   *nulls = palloc(desc->natts * sizeof(bool));
 	Numbers		numbers;
 	HeapTuple	tuple;
+	bool		deleted = deleted_here(rows, id);
 
 	make_numbers(&numbers, row);
 	memset(nulls, true, desc->natts * sizeof(bool));
@@ -565,7 +664,8 @@ rows_insert(Rows *rows, const BucketId *id, const Row *row)
 	tuple = heap_form_tuple(desc, values, nulls);
 	heap_insert(rows->rel, tuple, GetCurrentCommandId(true), 0, NULL);
 	insert_index_entries(rows, tuple, values);
-	freeze(rows, &tuple->t_self);
+	if (!deleted)
+		freeze(rows, &tuple->t_self);
 
 	heap_freetuple(tuple);
 	/* cppcheck-suppress duplicateExpression ; COLUMN_LIMITER is 1 */

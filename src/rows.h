@@ -68,6 +68,7 @@ extern RowState rows_state(Rows *rows, const RowRef *ref, const BucketId *id,
 extern void rows_unlock(RowRef *ref);
 extern void rows_unpin(RowRef *ref);
 extern bool rows_get(Rows *rows, const BucketId *id, bool write, RowRef *ref);
+extern bool rows_get_if_free(Rows *rows, const BucketId *id, RowRef *ref);
 extern void rows_release(RowRef *ref);
 extern void rows_read(const RowRef *ref, Row *row);
 extern void rows_write(Rows *rows, RowRef *ref, const Row *row);

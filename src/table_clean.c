@@ -26,6 +26,7 @@
 #include "databases.h"
 #include "miscadmin.h"
 #include "sql.h"
+#include "storage/lmgr.h"
 #include "table_store.h"
 #include "utils/rel.h"
 
@@ -34,6 +35,9 @@
 
 /* Pages that it looks at before it lets go of the table for a moment, 1 MB. */
 #define LOCKED_PAGES	128
+
+/* How often to try to move a page's rows in the first pass; takes up to 5 ms. */
+#define BUSY_TRIES		100
 
 /* Pages that are cleaned at a time where no worker comes. */
 #define SOME_PAGES		16
@@ -44,6 +48,9 @@ typedef struct Pass
 	SpillLook	look;
 	PartitionSet no_room;		/* in memory, for this round */
 	bool		first;			/* since the server started */
+	bool		busy;			/* a row was kept as memory was in use just then */
+	bool		unsettled;		/* for too long */
+	BlockNumber page;			/* where to go on */
 	/* of this round: */
 	int64		visited;		/* pages */
 	int64		living;			/* rows that stay */
@@ -77,6 +84,7 @@ visit_row(const BucketId *id, const Row *row, bool changing, void *arg)
 				partition_set_add(&pass->no_room, partition);
 				break;
 			case MOVE_BUSY:
+				pass->busy = true;
 				break;
 		}
 	}
@@ -90,8 +98,30 @@ static void
 begin_pass(Pass *pass, SharedDatabase *mine, const Rows *rows)
 {
 	mine->clean_file = relation_file(rows->rel);
-	mine->clean_page = 0;
+	pass->page = 0;
 	spill_look(&pass->look);
+}
+
+/*
+ * In the first pass memory may have the row's bucket as well, and fuller: then it has to
+ * take over what the row says before the database is known.  That needs locks that
+ * others hold for a moment, so it is tried again.
+ */
+static void
+visit_page(Pass *pass, Rows *rows)
+{
+	for (int i = 0;; i++)
+	{
+		CHECK_FOR_INTERRUPTS();
+		pass->busy = false;
+		pass->deleted += rows_visit_page(rows, pass->page, true, visit_row, pass);
+		if (!pass->first || !pass->busy)
+			return;
+		if (i == BUSY_TRIES)
+			break;
+		pg_usleep(Min(i, 1000));
+	}
+	pass->unsettled = true;
 }
 
 /*
@@ -110,14 +140,11 @@ visit_pages(Pass *pass, SharedDatabase *mine)
 	if (mine->clean_file != relation_file(rows.rel))
 		begin_pass(pass, mine, &rows);
 	end = rows_pages(&rows);
-	more = end > mine->clean_page + LOCKED_PAGES;
+	more = end > pass->page + LOCKED_PAGES;
 	if (more)
-		end = mine->clean_page + LOCKED_PAGES;
-	for (; mine->clean_page < end; mine->clean_page++)
-	{
-		CHECK_FOR_INTERRUPTS();
-		pass->deleted += rows_visit_page(&rows, mine->clean_page, true, visit_row, pass);
-	}
+		end = pass->page + LOCKED_PAGES;
+	for (; pass->page < end; pass->page++)
+		visit_page(pass, &rows);
 	rows_close(&rows);
 	return more;
 }
@@ -141,7 +168,12 @@ table_clean(void)
 	if (pass->first || mine->clean_page == 0)
 		mine->clean_file = InvalidOid;	/* begin */
 	else
+	{
 		pass->look = mine->look;
+		pass->page = mine->clean_page;
+	}
+	/* should this round fail, what it has seen is lost: then the pass begins anew */
+	mine->clean_page = 0;
 	do
 	{
 		more = visit_pages(pass, mine);
@@ -149,12 +181,15 @@ table_clean(void)
 	} while (more && (pass->first || pass->visited < ROUND_PAGES ||
 					  pass->deleted * 10 >= pass->living));
 
-	mine->look = pass->look;
-	if (!more)
+	if (more)
 	{
-		mine->clean_page = 0;
+		mine->look = pass->look;
+		mine->clean_page = pass->page;
+	}
+	else
+	{
 		spill_clear(&pass->look);
-		if (pass->first)
+		if (pass->first && !pass->unsettled)
 			spill_set_known();
 	}
 	pfree(pass);
@@ -162,7 +197,8 @@ table_clean(void)
 
 /*
  * Has the database's table not a single page?  Then there is nothing to go through.
- * Asks for a worker if it has.
+ * Asks for a worker if it has.  A transaction that has emptied or made the table
+ * itself, and so has it locked, may bring rows back by a rollback.
  */
 bool
 table_find_empty(void)
@@ -173,7 +209,8 @@ table_find_empty(void)
 
 	spill_look(&look);
 	rows_open(&rows, AccessShareLock);
-	empty = rows_pages(&rows) == 0;
+	empty = rows_pages(&rows) == 0 &&
+		!CheckRelationLockedByMe(rows.rel, AccessExclusiveLock, true);
 	rows_close(&rows);
 	if (empty)
 	{

@@ -368,7 +368,8 @@ table_peek(const BucketId *id, const BucketRule *rule, Owed *owed)
 /*
  * Put tokens back, by the parameters of the bucket's row; how many it had room
  * for.  False if it has no row, or if that cannot be told without waiting for the
- * table, which is only waited for if asked for.
+ * table or for a statement that is changing the row, which are only waited for if
+ * asked for.
  */
 bool
 table_give(const BucketId *id, double tokens, double *given, bool wait)
@@ -381,7 +382,7 @@ table_give(const BucketId *id, double tokens, double *given, bool wait)
 		rows_open(&rows, RowExclusiveLock);
 	else if (!rows_open_if_free(&rows, RowExclusiveLock))
 		return false;
-	found = rows_get(&rows, id, true, &ref);
+	found = wait ? rows_get(&rows, id, true, &ref) : rows_get_if_free(&rows, id, &ref);
 	if (found)
 	{
 		BucketRule	own;
