@@ -169,11 +169,18 @@ databases_launcher_is_here(void)
 	pg_atomic_write_u32(&launcher->process, my_proc_number() + 1);
 }
 
-/* Does anybody want a worker?  From here on, nobody does. */
+/* Does anybody want a worker? */
 bool
 databases_worker_wanted(void)
 {
-	return pg_atomic_exchange_u32(&launcher->wanted, 0) != 0;
+	return pg_atomic_read_u32(&launcher->wanted) != 0;
+}
+
+/* A round begins; who wants a worker from here on wants another one. */
+void
+databases_begin_round(void)
+{
+	(void) pg_atomic_exchange_u32(&launcher->wanted, 0);
 }
 
 /*

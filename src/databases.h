@@ -62,6 +62,7 @@ extern void databases_forget(Oid database, bool dropped);
 extern void databases_wake_launcher(void);
 extern void databases_launcher_is_here(void);
 extern bool databases_worker_wanted(void);
+extern void databases_begin_round(void);
 extern bool databases_try_worker(Oid database);
 extern void databases_no_worker(Oid database);
 extern void databases_worker_connected(void);

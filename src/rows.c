@@ -170,8 +170,13 @@ check_form(Relation rel)
 		if (column->atttypid == TEXTOID && column->attcollation != C_COLLATION_OID)
 			fail_form("its names have another collation");
 	}
+	for (int i = N_COLUMNS; i < desc->natts; i++)
+		if (!TupleDescAttr(desc, i)->attisdropped && TupleDescAttr(desc, i)->attnotnull)
+			fail_form("it has a further column that may not be null");
 	if (rel->trigdesc != NULL)
 		fail_form("it has triggers");
+	if (desc->constr && desc->constr->num_check > 0)
+		fail_form("it has CHECK constraints");
 
 	indexes = RelationGetIndexList(rel);
 	foreach(cell, indexes)

@@ -143,6 +143,9 @@ spill_any(void)
 	return false;
 }
 
+/* Where spill_begin_row() has announced a row, NULL: nowhere.  There may be an entry later. */
+static SharedDatabase *announced = NULL;
+
 /*
  * Announce that a row is going to be made of a bucket of the partition; false, and
  * nothing announced, if it must not be.  spill_end_row() is to follow.
@@ -152,6 +155,7 @@ spill_begin_row(int partition)
 {
 	SharedDatabase *mine = my_shared_database();
 
+	announced = mine;
 	if (!mine)
 		return true;
 	pg_atomic_fetch_add_u64(&mine->rows[partition], ONE_ANNOUNCED + 1);
@@ -165,10 +169,9 @@ spill_begin_row(int partition)
 void
 spill_end_row(int partition)
 {
-	SharedDatabase *mine = my_shared_database();
-
-	if (mine)
-		pg_atomic_fetch_sub_u64(&mine->rows[partition], 1);
+	if (announced)
+		pg_atomic_fetch_sub_u64(&announced->rows[partition], 1);
+	announced = NULL;
 }
 
 /* What has been announced so far; the caller is about to go through the table. */

@@ -355,6 +355,7 @@ ratelimit_launcher_main(Datum arg)
 		if (!in_round && (now >= next || TimestampTzPlusMilliseconds(now, interval) < next))
 		{
 			began = now;
+			databases_begin_round();
 			find_work(&work);
 			in_round = true;
 		}
