@@ -70,11 +70,14 @@ visit_row(const BucketId *id, const Row *row, bool changing, void *arg)
 	/* for a block: before it can be anywhere else */
 	if (pass->first && owed > 0 && id->limiter_len > 1 && *id->limiter == BLOCK_PREFIX)
 		block_noticed(id, owed);
-	if (!changing)
-	{
-		if (owed == 0)
-			return ROW_DELETE;
-		/* where both have it: memory, or, at the start, the emptier one */
+	if (!changing && owed == 0)
+		return ROW_DELETE;
+
+	/*
+	 * Where both have it: memory, or, at the start, the emptier one.  Once a partition
+	 * has no room, only the first pass looks whether memory has it.
+	 */
+	if (!changing && (pass->first || !partition_set_has(&pass->no_room, partition)))
 		switch (shmem_move_in(id, &own, owed, pass->first && !spill_memory_newer(),
 							  !partition_set_has(&pass->no_room, partition)))
 		{
@@ -87,7 +90,6 @@ visit_row(const BucketId *id, const Row *row, bool changing, void *arg)
 				pass->busy = true;
 				break;
 		}
-	}
 	partition_set_add(&pass->look.with_rows, partition);
 	pass->living++;
 	return ROW_KEEP;

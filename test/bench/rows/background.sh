@@ -183,8 +183,8 @@ row_clean()
 {
 	local round ours theirs clean_rows=${CLEAN_ROWS:-10000000}
 
-	[ "$seconds" -ge 5 ] || seconds=5
-	use clean ratelimit.max_buckets=1024 ratelimit.flush_interval=3600 autovacuum=off
+	[ "$seconds" -ge 10 ] || seconds=10
+	use clean ratelimit.max_buckets=1024 ratelimit.flush_interval=3600 autovacuum=off shared_buffers=3GB
 	# by hand, which is faster; they never refill, so all of them stay
 	sql -c "INSERT INTO rate_limit_buckets SELECT 'default', 'row ' || i, 1e9, 0, 500000000, now() FROM generate_series(1, $clean_rows) i" \
 		-c "CHECKPOINT"
