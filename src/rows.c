@@ -354,15 +354,18 @@ tuple_state(Rows *rows, Buffer buffer, OffsetNumber offset, TransactionId *chang
 	}
 }
 
+/* A name as a text. */
+typedef union NameText
+{
+	int32		header;			/* aligns it */
+	char		bytes[VARHDRSZ + MAX_KEY_LEN + 1];
+} NameText;
+
 /* A search for a bucket's row in the primary key's index. */
 typedef struct Search
 {
-	union
-	{
-		text		value;
-		char		bytes[VARHDRSZ + MAX_KEY_LEN + 1];
-	}			limiter,
-				key;
+	NameText	limiter;
+	NameText	key;
 	ScanKeyData keys[N_NAMES];
 	TupleTableSlot *slot;
 	IndexScanDesc scan;
