@@ -51,7 +51,7 @@ errors_are_decided(void)
 }
 
 /* Deciding has failed, and its subtransaction is undone. */
-void
+static void
 decide_failed(const BucketId *id, Decision *decision, ErrorData *error)
 {
 	if (!errors_are_decided())
@@ -70,13 +70,12 @@ typedef struct GuardedCall
 	Decision   *decision;
 } GuardedCall;
 
-static bool
+static void
 do_guarded_call(void *arg)
 {
 	GuardedCall *call = arg;
 
 	call->work(call->id, call->rule, call->decision);
-	return true;
 }
 
 /*
@@ -297,7 +296,7 @@ look(const BucketId *id, const BucketRule *rule, Decision *decision)
 }
 
 /* Decide, with no setting to say what becomes of an error. */
-void
+static void
 decide_unguarded(const BucketId *id, const BucketRule *rule, Decision *decision)
 {
 	Owed		blocked = block_possible(id) ? block_left(id) : 0;
@@ -466,13 +465,12 @@ decide_all_slowly(BucketCall *calls, int n)
 	}
 }
 
-static bool
+static void
 do_all_slowly(void *arg)
 {
 	AllCall    *all = arg;
 
 	decide_all_slowly(all->calls, all->n);
-	return true;
 }
 
 /*

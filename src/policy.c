@@ -141,7 +141,7 @@ typedef struct PolicyCall
 } PolicyCall;
 
 /* Read a policy from the table. */
-static bool
+static void
 load(void *arg)
 {
 	static bool called = false;
@@ -201,7 +201,6 @@ load(void *arg)
 		call->policy->n_tiers = n;
 	}
 	sql_end(caller);
-	return true;
 }
 
 /*

@@ -341,9 +341,6 @@ extern void decide_uncounted(const BucketId *id, const BucketRule *rule,
 /* decide.c: the way to a decision */
 extern void decide_slowly(const BucketId *id, const BucketRule *rule,
 						  Decision *decision) pg_attribute_cold;
-extern void decide_unguarded(const BucketId *id, const BucketRule *rule,
-							 Decision *decision);
-extern void decide_failed(const BucketId *id, Decision *decision, ErrorData *error);
 extern void take_tokens(const BucketId *id, const BucketRule *rule,
 						Decision *decision);
 extern void decide_counted(const BucketId *id, const BucketRule *rule,

@@ -298,7 +298,7 @@ may_be_in_table(const BucketId *id)
  * Give tokens back to a bucket, or let them be pending.  May be called where nothing
  * may fail, if there is a record of the bucket or room for it was made.
  */
-void
+static void
 refund_give(const BucketId *id, double tokens)
 {
 	int			n;

@@ -12,7 +12,6 @@ extern bool refund_pending;		/* refund_settle() has something to do */
 
 extern void refund_reserve(int n);
 extern void refund_note(const BucketId *id, double tokens);
-extern void refund_give(const BucketId *id, double tokens);
 extern void refund_settle(void);
 
 #pragma GCC visibility pop

@@ -32,9 +32,6 @@
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 
-/* Rows that sql_each() holds in memory. */
-#define FETCH_ROWS	1000
-
 /* Between two attempts of sql_lock_within(). */
 #define LOCK_NAP_MS	5
 
@@ -396,68 +393,28 @@ sql_execute(SqlStatement *statement, Datum *values, const char *nulls,
 }
 
 /*
- * Call visit() for each row of a SELECT, n being its place in SPI_tuptable, with
- * the active snapshot, a bounded number of rows in memory at a time.
- */
-void
-sql_each(SqlStatement *statement, void (*visit) (uint64 n, void *arg), void *arg)
-{
-	Portal		portal;
-
-	prepare(statement);
-	portal = SPI_cursor_open(NULL, statement->plan, NULL, NULL, true);
-	do
-	{
-		CHECK_FOR_INTERRUPTS();
-		SPI_cursor_fetch(portal, true, FETCH_ROWS);
-		for (uint64 i = 0; i < SPI_processed; i++)
-			visit(i, arg);
-		SPI_freetuptable(SPI_tuptable);
-	} while (SPI_processed > 0);
-	SPI_cursor_close(portal);
-}
-
-static int	tries = 0;			/* calls of sql_try() that we are in */
-static bool tried_in_block;		/* was the outermost in a transaction block? */
-
-/* IsTransactionBlock(), but that sql_try() makes none. */
-bool
-sql_in_transaction_block(void)
-{
-	return tries > 0 ? tried_in_block : IsTransactionBlock();
-}
-
-/*
  * Do work in a subtransaction, as a statement's execution may: not in a callback at
- * the end of a transaction.  Should it return false, what it did is undone.
- * Should it fail, likewise, the transaction goes on, and the error is returned;
- * else NULL.  A cancel or a shutdown goes through.
+ * the end of a transaction.  Should it fail, what it did is undone, the
+ * transaction goes on, and the error is returned; else NULL.  A cancel or a shutdown goes through.
  */
 ErrorData *
-sql_try(bool (*work) (void *arg), void *arg)
+sql_try(void (*work) (void *arg), void *arg)
 {
 	MemoryContext context = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
 	ErrorData  *volatile error = NULL;
 
-	if (tries == 0)
-		tried_in_block = IsTransactionBlock();
 	BeginInternalSubTransaction(NULL);
-	tries++;
 	MemoryContextSwitchTo(context);
 	PG_TRY();
 	{
-		if (work(arg))
-			ReleaseCurrentSubTransaction();
-		else
-			RollbackAndReleaseCurrentSubTransaction();
+		work(arg);
+		ReleaseCurrentSubTransaction();
 		MemoryContextSwitchTo(context);
 		CurrentResourceOwner = owner;
-		tries--;
 	}
 	PG_CATCH();
 	{
-		tries--;
 		MemoryContextSwitchTo(context);
 		error = CopyErrorData();
 		FlushErrorState();

@@ -52,12 +52,9 @@ extern bool sql_lock_if_free(SqlTable table, LOCKMODE mode);
 extern char *sql_lock_within(SqlTable table, LOCKMODE mode, int ms);
 extern void sql_execute(SqlStatement *statement, Datum *values,
 						const char *nulls, bool read_only);
-extern void sql_each(SqlStatement *statement, void (*visit) (uint64 n, void *arg),
-					 void *arg);
 extern void sql_push_latest_snapshot(void);
 extern void sql_end(SqlCaller caller);
-extern bool sql_in_transaction_block(void);
-extern ErrorData *sql_try(bool (*work) (void *arg), void *arg);
+extern ErrorData *sql_try(void (*work) (void *arg), void *arg);
 
 #pragma GCC visibility pop
 

@@ -151,7 +151,7 @@ change_row(Rows *rows, RowRef *ref, TimestampTz now, const BucketRule *rule,
 		return sane;
 	}
 	decision->allowed = bucket_take(rule, &decision->owed);
-	/* a denied call leaves the row as it is, but for new parameters */
+	/* a denied call leaves the row as it is, unless its parameters are new */
 	if (sane && !set && row.capacity == rule->capacity && row.refill == rule->refill &&
 		(!decision->allowed || rule->take == 0))
 		return true;
