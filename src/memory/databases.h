@@ -5,12 +5,14 @@
 #ifndef RATELIMIT_DATABASES_H
 #define RATELIMIT_DATABASES_H
 
+#include "core/parts.h"
+#include "datatype/timestamp.h"
+#include "memory/spill.h"
 #include "port/atomics.h"
 #include "storage/block.h"
 #include "storage/lwlock.h"
 
-/* own calls need not go through the linker's tables */
-#pragma GCC visibility push(hidden)
+#define MAX_DATABASES	512		/* that have an entry */
 
 /* The longest pause after failures, unless flush_interval is longer. */
 #define MAX_BACKOFF_S		300
@@ -53,12 +55,11 @@ typedef struct SharedDatabase
 	int64		started_at;		/* the last one; monotonic clock */
 } SharedDatabase;
 
-extern Size databases_size(void);
-extern void databases_startup(void *memory, LWLock *lock, bool found);
+extern const Part databases_part;
+
 extern SharedDatabase *my_shared_database(void);
 extern void databases_visit(void (*visit) (SharedDatabase *entry, void *arg),
 							void *arg);
-extern void databases_forget(Oid database, bool dropped);
 extern void databases_wake_launcher(void);
 extern void databases_launcher_is_here(void);
 extern bool databases_worker_wanted(void);
@@ -68,7 +69,5 @@ extern void databases_no_worker(Oid database);
 extern void databases_worker_connected(void);
 extern void databases_lock_flushes(void);
 extern void databases_unlock_flushes(void);
-
-#pragma GCC visibility pop
 
 #endif							/* RATELIMIT_DATABASES_H */

@@ -32,29 +32,36 @@
  * Both processes check for interrupts wherever they wait, which also answers
  * process barriers.
  */
-#include "ratelimit.h"
+#include "postgres.h"
 
 #include "access/htup_details.h"
 #include "catalog/pg_database.h"
+#include "core/compat.h"
+#include "core/parts.h"
+#include "core/settings.h"
+#include "memory/administration.h"
 #include "memory/databases.h"
-#include "violations/episodes.h"
-#include "violations/flags.h"
-#include "violations/flush.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
-#include "table/sql.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "storage/proc.h"
+#include "table/clean.h"
+#include "table/sql.h"
 #include "tcop/tcopprot.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
-#include "violations/count.h"
+#include "violations/due_flags.h"
+#include "violations/flags.h"
+#include "violations/flush.h"
+#include "violations/fold.h"
+#include "violations/pending.h"
+#include "workers/worker.h"
 
 /* A worker that waits longer than this for a lock tries again next time. */
 #define LOCK_TIMEOUT	"1s"
@@ -193,7 +200,7 @@ forget_dropped_databases(void)
 	Work		work;
 
 	work.n = violations_databases(work.databases, MAX_DATABASES);
-	work.n = shmem_databases(work.databases, work.n, MAX_DATABASES);
+	work.n = memory_databases(work.databases, work.n, MAX_DATABASES);
 	databases_visit(add_entry, &work);
 	for (int i = 0; i < work.n; i++)
 		if (database_state(work.databases[i]) == DATABASE_GONE)
