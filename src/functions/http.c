@@ -19,6 +19,7 @@
 
 #include "core/settings.h"
 #include "decide/one.h"
+#include "decide/short_way.h"
 #include "executor/executor.h"
 #include "functions/arguments.h"
 #include "functions/result.h"
