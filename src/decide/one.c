@@ -142,7 +142,7 @@ decide_slowly(const BucketId *id, const BucketRule *rule, Decision *decision)
 }
 
 /* Count a decision, and answer as the settings want it. */
-void pg_attribute_hot
+void
 decide_counted(const BucketId *id, const BucketRule *rule, Decision *decision,
 			   bool shadow)
 {
