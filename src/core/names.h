@@ -89,7 +89,7 @@ head_add_key(BucketId *id)
 	int			at = Min(id->limiter_len, HEAD_BYTES);
 
 	id->name.key_len = id->key_len;
-	copy_bytes(id->name.bytes + at, id->key, Min(id->key_len, HEAD_BYTES - at));
+	memcpy(id->name.bytes + at, id->key, Min(id->key_len, HEAD_BYTES - at));
 }
 
 /* Multiply, so that every bit of both changes about every bit of the result. */

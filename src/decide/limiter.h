@@ -26,7 +26,7 @@ static pg_attribute_always_inline void
 limiter_use_quickly(const char *limiter, int len)
 {
 	if (unlikely(len != current_limiter.name.limiter_len || len == 0 ||
-				 !same_bytes(limiter, current_limiter.name.bytes, Min(len, HEAD_BYTES)) ||
+				 memcmp(limiter, current_limiter.name.bytes, Min(len, HEAD_BYTES)) != 0 ||
 				 (len > HEAD_BYTES && memcmp(limiter, current_limiter_whole, len) != 0)))
 		limiter_set(limiter, len);
 }

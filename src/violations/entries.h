@@ -167,11 +167,11 @@ entry_is(const Entry *entry, const Names *names)
 	return entry->database == id->database &&
 		entry->gateway_len == gateway->len &&
 		same_head(&entry->bucket, &id->name) &&
-		same_bytes(entry->name, gateway->name, gateway->len) &&
+		memcmp(entry->name, gateway->name, gateway->len) == 0 &&
 		(name_is_short(id) ||
-		 (same_bytes(entry->name + gateway->len, id->limiter, id->limiter_len) &&
-		  same_bytes(entry->name + gateway->len + id->limiter_len,
-					 id->key, id->key_len)));
+		 (memcmp(entry->name + gateway->len, id->limiter, id->limiter_len) == 0 &&
+		  memcmp(entry->name + gateway->len + id->limiter_len,
+				 id->key, id->key_len) == 0));
 }
 
 static inline int64
