@@ -204,7 +204,6 @@ typedef struct Store
 	uint32	   *tags;			/* partitions * groups * GROUP_SLOTS */
 	Slot	   *slots;			/* as many */
 	uint8	   *reach;			/* of each group: 0 is itself */
-	uint64		secrets[3];		/* of the hash, from its seed */
 	Tail	   *tails;			/* of the slots */
 	LWLockPadded *locks;		/* a partition each */
 } Store;
