@@ -32,11 +32,13 @@
  *
  * Why no bucket is in two places:
  *
- * - Between rules 3 and 5.  An announcement and the clearing of a mark are both
- *	 atomic operations with full barriers, each followed by a look at what the other
- *	 one wrote.  So at least one of the two sees the other: either the maker of the
- *	 row finds the mark cleared, or the worker finds the announcement and sets the
- *	 mark again.  Meanwhile nobody makes a bucket in memory by rule 1, because the
+ * - Between rules 3 and 5.  The announcement of a row and the clearing of a mark are
+ *	 each followed by a full barrier, and then by a look at what the other side
+ *	 writes.  So at least one side sees the other: either the maker of the row finds
+ *	 the mark cleared, or the worker finds the announcement and sets the mark again.
+ *	 The barriers are explicit, because an atomic operation that is a load-acquire
+ *	 and a store-release (ARM64 without LSE) lets a later load be done before its
+ *	 store can be seen, although PostgreSQL calls it a full barrier.  Meanwhile nobody makes a bucket in memory by rule 1, because the
  *	 worker holds the partition's lock.
  *
  * - A row that was announced before the worker began to go through the table was
@@ -161,6 +163,8 @@ spill_begin_row(int partition)
 	if (!mine)
 		return true;
 	pg_atomic_fetch_add_u64(&mine->rows[partition], ONE_ANNOUNCED + 1);
+	/* pairs with the barrier in spill_clear() */
+	pg_memory_barrier();
 	if (spill_is_set(partition))
 		return true;
 	spill_end_row(partition);
@@ -210,6 +214,8 @@ spill_clear(const SpillLook *look)
 			continue;
 		memory_lock_partition(i);
 		pg_atomic_fetch_and_u64(marks, ~mark);
+		/* pairs with the barrier in spill_begin_row() */
+		pg_memory_barrier();
 		if (pg_atomic_read_u64(&mine->rows[i]) != look->rows[i])
 			pg_atomic_fetch_or_u64(marks, mark);
 		memory_unlock_partition(i);
