@@ -11,6 +11,9 @@
 #include "memory/wait.h"
 #include "miscadmin.h"
 
+/* Slots between looks at whether the caller has been cancelled. */
+#define CHECK_EVERY		1024
+
 /*
  * As in consume_locked(), what to write is worked out before the word is locked.  These
  * are rare, so if somebody else changes the bucket meanwhile they start anew.
@@ -60,9 +63,7 @@ find_to_give(const BucketId *id, Slot **slot, uint64 *word)
 
 	for (int round = 0; (result = find_once(id, slot, word)) == FIND_BUSY; round++)
 	{
-		if (INTERRUPTS_CAN_BE_PROCESSED())
-			give_way(round);
-		else if (!give_way_for(round, &patience))
+		if (!give_way_for(round, INTERRUPTS_CAN_BE_PROCESSED() ? NULL : &patience))
 		{
 			impatient_until = monotonic_ns() + IMPATIENT_FOR;
 			return false;
@@ -125,41 +126,36 @@ limiter_is(const Slot *slot, const char *limiter, int limiter_len)
 	return memcmp(names, limiter, limiter_len) == 0;
 }
 
-/* Which buckets are to be made full. */
-typedef struct Wanted
+/* Which buckets to make full, and how far that has got. */
+typedef struct Reset
 {
 	Oid			database;
-	const char *limiter;		/* NULL: every limiter's ... */
+	const char *limiter;		/* NULL: those of every limiter ... */
 	int			limiter_len;
-	bool		blocks;			/* ... and blocks, too */
-	int64	   *patience;		/* of one who cannot be cancelled, or NULL */
-} Wanted;
+	bool		blocks;			/* ... and, if set, blocks, too */
+	int64	   *patience;		/* of a caller that cannot be cancelled, or NULL */
+	int64		visited;		/* slots */
+	int64		done;			/* buckets that have been made full */
+} Reset;
 
-/* Make the slot's bucket full if it is wanted, and was not. */
+/* Make the slot's bucket full if it is one of those and lives.  Did it? */
 static bool
-reset_slot(uint32 n, const Wanted *wanted)
+reset_slot(uint32 n, const Reset *reset)
 {
 	Slot	   *slot = &store.slots[n];
 
-	for (int round = 0; ((volatile uint32 *) store.tags)[n] >= TAG_FIRST; round++)
+	while (((volatile uint32 *) store.tags)[n] >= TAG_FIRST)
 	{
-		uint64		word = pg_atomic_read_u64(&slot->word);
+		uint64		word;
 		State		state;
 		bool		living;
 
-		if (word & WORD_LOCKED)
-		{
-			if (!wanted->patience)
-				give_way(round);
-			else if (!give_way_for(round, wanted->patience))
-				return false;
-			continue;
-		}
-		pg_read_barrier();
-		if (slot->database != wanted->database)
+		if (!read_word_for(slot, &word, reset->patience))
 			return false;
-		if (wanted->limiter ? !limiter_is(slot, wanted->limiter, wanted->limiter_len) :
-			!wanted->blocks && slot->u.bucket.name.bytes[0] == BLOCK_PREFIX)
+		if (slot->database != reset->database)
+			return false;
+		if (reset->limiter ? !limiter_is(slot, reset->limiter, reset->limiter_len) :
+			!reset->blocks && slot->u.bucket.name.bytes[0] == BLOCK_PREFIX)
 		{
 			if (unchanged(slot, word))
 				return false;
@@ -178,31 +174,16 @@ reset_slot(uint32 n, const Wanted *wanted)
 	return false;
 }
 
-static int64
-reset_slots(const Wanted *wanted)
+/* For visit_slots(). */
+static bool
+visit_to_reset(uint32 n, void *arg)
 {
-	uint32		per_partition = store.groups * GROUP_SLOTS;
-	int64		reset = 0;
+	Reset	   *reset = arg;
 
-	for (uint32 partition = 0; partition < store.partitions; partition++)
-	{
-		uint32		before;
-
-		/* buckets that moved meanwhile may have passed us by */
-		do
-		{
-			before = wait_for_layout(partition, wanted->patience);
-			pg_read_barrier();
-			for (uint32 i = 0; i < per_partition; i++)
-			{
-				if (i % 1024 == 0)
-					CHECK_FOR_INTERRUPTS();
-				reset += reset_slot(partition_slot(partition, i), wanted);
-			}
-			pg_read_barrier();
-		} while (pg_atomic_read_u32(&store.header->layout[partition]) != before);
-	}
-	return reset;
+	if (reset->visited++ % CHECK_EVERY == 0)
+		CHECK_FOR_INTERRUPTS();
+	reset->done += reset_slot(n, reset);
+	return true;
 }
 
 /*
@@ -212,9 +193,10 @@ reset_slots(const Wanted *wanted)
 int64
 memory_reset_all(Oid database, const char *limiter, int limiter_len)
 {
-	Wanted		wanted = {database, limiter, limiter_len};
+	Reset		reset = {database, limiter, limiter_len};
 
-	return reset_slots(&wanted);
+	visit_slots(visit_to_reset, &reset, NULL);
+	return reset.done;
 }
 
 /*
@@ -226,9 +208,9 @@ void
 memory_forget_database(Oid database)
 {
 	int64		patience = GIVE_PATIENCE;
-	Wanted		wanted = {database,.blocks = true,.patience = &patience};
+	Reset		reset = {database,.blocks = true,.patience = &patience};
 
-	(void) reset_slots(&wanted);
+	visit_slots(visit_to_reset, &reset, &patience);
 }
 
 /* The database of the slot's bucket, if it lives; else InvalidOid. */
@@ -264,7 +246,7 @@ memory_databases(Oid *databases, int n, int max)
 		Oid			database;
 		int			i;
 
-		if (slot % 1024 == 0)
+		if (slot % CHECK_EVERY == 0)
 			CHECK_FOR_INTERRUPTS();
 		/* most are of one database: nearly none is looked at closely */
 		database = store.slots[slot].database;

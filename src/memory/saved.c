@@ -90,23 +90,20 @@ copy_bucket(uint32 n, int64 began, int64 *patience, SavedBucket *record)
 {
 	Slot	   *slot = &store.slots[n];
 
-	for (int round = 0; ((volatile uint32 *) store.tags)[n] >= TAG_FIRST; round++)
+	while (((volatile uint32 *) store.tags)[n] >= TAG_FIRST)
 	{
-		uint64		word = pg_atomic_read_u64(&slot->word);
+		uint64		word;
 		uint32		next;
 		int			len;
 		Owed		owed;
 
-		if (word & WORD_LOCKED)
+		if (!read_word_for(slot, &word, patience))
 		{
-			if (give_way_for(round, patience))
-				continue;
 			ereport(LOG,
 					(errmsg("ratelimit: leaving a bucket out of the saved state"),
 					 errdetail("A process that has been stopped is changing it.")));
 			return false;
 		}
-		pg_read_barrier();
 		next = slot->link;
 		memset(record->places, 0, sizeof(record->places));
 		record->places[0] = n;
@@ -143,43 +140,39 @@ copy_bucket(uint32 n, int64 began, int64 *patience, SavedBucket *record)
 	return false;
 }
 
-static void
-save_buckets(Saving *saving)
+/* How far saving the buckets has got. */
+typedef struct BucketSaving
 {
+	Saving	   *saving;
+	int64		patience;		/* that is left */
+	int64		visited;		/* slots */
+} BucketSaving;
+
+/* For visit_slots(): save the slot's bucket if it lives. */
+static bool
+visit_to_save(uint32 n, void *arg)
+{
+	BucketSaving *mine = arg;
 	SavedBucket record;
-	uint32		per_partition = store.groups * GROUP_SLOTS;
-	int64		patience = SAVE_PATIENCE;
 
-	for (uint32 partition = 0; partition < store.partitions; partition++)
+	if (mine->visited++ % SAVE_BATCH == 0 && !saved_go_on(mine->saving))
+		return false;
+	if (copy_bucket(n, mine->saving->mono, &mine->patience, &record))
 	{
-		uint32		before;
-
-		/* buckets that moved meanwhile may have passed us by */
-		do
-		{
-			before = wait_for_layout(partition, &patience);
-			pg_read_barrier();
-			for (uint32 i = 0; i < per_partition; i++)
-			{
-				if (i % SAVE_BATCH == 0 && !saved_go_on(saving))
-					return;
-				if (!copy_bucket(partition_slot(partition, i), saving->mono, &patience,
-								 &record))
-					continue;
-				saved_put(saving, SAVED_BUCKET, &record,
-							 offsetof(SavedBucket, names) + record.limiter_len + record.key_len);
-				saving->buckets++;
-			}
-			pg_read_barrier();
-		} while (pg_atomic_read_u32(&store.header->layout[partition]) != before);
+		saved_put(mine->saving, SAVED_BUCKET, &record,
+				  offsetof(SavedBucket, names) + record.limiter_len + record.key_len);
+		mine->saving->buckets++;
 	}
+	return true;
 }
 
 void
 memory_save(Saving *saving)
 {
+	BucketSaving buckets = {.saving = saving,.patience = SAVE_PATIENCE};
+
 	save_store(saving);
-	save_buckets(saving);
+	visit_slots(visit_to_save, &buckets, &buckets.patience);
 }
 
 /*

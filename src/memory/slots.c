@@ -46,8 +46,22 @@ wait_for_word(Slot *slot)
 }
 
 /*
- * The partition's layout once no buckets are on the move.  With patience, which may be
- * NULL, they still may be when that is used up.
+ * Read the word like read_word(), but wait with patience, as give_way_for() does.
+ * Return false if the word is still locked when that is used up.
+ */
+bool
+read_word_for(Slot *slot, uint64 *word, int64 *patience)
+{
+	for (int round = 0; (*word = pg_atomic_read_u64(&slot->word)) & WORD_LOCKED; round++)
+		if (!give_way_for(round, patience))
+			return false;
+	pg_read_barrier();
+	return true;
+}
+
+/*
+ * Return the partition's layout once no buckets are moving.  Wait with patience, as
+ * give_way_for() does: they may still be moving when that is used up.
  */
 uint32
 wait_for_layout(uint32 partition, int64 *patience)
@@ -56,13 +70,37 @@ wait_for_layout(uint32 partition, int64 *patience)
 	uint32		now;
 
 	for (int round = 0; (now = pg_atomic_read_u32(layout)) & LAYOUT_MOVING; round++)
-	{
-		if (!patience)
-			give_way(round);
-		else if (!give_way_for(round, patience))
+		if (!give_way_for(round, patience))
 			break;
-	}
 	return now;
+}
+
+/*
+ * Visit every slot, partition after partition, until visit() returns false.  A bucket
+ * that moves meanwhile may be passed over, so a partition whose layout has changed is
+ * visited again, and visit() must allow for seeing a bucket twice.  The patience, which
+ * may be NULL, is for waiting until no buckets are moving.
+ */
+void
+visit_slots(bool (*visit) (uint32 n, void *arg), void *arg, int64 *patience)
+{
+	uint32		per_partition = store.groups * GROUP_SLOTS;
+
+	for (uint32 partition = 0; partition < store.partitions; partition++)
+	{
+		uint32		before;
+
+		do
+		{
+			before = wait_for_layout(partition, patience);
+			/* the slots are read after the layout, and before it is read again */
+			pg_read_barrier();
+			for (uint32 i = 0; i < per_partition; i++)
+				if (!visit(partition_slot(partition, i), arg))
+					return;
+			pg_read_barrier();
+		} while (pg_atomic_read_u32(&store.header->layout[partition]) != before);
+	}
 }
 
 /* The name of a bucket, into MAX_NAMES bytes; of one that is changing anything. */

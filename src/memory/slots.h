@@ -211,6 +211,8 @@ typedef struct Store
 extern Store store;
 
 extern uint64 wait_for_word(Slot *slot) pg_attribute_cold;
+extern bool read_word_for(Slot *slot, uint64 *word, int64 *patience);
+extern void visit_slots(bool (*visit) (uint32 n, void *arg), void *arg, int64 *patience);
 extern uint32 wait_for_layout(uint32 partition, int64 *patience);
 extern bool slot_has_names(const Slot *slot, const BucketId *id);
 extern void slot_names(const Slot *slot, char *names);

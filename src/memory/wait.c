@@ -55,12 +55,18 @@ give_way(int round)
 }
 
 /*
- * The same for callers that must neither be cancelled nor wait for ever, such as the
- * end of a transaction.  False once so many nanoseconds of patience are used up.
+ * Do the same for a caller that must neither be cancelled nor wait for ever, such as
+ * the end of a transaction.  Return false once so many nanoseconds of patience are used
+ * up.  If patience is NULL, wait as give_way() does.
  */
 bool
 give_way_for(int round, int64 *patience)
 {
+	if (!patience)
+	{
+		give_way(round);
+		return true;
+	}
 	if (round < SPINS)
 	{
 		SPIN_DELAY();
