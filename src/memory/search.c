@@ -33,8 +33,7 @@ search_left(const BucketId *id, uint32 layout, SearchMode mode, uint64 *word)
 	{
 		Probe		way = probe_in(id->hash, shift);
 
-		if (!search_group(id, &way, 0, mode, &slot, word) && *reach_of(&way) > 0)
-			slot = search_further(id, way, mode, word);
+		slot = search_way(id, &way, mode, word);
 	}
 	return slot;
 }
@@ -68,8 +67,7 @@ find_elsewhere(const BucketId *id, uint32 layout, uint64 *word)
 		layout = wait_for_layout(memory_partition(id->hash), NULL);
 		way = probe_in(id->hash, layout);
 		pg_read_barrier();
-		if (!search_group(id, &way, 0, SEARCH_WAITING, &slot, word) && *reach_of(&way) > 0)
-			slot = search_further(id, way, SEARCH_WAITING, word);
+		slot = search_way(id, &way, SEARCH_WAITING, word);
 		if (slot)
 			return slot;
 	}
@@ -81,11 +79,9 @@ find_once(const BucketId *id, Slot **slot, uint64 *word)
 {
 	Probe		way = probe_of(id->hash);
 
-	*slot = NULL;
 	/* the tags are read after the layout */
 	pg_read_barrier();
-	if (!search_group(id, &way, 0, SEARCH_ONCE, slot, word) && *reach_of(&way) > 0)
-		*slot = search_further(id, way, SEARCH_ONCE, word);
+	*slot = search_way(id, &way, SEARCH_ONCE, word);
 	if (!*slot && (way.layout & LAYOUT_LEFT))
 		*slot = search_left(id, way.layout, SEARCH_ONCE, word);
 	if (*slot)

@@ -63,6 +63,17 @@ search_group(const BucketId *id, const Probe *way, uint32 i, SearchMode mode,
 	return false;
 }
 
+/* Look for the bucket all the way: the slot where the search ended, or NULL. */
+static pg_attribute_always_inline Slot *
+search_way(const BucketId *id, const Probe *way, SearchMode mode, uint64 *word)
+{
+	Slot	   *slot = NULL;
+
+	if (!search_group(id, way, 0, mode, &slot, word) && unlikely(*reach_of(way) > 0))
+		slot = search_further(id, *way, mode, word);
+	return slot;
+}
+
 /*
  * The bucket's slot and its word, or NULL.  Without the partition's lock, NULL
  * may be out of date, and a slot is certain only with its word unchanged.
@@ -72,14 +83,12 @@ search_group(const BucketId *id, const Probe *way, uint32 i, SearchMode mode,
 static pg_attribute_always_inline Slot *
 find(const BucketId *id, uint64 *word)
 {
-	Slot	   *slot = NULL;
 	Probe		way = probe_of(id->hash);
+	Slot	   *slot;
 
 	/* the tags are read after the layout */
 	pg_read_barrier();
-	if (!search_group(id, &way, 0, SEARCH_WAITING, &slot, word) &&
-		unlikely(*reach_of(&way) > 0))
-		slot = search_further(id, way, SEARCH_WAITING, word);
+	slot = search_way(id, &way, SEARCH_WAITING, word);
 	if (unlikely(slot == NULL))
 		slot = find_elsewhere(id, way.layout, word);
 	return slot;
