@@ -234,14 +234,12 @@ fill_slots(const BucketId *id, const BucketRule *rule, Owed full_at,
 	}
 
 	slot->database = id->database;
-	slot->u.bucket.capacity = rule->capacity;
-	slot->u.bucket.refill = rule->refill;
 	slot->link = needed > 1 ? claimed[1] : NO_SLOT;
 	slot->u.bucket.name = id->name;
 	if (!name_is_short(id))
 		memcpy(store.tails[claimed[0]].name, names + HEAD_BYTES, TAIL_BYTES);
 	store.tags[claimed[0]] = probe_of(id->hash).tag;
-	unlock_changed(slot, words[0], full_at);
+	unlock_with_rule(slot, words[0], rule, full_at);
 }
 
 int

@@ -50,9 +50,7 @@ consume_locked(Slot *slot, uint64 word, const BucketRule *rule,
 		return false;
 	}
 	failures = 0;
-	slot->u.bucket.capacity = rule->capacity;
-	slot->u.bucket.refill = rule->refill;
-	unlock_changed(slot, word, rule->timed ? now + owed : owed);
+	unlock_with_rule(slot, word, rule, rule->timed ? now + owed : owed);
 	return true;
 }
 

@@ -40,9 +40,7 @@ set_here(const BucketId *id, const BucketRule *rule, Owed owed)
 
 		if (!lock_word(slot, word))
 			continue;
-		slot->u.bucket.capacity = rule->capacity;
-		slot->u.bucket.refill = rule->refill;
-		unlock_changed(slot, word, full_at);
+		unlock_with_rule(slot, word, rule, full_at);
 		return true;
 	}
 	return false;
@@ -164,9 +162,7 @@ raise_here(Slot *slot, uint64 word, const BucketRule *rule, Owed owed)
 	most = Max(owed, state_owes_by(&state, now, rule));
 	if (!lock_word(slot, word))
 		return false;
-	slot->u.bucket.capacity = rule->capacity;
-	slot->u.bucket.refill = rule->refill;
-	unlock_changed(slot, word, rule->timed ? now + most : most);
+	unlock_with_rule(slot, word, rule, rule->timed ? now + most : most);
 	return true;
 }
 

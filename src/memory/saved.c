@@ -272,9 +272,7 @@ restore(const BucketId *id, double capacity, double refill, Owed owed,
 
 	if (slot && lock_word(slot, word))
 	{
-		slot->u.bucket.capacity = capacity;
-		slot->u.bucket.refill = refill;
-		unlock_changed(slot, word, owed > 0 ? full_at : 0);
+		unlock_with_rule(slot, word, &rule, owed > 0 ? full_at : 0);
 		return true;
 	}
 	if (owed <= 0)

@@ -34,6 +34,15 @@ unlock_changed(Slot *slot, uint64 word, Owed full_at)
 	pg_atomic_write_u64(&slot->word, value << 1);
 }
 
+/* The same for a bucket that is to have this rule's parameters. */
+void
+unlock_with_rule(Slot *slot, uint64 word, const BucketRule *rule, Owed full_at)
+{
+	slot->u.bucket.capacity = rule->capacity;
+	slot->u.bucket.refill = rule->refill;
+	unlock_changed(slot, word, full_at);
+}
+
 /* Wait until the word is not locked. */
 uint64
 wait_for_word(Slot *slot)

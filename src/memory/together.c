@@ -166,11 +166,7 @@ decide_locked(BucketCall *calls, int n, Held *held, bool apply)
 		full_at = decision->owed + (rule->timed ? now : 0);
 
 		if (slot && apply)
-		{
-			slot->u.bucket.capacity = rule->capacity;
-			slot->u.bucket.refill = rule->refill;
-			unlock_changed(slot, held[i].word, full_at);
-		}
+			unlock_with_rule(slot, held[i].word, rule, full_at);
 		else if (slot)
 			unlock_unchanged(slot, held[i].word);
 		else if (held[i].n_claimed > 0 && apply)
