@@ -6,6 +6,7 @@
  */
 #include "postgres.h"
 
+#include "core/oids.h"
 #include "memory/administration.h"
 #include "memory/search.h"
 #include "memory/wait.h"
@@ -244,20 +245,16 @@ memory_databases(Oid *databases, int n, int max)
 	for (uint32 slot = 0; slot < n_slots(); slot++)
 	{
 		Oid			database;
-		int			i;
 
 		if (slot % CHECK_EVERY == 0)
 			CHECK_FOR_INTERRUPTS();
 		/* most are of one database: nearly none is looked at closely */
 		database = store.slots[slot].database;
-		for (i = 0; i < n && databases[i] != database; i++)
-			;
-		if (i < n || !OidIsValid(database) || !OidIsValid(database = living_in(slot)))
+		if (!OidIsValid(database) || oids_have(databases, n, database))
 			continue;
-		for (i = 0; i < n && databases[i] != database; i++)
-			;
-		if (i == n && n < max)
-			databases[n++] = database;
+		database = living_in(slot);
+		if (OidIsValid(database))
+			n = oids_add(databases, n, max, database);
 	}
 	return n;
 }
