@@ -34,10 +34,12 @@ release_all(Held *held, int n)
 	}
 }
 
-/* Find the calls' buckets, and claim slots for those that are not here. */
+/*
+ * Find the calls' buckets.  Add the partitions of those that are not here to "locked";
+ * ALL_MISSING if that adds any.
+ */
 static AllResult
-find_or_claim(BucketCall *calls, int n, PlaceMode mode, Held *held,
-			  PartitionSet *locked)
+find_all(const BucketCall *calls, int n, Held *held, PartitionSet *locked)
 {
 	AllResult	result = ALL_DECIDED;
 
@@ -45,7 +47,6 @@ find_or_claim(BucketCall *calls, int n, PlaceMode mode, Held *held,
 	{
 		int			partition = memory_partition(calls[i].id.hash);
 
-		held[i].n_claimed = 0;
 		switch (find_once(&calls[i].id, &held[i].slot, &held[i].word))
 		{
 			case FIND_HERE:
@@ -60,8 +61,17 @@ find_or_claim(BucketCall *calls, int n, PlaceMode mode, Held *held,
 				break;
 		}
 	}
-	if (result != ALL_DECIDED)
-		return mode == PLACE_NOTHING ? ALL_ELSEWHERE : result;
+	return result;
+}
+
+/*
+ * Claim slots for those of the calls' buckets that are not here, whose partitions' locks
+ * are held.
+ */
+static AllResult
+claim_absent(BucketCall *calls, int n, PlaceMode mode, Held *held)
+{
+	AllResult	result = ALL_DECIDED;
 
 	for (int i = 0; i < n; i++)
 	{
@@ -80,7 +90,7 @@ find_or_claim(BucketCall *calls, int n, PlaceMode mode, Held *held,
 		if (calls[i].rule.take == 0)
 			continue;			/* stays as it is */
 		if (claim_slots(&probe, (probe.layout & LAYOUT_SHIFT) ? 1 : groups_for(mode),
-				  slots_needed(&calls[i].id), held[i].claimed, held[i].words))
+						slots_needed(&calls[i].id), held[i].claimed, held[i].words))
 			held[i].n_claimed = slots_needed(&calls[i].id);
 		else if (probe.layout & LAYOUT_SHIFT)
 		{
@@ -187,7 +197,11 @@ try_all(BucketCall *calls, int n, PlaceMode mode, bool apply, Held *held,
 
 	for (int i = 0; i < n; i++)
 		held[i].n_claimed = 0;
-	result = find_or_claim(calls, n, mode, held, locked);
+	result = find_all(calls, n, held, locked);
+	if (result == ALL_MISSING && mode == PLACE_NOTHING)
+		result = ALL_ELSEWHERE;
+	if (result == ALL_DECIDED)
+		result = claim_absent(calls, n, mode, held);
 	if (result == ALL_DECIDED)
 	{
 		int			n_locked = lock_all(calls, held, n);
