@@ -308,13 +308,13 @@ memory_view(uint32 n, Oid database, BucketView *view)
 
 /* Of one partition: slots, living buckets of a database, evictions so far. */
 void
-memory_partition_stats(int partition, Oid database, int64 *n_slots,
-					  int64 *living, int64 *evicted)
+memory_partition_stats(int partition, Oid database, int64 *slots,
+					   int64 *living, int64 *evicted)
 {
 	uint32		per_partition = store.groups * GROUP_SLOTS;
 	BucketView	view;
 
-	*n_slots = per_partition;
+	*slots = per_partition;
 	*living = 0;
 	for (uint32 i = 0; i < per_partition; i++)
 		*living += memory_view(partition_slot(partition, i), database, &view);

@@ -213,7 +213,7 @@ claim_slots(const Probe *probe, uint32 groups, int needed, uint32 *claimed, uint
 /* Write the bucket into its claimed slots and release them. */
 void
 fill_slots(const BucketId *id, const BucketRule *rule, Owed full_at,
-	 int needed, const uint32 *claimed, const uint64 *words)
+		   int needed, const uint32 *claimed, const uint64 *words)
 {
 	char		names[MAX_NAMES];
 	Slot	   *slot = &store.slots[claimed[0]];

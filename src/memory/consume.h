@@ -8,8 +8,8 @@
 #include "core/call.h"
 
 extern bool memory_consume(const BucketId *id, const BucketRule *rule,
-						  Decision *decision);
+						   Decision *decision);
 extern bool memory_peek(const BucketId *id, const BucketRule *rule,
-					   Decision *decision);
+						Decision *decision);
 
 #endif							/* RATELIMIT_MEMORY_CONSUME_H */

@@ -2,8 +2,8 @@
  * memory/databases.h
  *		The databases that use the extension: see memory/databases.c.
  */
-#ifndef RATELIMIT_DATABASES_H
-#define RATELIMIT_DATABASES_H
+#ifndef RATELIMIT_MEMORY_DATABASES_H
+#define RATELIMIT_MEMORY_DATABASES_H
 
 #include "core/parts.h"
 #include "datatype/timestamp.h"
@@ -77,4 +77,4 @@ extern void databases_worker_connected(void);
 extern void databases_lock_flushes(void);
 extern void databases_unlock_flushes(void);
 
-#endif							/* RATELIMIT_DATABASES_H */
+#endif							/* RATELIMIT_MEMORY_DATABASES_H */

@@ -119,7 +119,8 @@ move_bucket(uint32 n, int partition, uint32 layout)
 		rule.capacity = slot->u.bucket.capacity;
 		rule.refill = slot->u.bucket.refill;
 		if (claim_slots(&probe, PROBE_GROUPS, slots_needed(&id), claimed, words))
-			fill_slots(&id, &rule, full_at_of(slot, word), slots_needed(&id), claimed, words);
+			fill_slots(&id, &rule, full_at_of(slot, word),
+					   slots_needed(&id), claimed, words);
 		else
 			pg_atomic_fetch_add_u64(&store.header->evicted[partition], 1);
 	}
@@ -167,7 +168,7 @@ claim_or_grow(const BucketId *id, uint32 groups, uint32 *claimed, uint64 *words)
 		Probe		probe = probe_of(id->hash);
 
 		if (claim_slots(&probe, (probe.layout & LAYOUT_SHIFT) ? 1 : groups,
-				  slots_needed(id), claimed, words))
+						slots_needed(id), claimed, words))
 			return true;
 		if (!grow_partition(memory_partition(id->hash)))
 			return false;

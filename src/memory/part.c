@@ -6,7 +6,6 @@
  */
 #include "postgres.h"
 
-#include "core/saved_file.h"
 #include "core/settings.h"
 #include "memory/administration.h"
 #include "memory/part.h"
@@ -24,7 +23,8 @@ dimensions(uint32 *partitions, uint32 *groups)
 	*partitions = n;
 	/* a little more where there is room in 128 bytes a bucket: ways stay short */
 	*groups = Max((max_buckets_setting / n + GROUP_SLOTS - 1) / GROUP_SLOTS,
-				  (max_buckets_setting / 32 + (int64) max_buckets_setting) / n / GROUP_SLOTS);
+				  (max_buckets_setting / 32 + (int64) max_buckets_setting) /
+				  n / GROUP_SLOTS);
 }
 
 static Size
@@ -36,7 +36,7 @@ size(void)
 
 	dimensions(&partitions, &groups);
 	total = mul_size((Size) partitions * groups * GROUP_SLOTS,
-					sizeof(uint32) + sizeof(Slot) + sizeof(Tail));
+					 sizeof(uint32) + sizeof(Slot) + sizeof(Tail));
 	total = add_size(total, CACHELINEALIGN((Size) partitions * groups));
 	return add_size(total, CACHELINEALIGN(sizeof(Header)));
 }
@@ -80,7 +80,8 @@ startup(void *memory, LWLockPadded *my_locks, bool found)
 		store.header->seed = secret_seed();
 		for (int i = 0; i < MAX_PARTITIONS; i++)
 		{
-			pg_atomic_init_u32(&store.header->layout[i], first_shift(store.header->groups));
+			pg_atomic_init_u32(&store.header->layout[i],
+							   first_shift(store.header->groups));
 			pg_atomic_init_u64(&store.header->evicted[i], 0);
 		}
 	}

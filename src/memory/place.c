@@ -73,7 +73,7 @@ place_locked(const BucketId *id, const BucketRule *rule, Owed owed, PlaceMode mo
 			return PLACE_BUSY;
 	}
 	fill_slots(id, rule, owed + (rule->timed ? monotonic_ns() : 0),
-		 slots_needed(id), claimed, words);
+			   slots_needed(id), claimed, words);
 	return PLACED;
 }
 
@@ -132,7 +132,7 @@ place_or_set(const BucketId *id, const BucketRule *rule, Owed owed, bool set,
  */
 bool
 memory_place(const BucketId *id, const BucketRule *rule, Owed owed,
-			PlaceMode mode, Decision *decision)
+			 PlaceMode mode, Decision *decision)
 {
 	return place_or_set(id, rule, owed, false, mode, decision);
 }
@@ -173,7 +173,7 @@ raise_here(Slot *slot, uint64 word, const BucketRule *rule, Owed owed)
  */
 MoveResult
 memory_move_in(const BucketId *id, const BucketRule *rule, Owed owed, bool raise,
-			  bool make)
+			   bool make)
 {
 	int			partition = memory_partition(id->hash);
 	MoveResult	result = MOVE_BUSY;

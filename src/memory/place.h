@@ -26,11 +26,11 @@ typedef enum MoveResult
 } MoveResult;
 
 extern bool memory_place(const BucketId *id, const BucketRule *rule, Owed owed,
-						PlaceMode mode, Decision *decision);
+						 PlaceMode mode, Decision *decision);
 extern bool memory_set(const BucketId *id, const BucketRule *rule, Owed owed,
-					  PlaceMode mode);
+					   PlaceMode mode);
 extern MoveResult memory_move_in(const BucketId *id, const BucketRule *rule, Owed owed,
-								bool raise, bool make);
+								 bool raise, bool make);
 extern uint32 groups_for(PlaceMode mode);
 
 #endif							/* RATELIMIT_MEMORY_PLACE_H */

@@ -18,14 +18,12 @@
 
 #include <math.h>
 
-#include "core/saved_file.h"
 #include "memory/block_filter.h"
 #include "memory/claim.h"
 #include "memory/grow.h"
 #include "memory/partitions.h"
 #include "memory/saved.h"
 #include "memory/search.h"
-#include "memory/wait.h"
 
 /* Slots between looks at whether to go on. */
 #define SAVE_BATCH	512
@@ -259,7 +257,7 @@ free_way(const Probe *probe, uint32 place)
  */
 static bool
 restore(const BucketId *id, double capacity, double refill, Owed owed,
-			  int64 now, const uint32 *places)
+		int64 now, const uint32 *places)
 {
 	Probe		probe = probe_of(id->hash);
 	BucketRule	rule = {.capacity = capacity,.refill = refill};

@@ -29,7 +29,8 @@ search_left(const BucketId *id, uint32 layout, SearchMode mode, uint64 *word)
 {
 	Slot	   *slot = NULL;
 
-	for (uint32 shift = (layout & LAYOUT_SHIFT) + 1; !slot && store.groups >> shift > 0; shift++)
+	for (uint32 shift = (layout & LAYOUT_SHIFT) + 1;
+		 !slot && store.groups >> shift > 0; shift++)
 	{
 		Probe		way = probe_in(id->hash, shift);
 

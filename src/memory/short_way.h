@@ -77,7 +77,8 @@ swap_word(Slot *slot, uint64 word, const BucketRule *rule, int64 now,
 	advance = (now + left - full_at) + rule->take;
 	if (unlikely(advance >= MAX_ADVANCE))
 		return consume_locked(slot, word, rule, decision);
-	return pg_atomic_compare_exchange_u64(&slot->word, &word, word + ((uint64) advance << 1));
+	return pg_atomic_compare_exchange_u64(&slot->word, &word,
+										  word + ((uint64) advance << 1));
 }
 
 /* Decide a call on a bucket that is here; false if it is not. */

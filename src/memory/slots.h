@@ -217,7 +217,8 @@ extern uint32 wait_for_layout(uint32 partition, int64 *patience);
 extern bool slot_has_names(const Slot *slot, const BucketId *id);
 extern void slot_names(const Slot *slot, char *names);
 extern void unlock_changed(Slot *slot, uint64 word, Owed full_at);
-extern void unlock_with_rule(Slot *slot, uint64 word, const BucketRule *rule, Owed full_at);
+extern void unlock_with_rule(Slot *slot, uint64 word, const BucketRule *rule,
+							 Owed full_at);
 
 /* All slots. */
 static inline uint32

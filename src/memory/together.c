@@ -182,7 +182,7 @@ decide_locked(BucketCall *calls, int n, Held *held, bool apply)
 		else if (held[i].n_claimed > 0 && apply)
 		{
 			fill_slots(&calls[i].id, rule, full_at,
-				 held[i].n_claimed, held[i].claimed, held[i].words);
+					   held[i].n_claimed, held[i].claimed, held[i].words);
 			held[i].n_claimed = 0;
 		}
 	}
@@ -261,7 +261,7 @@ lock_partitions(const PartitionSet *set)
  */
 AllResult
 memory_try_all(BucketCall *calls, int n, PlaceMode mode, bool apply,
-			  PartitionSet *locked)
+			   PartitionSet *locked)
 {
 	Held		held[MAX_CALLS];
 	PartitionSet now_locked = *locked;
