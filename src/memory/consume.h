@@ -1,6 +1,6 @@
 /*
  * memory/consume.h
- *		Decisions on buckets that are in shared memory: see memory/consume.c.
+ *		Deciding calls on buckets that are in shared memory: see memory/consume.c.
  */
 #ifndef RATELIMIT_MEMORY_CONSUME_H
 #define RATELIMIT_MEMORY_CONSUME_H

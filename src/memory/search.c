@@ -1,16 +1,18 @@
 /*
  * memory/search.c
- *		Searching for a bucket's slot, when it is not in its home group.
+ *		Searching for a bucket's slot, as far as this is not inline in
+ *		memory/search.h: beyond the home group, while a partition grows, and without
+ *		waiting.
  *
- * How buckets are kept, and how a search ends: memory/slots.h.  How searches go
- * together with growing: memory/grow.c.
+ * A search changes nothing.  memory/slots.h explains where a bucket may be and where
+ * a search ends, and memory/grow.c how searches go together with growing.
  */
 #include "postgres.h"
 
 #include "memory/partitions.h"
 #include "memory/search.h"
 
-/* A search goes on after the home group, as far as that reaches. */
+/* Go on with a search after the home group, as far as its reach. */
 Slot *
 search_further(const BucketId *id, Probe way, SearchMode mode, uint64 *word)
 {
@@ -23,7 +25,7 @@ search_further(const BucketId *id, Probe way, SearchMode mode, uint64 *word)
 	return slot;
 }
 
-/* A bucket that growing has left behind is where an earlier layout has it. */
+/* Look for a bucket that growing has left behind, where an earlier layout has it. */
 static Slot *
 search_left(const BucketId *id, uint32 layout, SearchMode mode, uint64 *word)
 {
@@ -39,7 +41,7 @@ search_left(const BucketId *id, uint32 layout, SearchMode mode, uint64 *word)
 	return slot;
 }
 
-/* Is the layout that a way was worked out from the one that holds, and nothing moves? */
+/* Is this, from which a way was worked out, still the layout, with nothing moving? */
 static bool
 layout_holds(uint64 hash, uint32 layout)
 {
@@ -49,8 +51,9 @@ layout_holds(uint64 hash, uint32 layout)
 }
 
 /*
- * The bucket is not where this layout has it.  Was it left behind, or has the layout
- * changed?  Then it is searched for once nothing moves.
+ * Go on with a search that has not found the bucket where this layout has it.  The
+ * bucket may have been left behind.  If the layout has changed, search again once no
+ * buckets are moving.
  */
 Slot *
 find_elsewhere(const BucketId *id, uint32 layout, uint64 *word)
@@ -74,7 +77,7 @@ find_elsewhere(const BucketId *id, uint32 layout, uint64 *word)
 	}
 }
 
-/* As find(), but without waiting for anything. */
+/* Do the same as find(), but without waiting for anything. */
 FindResult
 find_once(const BucketId *id, Slot **slot, uint64 *word)
 {
