@@ -16,8 +16,8 @@
 #define CHECK_EVERY		1024
 
 /*
- * As in consume_locked(), what to write is worked out before the word is locked.  These
- * are rare, so if somebody else changes the bucket meanwhile they start anew.
+ * As in consume_locked(), what to write is worked out before the word is locked.
+ * These are rare, so if somebody else changes the bucket meanwhile they start anew.
  */
 
 /* Make the bucket full.  Was it here, and not full? */
@@ -47,14 +47,16 @@ memory_reset(const BucketId *id)
  * Giving back
  *
  * A transaction that has been undone gives back what it took, where nothing may fail
- * and nobody can cancel.  A bucket whose word stays locked, which only that of a stopped
- * process does, is given up after a second: its tokens then stay taken.  As the same
- * process may hold more, the next ones are not waited for.
+ * and nobody can cancel.  A bucket whose word stays locked, which only that of a
+ * stopped process does, is given up after a second: its tokens then stay taken.  As
+ * the same process may hold more, the next ones are not waited for.
  */
 #define GIVE_PATIENCE	INT64CONST(1000000000)	/* ns */
 #define IMPATIENT_FOR	INT64CONST(10000000000)
 
-/* Find the bucket, waiting as the caller may; false if it is not here, or given up. */
+/*
+ * Find the bucket, waiting as the caller may; false if it is not here, or given up.
+ */
 static bool
 find_to_give(const BucketId *id, Slot **slot, uint64 *word)
 {
@@ -201,9 +203,9 @@ memory_reset_all(Oid database, const char *limiter, int limiter_len)
 }
 
 /*
- * The database's buckets are no more: all are full, and their slots free.  This happens
- * as a transaction commits, so what a stopped process holds is given up after a
- * second, and may stay: as if that process had called once more.
+ * The database's buckets are no more: all are full, and their slots free.  This
+ * happens as a transaction commits, so what a stopped process holds is given up after
+ * a second, and may stay: as if that process had called once more.
  */
 void
 memory_forget_database(Oid database)
@@ -238,7 +240,9 @@ living_in(uint32 n)
 	return InvalidOid;
 }
 
-/* Add to n databases those that have living buckets here: their number, at most max. */
+/*
+ * Add to n databases those that have living buckets here: their number, at most max.
+ */
 int
 memory_databases(Oid *databases, int n, int max)
 {

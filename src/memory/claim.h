@@ -1,6 +1,6 @@
 /*
  * memory/claim.h
- *		Slots for buckets: see memory/claim.c.
+ *		Claiming slots for buckets: see memory/claim.c.
  */
 #ifndef RATELIMIT_MEMORY_CLAIM_H
 #define RATELIMIT_MEMORY_CLAIM_H
@@ -10,9 +10,9 @@
 /* What a call holds while it is decided together with others. */
 typedef struct Held
 {
-	Slot	   *slot;			/* NULL: not here */
+	Slot	   *slot;			/* the call's bucket; NULL if it is not here */
 	uint64		word;
-	int			n_claimed;
+	int			n_claimed;		/* slots for a bucket that is to be made */
 	uint32		claimed[1 + MAX_CONTINUATIONS];
 	uint64		words[1 + MAX_CONTINUATIONS];
 } Held;
@@ -21,7 +21,7 @@ typedef enum EvictResult
 {
 	EVICTED,
 	EVICT_BUSY,					/* those that could give way are in use just now */
-	EVICT_NONE					/* there is none that could give way */
+	EVICT_NONE					/* no bucket could give way */
 } EvictResult;
 
 extern void empty_slot(uint32 n);

@@ -260,10 +260,10 @@ databases_unlock_flushes(void)
 }
 
 /*
- * Saved for the next start (core/saved_file.c).  Marks are not: the worker goes through the
- * table at the start, for blocks that have rows (decide/blocks.c), and as the server may have
- * run without this library since (memory/spill.c).  That flushes were failing does not matter
- * any more.
+ * Saved for the next start (core/saved_file.c).  Marks are not: the worker goes
+ * through the table at the start, for blocks that have rows (decide/blocks.c), and as
+ * the server may have run without this library since (memory/spill.c).  That flushes
+ * were failing does not matter any more.
  */
 typedef struct SavedDatabase
 {

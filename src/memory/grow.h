@@ -1,6 +1,6 @@
 /*
  * memory/grow.h
- *		Growing: see memory/grow.c.
+ *		Growing of partitions: see memory/grow.c.
  */
 #ifndef RATELIMIT_MEMORY_GROW_H
 #define RATELIMIT_MEMORY_GROW_H

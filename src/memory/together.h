@@ -1,6 +1,6 @@
 /*
  * memory/together.h
- *		Calls on several buckets: see memory/together.c.
+ *		Calls on several buckets in shared memory: see memory/together.c.
  */
 #ifndef RATELIMIT_MEMORY_TOGETHER_H
 #define RATELIMIT_MEMORY_TOGETHER_H
