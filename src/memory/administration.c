@@ -1,8 +1,13 @@
 /*
  * memory/administration.c
- *		Buckets in shared memory, as an administrator resets and looks at them.
+ *		What administrators and the ends of transactions do to buckets in shared
+ *		memory: reset them, give tokens back, look at them, forget a database's.
  *
- * How they are kept: memory/slots.h.
+ * Nothing here makes a bucket.  memory/slots.h explains how buckets are kept.
+ *
+ * As in consume_locked(), what to write is worked out before the word is locked.
+ * These operations are rare, so if another process changes the bucket meanwhile they
+ * start anew.
  */
 #include "postgres.h"
 
@@ -15,12 +20,7 @@
 /* Slots between looks at whether the caller has been cancelled. */
 #define CHECK_EVERY		1024
 
-/*
- * As in consume_locked(), what to write is worked out before the word is locked.
- * These are rare, so if somebody else changes the bucket meanwhile they start anew.
- */
-
-/* Make the bucket full.  Was it here, and not full? */
+/* Make the bucket full.  Return whether it was here, and not full. */
 bool
 memory_reset(const BucketId *id)
 {
@@ -46,16 +46,18 @@ memory_reset(const BucketId *id)
 /*
  * Giving back
  *
- * A transaction that has been undone gives back what it took, where nothing may fail
- * and nobody can cancel.  A bucket whose word stays locked, which only that of a
- * stopped process does, is given up after a second: its tokens then stay taken.  As
- * the same process may hold more, the next ones are not waited for.
+ * A transaction that has been undone gives back what it took, at a point where
+ * nothing may fail and nobody can cancel.  A word that stays locked is that of a
+ * stopped process.  Its bucket is given up after a second, and the tokens stay taken.
+ * As the same process may hold more words, for a while the next ones are not waited
+ * for.
  */
 #define GIVE_PATIENCE	INT64CONST(1000000000)	/* ns */
 #define IMPATIENT_FOR	INT64CONST(10000000000)
 
 /*
- * Find the bucket, waiting as the caller may; false if it is not here, or given up.
+ * Find the bucket, waiting without end only if that can be cancelled.  Return false
+ * if the bucket is not here, or is given up.
  */
 static bool
 find_to_give(const BucketId *id, Slot **slot, uint64 *word)
@@ -76,8 +78,8 @@ find_to_give(const BucketId *id, Slot **slot, uint64 *word)
 }
 
 /*
- * Put tokens back, by the bucket's own parameters; how many it had room for.
- * False if it is not here.
+ * Put tokens back, by the bucket's own parameters; *given is how many it had room
+ * for.  Return false if the bucket is not here, or is given up.
  */
 bool
 memory_give(const BucketId *id, double tokens, double *given)
@@ -107,7 +109,7 @@ memory_give(const BucketId *id, double tokens, double *given)
 	return false;
 }
 
-/* The same where nothing may fail, whatever it was that failed before. */
+/* Do the same where nothing may fail, after whatever else has failed. */
 void
 memory_give_back(const BucketId *id, double tokens)
 {
@@ -118,6 +120,7 @@ memory_give_back(const BucketId *id, double tokens)
 	RESUME_INTERRUPTS();
 }
 
+/* Does the slot's bucket have this limiter?  Reliable only as slot_is() is. */
 static bool
 limiter_is(const Slot *slot, const char *limiter, int limiter_len)
 {
@@ -141,7 +144,7 @@ typedef struct Reset
 	int64		done;			/* buckets that have been made full */
 } Reset;
 
-/* Make the slot's bucket full if it is one of those and lives.  Did it? */
+/* Make the slot's bucket full if it is wanted and lives.  Return whether it did. */
 static bool
 reset_slot(uint32 n, const Reset *reset)
 {
@@ -177,7 +180,7 @@ reset_slot(uint32 n, const Reset *reset)
 	return false;
 }
 
-/* For visit_slots(). */
+/* Reset the slot's bucket if it is wanted; for visit_slots(). */
 static bool
 visit_to_reset(uint32 n, void *arg)
 {
@@ -190,8 +193,8 @@ visit_to_reset(uint32 n, void *arg)
 }
 
 /*
- * Make all buckets of a database, or of a limiter in it, full, blocks excepted;
- * how many.
+ * Make all buckets of a database, or of a limiter in it, full, except blocks.  Return
+ * how many were not full.
  */
 int64
 memory_reset_all(Oid database, const char *limiter, int limiter_len)
@@ -203,9 +206,10 @@ memory_reset_all(Oid database, const char *limiter, int limiter_len)
 }
 
 /*
- * The database's buckets are no more: all are full, and their slots free.  This
- * happens as a transaction commits, so what a stopped process holds is given up after
- * a second, and may stay: as if that process had called once more.
+ * Make all buckets of a database that is gone full, so that their slots are free.
+ * This happens while a transaction commits, so a bucket that a stopped process holds
+ * is given up after a second, and may stay, as if that process had made one more
+ * call.
  */
 void
 memory_forget_database(Oid database)
@@ -216,7 +220,7 @@ memory_forget_database(Oid database)
 	visit_slots(visit_to_reset, &reset, &patience);
 }
 
-/* The database of the slot's bucket, if it lives; else InvalidOid. */
+/* Return the database of the slot's bucket if it lives, else InvalidOid. */
 static Oid
 living_in(uint32 n)
 {
@@ -228,7 +232,7 @@ living_in(uint32 n)
 		Oid			database;
 		State		state;
 
-		/* somebody is at it, so it may live: the launcher must not wait for that */
+		/* it may live, as a process uses it, for which we must not wait */
 		if (word & WORD_LOCKED)
 			return slot->database;
 		pg_read_barrier();
@@ -241,7 +245,8 @@ living_in(uint32 n)
 }
 
 /*
- * Add to n databases those that have living buckets here: their number, at most max.
+ * Add to a list of n databases those that have living buckets here.  Return how many
+ * the list then has, at most max.
  */
 int
 memory_databases(Oid *databases, int n, int max)
@@ -252,7 +257,7 @@ memory_databases(Oid *databases, int n, int max)
 
 		if (slot % CHECK_EVERY == 0)
 			CHECK_FOR_INTERRUPTS();
-		/* most are of one database: nearly none is looked at closely */
+		/* most are of one database, so hardly any has to be looked at closely */
 		database = store.slots[slot].database;
 		if (!OidIsValid(database) || oids_have(databases, n, database))
 			continue;
@@ -263,6 +268,7 @@ memory_databases(Oid *databases, int n, int max)
 	return n;
 }
 
+/* How many slots there are for memory_view(). */
 uint32
 memory_slots(void)
 {
@@ -270,8 +276,9 @@ memory_slots(void)
 }
 
 /*
- * Copy out the slot's bucket if it lives and is the database's.  Who looks at one
- * slot after the other may see a bucket that moves meanwhile twice, or not.
+ * Copy out the slot's bucket if it lives and is the database's.  A caller that looks
+ * at one slot after the other may see a bucket that moves meanwhile twice, or not at
+ * all.
  */
 bool
 memory_view(uint32 n, Oid database, BucketView *view)
@@ -310,7 +317,7 @@ memory_view(uint32 n, Oid database, BucketView *view)
 	return false;
 }
 
-/* Of one partition: slots, living buckets of a database, evictions so far. */
+/* Count a partition's slots, its living buckets of a database, and its evictions. */
 void
 memory_partition_stats(int partition, Oid database, int64 *slots,
 					   int64 *living, int64 *evicted)

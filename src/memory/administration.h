@@ -1,7 +1,7 @@
 /*
  * memory/administration.h
- *		What administrators do to buckets in shared memory: see
- *		memory/administration.c.
+ *		What administrators and the ends of transactions do to buckets in shared
+ *		memory: see memory/administration.c.
  */
 #ifndef RATELIMIT_MEMORY_ADMINISTRATION_H
 #define RATELIMIT_MEMORY_ADMINISTRATION_H

@@ -24,9 +24,7 @@ dimensions(uint32 *partitions, uint32 *groups)
 	while (n > 1 && max_buckets_setting / n < MIN_PARTITION_SLOTS)
 		n /= 2;
 	*partitions = n;
-	/*
-	 * a little more if there is room in 128 bytes a bucket, so that ways stay short
-	 */
+	/* a little more, for short ways, if it fits in 128 bytes a bucket */
 	*groups = Max((max_buckets_setting / n + GROUP_SLOTS - 1) / GROUP_SLOTS,
 				  (max_buckets_setting / 32 + (int64) max_buckets_setting) /
 				  n / GROUP_SLOTS);

@@ -1,17 +1,20 @@
 /*
  * memory/saved.c
- *		Buckets in shared memory, as they are saved for the next start.
+ *		Saving the buckets in shared memory for the next start, and loading them.
  *
- * The file they go to: core/saved_file.c.  How they are kept: memory/slots.h.
+ * core/saved_file.c has the file that they are in, and memory/slots.h explains how
+ * buckets are kept.
  *
- * Each bucket is copied as a decision reads it, without a lock.  So a file is of
- * no one moment: each bucket is as it was when its turn came.  One that becomes
- * full meanwhile and is made anew in another slot may turn up twice; the one that
- * was saved later is loaded last, and holds.
+ * Each bucket is copied as a decision reads it, without a lock.  So the file does not
+ * show one moment: each bucket is as it was when its turn came.  A bucket that
+ * becomes full meanwhile and is made anew in another slot may be saved twice, and so
+ * may those of a partition that grows meanwhile.  The one that was saved later is
+ * loaded last, and counts.
  *
  * The hash's seed is saved, too.  If memory has the same dimensions at the next
- * start, every bucket comes to where it was: in any other order they might not all
- * find room; and the partitions that have spilled are known.  If it has not,
+ * start, every bucket returns to the slots where it was: in any other order the
+ * buckets might not all find room.  It also returns to the partition where it was, so
+ * the evictions of each partition are still its own.  If the dimensions differ,
  * buckets go where there is room.
  */
 #include "postgres.h"
@@ -28,12 +31,12 @@
 /* Slots between looks at whether to go on. */
 #define SAVE_BATCH	512
 
-/* Nanoseconds, in all of a save, to wait for what others hold. */
+/* Nanoseconds that all of a save may wait for what other processes hold. */
 #define SAVE_PATIENCE	INT64CONST(1000000000)
 
 /* Kinds of records. */
-#define SAVED_STORE		0		/* one: how buckets are placed */
-#define SAVED_BUCKET	1
+#define SAVED_STORE		0		/* one record: how buckets are placed */
+#define SAVED_BUCKET	1		/* a record for each bucket */
 
 typedef struct SavedStore
 {
@@ -41,16 +44,16 @@ typedef struct SavedStore
 	uint32		partitions;
 	uint32		groups;
 	uint64		evicted[MAX_PARTITIONS];
-	uint8		shift[MAX_PARTITIONS];	/* of the layout */
+	uint8		shift[MAX_PARTITIONS];	/* of the layouts */
 } SavedStore;
 
 typedef struct SavedBucket
 {
 	double		capacity;
 	double		refill;
-	uint64		owed[2];		/* when saving began; lower half first */
+	uint64		owed[2];		/* what it owed when saving began; lower half first */
 	Oid			database;
-	uint32		places[1 + MAX_CONTINUATIONS];	/* slots that it lives in */
+	uint32		places[1 + MAX_CONTINUATIONS];	/* the slots that it lives in */
 	uint8		limiter_len;
 	uint8		key_len;
 	char		names[MAX_NAMES];
@@ -80,8 +83,9 @@ save_store(Saving *saving)
 }
 
 /*
- * Copy the slot's bucket if it lives; what it owed when saving began.  One that a
- * stopped process holds is left out: it would keep all others from being saved.
+ * Copy the slot's bucket if it lives, with what it owed when saving began.  Return
+ * false if it does not live.  A bucket that a stopped process holds is left out, as
+ * waiting for it would keep all others from being saved.
  */
 static bool
 copy_bucket(uint32 n, int64 began, int64 *patience, SavedBucket *record)
@@ -122,7 +126,7 @@ copy_bucket(uint32 n, int64 began, int64 *patience, SavedBucket *record)
 		if (!unchanged(slot, word))
 			continue;
 
-		/* nothing of a slot that is changing may reach the arithmetic */
+		/* the copy is consistent, so it may reach the arithmetic */
 		if (!OidIsValid(record->database))
 			return false;
 		if (bucket_timed(record->capacity, record->refill))
@@ -146,7 +150,7 @@ typedef struct BucketSaving
 	int64		visited;		/* slots */
 } BucketSaving;
 
-/* For visit_slots(): save the slot's bucket if it lives. */
+/* Save the slot's bucket if it lives; for visit_slots(). */
 static bool
 visit_to_save(uint32 n, void *arg)
 {
@@ -206,7 +210,10 @@ load_store(const char *bytes, Size size, Loading *loading)
 	return true;
 }
 
-/* Lock and empty these slots if all are on the way and free; else false. */
+/*
+ * Lock and empty these slots if all of them are on the way, and free.  Otherwise
+ * return false, with no slot locked.
+ */
 static bool
 claim_places(const Probe *probe, int needed, const uint32 *places,
 			 uint32 *claimed, uint64 *words)
@@ -234,7 +241,10 @@ claim_places(const Probe *probe, int needed, const uint32 *places,
 	return false;
 }
 
-/* Searches end at a slot that was never used: let there be none before this one. */
+/*
+ * Let all slots before this place on the way count as used, because a search ends at
+ * a slot that has never been used.
+ */
 static void
 free_way(const Probe *probe, uint32 place)
 {
@@ -251,9 +261,10 @@ free_way(const Probe *probe, uint32 place)
 }
 
 /*
- * Make a bucket that was saved, as of "now", or bring it up to date: in the slots
- * that it had, if these are known.  False if another had to give way for it.  At
- * the start of the server: nobody else is here, and no lock is taken.
+ * Make a bucket that was saved, owing so much at the time "now", or bring it up to
+ * date if it is here already.  It gets the slots that it had, if these are known.
+ * Return false if another bucket had to give way for it.  This is done while the
+ * server starts: there is no other process, and no lock is taken.
  */
 static bool
 restore(const BucketId *id, double capacity, double refill, Owed owed,
