@@ -185,6 +185,7 @@ typedef struct Slot
 	}			u;
 } Slot;
 
+/* What follows a slot's name, in an array of its own. */
 typedef struct Tail
 {
 	char		name[TAIL_BYTES];
@@ -196,6 +197,7 @@ StaticAssertDecl(sizeof(Slot) + sizeof(Tail) + sizeof(uint32) <= 128,
 StaticAssertDecl(1 + MAX_LIMITER_LEN + MAX_KEY_LEN <= MAX_NAMES,
 				 "the longest names do not fit");
 
+/* The beginning of the shared memory of buckets. */
 typedef struct Header
 {
 	uint64		seed;			/* of the hash; each server has its own */
