@@ -8,6 +8,7 @@
 #include "postgres.h"
 
 #include "core/clock.h"
+#include "core/oids.h"
 #include "core/saved_file.h"
 #include "violations/due_flags.h"
 #include "violations/names.h"
@@ -141,17 +142,8 @@ flags_databases(Oid *databases, int n, int max)
 {
 	LWLockAcquire(lock, LW_SHARED);
 	for (int i = 0; i < MAX_DUE_FLAGS; i++)
-	{
-		Oid			database = shared->flags[i].database;
-		int			j;
-
-		if (shared->hashes[i] == 0)
-			continue;
-		for (j = 0; j < n && databases[j] != database; j++)
-			;
-		if (j == n && n < max)
-			databases[n++] = database;
-	}
+		if (shared->hashes[i] != 0)
+			n = oids_add(databases, n, max, shared->flags[i].database);
 	LWLockRelease(lock);
 	return n;
 }

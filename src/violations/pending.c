@@ -6,6 +6,7 @@
  */
 #include "postgres.h"
 
+#include "core/oids.h"
 #include "miscadmin.h"
 #include "violations/entries.h"
 #include "violations/fold.h"
@@ -63,8 +64,8 @@ violations_view(uint32 at, Oid database, ViolationView *view, Oid *owner)
 int
 violations_databases(Oid *databases, int max)
 {
+	Oid			last = InvalidOid;
 	int			n = 0;
-	int			i = 0;
 
 	for (uint32 at = 0; at < violations_entries(); at++)
 	{
@@ -75,12 +76,9 @@ violations_databases(Oid *databases, int max)
 			continue;
 		database = entries[at].database;
 		/* mostly the same one as before */
-		if (i < n && databases[i] == database)
-			continue;
-		for (i = 0; i < n && databases[i] != database; i++)
-			;
-		if (i == n && n < max)
-			databases[n++] = database;
+		if (database != last)
+			n = oids_add(databases, n, max, database);
+		last = database;
 	}
 	return n;
 }
