@@ -5,12 +5,11 @@
  */
 #include "postgres.h"
 
-#include "core/hot.h"
 #include "decide/limiter.h"
 #include "miscadmin.h"
 #include "violations/stats.h"
 
-CurrentLimiter current_limiter hot_data;
+CurrentLimiter current_limiter;
 char		current_limiter_whole[MAX_LIMITER_LEN];
 
 /* Another limiter is called; its name is checked. */

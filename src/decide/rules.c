@@ -9,7 +9,6 @@
 
 #include <math.h>
 
-#include "core/hot.h"
 #include "decide/rules.h"
 #include "fmgr.h"
 #include "utils/builtins.h"
@@ -52,7 +51,7 @@ rule_make(BucketRule *rule, double capacity, double refill, double cost)
 	bucket_rule(rule, capacity, refill, cost);
 }
 
-RuleLine	remembered_rules[REMEMBERED_RULES] hot_data pg_attribute_aligned(PG_CACHE_LINE_SIZE);
+RuleLine	remembered_rules[REMEMBERED_RULES] pg_attribute_aligned(PG_CACHE_LINE_SIZE);
 
 /*
  * The rule for a call's numbers, checked.  Lasts for the session, but may be
