@@ -1,6 +1,6 @@
 /*
  * violations/fold.h
- *		Folding violations: see violations/fold.c.
+ *		Telling episodes and flags of violations.  See violations/fold.c.
  */
 #ifndef RATELIMIT_VIOLATIONS_FOLD_H
 #define RATELIMIT_VIOLATIONS_FOLD_H

@@ -1,8 +1,11 @@
 /*
  * violations/pending.c
- *		Violations not yet written, as views show them and flushes take them.
+ *		Violations that are not written yet: showing them, taking them for a flush.
  *
- * How entries are kept: violations/entries.h.
+ * A flush takes the counts of entries here, and settles each of them when its
+ * transaction has ended.  The flush itself is in violations/flush.c, and counting in
+ * violations/count.c.  How entries are laid out and locked is in
+ * violations/entries.h.
  */
 #include "postgres.h"
 
@@ -11,14 +14,14 @@
 #include "violations/fold.h"
 #include "violations/pending.h"
 
-/* Places for entries, those that are free included. */
+/* The number of places for entries, including free ones. */
 uint32
 violations_entries(void)
 {
 	return violations ? hashed_entries(violations->groups) + N_LAST : 0;
 }
 
-/* Copy out the names of an entry in use, holding its partition's lock. */
+/* Copy the names of an entry in use.  The caller holds its partition's lock. */
 static void
 copy_names(const Entry *entry, ViolationView *view)
 {
@@ -34,8 +37,9 @@ copy_names(const Entry *entry, ViolationView *view)
 }
 
 /*
- * The entry's violations that are not written for sure, and whose they are; false
- * if there are none, or not of that database, if one is given.
+ * Show the entry's violations that are not certain to be written, and set *owner to
+ * their database.  Returns false if there are none.  If a database is given, others'
+ * entries have none.
  */
 bool
 violations_view(uint32 at, Oid database, ViolationView *view, Oid *owner)
@@ -45,7 +49,7 @@ violations_view(uint32 at, Oid database, ViolationView *view, Oid *owner)
 
 	if (((volatile uint32 *) violation_tags)[at] < TAG_FIRST)
 		return false;
-	/* without the lock, a flush may move the count or give up the entry */
+	/* without the lock, a flush could move the count or give up the entry */
 	LWLockAcquire(lock, LW_SHARED);
 	view->count = 0;
 	*owner = entry->database;
@@ -59,7 +63,10 @@ violations_view(uint32 at, Oid database, ViolationView *view, Oid *owner)
 	return view->count > 0;
 }
 
-/* The databases that have violations to write: their number, at most max. */
+/*
+ * Find the databases that have violations to write, at most max.  Returns their
+ * number.
+ */
 int
 violations_databases(Oid *databases, int max)
 {
@@ -74,7 +81,7 @@ violations_databases(Oid *databases, int max)
 			count_of(pg_atomic_read_u64(&entries[at].word)) == 0)
 			continue;
 		database = entries[at].database;
-		/* mostly the same one as before */
+		/* it is usually the database of the entry before */
 		if (i < n && databases[i] == database)
 			continue;
 		for (i = 0; i < n && databases[i] != database; i++)
@@ -85,7 +92,7 @@ violations_databases(Oid *databases, int max)
 	return n;
 }
 
-/* Violations that could not even be counted as others. */
+/* How many violations could not be counted in any entry. */
 int64
 violations_lost(void)
 {
@@ -93,8 +100,9 @@ violations_lost(void)
 }
 
 /*
- * Take the entry's count for a flush of this database; false if there is none.
- * The caller is this database's only flush, and settles what it took.
+ * Take the entry's count for a flush of this database.  Returns false if there is
+ * none.  The caller is the only flush of this database, and settles later what it
+ * took.
  */
 bool
 violations_take(uint32 at, ViolationView *view)
@@ -113,7 +121,7 @@ violations_take(uint32 at, ViolationView *view)
 	do
 	{
 		view->count = count_of(word);
-		/* it may have to go back: leave the rest to the next flush */
+		/* it must fit into the count if it goes back: leave it to the next flush */
 		if (view->count == 0 || view->count + aside->taken > (int64) MAX_COUNT)
 		{
 			LWLockRelease(lock);
@@ -130,9 +138,10 @@ violations_take(uint32 at, ViolationView *view)
 }
 
 /*
- * The flush of a database that took from the entry has ended: what it took is
- * written, and an entry that has got nothing since is given up; or it is pending
- * again.  Nothing of this if the database's extension was dropped meanwhile.
+ * The flush that took from the entry has ended.  If what it took is written, the
+ * entry is given up unless it has got violations since.  Otherwise what it took is
+ * pending again.  If the database's extension was dropped meanwhile, this does
+ * nothing.
  */
 void
 violations_settle(uint32 at, Oid database, bool written)
@@ -143,7 +152,7 @@ violations_settle(uint32 at, Oid database, bool written)
 
 	LWLockAcquire(lock, LW_EXCLUSIVE);
 	if (violation_tags[at] < TAG_FIRST || entry->database != database)
-		 /* not ours any more */ ;
+		 /* the entry is no longer of this flush */ ;
 	else if (written)
 	{
 		aside->taken = 0;
@@ -159,7 +168,7 @@ violations_settle(uint32 at, Oid database, bool written)
 	LWLockRelease(lock);
 }
 
-/* The database, or its extension, is gone: so are its violations. */
+/* The database or its extension is gone.  Drop its violations. */
 void
 violations_forget_database(Oid database, bool dropped)
 {

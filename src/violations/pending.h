@@ -1,6 +1,6 @@
 /*
  * violations/pending.h
- *		Violations not yet written: see violations/pending.c.
+ *		Violations that are not written yet.  See violations/pending.c.
  */
 #ifndef RATELIMIT_VIOLATIONS_PENDING_H
 #define RATELIMIT_VIOLATIONS_PENDING_H
@@ -16,7 +16,7 @@ typedef struct ViolationView
 	char		limiter[MAX_LIMITER_LEN + 1];
 	char		key[MAX_KEY_LEN + 1];
 	int64		count;
-	bool		again;			/* taken: for another time in this transaction */
+	bool		again;			/* this transaction has taken from it before */
 	TimestampTz last_at;
 } ViolationView;
 
