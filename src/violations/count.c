@@ -12,7 +12,6 @@
 #include "postgres.h"
 
 #include "core/clock.h"
-#include "miscadmin.h"
 #include "violations/count.h"
 #include "violations/entries.h"
 #include "violations/fold.h"

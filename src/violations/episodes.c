@@ -127,7 +127,7 @@ put_in_heap(int at, int place)
 	links[place].in_heap = at;
 }
 
-/* Put the place into the heap, at this index or where it belongs above or below it. */
+/* Put the place into the heap, at this index or where it belongs above or below. */
 static void
 sift(int at, int place)
 {

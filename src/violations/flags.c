@@ -93,10 +93,10 @@ flags_write_due(void)
 		written = lappend(written, copy);
 		MemoryContextSwitchTo(old);
 		if (flags_insert(CStringGetTextDatum(flag.limiter), CStringGetTextDatum(flag.key),
-				   flag.rejected,
-				   CStringGetTextDatum(psprintf("%lld violations within %d s",
-												(long long) flag.rejected,
-												flag_window_setting))))
+						 flag.rejected,
+						 CStringGetTextDatum(psprintf("%lld violations within %d s",
+													  (long long) flag.rejected,
+													  flag_window_setting))))
 			ereport(LOG,
 					(errmsg("ratelimit: flagged key \"%s\" of limiter \"%s\": %lld violations within %d s",
 							flag.key, flag.limiter, (long long) flag.rejected,

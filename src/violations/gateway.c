@@ -11,7 +11,6 @@
 
 #include "common/hashfn.h"
 #include "mb/pg_wchar.h"
-#include "miscadmin.h"
 #include "utils/guc.h"
 #include "violations/gateway.h"
 

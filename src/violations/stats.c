@@ -490,7 +490,7 @@ save(Saving *saving)
 		record.limiter_len = copy->limiter_len;
 		memcpy(record.limiter, copy->limiter, MAX_LIMITER_LEN);
 		saved_put(saving, 0, &record,
-					 offsetof(SavedLimiter, limiter) + record.limiter_len);
+				  offsetof(SavedLimiter, limiter) + record.limiter_len);
 	}
 }
 

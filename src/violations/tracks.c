@@ -40,10 +40,9 @@
 #include "core/clock.h"
 #include "core/saved_file.h"
 #include "core/settings.h"
-#include "datatype/timestamp.h"
+#include "storage/shmem.h"
 #include "violations/due_flags.h"
 #include "violations/names.h"
-#include "storage/shmem.h"
 #include "violations/tracks.h"
 
 #define SLICES			16
@@ -399,8 +398,7 @@ typedef struct SavedTrack
 static void
 save(Saving *saving)
 {
-	saved_put(saving, SAVED_TRACK_SEEDS, shared->seeds,
-				 sizeof(shared->seeds));
+	saved_put(saving, SAVED_TRACK_SEEDS, shared->seeds, sizeof(shared->seeds));
 	for (uint32 i = 0; i < n_sets() * TRACK_WAYS && saved_go_on(saving); i++)
 	{
 		SavedTrack	record = {0};
