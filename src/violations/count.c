@@ -310,7 +310,7 @@ displace_entry(const Names *names, int64 n, int64 now, int cell, Room room,
 											 ((word & ~COUNT_MASK) + ONE_GENERATION) | CLOSED));
 	/* without this, ARM64 could make the new names visible before the close */
 	pg_write_barrier();
-	fold_entry(at, displaced->count, true);
+	fold_entry(at, displaced->count, wall_clock_ahead(), true);
 
 	displaced->last_at = (int64) pg_atomic_read_u64(&entry->last_at);
 	displaced->cell = asides[at].cell;

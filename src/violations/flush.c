@@ -260,6 +260,7 @@ flush_violations(void)
 	LOCKTAG		tag;
 	ViolationView **views;
 	ViolationView view;
+	int64		ahead;
 	int			n = 0;
 
 	if (!memory_attached())
@@ -273,6 +274,7 @@ flush_violations(void)
 
 	/* fold all entries now, rather than each as it is taken */
 	violations_fold();
+	ahead = wall_clock_ahead();
 	views = palloc(violations_entries() * sizeof(ViolationView *));
 	if (!flush.taken)
 	{
@@ -287,7 +289,7 @@ flush_violations(void)
 	{
 		if (at % 1024 == 0)
 			CHECK_FOR_INTERRUPTS();
-		if (!violations_take(at, &view))
+		if (!violations_take(at, ahead, &view))
 			continue;
 		if (!view.again)
 			flush.taken[flush.n++] = at;

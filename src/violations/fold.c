@@ -25,11 +25,17 @@
 /* The launcher spends at most one part in this many of its time on folding. */
 #define FOLD_TIME_RATIO 10
 
-/* The time of the wall clock at a time of the monotonic one. */
-TimestampTz
-violation_wall_time(int64 then)
+/*
+ * By how many microseconds the wall clock is ahead of the monotonic one.
+ *
+ * Work on several entries uses the same difference for all of them.  If each entry had
+ * one of its own, a process that is interrupted between reading the two clocks would
+ * change the order of entries, and with it which episode gives way to another.
+ */
+int64
+wall_clock_ahead(void)
 {
-	return GetCurrentTimestamp() - (monotonic_ns() - then) / 1000;
+	return GetCurrentTimestamp() - monotonic_ns() / 1000;
 }
 
 /*
@@ -53,11 +59,11 @@ track_entry(uint32 at, int64 count_now)
 
 /*
  * Tell flags and episodes how much this entry has grown, up to a count of count_now.
- * If "make" is false, episodes are told only if the key has one.  The caller holds
- * the entry's partition's lock.
+ * If "make" is false, episodes are told only if the key has one.  "ahead" is
+ * wall_clock_ahead().  The caller holds the entry's partition's lock.
  */
 void
-fold_entry(uint32 at, int64 count_now, bool make)
+fold_entry(uint32 at, int64 count_now, int64 ahead, bool make)
 {
 	Entry	   *entry = &entries[at];
 	Aside	   *aside = &asides[at];
@@ -70,12 +76,12 @@ fold_entry(uint32 at, int64 count_now, bool make)
 	entry_id(entry, &id);
 	if (!is_other(id.key, id.key_len))
 	{
-		TimestampTz wall = violation_wall_time(last_at);
-		TimestampTz since = wall;
+		int64		since = last_at;
 
-		if (aside->since != 0 && aside->since < last_at)
-			since -= (last_at - aside->since) / 1000;
-		if (!episodes_add(&id, count_now - entry->folded, since, wall, make))
+		if (aside->since != 0)
+			since = Min(aside->since, last_at);
+		if (!episodes_add(&id, count_now - entry->folded, wall_time(since, ahead),
+						  wall_time(last_at, ahead), make))
 			return;
 	}
 	entry->folded = count_now;
@@ -84,7 +90,7 @@ fold_entry(uint32 at, int64 count_now, bool make)
 
 /* Fold a batch of a partition's entries, from the n-th on. */
 static void
-fold_batch(int partition, uint32 n, bool make)
+fold_batch(int partition, uint32 n, int64 ahead, bool make)
 {
 	uint32		first = partition * violations->groups * GROUP_ENTRIES;
 	uint32		end = first + Min(n + FOLD_BATCH, violations->groups * GROUP_ENTRIES);
@@ -98,7 +104,7 @@ fold_batch(int partition, uint32 n, bool make)
 	LWLockAcquire(&violation_locks[partition].lock, LW_EXCLUSIVE);
 	for (; at < end; at++)
 		if (violation_tags[at] >= TAG_FIRST)
-			fold_entry(at, count_of(pg_atomic_read_u64(&entries[at].word)), make);
+			fold_entry(at, count_of(pg_atomic_read_u64(&entries[at].word)), ahead, make);
 	LWLockRelease(&violation_locks[partition].lock);
 }
 
@@ -111,6 +117,7 @@ static void
 fold(Saving *saving)
 {
 	int64		began = monotonic_ns();
+	int64		ahead = wall_clock_ahead();
 	int64		pause;
 
 	/*
@@ -125,7 +132,7 @@ fold(Saving *saving)
 					CHECK_FOR_INTERRUPTS();
 				else if (!saved_go_on(saving))
 					return;
-				fold_batch(partition, n, make);
+				fold_batch(partition, n, ahead, make);
 			}
 	pause = Max(tracks_slice(), FOLD_TIME_RATIO * (monotonic_ns() - began));
 	pg_atomic_write_u64(&violations->fold_at, (uint64) (began + pause));

@@ -59,7 +59,8 @@ violations_view(uint32 at, Oid database, ViolationView *view, Oid *owner)
 		view->count = count_of(pg_atomic_read_u64(&entry->word)) + asides[at].taken;
 	}
 	LWLockRelease(lock);
-	view->last_at = violation_wall_time((int64) pg_atomic_read_u64(&entry->last_at));
+	view->last_at = wall_time((int64) pg_atomic_read_u64(&entry->last_at),
+							  wall_clock_ahead());
 	return view->count > 0;
 }
 
@@ -102,10 +103,10 @@ violations_lost(void)
 /*
  * Take the entry's count for a flush of this database.  Returns false if there is
  * none.  The caller is the only flush of this database, and settles later what it
- * took.
+ * took.  "ahead" is wall_clock_ahead().
  */
 bool
-violations_take(uint32 at, ViolationView *view)
+violations_take(uint32 at, int64 ahead, ViolationView *view)
 {
 	Entry	   *entry = &entries[at];
 	Aside	   *aside = &asides[at];
@@ -130,7 +131,7 @@ violations_take(uint32 at, ViolationView *view)
 	} while (!pg_atomic_compare_exchange_u64(&entry->word, &word, word & ~COUNT_MASK));
 	copy_names(entry, view);
 	view->again = aside->taken > 0;
-	fold_entry(at, view->count, true);
+	fold_entry(at, view->count, ahead, true);
 	entry->folded = entry->tracked = 0;
 	aside->taken += view->count;
 	LWLockRelease(lock);

@@ -25,7 +25,7 @@ extern bool violations_view(uint32 entry, Oid database, ViolationView *view,
 							Oid *owner);
 extern int64 violations_lost(void);
 extern int	violations_databases(Oid *databases, int max);
-extern bool violations_take(uint32 entry, ViolationView *view);
+extern bool violations_take(uint32 entry, int64 ahead, ViolationView *view);
 extern void violations_settle(uint32 entry, Oid database, bool written);
 extern void violations_forget_database(Oid database, bool dropped);
 
