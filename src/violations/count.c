@@ -215,9 +215,9 @@ write_entry(uint32 at, const Names *names, int64 n, int64 now, int cell)
 	p += names->id->limiter_len;
 	memcpy(p, names->id->key, names->id->key_len);
 	pg_atomic_write_u64(&entry->last_at, (uint64) now);
-	entry->folded = entry->tracked = 0;
+	entry->folded = entry->tracked = names->told ? n : 0;
 	asides[at].taken = 0;
-	asides[at].since = now;
+	asides[at].since = names->told ? 0 : now;
 	asides[at].cell = cell;
 
 	/* the names come before their generation, and the tag comes last: see above */
@@ -416,11 +416,11 @@ count_others(Oid database, const char *limiter, int limiter_len, const Gateway *
 
 /*
  * Count n for the names or, if there is no room, for OTHER_KEY.  In the second case
- * flags are told at once if "flag" is set, so that a full room hides no key from
- * them.
+ * flags are told at once, unless they know already, so that a full room hides no key
+ * from them.
  */
 static void
-count_names(const Names *names, int64 n, int64 now, int cell, bool flag)
+count_names(const Names *names, int64 n, int64 now)
 {
 	const BucketId *id = names->id;
 
@@ -429,16 +429,18 @@ count_names(const Names *names, int64 n, int64 now, int cell, bool flag)
 		count_last(id->database, n, now);
 		return;
 	}
-	if (add_if_there(names, n, now, false) || make_and_count(names, n, now, cell))
+	if (add_if_there(names, n, now, false) || make_and_count(names, n, now, NO_CELL))
 		return;
-	if (flag && !is_other(id->key, id->key_len))
+	if (!names->told && !is_other(id->key, id->key_len))
 		flags_count(id, n, now);
-	count_others(id->database, id->limiter, id->limiter_len, names->gateway, n, now, cell);
+	count_others(id->database, id->limiter, id->limiter_len, names->gateway, n, now,
+				 NO_CELL);
 }
 
 /*
  * Count n violations that were saved, the last of them at this time of the monotonic
- * clock.  Flags and episodes know of them already.
+ * clock.  Flags and episodes know of them already, also if the entry made here is
+ * displaced by one that is loaded later.
  */
 void
 violations_add_saved(const BucketId *id, const Gateway *gateway, int64 n, int64 at)
@@ -446,7 +448,8 @@ violations_add_saved(const BucketId *id, const Gateway *gateway, int64 n, int64 
 	Names		names;
 
 	set_names(&names, id, gateway);
-	count_names(&names, n, at, NO_CELL, false);
+	names.told = true;
+	count_names(&names, n, at);
 }
 
 /*
@@ -501,6 +504,6 @@ violations_add(const BucketId *id, int64 n, int64 now)
 	first = probe_entry(names.hash, 0);
 	if (((volatile uint32 *) violation_tags)[first] != tag_of(names.hash) ||
 		!add_to_entry(first, &names, n, now, false, &again))
-		count_names(&names, n, now, NO_CELL, true);
+		count_names(&names, n, now);
 	return true;
 }

@@ -153,6 +153,7 @@ typedef struct Names
 	const struct Gateway *gateway;
 	uint64		hash;
 	bool		last;			/* the names are those of ROOM_LAST */
+	bool		told;			/* flags and episodes know of the violations */
 } Names;
 
 extern void close_entry(uint32 at);
@@ -176,6 +177,7 @@ set_names(Names *names, const BucketId *id, const Gateway *gateway)
 	/* the bucket's hash covers all the other names */
 	names->hash = hash_combine64(id->hash, gateway->hash);
 	names->last = false;
+	names->told = false;
 }
 
 /*

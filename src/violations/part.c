@@ -209,18 +209,6 @@ load(int kind, const char *bytes, Size size, Loading *loading)
 	return true;
 }
 
-/* All parts are loaded.  Episodes and flags know already of what was loaded here. */
-static void
-loaded(void)
-{
-	for (uint32 at = 0; at < violations_entries(); at++)
-	{
-		entries[at].folded = count_of(pg_atomic_read_u64(&entries[at].word));
-		entries[at].tracked = entries[at].folded;
-		asides[at].since = 0;
-	}
-}
-
 const Part	violations_part = {
 	.name = "ratelimit violations",
 	.size = size,
@@ -230,6 +218,5 @@ const Part	violations_part = {
 	.n_kinds = N_SAVED_KINDS,
 	.pending = true,
 	.save = save,
-	.load = load,
-	.loaded = loaded
+	.load = load
 };
