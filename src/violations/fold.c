@@ -28,9 +28,9 @@
 /*
  * By how many microseconds the wall clock is ahead of the monotonic one.
  *
- * Work on several entries uses the same difference for all of them.  If each entry had
- * one of its own, a process that is interrupted between reading the two clocks would
- * change the order of entries, and with it which episode gives way to another.
+ * Work on several entries uses the same difference for all of them.  If each entry
+ * had one of its own, a process that is interrupted between reading the two clocks
+ * would change the order of entries, and with it which episode gives way to another.
  */
 int64
 wall_clock_ahead(void)
