@@ -5,6 +5,7 @@
 #ifndef RATELIMIT_NAMES_H
 #define RATELIMIT_NAMES_H
 
+#include "common/hashfn.h"
 #include "core/bytes.h"
 #include "core/compat.h"
 
