@@ -20,7 +20,6 @@
  */
 #include "postgres.h"
 
-#include "access/xlog.h"
 #include "common/pg_prng.h"
 #include "core/compat.h"
 #include "memory/block_filter.h"
@@ -32,7 +31,7 @@
 #include "storage/lmgr.h"
 #include "table/clean.h"
 #include "table/owed.h"
-#include "table/sql.h"
+#include "table/pages.h"
 #include "utils/rel.h"
 
 /* Pages that a round looks at, 128 MB, unless it deletes a tenth of the rows. */
