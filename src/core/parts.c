@@ -67,6 +67,23 @@ parts_startup(LWLockPadded *locks)
 	return found;
 }
 
+/*
+ * The part that has records of this kind, as kinds are numbered in the file of saved
+ * state: through, part after part.  *kind becomes the part's own number of it.  NULL if
+ * there is no such kind.
+ */
+const Part *
+part_of_kind(int *kind)
+{
+	for (int i = 0; i < n_parts; i++)
+	{
+		if (*kind < parts[i]->n_kinds)
+			return parts[i];
+		*kind -= parts[i]->n_kinds;
+	}
+	return NULL;
+}
+
 /* The database's extension is gone, or, if it was dropped, the database itself. */
 void
 forget_database(Oid database, bool dropped)

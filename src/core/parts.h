@@ -41,11 +41,16 @@ typedef struct Part
 
 #define MAX_PARTS	16
 
+/* Limits on the records that parts save. */
+#define MAX_SAVED_SIZE	2048	/* bytes in a record */
+#define MAX_SAVED_KINDS 16		/* kinds of records, of all parts together */
+
 extern void parts_use(const Part *const *list, int n);
 extern const Part *const *parts_list(int *n);
 extern Size parts_size(void);
 extern int	parts_locks(void);
 extern bool parts_startup(LWLockPadded *locks);
+extern const Part *part_of_kind(int *kind);
 extern void forget_database(Oid database, bool dropped);
 
 #endif							/* RATELIMIT_PARTS_H */
