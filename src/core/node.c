@@ -1,18 +1,18 @@
 /*
  * core/node.c
- *		Which data directory this is, which boot of the machine, and in which state the
- *		server was stopped or is going to start.
+ *		Which data directory this is, which boot of the machine, and in which state
+ *		the server was stopped or is going to start.
  *
  * Saved state belongs to one node, that is, to one data directory.  A node is
  * recognized by the system identifier, and by the time when the file PG_VERSION was
- * created in its directory: initdb writes that file, and nobody writes it again.  In a
- * copy that was made file by file it has another time.  Where the file system does not
- * record that time, the inode's number of PG_VERSION takes its place.  (The time when
- * the inode was changed would not do, as a chown changes it.)
+ * created in its directory: initdb writes that file, and nobody writes it again.  In
+ * a copy that was made file by file it has another time.  Where the file system does
+ * not record that time, the inode's number of PG_VERSION takes its place.  (The time
+ * when the inode was changed would not do, as a chown changes it.)
  *
- * So a data directory that is moved, mounted elsewhere, or restored from a snapshot of
- * its volume is still the same node, as it should be.  A clone of a whole volume cannot
- * be told from the original.
+ * So a data directory that is moved, mounted elsewhere, or restored from a snapshot
+ * of its volume is still the same node, as it should be.  A clone of a whole volume
+ * cannot be told from the original.
  *
  * This file only looks.  core/saved_load.c decides what follows from it.
  */
@@ -94,8 +94,8 @@ shut_down_cleanly(XLogRecPtr *checkpoint)
 }
 
 /*
- * Will the start empty unlogged tables, as it does when it recovers from a backup, to a
- * point in time, or as a standby?
+ * Will the start empty unlogged tables, as it does when it recovers from a backup, to
+ * a point in time, or as a standby?
  */
 bool
 will_recover(void)

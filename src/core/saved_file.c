@@ -2,53 +2,53 @@
  * core/saved_file.c
  *		State saved for the next start: what the file is for, and writing it.
  *
- * The file holds buckets, which partitions have spilled, episodes, what counts towards
- * flags, flags that are due, and figures.  A file of a clean stop also holds the
- * violations that are not yet written.  Each part of the extension makes and takes its
- * own records, as its Part says (core/parts.h); this file knows only the file.  Reading
- * it is in core/saved_load.c, its layout in core/saved_format.c.
+ * The file holds buckets, which partitions have spilled, episodes, what counts
+ * towards flags, flags that are due, and figures.  A file of a clean stop also holds
+ * the violations that are not yet written.  Each part of the extension makes and
+ * takes its own records, as its Part says (core/parts.h); this file knows only the
+ * file.  Reading it is in core/saved_load.c, its layout in core/saved_format.c.
  *
  * Who writes it, and when.  While the server runs, the saver (workers/saver.c) writes
- * it every ratelimit.save_interval.  At a clean stop the postmaster writes it after all
- * other processes have exited.  So it saves what the last backend did, and there are
- * never two writers.  After a crash or an immediate stop nobody writes it, because
- * shared memory may contain anything then.
+ * it every ratelimit.save_interval.  At a clean stop the postmaster writes it after
+ * all other processes have exited.  So it saves what the last backend did, and there
+ * are never two writers.  After a crash or an immediate stop nobody writes it,
+ * because shared memory may contain anything then.
  *
- * Which file wins.  There is only one name, and each writer replaces the file, in order
- * of time: the saver has exited when the postmaster writes, and the server that the
- * saver was part of must be gone before another can start (an orphan of a killed
- * postmaster keeps the next one from starting).  So the file is always the newest that
- * was written completely, and every start loads it, whether a stop or a crash came
- * before.  A crash between a start and its first save finds the file of the stop before
- * that start again.  That file is then at most save_interval old, counting only the
- * time that the server ran; with save_interval 0, as old as that start.
+ * Which file wins.  There is only one name, and each writer replaces the file, in
+ * order of time: the saver has exited when the postmaster writes, and the server that
+ * the saver was part of must be gone before another can start (an orphan of a killed
+ * postmaster keeps the next one from starting).  So the file is always the newest
+ * that was written completely, and every start loads it, whether a stop or a crash
+ * came before.  A crash between a start and its first save finds the file of the stop
+ * before that start again.  That file is then at most save_interval old, counting
+ * only the time that the server ran; with save_interval 0, as old as that start.
  *
  * Pending violations are written once.  A flush commits in a table, and nothing could
  * make that commit and a later save atomic: if a file held violations and outlived
- * their flush, they would be written again.  So a file that is written while the server
- * runs does not hold them, and a crash loses what is pending, at most about
+ * their flush, they would be written again.  So a file that is written while the
+ * server runs does not hold them, and a crash loses what is pending, at most about
  * flush_interval of it.  A file of a clean stop holds them, because no flush is left
  * that could write them; the first start that takes them marks the file as used, and
  * makes the mark durable before it takes them.  From then on a start that finds the
- * file takes everything except them.  If the file cannot be marked, it is removed; if it
- * cannot be removed either, the violations are not taken.  They are also not taken when
- * recovery is about to continue from that stop (will_replay() in core/node.c), because
- * what it replays may contain them.
+ * file takes everything except them.  If the file cannot be marked, it is removed; if
+ * it cannot be removed either, the violations are not taken.  They are also not taken
+ * when recovery is about to continue from that stop (will_replay() in core/node.c),
+ * because what it replays may contain them.
  *
- * Flags that are due are in every file, because writing a flag that exists already does
- * nothing.
+ * Flags that are due are in every file, because writing a flag that exists already
+ * does nothing.
  *
  * Whose file it is.  Buckets, and above all pending violations, belong to one node.
  * pg_basebackup leaves out files whose names begin with pgsql_tmp; so does pg_rewind,
  * which also removes the target's.  For other ways to copy a data directory, the file
- * says which node it belongs to (core/node.c), and no other node takes it.  A clone of
- * a whole volume cannot be told from the original: the file must be removed from one
- * of the two.
+ * says which node it belongs to (core/node.c), and no other node takes it.  A clone
+ * of a whole volume cannot be told from the original: the file must be removed from
+ * one of the two.
  *
  * Time.  Buckets refill by the monotonic clock, which begins anew when the machine
- * boots.  If the file was saved in the same boot (Linux tells which boot it is), the time
- * between saving and loading is taken from that clock; otherwise it is taken from the
- * wall clock, and is never negative.
+ * boots.  If the file was saved in the same boot (Linux tells which boot it is), the
+ * time between saving and loading is taken from that clock; otherwise it is taken
+ * from the wall clock, and is never negative.
  *
  * The file is written under another name, synced and renamed, and the directory is
  * synced.  The mark that it is used is one write of the header, which is one disk
@@ -108,8 +108,8 @@ write_buffer(Saving *saving)
 }
 
 /*
- * Add a record.  This may write and wait, so the caller must not hold a lock.  After an
- * error it does nothing.
+ * Add a record.  This may write and wait, so the caller must not hold a lock.  After
+ * an error it does nothing.
  */
 void
 saved_put(Saving *saving, int kind, const void *record, Size size)
@@ -194,8 +194,8 @@ write_aside(Saving *saving, SavedHeader *header)
 }
 
 /*
- * Replace the file by one with the present state.  If that fails, report it and return
- * false.
+ * Replace the file by one with the present state.  If that fails, report it and
+ * return false.
  */
 static bool
 save(SavedHeader *header, bool (*breathe) (void))

@@ -1,12 +1,12 @@
 /*
  * core/saved_format.c
- *		The layout of the file of saved state, as far as writing (core/saved_file.c) and
- *		reading (core/saved_load.c) share it.
+ *		The layout of the file of saved state, as far as writing (core/saved_file.c)
+ *		and reading (core/saved_load.c) share it.
  *
  * The file has a header, one disk sector long, with a checksum of its own.  Records
  * follow, each with its kind and size; the header has a checksum over all of them.
- * Kinds are numbered through, part after part (core/parts.c), and records come in this
- * order.
+ * Kinds are numbered through, part after part (core/parts.c), and records come in
+ * this order.
  */
 #include "postgres.h"
 

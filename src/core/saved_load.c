@@ -3,14 +3,14 @@
  *		Reading the file of saved state when the server starts.
  *
  * What the file is for, who writes it and when its violations may be taken is in
- * core/saved_file.c.  This file checks a file that may contain anything, and then hands
- * its records to the parts of the extension.
+ * core/saved_file.c.  This file checks a file that may contain anything, and then
+ * hands its records to the parts of the extension.
  *
  * The file is read as if an enemy had written it, and twice: the first time to check
- * it, the second time to take what it holds.  So nothing is taken before all of it has
- * been found right.  (If the disk fails during the second time, what has been taken by
- * then stays.)  A file that cannot be used is reported in one line and stays until
- * the next save replaces it; the server starts in any case.
+ * it, the second time to take what it holds.  So nothing is taken before all of it
+ * has been found right.  (If the disk fails during the second time, what has been
+ * taken by then stays.)  A file that cannot be used is reported in one line and stays
+ * until the next save replaces it; the server starts in any case.
  */
 #include "postgres.h"
 
@@ -60,8 +60,8 @@ saved_name_valid(const char *name, int len, int max)
 }
 
 /*
- * Take a record, or, while the file is being checked, find out whether it makes sense.
- * Pending violations are skipped unless "pending" is true.
+ * Take a record, or, while the file is being checked, find out whether it makes
+ * sense.  Pending violations are skipped unless "pending" is true.
  */
 static bool
 load_record(int kind, const char *record, Size size, bool pending, Loading *loading)
@@ -273,9 +273,9 @@ load(int fd, SavedHeader *header, Loading *loading)
 static int64 loaded_mono = 0;
 
 /*
- * When the loaded state was saved.  The saver, which the postmaster forks, starts from
- * this time, so that the file does not get older than save_interval however often the
- * server crashes.
+ * When the loaded state was saved.  The saver, which the postmaster forks, starts
+ * from this time, so that the file does not get older than save_interval however
+ * often the server crashes.
  */
 int64
 saved_loaded_mono(void)

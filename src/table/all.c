@@ -1,10 +1,10 @@
 /*
  * table/all.c
- *		All rows of rate_limit_buckets at once: making buckets full by deleting their
- *		rows, and showing the living ones.
+ *		All buckets in the table at once: making them full, and showing the living
+ *		ones.
  *
- * The table is gone through a page at a time (table/pages.c), so a call waits for no
- * more than a page.  What happens to the table meanwhile may be seen or not.
+ * The table is gone through a page at a time (table/pages.c), so no call waits for
+ * more than a page.  A row that is made meanwhile may be missed.
  */
 #include "postgres.h"
 
@@ -16,14 +16,15 @@
 #include "table/sql.h"
 #include "table/store.h"
 
-/* Which buckets are to be full. */
+/* Which buckets become full. */
 typedef struct ResetAll
 {
-	const char *limiter;		/* NULL: all but blocks */
+	const char *limiter;		/* NULL: all except blocks */
 	int			limiter_len;
-	int64		living;
+	int64		living;			/* how many were not full */
 } ResetAll;
 
+/* Visitor that deletes the rows of these buckets. */
 static RowFate
 reset_row(const BucketId *id, const Row *row, bool changing, void *arg)
 {
@@ -40,7 +41,10 @@ reset_row(const BucketId *id, const Row *row, bool changing, void *arg)
 	return ROW_DELETE;
 }
 
-/* Delete all rows but blocks, or those of a limiter; how many were living. */
+/*
+ * Delete the rows of a limiter, or, if it is null, all rows except blocks.  Returns
+ * how many buckets were not full.
+ */
 int64
 table_reset_all(const char *limiter, int limiter_len)
 {
@@ -66,6 +70,7 @@ typedef struct PageViews
 	BucketView	views[MaxHeapTuplesPerPage];
 } PageViews;
 
+/* Visitor that adds the row's bucket to the page's views, and keeps the row. */
 static RowFate
 view_row(const BucketId *id, const Row *row, bool changing, void *arg)
 {

@@ -1,6 +1,7 @@
 /*
  * table/change.c
- *		Deciding a call on a bucket's row, whose page is locked, and writing the result.
+ *		Deciding a call on a bucket's row, whose page is locked, and writing the
+ *		result.
  *
  * One call (table/store.c) and several together (table/together.c) are both decided
  * here.  Finding, locking and making rows is theirs.

@@ -70,9 +70,9 @@ freeze(Rows *rows, ItemPointer tid)
  * else is making one.  A parallel query must not call this.
  *
  * If this transaction has deleted the bucket's row with an ordinary statement, a
- * rollback would bring that row back.  So the new row is not frozen then: it stays this
- * transaction's, and the same rollback takes it away.  Until the transaction ends,
- * other sessions wait for the row that was deleted.
+ * rollback would bring that row back.  So the new row is not frozen then: it stays
+ * this transaction's, and the same rollback takes it away.  Until the transaction
+ * ends, other sessions wait for the row that was deleted.
  */
 void
 rows_insert(Rows *rows, const BucketId *id, const Row *row)

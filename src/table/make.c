@@ -55,8 +55,8 @@ making_failed(int code, Datum partition)
 }
 
 /*
- * Make a row of a bucket that owes so much.  The caller has not found a row, and holds
- * the key's lock.
+ * Make a row of a bucket that owes so much.  The caller has not found a row, and
+ * holds the key's lock.
  */
 MakeResult
 make_row(Rows *rows, const BucketId *id, const BucketRule *rule, Owed owed, RowRef *ref)

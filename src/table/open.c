@@ -5,8 +5,8 @@
  *
  * Rows are made and changed past the executor (table/insert.c, table/rows.c), so a
  * table on which the executor would have more to do must be refused: one with
- * triggers, constraints, other types, or indexes on other columns.  A session looks at
- * the form once, and again after each invalidation of the table.
+ * triggers, constraints, other types, or indexes on other columns.  A session looks
+ * at the form once, and again after each invalidation of the table.
  */
 #include "postgres.h"
 

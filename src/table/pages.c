@@ -71,8 +71,8 @@ rows_pages(Rows *rows)
 }
 
 /*
- * Lock the page exclusively.  If it is all-visible, its part of the visibility map has
- * to be pinned before, because pinning may read from disk.  The page may become
+ * Lock the page exclusively.  If it is all-visible, its part of the visibility map
+ * has to be pinned before, because pinning may read from disk.  The page may become
  * all-visible between the two steps, so this looks again after locking.
  */
 static void

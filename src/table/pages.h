@@ -18,8 +18,8 @@ typedef enum RowFate
 
 /*
  * A visitor is called for each row of a page, which is locked, so it must not throw,
- * allocate or wait.  A row that an uncommitted statement changes is kept, whatever the
- * visitor returns.
+ * allocate or wait.  A row that an uncommitted statement changes is kept, whatever
+ * the visitor returns.
  */
 typedef RowFate (*RowVisitor) (const BucketId *id, const Row *row, bool changing,
 							   void *arg);

@@ -110,7 +110,10 @@ rows_pin(Rows *rows, const BucketId *id, RowRef *ref)
 	found = search_next(&search, ref);
 	if (found)
 	{
-		/* the names never change, and the line pointer cannot while the page is pinned */
+		/*
+		 * the names never change, and the line pointer cannot while the page is
+		 * pinned
+		 */
 		if (!tuple_is(tuple_of(ref), id))
 			ereport(ERROR,
 					(errcode(ERRCODE_DATA_CORRUPTED),

@@ -2,11 +2,11 @@
  * table/store.c
  *		Buckets in the unlogged table rate_limit_buckets: one bucket at a time.
  *
- * A bucket has one row, which is changed in place and at once, whatever becomes of the
- * caller's transaction (table/rows.c).  The row says what the bucket owed (see
+ * A bucket has one row, which is changed in place and at once, whatever becomes of
+ * the caller's transaction (table/rows.c).  The row says what the bucket owed (see
  * core/bucket.h) at updated_at, and under which parameters; a row whose bucket has
- * become full again means the same as no row.  memory/spill.c says which buckets are in
- * the table, and not in shared memory.
+ * become full again means the same as no row.  memory/spill.c says which buckets are
+ * in the table, and not in shared memory.
  *
  * Several calls at once are in table/together.c, all rows in table/all.c.
  */
@@ -25,10 +25,12 @@
 #include "table/store.h"
 #include "utils/timestamp.h"
 
-/* Where no worker comes, one new row in so many cleans some pages. */
+/*
+ * Without a worker, a session cleans some pages each time it has made so many rows.
+ */
 #define CLEAN_EVERY			16
 
-/* Where no worker comes, who makes rows also deletes some. */
+/* If there is no worker, a session that makes rows also deletes some. */
 static void
 clean_now_and_then(void)
 {
@@ -38,7 +40,11 @@ clean_now_and_then(void)
 		table_clean_some();
 }
 
-/* The same for a bucket that was found to have no row: it is full. */
+/*
+ * Decide a call on a bucket that has no row, and so is full; or, if "set" is not
+ * null, let the bucket owe what it says.  Makes the row, if the bucket belongs in the
+ * table.
+ */
 static MakeResult
 consume_without_row(Rows *rows, const BucketId *id, const BucketRule *rule,
 					const Owed *set, Decision *decision, bool *sane)
@@ -51,7 +57,7 @@ consume_without_row(Rows *rows, const BucketId *id, const BucketRule *rule,
 	decision->in_table = true;
 	decision->owed = set ? *set : 0;
 	decision->allowed = bucket_take(rule, &decision->owed);
-	/* there is nothing to write if it stays full, unless it has moved meanwhile */
+	/* if it stays full and has not moved meanwhile, there is nothing to write */
 	if (decision->owed == 0)
 		return memory_attached() && memory_peek(id, rule, &unused) ? ELSEWHERE : FOUND;
 
@@ -75,8 +81,8 @@ consume_without_row(Rows *rows, const BucketId *id, const BucketRule *rule,
 }
 
 /*
- * Decide a call, or, if it is not null, let the bucket owe what "set" says.
- * False if the bucket does not belong here any more.
+ * Decide a call, or, if "set" is not null, let the bucket owe what it says.  Returns
+ * false if the bucket does not belong in the table any more.
  */
 static bool
 consume_or_set(const BucketId *id, const BucketRule *rule, const Owed *set,
@@ -106,8 +112,9 @@ consume_or_set(const BucketId *id, const BucketRule *rule, const Owed *set,
 }
 
 /*
- * Decide a call.  False if the bucket does not belong here any more: it is to be
- * looked for in shared memory again.  Without shared memory not in a parallel query.
+ * Decide a call.  Returns false if the bucket does not belong in the table any more;
+ * the caller must then look for it in shared memory again.  If there is no shared
+ * memory, this must not be called in a parallel query, which cannot make rows.
  */
 bool
 table_consume(const BucketId *id, const BucketRule *rule, Decision *decision)
@@ -115,7 +122,10 @@ table_consume(const BucketId *id, const BucketRule *rule, Decision *decision)
 	return consume_or_set(id, rule, NULL, decision);
 }
 
-/* Let the bucket owe so much, under a rule that takes nothing; or false, likewise. */
+/*
+ * Let the bucket owe so much, under a rule that takes nothing.  The result is that of
+ * table_consume().
+ */
 bool
 table_set(const BucketId *id, const BucketRule *rule, Owed owed)
 {
@@ -124,7 +134,7 @@ table_set(const BucketId *id, const BucketRule *rule, Owed owed)
 	return consume_or_set(id, rule, &owed, &decision);
 }
 
-/* What the bucket owes now under the rule; false if it has no row. */
+/* Find what the bucket owes now under the rule; false if it has no row. */
 bool
 table_peek(const BucketId *id, const BucketRule *rule, Owed *owed)
 {
@@ -149,10 +159,10 @@ table_peek(const BucketId *id, const BucketRule *rule, Owed *owed)
 }
 
 /*
- * Put tokens back, by the parameters of the bucket's row; how many it had room
- * for.  False if it has no row, or if that cannot be told without waiting for the
- * table or for a statement that is changing the row, which are only waited for if
- * asked for.
+ * Put tokens back, by the parameters of the bucket's row; *given is how many the
+ * bucket had room for.  Returns false if it has no row.  Unless "wait" is true, this
+ * does not wait for the table's lock or for a statement that is changing the row, but
+ * returns false.
  */
 bool
 table_give(const BucketId *id, double tokens, double *given, bool wait)
@@ -184,7 +194,7 @@ table_give(const BucketId *id, double tokens, double *given, bool wait)
 	return found;
 }
 
-/* Make the bucket full.  Has it a row, and was it not full? */
+/* Make the bucket full.  Returns whether it had a row and was not full. */
 bool
 table_reset(const BucketId *id)
 {
@@ -200,7 +210,7 @@ table_reset(const BucketId *id)
 
 		rows_read(&ref, &row);
 		living = row_owed_by_itself(&row, 0, &own) > 0;
-		/* deleting it is the worker's, or the cleaner's, job */
+		/* table/clean.c deletes the row later */
 		row.owed = 0;
 		rows_write(&rows, &ref, &row);
 		rows_release(&ref);
@@ -210,8 +220,9 @@ table_reset(const BucketId *id)
 }
 
 /*
- * At the start of the server, memory may have been loaded with a bucket that has a
- * row as well: then memory is to have the emptier of the two, and the row nothing.
+ * Let memory have a bucket that both memory and the table have.  That may happen when
+ * memory was loaded at the start of the server.  Memory gets the emptier of the two,
+ * and the row becomes full.
  */
 void
 table_merge(const BucketId *id)

@@ -1,15 +1,16 @@
 /*
  * table/together.c
- *		Several calls at once, all or nothing, where buckets have rows.
+ *		Deciding several calls together, all or nothing, if some of their buckets are
+ *		in the table.
  *
- * Some of the calls may be on buckets in shared memory: memory/together.c decides
- * those, while the pages of the rows stay locked.
+ * The others are in shared memory: memory/together.c decides those, while the pages
+ * of the rows stay locked.
  *
- * The rows that are missing are made first, one after the other, as rows of full
- * buckets (table/make.c).  Then the rows are pinned, and the pages that they are on are
- * locked, in the order of their numbers; after these, memory's partitions.  If a row
- * turns out to be gone or to be changed by a statement, everything is unlocked and
- * tried again.
+ * Rows that are missing are made first, one after the other, as rows of full buckets
+ * (table/make.c).  Then all rows are pinned, and the pages that they are on are
+ * locked in the order of their numbers, and after these the partitions of memory.  If
+ * a row turns out to be gone, or a statement is changing it, everything is unlocked
+ * and the calls are tried again.
  */
 #include "postgres.h"
 
@@ -23,23 +24,24 @@
 #include "table/store.h"
 #include "utils/timestamp.h"
 
-/* The calls on buckets in the table, and those on others. */
+/* The calls, divided by whether their buckets are in the table or in memory. */
 typedef struct Split
 {
 	BucketCall *calls[MAX_CALLS];	/* in the table */
 	RowRef		refs[MAX_CALLS];
 	bool		sane[MAX_CALLS];
 	int			n;
-	BucketCall *others;			/* copies */
+	BucketCall *others;			/* copies of the calls on buckets in memory */
 	int			n_others;
-	PartitionSet locked;		/* for the others */
-	LOCKTAG		tags[MAX_CALLS];	/* of keys that have no row, and get none */
+	PartitionSet locked;		/* partitions to lock for them */
+	LOCKTAG		tags[MAX_CALLS];	/* of keys locked until memory has the bucket */
 	int			n_tags;
 } Split;
 
 /*
- * See to it that the bucket of each call that is thought to be in the table has a
- * row; false if it turns out that some are not there.
+ * Ensure that each bucket that is thought to be in the table has a row.  Returns
+ * false if some buckets turn out not to belong in the table; their calls are
+ * corrected.
  */
 static bool
 make_rows(Rows *rows, BucketCall *calls, int n, Split *split)
@@ -66,7 +68,7 @@ make_rows(Rows *rows, BucketCall *calls, int n, Split *split)
 			rows_release(&ref);
 		if (result == IN_MEMORY)
 		{
-			/* until it is there */
+			/* the key stays locked until the bucket is there */
 			split->tags[split->n_tags++] = tag;
 			call->decision.in_table = false;
 			continue;
@@ -81,6 +83,7 @@ make_rows(Rows *rows, BucketCall *calls, int n, Split *split)
 	return all_here;
 }
 
+/* qsort comparator: by page */
 static int
 compare_pages(const void *a, const void *b)
 {
@@ -90,7 +93,9 @@ compare_pages(const void *a, const void *b)
 	return x < y ? -1 : x > y;
 }
 
-/* Lock, or unlock, the pages of n rows. */
+/*
+ * Lock or unlock the pages of n rows, each page once, in the order of their numbers.
+ */
 static void
 lock_pages(const RowRef *refs, int n, bool lock)
 {
@@ -109,7 +114,7 @@ lock_pages(const RowRef *refs, int n, bool lock)
 	}
 }
 
-/* The rows' pages are locked: decide, all or nothing. */
+/* Decide, all or nothing.  The rows' pages are locked. */
 static AllResult
 decide_split(Rows *rows, Split *split, PlaceMode mode)
 {
@@ -140,7 +145,7 @@ decide_split(Rows *rows, Split *split, PlaceMode mode)
 	return ALL_DECIDED;
 }
 
-/* One try: pin and lock the rows, and decide if all of them are there. */
+/* Try once: pin and lock the rows, and decide if all of them are there. */
 static AllResult
 try_split(Rows *rows, Split *split, PlaceMode mode)
 {
@@ -171,7 +176,7 @@ try_split(Rows *rows, Split *split, PlaceMode mode)
 	return result;
 }
 
-/* Tell calls from each other by where their buckets are. */
+/* Divide the calls by where their buckets are. */
 static void
 split_calls(BucketCall *calls, int n, Split *split)
 {
@@ -185,7 +190,7 @@ split_calls(BucketCall *calls, int n, Split *split)
 	}
 }
 
-/* The other way round: the copies have been decided, or say where buckets are. */
+/* Copy back what has been decided, or found out, about the calls in memory. */
 static void
 join_calls(BucketCall *calls, int n, const Split *split)
 {
@@ -195,8 +200,9 @@ join_calls(BucketCall *calls, int n, const Split *split)
 }
 
 /*
- * Decide calls on different buckets, all or nothing; decision.in_table says which of
- * them are in the table.  False if that is not so any more; it has been corrected.
+ * Decide calls on different buckets, all or nothing.  decision.in_table says which of
+ * the buckets are in the table.  Returns false if some have moved meanwhile; in_table
+ * has been corrected then.
  */
 bool
 table_consume_all(BucketCall *calls, int n, PlaceMode mode)

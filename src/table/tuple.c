@@ -1,7 +1,7 @@
 /*
  * table/tuple.c
- *		A row of rate_limit_buckets as it lies on its page: where its names and numbers
- *		are, what the numbers say, and whether the row is alive.
+ *		A row of rate_limit_buckets as it lies on its page: where its names and
+ *		numbers are, what the numbers say, and whether the row is alive.
  *
  * The numbers have a fixed size and follow the names, which never change.  So a row
  * whose numbers are overwritten keeps its length, and its index entries stay right.
@@ -118,7 +118,9 @@ tuple_state(Relation rel, const RowRef *ref, TransactionId *changed_by)
 	tuple.t_tableOid = RelationGetRelid(rel);
 	tuple.t_data = (HeapTupleHeader) PageGetItem(page, item);
 	tuple.t_len = ItemIdGetLength(item);
-	/* changes that this transaction made by hand count, whichever command made them */
+	/*
+	 * changes that this transaction made by hand count, whichever command made them
+	 */
 	switch (HeapTupleSatisfiesUpdate(&tuple, PG_UINT32_MAX, ref->buffer))
 	{
 		case TM_Ok:

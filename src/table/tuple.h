@@ -65,7 +65,8 @@ extern char *tuple_take_apart(HeapTupleHeader tuple, const char **limiter,
 							  int *limiter_len, const char **key, int *key_len);
 extern char *tuple_numbers(HeapTupleHeader tuple);
 extern bool tuple_is(HeapTupleHeader tuple, const BucketId *id);
-extern RowState tuple_state(Relation rel, const RowRef *ref, TransactionId *changed_by);
+extern RowState tuple_state(Relation rel, const RowRef *ref,
+							TransactionId *changed_by);
 extern void tuple_read(HeapTupleHeader tuple, Row *row);
 extern void make_numbers(Numbers *numbers, const Row *row);
 extern void page_changed(Relation rel, Buffer buffer);
