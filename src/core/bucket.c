@@ -60,6 +60,35 @@
 #define NOISE_BITS		52
 
 /*
+ * Shift a number of four limbs, least significant first, to the left, or to the right
+ * if shift is negative.  Returns whether the latter dropped bits that were not 0.
+ */
+static bool
+shift_limbs(uint64 *limb, int shift)
+{
+	bool		inexact = false;
+
+	for (; shift > 0; shift -= Min(shift, 63))
+	{
+		int			step = Min(shift, 63);
+
+		for (int i = 3; i > 0; i--)
+			limb[i] = limb[i] << step | limb[i - 1] >> (64 - step);
+		limb[0] <<= step;
+	}
+	for (; shift < 0; shift += Min(-shift, 63))
+	{
+		int			step = Min(-shift, 63);
+
+		inexact |= (limb[0] & (((uint64) 1 << step) - 1)) != 0;
+		for (int i = 0; i < 3; i++)
+			limb[i] = limb[i] >> step | limb[i + 1] << (64 - step);
+		limb[3] >>= step;
+	}
+	return inexact;
+}
+
+/*
  * Returns a * n / d * 2^shift, rounded up if "up" is true and down otherwise, but at
  * most MULDIV_MAX.  n >= 0 and d > 0 must be finite.
  */
@@ -72,7 +101,7 @@ muldiv(uint128 a, double n, double d, int shift, bool up)
 	uint128		part;
 	uint128		quotient = 0;
 	uint128		rest = 0;
-	bool		inexact = false;
+	bool		inexact;
 	int			exponent;
 	int			bits;
 
@@ -94,31 +123,16 @@ muldiv(uint128 a, double n, double d, int shift, bool up)
 	if (bits == 0)
 		return 0;
 	/*
-	 * as the divisor has 53 bits, the quotient has bits + shift - 52 bits or one less
+	 * the divisor has 53 bits: the quotient has bits + shift - 52 bits, or one less
 	 */
 	if (bits + shift - 52 > 126)
 		return MULDIV_MAX;
 
-	/* A left shift ends below 179 bits; a right shift may drop bits of the rest. */
-	for (; shift > 0; shift -= Min(shift, 63))
-	{
-		int			step = Min(shift, 63);
-
-		for (int i = 3; i > 0; i--)
-			limb[i] = limb[i] << step | limb[i - 1] >> (64 - step);
-		limb[0] <<= step;
-	}
+	/* the product had at most 181 bits: all of them are gone */
 	if (shift <= -192)
 		return up ? 1 : 0;
-	for (; shift < 0; shift += Min(-shift, 63))
-	{
-		int			step = Min(-shift, 63);
-
-		inexact |= (limb[0] & (((uint64) 1 << step) - 1)) != 0;
-		for (int i = 0; i < 3; i++)
-			limb[i] = limb[i] >> step | limb[i + 1] << (64 - step);
-		limb[3] >>= step;
-	}
+	/* a left shift ends below 179 bits */
+	inexact = shift_limbs(limb, shift);
 
 	for (int i = 3; i >= 0; i--)
 	{
@@ -275,13 +289,66 @@ bucket_rule_for_debt(BucketRule *rule)
 
 /*
  * Change the rule so that the call takes what the bucket will have after "timeout"
- * ns.
+ * nanoseconds.
  */
 void
 bucket_rule_for_wait(BucketRule *rule, Owed timeout)
 {
 	if (rule->timed && rule->take > 0 && rule->room >= 0)
 		rule->room += Max(Min(timeout, BUCKET_DEBT_MAX - rule->take), 0);
+}
+
+/*
+ * bucket_carry(), unless the bucket refills both before and after the change: converts
+ * what it owes by way of the tokens that it holds.
+ */
+static Owed
+carry_tokens(double capacity, double refill, bool timed, Owed owed,
+			 const BucketRule *rule)
+{
+	Owed		held;			/* tokens in the bucket, in units of 2^-shift */
+	Owed		result;
+	int			shift;
+
+	/*
+	 * 2^100 units of capacity keep every bit, and leave room for 2^26 times as much
+	 * debt
+	 */
+	(void) frexp(capacity, &shift);
+	shift = 100 - shift;
+	held = (Owed) muldiv(1, capacity, 1.0, shift, true);
+	if (timed)
+		held -= (Owed) muldiv((uint128) owed, refill, NS_PER_SECOND, shift, false);
+	else
+		held -= (Owed) muldiv((uint128) owed, 1.0, quota_scale(capacity), shift, false);
+
+	if (held < 0 && held > -((Owed) 1 << (102 - NOISE_BITS)))
+		held = 0;
+
+	/*
+	 * A saturated result below is more than the new capacity, so the bucket is full,
+	 * or more debt than bucket_carry() leaves.
+	 */
+	if (rule->timed)
+	{
+		Owed		span = (Owed)
+			muldiv((uint128) (held < 0 ? -held : held), NS_PER_SECOND,
+				   rule->refill, FRACTION_BITS - shift, held > 0);
+
+		result = (Owed) muldiv(NS_PER_SECOND, rule->capacity, rule->refill,
+							   FRACTION_BITS, false);
+		result = (result - (held < 0 ? -span : span)) >> FRACTION_BITS;
+	}
+	else
+	{
+		Owed		units = (Owed)
+			muldiv((uint128) (held < 0 ? -held : held), rule->scale, 1.0,
+				   -shift, held > 0);
+
+		result = quota_units(rule->capacity, rule->scale);
+		result -= held < 0 ? -units : units;
+	}
+	return result;
 }
 
 /*
@@ -316,45 +383,7 @@ bucket_carry(double capacity, double refill, Owed owed, const BucketRule *rule)
 		result = result < 0 ? 0 : result >> FRACTION_BITS;
 	}
 	else
-	{
-		Owed		held;		/* tokens in the bucket, in units of 2^-shift */
-		int			shift;
-
-		/*
-		 * 2^100 units of capacity keep every bit; up to 2^26 times it, debt does too
-		 */
-		(void) frexp(capacity, &shift);
-		shift = 100 - shift;
-		held = (Owed) muldiv(1, capacity, 1.0, shift, true);
-		if (timed)
-			held -= (Owed) muldiv((uint128) owed, refill, NS_PER_SECOND, shift, false);
-		else
-			held -= (Owed) muldiv((uint128) owed, 1.0, quota_scale(capacity), shift, false);
-
-		if (held < 0 && held > -((Owed) 1 << (102 - NOISE_BITS)))
-			held = 0;
-
-		/* a saturated result exceeds the new capacity, so the bucket is full */
-		if (rule->timed)
-		{
-			Owed		span = (Owed)
-				muldiv((uint128) (held < 0 ? -held : held), NS_PER_SECOND,
-					   rule->refill, FRACTION_BITS - shift, held > 0);
-
-			result = (Owed) muldiv(NS_PER_SECOND, rule->capacity, rule->refill,
-								   FRACTION_BITS, false);
-			result = (result - (held < 0 ? -span : span)) >> FRACTION_BITS;
-		}
-		else
-		{
-			Owed		units = (Owed)
-				muldiv((uint128) (held < 0 ? -held : held), rule->scale, 1.0,
-					   -shift, held > 0);
-
-			result = quota_units(rule->capacity, rule->scale);
-			result -= held < 0 ? -units : units;
-		}
-	}
+		result = carry_tokens(capacity, refill, timed, owed, rule);
 	return result < 0 ? 0 : Min(result, rule->window + BUCKET_DEBT_MAX);
 }
 

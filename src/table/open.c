@@ -59,14 +59,46 @@ fail_form(const char *what)
 			 errhint("Undo the change, or drop extension ratelimit and create it again.")));
 }
 
+/*
+ * Find the primary key's index.  Raise an error if it is missing, or if the table has
+ * an index on anything except the names.
+ */
+static Oid
+find_primary_key(Relation rel)
+{
+	List	   *indexes = RelationGetIndexList(rel);
+	ListCell   *cell;
+	Oid			primary = InvalidOid;
+
+	foreach(cell, indexes)
+	{
+		Relation	index = index_open(lfirst_oid(cell), AccessShareLock);
+		Form_pg_index def = index->rd_index;
+		bool		names_only = RelationGetIndexExpressions(index) == NIL &&
+			RelationGetIndexPredicate(index) == NIL;
+
+		for (int i = 0; i < def->indnatts; i++)
+			names_only &= def->indkey.values[i] == COLUMN_LIMITER ||
+				def->indkey.values[i] == COLUMN_KEY;
+		if (def->indisprimary && def->indnkeyatts == N_NAMES && def->indisvalid &&
+			def->indkey.values[0] == COLUMN_LIMITER &&
+			def->indkey.values[1] == COLUMN_KEY)
+			primary = lfirst_oid(cell);
+		index_close(index, AccessShareLock);
+		if (!names_only)
+			fail_form("it has an index on columns other than limiter and key");
+	}
+	list_free(indexes);
+	if (!OidIsValid(primary))
+		fail_form("its primary key is missing");
+	return primary;
+}
+
 /* Raise an error if the table's form is not the one that the extension gave it. */
 static void
 check_form(Relation rel)
 {
 	TupleDesc	desc = RelationGetDescr(rel);
-	List	   *indexes;
-	ListCell   *cell;
-	Oid			primary = InvalidOid;
 
 	if (form.valid && form.relid == RelationGetRelid(rel))
 		return;
@@ -98,29 +130,7 @@ check_form(Relation rel)
 	if (desc->constr && desc->constr->num_check > 0)
 		fail_form("it has CHECK constraints");
 
-	indexes = RelationGetIndexList(rel);
-	foreach(cell, indexes)
-	{
-		Relation	index = index_open(lfirst_oid(cell), AccessShareLock);
-		Form_pg_index def = index->rd_index;
-		bool		names_only = RelationGetIndexExpressions(index) == NIL &&
-			RelationGetIndexPredicate(index) == NIL;
-
-		for (int i = 0; i < def->indnatts; i++)
-			names_only &= def->indkey.values[i] == COLUMN_LIMITER ||
-				def->indkey.values[i] == COLUMN_KEY;
-		if (def->indisprimary && def->indnkeyatts == N_NAMES && def->indisvalid &&
-			def->indkey.values[0] == COLUMN_LIMITER &&
-			def->indkey.values[1] == COLUMN_KEY)
-			primary = lfirst_oid(cell);
-		index_close(index, AccessShareLock);
-		if (!names_only)
-			fail_form("it has an index on columns other than limiter and key");
-	}
-	list_free(indexes);
-	if (!OidIsValid(primary))
-		fail_form("its primary key is missing");
-	form.index = primary;
+	form.index = find_primary_key(rel);
 	form.valid = !form.changed;
 }
 
