@@ -122,9 +122,7 @@ muldiv(uint128 a, double n, double d, int shift, bool up)
 			break;
 	if (bits == 0)
 		return 0;
-	/*
-	 * the divisor has 53 bits: the quotient has bits + shift - 52 bits, or one less
-	 */
+	/* the divisor has 53 bits, so the quotient has bits + shift - 52 or one less */
 	if (bits + shift - 52 > 126)
 		return MULDIV_MAX;
 
@@ -240,9 +238,7 @@ bucket_rule(BucketRule *rule, double capacity, double refill, double cost)
 		rule->take = part >> FRACTION_BITS;
 		rule->room = (whole - part + Min(noise, FRACTION_MASK)) >> FRACTION_BITS;
 
-		/*
-		 * noise of a nanosecond or more: round to the unit that the doubles can tell
-		 */
+		/* noise of a nanosecond or more: round to what the doubles can tell */
 		noise >>= FRACTION_BITS;
 		beyond = rule->take % noise_grain(rule->take >> NOISE_BITS);
 		if (beyond <= rule->take >> NOISE_BITS)
@@ -299,8 +295,8 @@ bucket_rule_for_wait(BucketRule *rule, Owed timeout)
 }
 
 /*
- * bucket_carry(), unless the bucket refills both before and after the change: converts
- * what it owes by way of the tokens that it holds.
+ * bucket_carry(), unless the bucket refills both before and after the change:
+ * converts what it owes by way of the tokens that it holds.
  */
 static Owed
 carry_tokens(double capacity, double refill, bool timed, Owed owed,
@@ -310,10 +306,7 @@ carry_tokens(double capacity, double refill, bool timed, Owed owed,
 	Owed		result;
 	int			shift;
 
-	/*
-	 * 2^100 units of capacity keep every bit, and leave room for 2^26 times as much
-	 * debt
-	 */
+	/* 2^100 units of capacity keep every bit; 2^26 times as much debt fits, too */
 	(void) frexp(capacity, &shift);
 	shift = 100 - shift;
 	held = (Owed) muldiv(1, capacity, 1.0, shift, true);

@@ -36,10 +36,7 @@ clock_init(void)
 #endif
 }
 
-/*
- * A number that nobody can know, from which hashes of names that callers choose
- * start.
- */
+/* A secret number, from which hashes of names that callers choose start. */
 uint64
 secret_seed(void)
 {

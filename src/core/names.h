@@ -92,9 +92,7 @@ head_add_key(BucketId *id)
 	copy_bytes(id->name.bytes + at, id->key, Min(id->key_len, HEAD_BYTES - at));
 }
 
-/*
- * Mix two numbers, so that each of their bits affects about every bit of the result.
- */
+/* Mix two numbers: each of their bits affects about every bit of the result. */
 static inline uint64
 hash_fold(uint64 a, uint64 b)
 {
@@ -104,7 +102,7 @@ hash_fold(uint64 a, uint64 b)
 }
 
 /*
- * The hash of some bytes.  It is inline, and needs a fourth of the instructions of
+ * The hash of some bytes.  It is inline, and a fourth of the size of
  * hash_bytes_extended().  Without the secrets nobody can tell which names collide.
  */
 static inline uint64
@@ -150,10 +148,7 @@ static inline uint64
 hash_key(uint64 limiter_hash, const char *key, int len)
 {
 #ifdef RATELIMIT_WEAK_HASH
-	/*
-	 * for a test: many names share a hash, so that only comparing them tells them
-	 * apart
-	 */
+	/* for a test: many names share a hash, and only comparing tells them apart */
 	return hash_bytes_extended((const unsigned char *) key, Min(len, 7), len);
 #else
 	return hash_bytes_of_name(limiter_hash, key, len);

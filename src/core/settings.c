@@ -64,9 +64,7 @@ check_gateway_name(char **value, void **extra, GucSource source)
 void
 settings_define(void)
 {
-	/*
-	 * if the library is not preloaded, it is too late for settings of the postmaster
-	 */
+	/* if the library is not preloaded, it is too late for PGC_POSTMASTER */
 	GucContext	postmaster = process_shared_preload_libraries_in_progress ?
 		PGC_POSTMASTER : PGC_SIGHUP;
 

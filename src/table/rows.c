@@ -9,7 +9,8 @@
  * finds the row through the primary key's index, locks the page that the row is on,
  * and overwrites the numbers in the row.  The next caller sees them as soon as the
  * page is unlocked, whatever becomes of the first one's transaction.  This leaves
- * nothing that a vacuum would have to remove, and nobody waits for a transaction.
+ * nothing that a vacuum would have to remove, and nobody waits for the transaction of
+ * a call.
  *
  * A person may change the table with ordinary statements meanwhile.  A writer waits
  * for a statement that has changed or deleted its row.  It does not wait for one that
@@ -110,10 +111,7 @@ rows_pin(Rows *rows, const BucketId *id, RowRef *ref)
 	found = search_next(&search, ref);
 	if (found)
 	{
-		/*
-		 * the names never change, and the line pointer cannot while the page is
-		 * pinned
-		 */
+		/* names never change, and a line pointer does not while its page is pinned */
 		if (!tuple_is(tuple_of(ref), id))
 			ereport(ERROR,
 					(errcode(ERRCODE_DATA_CORRUPTED),
@@ -156,9 +154,7 @@ rows_unpin(RowRef *ref)
 	ReleaseBuffer(ref->buffer);
 }
 
-/*
- * Find the bucket's row and lock its page, as the two functions below say.
- */
+/* Find the bucket's row and lock its page, as the two functions below say. */
 static bool
 get_row(Rows *rows, const BucketId *id, bool write, bool wait, RowRef *ref)
 {

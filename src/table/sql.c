@@ -279,9 +279,7 @@ lock(SqlTable table, LOCKMODE mode, bool wait)
 		else if (!ConditionalLockRelationOid(relid, mode))
 			return false;
 
-		/*
-		 * locking has processed invalidations, which may say that the table changed
-		 */
+		/* locking has processed invalidations: is it still the same table? */
 		if (extension.valid)
 			return true;
 		check_available();
@@ -332,10 +330,7 @@ sql_lock_within(SqlTable table, LOCKMODE mode, int ms)
 			return problem;
 		if (ConditionalLockRelationOid(relid, mode))
 		{
-			/*
-			 * locking has processed invalidations, which may say that the table
-			 * changed
-			 */
+			/* locking has processed invalidations: is it still the same table? */
 			problem = find_problem(table);
 			if (!problem && extension.relids[table] == relid)
 				return NULL;

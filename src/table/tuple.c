@@ -25,7 +25,7 @@
 #include "table/tuple.h"
 #include "utils/rel.h"
 
-/* Above this, what a bucket owes needs the second column. */
+/* What a bucket owes is stored in two columns: a multiple of this, and the rest. */
 #define OWED_UNIT	INT64CONST(1000000000000000000)
 
 /* The row's tuple, on its pinned page. */
@@ -118,9 +118,7 @@ tuple_state(Relation rel, const RowRef *ref, TransactionId *changed_by)
 	tuple.t_tableOid = RelationGetRelid(rel);
 	tuple.t_data = (HeapTupleHeader) PageGetItem(page, item);
 	tuple.t_len = ItemIdGetLength(item);
-	/*
-	 * changes that this transaction made by hand count, whichever command made them
-	 */
+	/* what this transaction has changed by hand counts, whichever command it was */
 	switch (HeapTupleSatisfiesUpdate(&tuple, PG_UINT32_MAX, ref->buffer))
 	{
 		case TM_Ok:
