@@ -15,6 +15,7 @@
 #include "catalog/pg_am.h"
 #include "catalog/pg_collation.h"
 #include "catalog/pg_type.h"
+#include "core/compat.h"
 #include "table/open.h"
 #include "table/sql.h"
 #include "table/tuple.h"

@@ -19,6 +19,7 @@
 #include "access/transam.h"
 #include "access/xloginsert.h"
 #include "catalog/pg_type.h"
+#include "core/compat.h"
 #include "miscadmin.h"
 #include "storage/bufmgr.h"
 #include "storage/procarray.h"
