@@ -1,6 +1,11 @@
 /*
  * decide/several.c
  *		Decisions on several buckets, all or nothing.
+ *
+ * Tokens are taken from all buckets of the calls, or from none.  The stores do the
+ * taking, each for buckets of its own (memory/together.c) or for both stores at once
+ * (table_consume_all() in table/store.c).  The functions here merge calls on the same
+ * bucket, heed blocks, choose the store and count the decisions.
  */
 #include "postgres.h"
 
@@ -24,7 +29,11 @@
 #include "table/store.h"
 #include "violations/stats.h"
 
-/* By limiter and key: the order in which keys are locked, so nobody deadlocks. */
+/*
+ * Compare by limiter and key.  Sorting brings calls on the same bucket together, and
+ * has all sessions lock keys (table/store.c) in the same order, so that they do not
+ * deadlock.
+ */
 static int
 compare_calls(const void *a, const void *b)
 {
@@ -42,7 +51,10 @@ compare_calls(const void *a, const void *b)
 	return memcmp(x->key, y->key, x->key_len);
 }
 
-/* Calls that name one bucket become one, of their costs' sum; how many are left. */
+/*
+ * Merge calls on the same bucket into one that costs their sum.  Returns how many
+ * calls are left, sorted.
+ */
 static int
 merge_calls(BucketCall *calls, int n)
 {
@@ -80,7 +92,7 @@ all_allowed(const BucketCall *calls, int n)
 	return true;
 }
 
-/* Calls on their way to a decision, all or nothing. */
+/* The arguments of decide_all_slowly(), for sql_try(). */
 typedef struct AllCall
 {
 	BucketCall *calls;
@@ -127,7 +139,10 @@ decide_all_slowly(BucketCall *calls, int n)
 		mode = PLACE_HERE;
 	else if (memory_attached() && IsInParallelMode())
 	{
-		/* those that have no row are made in memory, whatever is marked */
+		/*
+		 * A parallel query cannot make rows.  Buckets that have none are made in
+		 * memory, even if their partition is marked as spilled.
+		 */
 		mode = PLACE_HERE;
 		for (int i = 0; i < n; i++)
 			calls[i].decision.in_table = spill_is_set(memory_partition(calls[i].id.hash));
@@ -155,8 +170,9 @@ do_all_slowly(void *arg)
 }
 
 /*
- * Decide calls on several buckets, all or nothing, and count them: a call that is
- * denied is a violation of the buckets that refused.
+ * Decide calls on several buckets, all or nothing, and count the decisions.  A denied
+ * call is a violation of the buckets that refused it.  Changes the order of the
+ * calls, and merges those on the same bucket.
  */
 bool
 decide_all(BucketCall *calls, int n)
@@ -201,7 +217,7 @@ decide_all(BucketCall *calls, int n)
 	allowed = all_allowed(calls, n);
 	for (int i = 0; i < n; i++)
 	{
-		/* with nothing taken there is nothing to count, but the refusals */
+		/* when nothing is taken, only the refusals count */
 		if (!allowed && calls[i].decision.allowed)
 			continue;
 		limiter_use(calls[i].id.limiter, calls[i].id.limiter_len);
