@@ -33,7 +33,6 @@
 #include "table/rows.h"
 #include "table/sql.h"
 #include "utils/fmgroids.h"
-#include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "violations/due_flags.h"
 #include "violations/episodes.h"

@@ -55,7 +55,7 @@ block_rule(BucketRule *rule)
 Owed
 block_left(const BucketId *id)
 {
-	KeyBlock		block;
+	KeyBlock	block;
 	BucketRule	rule;
 	Decision	decision;
 	Owed		left = 0;

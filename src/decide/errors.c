@@ -9,7 +9,6 @@
 #include "postgres.h"
 
 #include "access/xact.h"
-#include "access/xlog.h"
 #include "core/settings.h"
 #include "decide/errors.h"
 #include "table/sql.h"

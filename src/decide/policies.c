@@ -25,7 +25,6 @@
 #include "decide/rules.h"
 #include "decide/several.h"
 #include "decide/short_way.h"
-#include "miscadmin.h"
 #include "table/sql.h"
 #include "utils/builtins.h"
 #include "utils/hsearch.h"
@@ -135,6 +134,30 @@ typedef struct PolicyCall
 	Policy	   *policy;			/* NULL if no policy has the name */
 } PolicyCall;
 
+/* Copy the n rows that read_policy has found into the cache's memory. */
+static Tier *
+read_tiers(int n)
+{
+	Tier	   *tiers = MemoryContextAllocZero(cache.context, n * sizeof(Tier));
+
+	for (int i = 0; i < n; i++)
+	{
+		HeapTuple	row = SPI_tuptable->vals[i];
+		TupleDesc	desc = SPI_tuptable->tupdesc;
+		bool		isnull;
+		text	   *limiter = DatumGetTextPP(SPI_getbinval(row, desc, 1, &isnull));
+
+		check_limiter(VARDATA_ANY(limiter), VARSIZE_ANY_EXHDR(limiter));
+		tiers[i].limiter_len = VARSIZE_ANY_EXHDR(limiter);
+		memcpy(tiers[i].limiter, VARDATA_ANY(limiter), tiers[i].limiter_len);
+		tiers[i].capacity = DatumGetFloat8(SPI_getbinval(row, desc, 2, &isnull));
+		tiers[i].refill = DatumGetFloat8(SPI_getbinval(row, desc, 3, &isnull));
+		tiers[i].shadow = DatumGetBool(SPI_getbinval(row, desc, 4, &isnull));
+		tiers[i].enabled = DatumGetBool(SPI_getbinval(row, desc, 5, &isnull));
+	}
+	return tiers;
+}
+
 /* Read a policy from the table. */
 static void
 load(void *arg)
@@ -143,7 +166,6 @@ load(void *arg)
 	PolicyCall *call = arg;
 	SqlCaller	caller = sql_begin();
 	Datum		values[1];
-	Tier	   *tiers;
 	int			n;
 
 	sql_lock(SQL_POLICIES, AccessShareLock);
@@ -175,22 +197,8 @@ load(void *arg)
 						call->name, MAX_CALLS, n)));
 	if (n > 0)
 	{
-		tiers = MemoryContextAllocZero(cache.context, n * sizeof(Tier));
-		for (int i = 0; i < n; i++)
-		{
-			HeapTuple	row = SPI_tuptable->vals[i];
-			TupleDesc	desc = SPI_tuptable->tupdesc;
-			bool		isnull;
-			text	   *limiter = DatumGetTextPP(SPI_getbinval(row, desc, 1, &isnull));
+		Tier	   *tiers = read_tiers(n);
 
-			check_limiter(VARDATA_ANY(limiter), VARSIZE_ANY_EXHDR(limiter));
-			tiers[i].limiter_len = VARSIZE_ANY_EXHDR(limiter);
-			memcpy(tiers[i].limiter, VARDATA_ANY(limiter), tiers[i].limiter_len);
-			tiers[i].capacity = DatumGetFloat8(SPI_getbinval(row, desc, 2, &isnull));
-			tiers[i].refill = DatumGetFloat8(SPI_getbinval(row, desc, 3, &isnull));
-			tiers[i].shadow = DatumGetBool(SPI_getbinval(row, desc, 4, &isnull));
-			tiers[i].enabled = DatumGetBool(SPI_getbinval(row, desc, 5, &isnull));
-		}
 		call->policy = hash_search(cache.table, call->name, HASH_ENTER, NULL);
 		call->policy->tiers = tiers;
 		call->policy->n_tiers = n;
@@ -247,6 +255,38 @@ make_call(BucketCall *call, TierName *name, const Tier *tier, const text *key,
 }
 
 /*
+ * Make the calls on the tiers that are enabled.  Those on tiers that count go to the
+ * front of "calls", which has room for MAX_CALLS, those on tiers in shadow to its end.
+ * Returns how many count.
+ */
+static int
+make_calls(BucketCall *calls, TierName *names, const Policy *policy, const text *key,
+		   double cost, int *n_shadows)
+{
+	int			n = 0;
+
+	*n_shadows = 0;
+	for (int i = 0; i < policy->n_tiers; i++)
+	{
+		const Tier *tier = &policy->tiers[i];
+
+		if (tier->enabled)
+			make_call(tier->shadow ? &calls[MAX_CALLS - ++*n_shadows] : &calls[n++],
+					  &names[i], tier, key, cost);
+	}
+	return n;
+}
+
+/* Decide and count a call on one tier. */
+static void
+decide_tier(BucketCall *call, bool shadow)
+{
+	limiter_use(call->id.limiter, call->id.limiter_len);
+	decide_uncounted(&call->id, &call->rule, &call->decision);
+	decide_counted(&call->id, &call->rule, &call->decision, shadow);
+}
+
+/*
  * Decide a call by a policy.  Returns whether it is allowed.
  *
  * "calls" and "names" have room for MAX_CALLS.  Afterwards the first n_calls of
@@ -260,8 +300,8 @@ decide_by_policy(const text *policy_name, const text *key, double cost,
 {
 	const Policy *policy;
 	BucketCall *shadows;
-	int			n = 0;
-	int			n_shadows = 0;
+	int			n;
+	int			n_shadows;
 	bool		allowed = true;
 
 	/* with ratelimit.enabled off, even a missing policy must not raise an error */
@@ -272,19 +312,8 @@ decide_by_policy(const text *policy_name, const text *key, double cost,
 	if (!policy)
 		return on_error_setting == ON_ERROR_ALLOW;
 
-	/* the tiers that count go to the front of calls, those in shadow to its end */
-	shadows = calls + MAX_CALLS;
-	for (int i = 0; i < policy->n_tiers; i++)
-	{
-		const Tier *tier = &policy->tiers[i];
-
-		if (!tier->enabled)
-			continue;
-		make_call(tier->shadow ? shadows - ++n_shadows : &calls[n++],
-				  &names[i], tier, key, cost);
-	}
-	shadows -= n_shadows;
-
+	n = make_calls(calls, names, policy, key, cost, &n_shadows);
+	shadows = calls + MAX_CALLS - n_shadows;
 	if (n + n_shadows == 0)
 	{
 		/* the answer is that of a full bucket of the first tier */
@@ -296,22 +325,14 @@ decide_by_policy(const text *policy_name, const text *key, double cost,
 	}
 	if (n == 1)
 	{
-		limiter_use(calls[0].id.limiter, calls[0].id.limiter_len);
-		decide_uncounted(&calls[0].id, &calls[0].rule, &calls[0].decision);
-		decide_counted(&calls[0].id, &calls[0].rule, &calls[0].decision, false);
+		decide_tier(&calls[0], false);
 		allowed = calls[0].decision.allowed;
 	}
 	else if (n > 1)
 		allowed = decide_all(calls, n);
 
 	for (int i = 0; i < n_shadows && allowed; i++)
-	{
-		BucketCall *call = &shadows[i];
-
-		limiter_use(call->id.limiter, call->id.limiter_len);
-		decide_uncounted(&call->id, &call->rule, &call->decision);
-		decide_counted(&call->id, &call->rule, &call->decision, true);
-	}
+		decide_tier(&shadows[i], true);
 	if (n == 0)
 		memmove(calls, shadows, (n = n_shadows) * sizeof(BucketCall));
 	*n_calls = n;

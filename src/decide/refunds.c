@@ -47,7 +47,7 @@
 #define MAX_NAME	(MAX_LIMITER_LEN + MAX_KEY_LEN)
 #define MAX_PENDING	10000
 #define EXIT_LOCK_MS	100		/* how long a session that ends waits for the table */
-#define NONE		(-1)	/* instead of an index */
+#define NONE		(-1)		/* instead of an index */
 
 /*
  * A bucket from which tokens were taken.  It is remembered until the transaction

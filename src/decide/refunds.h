@@ -2,8 +2,8 @@
  * decide/refunds.h
  *		Tokens that are given back on rollback: see decide/refunds.c.
  */
-#ifndef RATELIMIT_REFUND_H
-#define RATELIMIT_REFUND_H
+#ifndef RATELIMIT_DECIDE_REFUNDS_H
+#define RATELIMIT_DECIDE_REFUNDS_H
 
 #include "core/names.h"
 
@@ -13,4 +13,4 @@ extern void refund_reserve(int n);
 extern void refund_note(const BucketId *id, double tokens);
 extern void refund_settle(void);
 
-#endif							/* RATELIMIT_REFUND_H */
+#endif							/* RATELIMIT_DECIDE_REFUNDS_H */

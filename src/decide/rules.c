@@ -14,7 +14,6 @@
 #include "decide/rules.h"
 #include "fmgr.h"
 #include "utils/builtins.h"
-#include "utils/float.h"
 
 /* The number as SQL shows it. */
 static char *

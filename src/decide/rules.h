@@ -7,7 +7,7 @@
 
 #include "core/bucket.h"
 
-#define REMEMBERED_RULES	16		/* the hash below has 4 bits */
+#define REMEMBERED_RULES	16	/* the hash below has 4 bits */
 
 /* A rule in a cache line of its own. */
 typedef union RuleLine
@@ -35,7 +35,7 @@ find_rule(double capacity, double refill, double cost)
 	memcpy(&bits[1], &refill, sizeof(double));
 	memcpy(&bits[2], &cost, sizeof(double));
 	rule = &remembered_rules[((bits[0] ^ bits[1] * 3 ^ bits[2] * 5) *
-						UINT64CONST(0x9E3779B97F4A7C15)) >> 60].rule;
+							  UINT64CONST(0x9E3779B97F4A7C15)) >> 60].rule;
 
 	/* an unused entry has capacity 0, so a call with capacity 0 must not match it */
 	memcpy(its, rule, sizeof(its));

@@ -27,7 +27,6 @@
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
-#include "storage/proc.h"
 #include "table/clean.h"
 #include "table/sql.h"
 #include "tcop/tcopprot.h"
