@@ -1,6 +1,6 @@
 /*
  * core/bytes.h
- *		Reading bytes of texts and of names inline.
+ *		Reading the bytes of texts and of short names, without function calls.
  */
 #ifndef RATELIMIT_BYTES_H
 #define RATELIMIT_BYTES_H
@@ -8,7 +8,7 @@
 #include "core/compat.h"
 #include "fmgr.h"
 
-/* The bytes of a text; without calling anything if it is not toasted. */
+/* The bytes of a text.  Only a toasted one needs a function call. */
 static inline const char *
 text_bytes(Datum datum, int *len)
 {

@@ -1,12 +1,15 @@
 /*
  * core/clock.c
- *		The clock of shared memory, and secret numbers.
+ *		The monotonic clock, and a secret number.
+ *
+ * Buckets in memory refill by this clock.  Buckets in the table go by the wall clock,
+ * which is not here (table/owed.c).
  */
 #include "postgres.h"
 
 #include "core/clock.h"
 
-/* What hashes of names that callers choose start from: nobody else can know it. */
+/* A secret number, from which hashes of names that callers choose start. */
 uint64
 secret_seed(void)
 {

@@ -1,6 +1,6 @@
 /*
  * core/clock.h
- *		The clock of shared memory, and secret numbers.  See core/clock.c.
+ *		The monotonic clock, and a secret number: see core/clock.c.
  */
 #ifndef RATELIMIT_CLOCK_H
 #define RATELIMIT_CLOCK_H
@@ -9,7 +9,7 @@
 
 extern uint64 secret_seed(void);
 
-/* Nanoseconds of a clock that is never set, and the same in every process. */
+/* Nanoseconds, by a clock that is never set and is the same in every process. */
 static inline int64
 monotonic_ns(void)
 {
