@@ -62,6 +62,7 @@
 
 #include "common/hashfn.h"
 #include "core/names.h"
+#include "core/tags.h"
 #include "memory/databases.h"
 #include "port/atomics.h"
 #include "storage/lwlock.h"
@@ -73,14 +74,12 @@
 /* The most violations that an entry can have pending, those taken included. */
 #define MAX_VIOLATIONS_PENDING (INT64CONST(1) << 43)
 
-#define GROUP_ENTRIES	16
+#define GROUP_ENTRIES	GROUP_PLACES
 #define PROBE_GROUPS	8
 #define N_PARTITIONS	16
 #define N_LAST			MAX_DATABASES	/* entries of ROOM_LAST, after the others */
 
-#define TAG_FREE		0		/* the entry was never used */
 #define TAG_GIVEN_UP	1		/* the entry was used before */
-#define TAG_FIRST		2
 
 #define COUNT_BITS		44
 #define COUNT_MASK		((UINT64CONST(1) << COUNT_BITS) - 1)
@@ -215,9 +214,7 @@ partition_of(uint64 hash)
 static inline uint32
 tag_of(uint64 hash)
 {
-	uint32		tag = (uint32) (hash >> 4);
-
-	return tag < TAG_FIRST ? tag + TAG_FIRST : tag;
+	return tag_from((uint32) (hash >> 4));
 }
 
 /* The first entry of the group that the i-th entry on the way of a hash is in. */
