@@ -95,6 +95,7 @@ typedef struct Decision
 	Owed		blocked;		/* for so many ns is the key blocked; 0: it is not */
 	int64		now;			/* when, on the monotonic clock; 0: not known */
 	bool		in_table;		/* the bucket is there */
+	bool		shadowed;		/* would have been denied; once it is counted */
 } Decision;
 
 /* What is so before it is known otherwise. */
@@ -333,8 +334,10 @@ extern void get_bucket_id(BucketId *id, const text *key, const text *limiter);
 extern const BucketRule *get_call(FunctionCallInfo fcinfo, BucketId *id);
 extern Owed get_span(const char *name, const Interval *span, int least);
 extern Owed decision_wait(const BucketRule *rule, const Decision *decision);
-extern Datum make_result(FunctionCallInfo fcinfo, const BucketRule *rule,
-						 const Decision *decision);
+extern bool decision_never_full(const BucketRule *rule, const Decision *decision);
+extern Datum interval_from_ns(Owed ns);
+extern Datum make_result(FunctionCallInfo fcinfo, const BucketId *id,
+						 const BucketRule *rule, const Decision *decision);
 extern void decide_uncounted(const BucketId *id, const BucketRule *rule,
 							 Decision *decision);
 

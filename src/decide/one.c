@@ -249,6 +249,14 @@ give_tokens(const BucketId *id, double tokens, bool wait, double *given)
 		shmem_give_back(id, tokens);
 }
 
+/* A capacity of 0: the call is denied, whatever buckets there are. */
+static void
+deny_closed(Decision *decision)
+{
+	decision->allowed = false;
+	decision->owed = 0;
+}
+
 /*
  * What the bucket owes, changing nothing, and whether the call would be allowed;
  * decision->owed is before the call.
@@ -256,9 +264,15 @@ give_tokens(const BucketId *id, double tokens, bool wait, double *given)
 static void
 look_at_bucket(const BucketId *id, const BucketRule *rule, Decision *decision)
 {
-	bool		may_hold = table_may_hold(id);
+	bool		may_hold;
 	Owed		owed = 0;
 
+	if (bucket_rule_is_closed(rule))
+	{
+		deny_closed(decision);
+		return;
+	}
+	may_hold = table_may_hold(id);
 	if (unlikely(refund_pending))
 		refund_settle();
 	if (shmem_attached() && shmem_peek(id, rule, decision))
@@ -291,6 +305,8 @@ look(const BucketId *id, const BucketRule *rule, Decision *decision)
 		decision->allowed = true;
 		decision->owed = 0;
 	}
+	else if (bucket_rule_is_closed(rule))
+		deny_closed(decision);
 	else if (block_possible(id) || !shmem_peek(id, rule, decision))
 		guarded(look_slowly, id, rule, decision);
 }
@@ -316,7 +332,10 @@ decide_unguarded(const BucketId *id, const BucketRule *rule, Decision *decision)
 void
 decide_slowly(const BucketId *id, const BucketRule *rule, Decision *decision)
 {
-	guarded(decide_unguarded, id, rule, decision);
+	if (bucket_rule_is_closed(rule))
+		deny_closed(decision);
+	else
+		guarded(decide_unguarded, id, rule, decision);
 }
 
 /* Count a decision, and answer as the settings want it. */
@@ -324,6 +343,7 @@ void pg_attribute_hot
 decide_counted(const BucketId *id, const BucketRule *rule, Decision *decision,
 			   bool shadow)
 {
+	decision->shadowed = false;
 	if (unlikely(!enabled_setting))
 		return;
 	if (decision->allowed)
@@ -336,7 +356,7 @@ decide_counted(const BucketId *id, const BucketRule *rule, Decision *decision,
 	flush_record(id, 1, decision->now);
 	stats_count(shadow || shadow_setting ? COUNT_SHADOWED : COUNT_DENIED);
 	if (shadow || shadow_setting)
-		decision->allowed = true;
+		decision->allowed = decision->shadowed = true;
 }
 
 /*
@@ -410,7 +430,7 @@ static void
 decide_all_slowly(BucketCall *calls, int n)
 {
 	PlaceMode	mode = place_mode();
-	bool		blocked = false;
+	bool		denied = false; /* before any bucket is looked at */
 
 	if (unlikely(refund_pending))
 		refund_settle();
@@ -420,9 +440,9 @@ decide_all_slowly(BucketCall *calls, int n)
 
 		decision->blocked = block_possible(&calls[i].id) ? block_left(&calls[i].id) : 0;
 		decision->in_table = !shmem_attached();
-		blocked |= decision->blocked > 0;
+		denied |= decision->blocked > 0 || bucket_rule_is_closed(&calls[i].rule);
 	}
-	if (blocked)
+	if (denied)
 	{
 		for (int i = 0; i < n; i++)
 		{
@@ -490,7 +510,8 @@ decide_all(BucketCall *calls, int n)
 		calls[i].absent = 0;
 		calls[i].decision.allowed = true;
 		calls[i].decision.known = true;
-		possible = possible || block_possible(&calls[i].id);
+		possible = possible || block_possible(&calls[i].id) ||
+			bucket_rule_is_closed(&calls[i].rule);
 	}
 	if (!enabled_setting || n == 0)
 		return true;

@@ -62,11 +62,7 @@ check_tokens(const char *name, double tokens)
 static void
 check_rule(double capacity, double refill, double cost)
 {
-	if (!isfinite(capacity) || capacity <= 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("capacity must be a finite number above 0, not %s",
-						show_number(capacity))));
+	check_tokens("capacity", capacity);
 	check_tokens("refill", refill);
 	check_tokens("cost", cost);
 }
@@ -135,7 +131,7 @@ find_rule(double capacity, double refill, double cost)
 	rule = &remembered[((bits[0] ^ bits[1] * 3 ^ bits[2] * 5) *
 						UINT64CONST(0x9E3779B97F4A7C15)) >> 60].rule;
 
-	/* an unused entry has capacity 0, which no rule has */
+	/* an entry with capacity 0 is unused, or of a rule that is worked out anew */
 	memcpy(its, rule, sizeof(its));
 	if (unlikely(bits[0] == 0 ||
 				 its[0] != bits[0] || its[1] != bits[1] || its[2] != bits[2]))
@@ -359,7 +355,7 @@ count_quickly(const BucketId *id, const BucketRule *rule, Decision *decision)
  */
 
 /* A span of ns, rounded up: waiting that long is enough. */
-static Datum
+Datum
 interval_from_ns(Owed ns)
 {
 	Interval   *result = palloc0(sizeof(Interval));
@@ -367,6 +363,13 @@ interval_from_ns(Owed ns)
 
 	result->time = (int64) Min(us, (Owed) PG_INT64_MAX);
 	return IntervalPGetDatum(result);
+}
+
+/* Will the bucket never be full by itself?  A capacity of 0 has no bucket that could be. */
+bool
+decision_never_full(const BucketRule *rule, const Decision *decision)
+{
+	return bucket_rule_is_closed(rule) || (!rule->timed && decision->owed > 0);
 }
 
 /* In how many ns such a call would be allowed; -1: never, or not known. */
@@ -384,16 +387,16 @@ decision_wait(const BucketRule *rule, const Decision *decision)
 }
 
 /*
- * The rl_result of a decision whose call left, or would leave, "owed"; without a
- * rule, only whether it is allowed.
+ * The rl_result of a decision whose call left, or would leave, "owed".  The bucket and
+ * the rule are NULL if no bucket decided: then only whether it is allowed is known.
  */
 Datum
-make_result(FunctionCallInfo fcinfo, const BucketRule *rule,
+make_result(FunctionCallInfo fcinfo, const BucketId *id, const BucketRule *rule,
 			const Decision *decision)
 {
 	TupleDesc	desc = fcinfo->flinfo->fn_extra;
-	Datum		values[5];
-	bool		nulls[5];
+	Datum		values[7];
+	bool		nulls[7];
 
 	if (!desc)
 	{
@@ -423,8 +426,15 @@ make_result(FunctionCallInfo fcinfo, const BucketRule *rule,
 		values[3] = interval_from_ns(wait);
 		nulls[3] = wait < 0;
 		values[4] = interval_from_ns(decision->owed);
-		nulls[4] = !rule->timed && decision->owed > 0;
+		nulls[4] = decision_never_full(rule, decision);
 	}
+	if (id)
+	{
+		values[5] = PointerGetDatum(cstring_to_text_with_len(id->limiter, id->limiter_len));
+		nulls[5] = false;
+	}
+	values[6] = BoolGetDatum(decision->shadowed);
+	nulls[6] = false;
 	return HeapTupleGetDatum(heap_form_tuple(desc, values, nulls));
 }
 
@@ -452,7 +462,7 @@ rl_throttle(PG_FUNCTION_ARGS)
 
 	decide_uncounted(&id, rule, &decision);
 	decide_counted(&id, rule, &decision, false);
-	PG_RETURN_DATUM(make_result(fcinfo, rule, &decision));
+	PG_RETURN_DATUM(make_result(fcinfo, &id, rule, &decision));
 }
 
 /* rl_peek(key, capacity, refill, cost, limiter) returns rl_result */
@@ -466,8 +476,9 @@ rl_peek(PG_FUNCTION_ARGS)
 	look(&id, rule, &decision);
 	if (decision.allowed && enabled_setting)
 		(void) bucket_take(rule, &decision.owed);
+	decision.shadowed = shadow_setting && !decision.allowed;
 	decision.allowed |= shadow_setting;
-	PG_RETURN_DATUM(make_result(fcinfo, rule, &decision));
+	PG_RETURN_DATUM(make_result(fcinfo, &id, rule, &decision));
 }
 
 /* The most whole tokens, at least 1, that a bucket in this state gives. */

@@ -1,6 +1,7 @@
 /*
  * functions/policy.c
- *		Rules looked up by name: rl_consume_policy(), rl_throttle_policy().
+ *		Rules looked up by name: rl_consume_policy(), rl_throttle_policy(),
+ *		rl_status_policy().
  *
  * A policy is one or more tiers, rows of rate_limit_policies, each a bucket of its
  * own: its limiter is the policy's name, or, if the tier is not called "default",
@@ -17,6 +18,7 @@
 
 #include "commands/trigger.h"
 #include "miscadmin.h"
+#include "funcapi.h"
 #include "functions/policy.h"
 #include "table/sql.h"
 #include "utils/builtins.h"
@@ -27,6 +29,7 @@
 
 PG_FUNCTION_INFO_V1(rl_consume_policy);
 PG_FUNCTION_INFO_V1(rl_throttle_policy);
+PG_FUNCTION_INFO_V1(rl_status_policy);
 PG_FUNCTION_INFO_V1(rl_policies_changed);
 
 typedef struct Tier
@@ -110,7 +113,7 @@ rl_policies_changed(PG_FUNCTION_ARGS)
 	if (!CALLED_AS_TRIGGER(fcinfo))
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
-				 errmsg("rl_policies_changed() must be called as a trigger")));
+				 errmsg("_rl_policies_changed() must be called as a trigger")));
 	CacheInvalidateRelcache(((TriggerData *) fcinfo->context)->tg_relation);
 	return PointerGetDatum(NULL);
 }
@@ -237,7 +240,9 @@ find_policy(const text *name)
 	ereport(errors_are_decided() ? WARNING : ERROR,
 			(errcode(error ? error->sqlerrcode : ERRCODE_UNDEFINED_OBJECT),
 			 error ? errmsg("could not read policy \"%s\": %s", call.name, error->message) :
-			 errmsg("policy \"%s\" does not exist", call.name)));
+			 errmsg("policy \"%s\" does not exist", call.name),
+			 error ? 0 :
+			 errhint("Policies are the rows of the table rate_limit_policies.")));
 	return NULL;
 }
 
@@ -257,6 +262,16 @@ make_call(BucketCall *call, Names *names, const Tier *tier, const text *key,
 	call->rule = *get_rule(tier->capacity, tier->refill, cost);
 }
 
+/* Is one of the decided calls allowed only because it is in shadow? */
+static bool
+any_shadowed(const BucketCall *calls, int n)
+{
+	for (int i = 0; i < n; i++)
+		if (calls[i].decision.shadowed)
+			return true;
+	return false;
+}
+
 /*
  * Decide a call by a policy: is it allowed?  Left in calls are the decisions that
  * count for that, or one that allows; how many.  None if it was not a policy that
@@ -264,7 +279,7 @@ make_call(BucketCall *call, Names *names, const Tier *tier, const text *key,
  */
 static bool
 decide_by_policy(const text *policy_name, const text *key, double cost,
-				 BucketCall *calls, Names *names, int *n_calls)
+				 BucketCall *calls, Names *names, int *n_calls, bool *shadowed)
 {
 	const Policy *policy;
 	BucketCall *shadows;
@@ -274,6 +289,7 @@ decide_by_policy(const text *policy_name, const text *key, double cost,
 
 	/* off is off, whatever state the policies are in */
 	*n_calls = 0;
+	*shadowed = false;
 	if (!enabled_setting)
 		return true;
 	policy = find_policy(policy_name);
@@ -320,6 +336,7 @@ decide_by_policy(const text *policy_name, const text *key, double cost,
 		decide_uncounted(&call->id, &call->rule, &call->decision);
 		decide_counted(&call->id, &call->rule, &call->decision, true);
 	}
+	*shadowed = any_shadowed(calls, n) || (allowed && any_shadowed(shadows, n_shadows));
 	if (n == 0)
 		memmove(calls, shadows, (n = n_shadows) * sizeof(BucketCall));
 	*n_calls = n;
@@ -342,18 +359,32 @@ rl_consume_policy(PG_FUNCTION_ARGS)
 	BucketCall	calls[MAX_CALLS];
 	Names		names[MAX_CALLS];
 	int			n;
+	bool		shadowed;
 
 	check_arguments(fcinfo);
 	PG_RETURN_BOOL(decide_by_policy(PG_GETARG_TEXT_PP(0), PG_GETARG_TEXT_PP(1),
-									PG_GETARG_FLOAT8(2), calls, names, &n));
+									PG_GETARG_FLOAT8(2), calls, names, &n, &shadowed));
 }
 
-/* Does x bind more than y?  Who waits longer, for ever longest; else who has less. */
+/* How long the call has to wait, or would have to if it were not in shadow. */
+static Owed
+wait_of(const BucketCall *call)
+{
+	Decision	decision = call->decision;
+
+	decision.allowed = decision.allowed && !decision.shadowed;
+	return decision_wait(&call->rule, &decision);
+}
+
+/*
+ * Does x bind more than y?  The one to wait for longer does, one that never allows the
+ * call most of all; if there is nothing to wait for, the one with fewer tokens.
+ */
 static bool
 binds_more(const BucketCall *x, const BucketCall *y)
 {
-	Owed		wait_x = decision_wait(&x->rule, &x->decision);
-	Owed		wait_y = decision_wait(&y->rule, &y->decision);
+	Owed		wait_x = wait_of(x);
+	Owed		wait_y = wait_of(y);
 
 	if (wait_x != wait_y)
 		return wait_x < 0 || (wait_y >= 0 && wait_x > wait_y);
@@ -370,14 +401,92 @@ rl_throttle_policy(PG_FUNCTION_ARGS)
 	int			n;
 	Decision	by_setting = {false};
 	int			most = 0;
+	bool		shadowed;
 
 	check_arguments(fcinfo);
 	by_setting.allowed = decide_by_policy(PG_GETARG_TEXT_PP(0), PG_GETARG_TEXT_PP(1),
-										  PG_GETARG_FLOAT8(2), calls, names, &n);
+										  PG_GETARG_FLOAT8(2), calls, names, &n, &shadowed);
 	if (n == 0)
-		PG_RETURN_DATUM(make_result(fcinfo, NULL, &by_setting));
+		PG_RETURN_DATUM(make_result(fcinfo, NULL, NULL, &by_setting));
 	for (int i = 1; i < n; i++)
 		if (binds_more(&calls[i], &calls[most]))
 			most = i;
-	PG_RETURN_DATUM(make_result(fcinfo, &calls[most].rule, &calls[most].decision));
+	calls[most].decision.shadowed = shadowed;
+	PG_RETURN_DATUM(make_result(fcinfo, &calls[most].id, &calls[most].rule,
+								&calls[most].decision));
+}
+
+/* A tier's name, from its limiter's, which begins with the policy's. */
+static Datum
+tier_name(const Policy *policy, const Tier *tier)
+{
+	int			len = strlen(policy->name);
+
+	if (tier->limiter_len == len)
+		return CStringGetTextDatum("default");
+	return PointerGetDatum(cstring_to_text_with_len(tier->limiter + len + 1,
+													tier->limiter_len - len - 1));
+}
+
+/*
+ * rl_status_policy(policy, key) returns setof (tier, limiter, capacity, refill, tokens,
+ * retry_after, reset_after, blocked_until, shadow, enabled): the key's buckets, a row
+ * per tier; changes nothing
+ */
+Datum
+rl_status_policy(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	BucketCall	calls[MAX_CALLS];
+	Names		names[MAX_CALLS];
+	Datum		values[MAX_CALLS][10];
+	const Policy *policy;
+	int			n;
+
+	check_not_null(fcinfo, 0, "policy");
+	check_not_null(fcinfo, 1, "key");
+	InitMaterializedSRF(fcinfo, 0);
+	policy = find_policy(PG_GETARG_TEXT_PP(0));
+	if (!policy)
+		return (Datum) 0;
+
+	/* first what is of the policy: looking at a bucket may read it anew */
+	n = policy->n_tiers;
+	for (int i = 0; i < n; i++)
+	{
+		const Tier *tier = &policy->tiers[i];
+
+		make_call(&calls[i], &names[i], tier, PG_GETARG_TEXT_PP(1), 1);
+		values[i][0] = tier_name(policy, tier);
+		values[i][1] = PointerGetDatum(cstring_to_text_with_len(tier->limiter,
+																tier->limiter_len));
+		values[i][2] = Float8GetDatum(tier->capacity);
+		values[i][3] = Float8GetDatum(tier->refill);
+		values[i][8] = BoolGetDatum(tier->shadow);
+		values[i][9] = BoolGetDatum(tier->enabled);
+	}
+	for (int i = 0; i < n; i++)
+	{
+		const BucketRule *rule = &calls[i].rule;
+		Decision   *decision = &calls[i].decision;
+		bool		nulls[10] = {false};
+		Owed		wait;
+		Owed		blocked_us;
+
+		CHECK_FOR_INTERRUPTS();
+		look(&calls[i].id, rule, decision);
+		wait = decision_wait(rule, decision);
+		values[i][4] = Float8GetDatum(bucket_tokens(rule, decision->owed));
+		nulls[4] = !decision->known;
+		values[i][5] = interval_from_ns(wait);
+		nulls[5] = !decision->known || wait < 0;
+		values[i][6] = interval_from_ns(decision->owed);
+		nulls[6] = !decision->known || decision_never_full(rule, decision);
+		blocked_us = (decision->blocked + 999) / 1000;
+		values[i][7] = TimestampTzGetDatum(GetCurrentTimestamp() +
+										   (TimestampTz) Min(blocked_us, (Owed) INT64CONST(1000000000000000000)));
+		nulls[7] = decision->blocked == 0;
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values[i], nulls);
+	}
+	return (Datum) 0;
 }

@@ -164,7 +164,7 @@ finish_session($old);
 my $forgotten = '';
 foreach my $round (1 .. 10)
 {
-	$node->safe_psql('postgres', 'SELECT rl_reset_all()');
+	$node->safe_psql('postgres', 'SELECT rl_reset_all(NULL)');
 	wait_until_nothing_spilled($node) or die 'still spilled';
 	run_clients(
 		$node, "race $round",

@@ -18,7 +18,7 @@ use RateLimitTest;
 use Test::More;
 
 my $node = start_server('drivers');
-$node->safe_psql('postgres', "INSERT INTO rate_limit_policies (policy, capacity, refill) VALUES ('api', 10, 0)");
+$node->safe_psql('postgres', "INSERT INTO rate_limit_policies (policy, capacity, refill, quota) VALUES ('api', 10, 0, true)");
 
 # Statement, parameters, their types, type of the result, its text.  KEY becomes a
 # key of its own in each use.
@@ -68,7 +68,7 @@ my @calls = (
 	[ 'SELECT rl_unblock($1, $2)', [ 'KEY', 'login' ], 'text text', 'bool', 'f' ],
 	[ 'SELECT rl_reset($1)', ['KEY'], 'text', 'bool', 'f' ],
 	[ 'SELECT rl_reset($1, $2)', [ 'KEY', 'login' ], 'text text', 'bool', 'f' ],
-	[ 'SELECT rl_report($1, $2, $3)', [ 'api', 'KEY', 3 ], 'text text int8', 'bool', 't' ],
+	[ 'SELECT rl_report($1, $2, $3)', [ 'KEY', 'api', 3 ], 'text text int8', 'bool', 't' ],
 	[ 'SELECT accepted FROM rl_report_batch($1)', ['[{"limiter": "api", "key": "k", "rejected": 1}]'], 'jsonb', 'int8', '1' ],
 	[ 'SELECT rl_flag($1, $2, $3)', [ 'KEY', 'api', 'why' ], 'text text text', 'bool', 't' ],
 	[ 'SELECT rl_unflag($1, $2)', [ 'KEY', 'api' ], 'text text', 'bool', 'f' ]);

@@ -38,7 +38,7 @@ sub check
 	my ($name, $preload) = @_;
 	my $n = 0;
 
-	$sql->("INSERT INTO rate_limit_policies (policy, capacity, refill) VALUES ('default', 10, 0)");
+	$sql->("INSERT INTO rate_limit_policies (policy, capacity, refill, quota) VALUES ('default', 10, 0, true)");
 	foreach (@functions)
 	{
 		my ($function, $allowed, $denied, $yes, $no) = @$_;
