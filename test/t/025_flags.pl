@@ -176,6 +176,13 @@ is(query("SELECT string_agg(limiter, ',' ORDER BY limiter) FROM rate_limit_flagg
 set_for_all('ratelimit.flag_limiters', '');
 query("SELECT rl_report('no limiters', 'user', 1000), rl_report('no limiters', '', 1000), rl_report('no limiters', 'ip', 1000); SELECT rl_flush()");
 is(query("SELECT count(*) FROM rate_limit_flagged WHERE key = 'no limiters'"), 0, 'an empty list: none');
+set_for_all('ratelimit.flag_limiters', '*');
+query("SELECT rl_report('all limiters', l, 1000) FROM unnest(ARRAY['user', 'any', 'api key', '*', repeat('l', 63)]) l; SELECT rl_flush()");
+ok(wait_for("SELECT count(*) = 5 FROM rate_limit_flagged WHERE key = 'all limiters'"), 'an asterisk: all of them');
+set_for_all('ratelimit.flag_limiters', 'user,**');
+query("SELECT rl_report('asterisks', l, 1000) FROM unnest(ARRAY['a', '*', 'user']) l; SELECT rl_flush()");
+wait_for("SELECT count(*) = 1 FROM rate_limit_flagged WHERE key = 'asterisks' AND limiter = 'user'");
+is(query("SELECT string_agg(limiter, ',') FROM rate_limit_flagged WHERE key = 'asterisks'"), 'user', '... but two are a name');
 set_for_all('ratelimit.flag_limiters', 'user');
 
 #

@@ -130,7 +130,7 @@ is(restore("$dir/schema.sql", 'schema_only'), '', '--schema-only');
 is(query('schema_only', join(' UNION ALL ', map { "SELECT count(*) FROM rate_limit.$_" } sort keys %dumped)), join("\n", (0) x keys %dumped), '... has no rows');
 
 my $session = in_session($node, 'schema_only');
-is($session->query_safe("INSERT INTO rate_limit.rate_limit_policies (policy, capacity, refill) VALUES ('p', 10, 0); SELECT rate_limit.rl_consume_policy('p', 'k', 4)"), 't', '... takes policies');
+is($session->query_safe("INSERT INTO rate_limit.rate_limit_policies (policy, capacity, refill, quota) VALUES ('p', 10, 0, true); SELECT rate_limit.rl_consume_policy('p', 'k', 4)"), 't', '... takes policies');
 query('schema_only', 'DELETE FROM rate_limit.rate_limit_policies');
 dump_to("$dir/data.sql", 'original', '--data-only');
 is(restore("$dir/data.sql", 'schema_only'), '', '--data-only, where there are no rows');

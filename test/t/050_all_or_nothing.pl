@@ -184,7 +184,7 @@ sub check_calls
 	$before = $sql->($state);
 	foreach (
 		[ q{SELECT rl_consume_all(array_agg('of65 ' || i), array_agg(2), array_agg(0)) FROM generate_series(1, 65) i}, qr/keys must not have more than 64 elements, not 65/ ],
-		[ q{SELECT rl_consume_all('{memory2,table2}', '{10,NaN}', '{0,0}')}, qr/capacity must be a finite number above 0, not NaN/ ],
+		[ q{SELECT rl_consume_all('{memory2,table2}', '{10,NaN}', '{0,0}')}, qr/capacity must be a finite number not below 0, not NaN/ ],
 		[ q{SELECT rl_consume_all('{memory2,table2}', '{10,10}', '{0,0}', '{1,-1}')}, qr/cost must be a finite number not below 0, not -1/ ],
 		[ q{SELECT rl_consume_all('{memory2,NULL}', '{10,10}', '{0,0}')}, qr/keys\[2\] must not be null/ ],
 		[ q{SELECT rl_consume_all('{memory2,table2}', '{10}', '{0,0}')}, qr/capacities must have an element for each of 2 keys, not 1/ ],

@@ -227,9 +227,9 @@ my $buckets = q{SELECT string_agg(limiter || ' ' || tokens, ', ' ORDER BY limite
 my $pending = q{SELECT string_agg(limiter || '/' || key || '=' || count, ' ' ORDER BY limiter) FROM rate_limit_pending};
 my $counts = q{SELECT string_agg(limiter || ' ' || allowed || '/' || denied || '/' || shadowed, ', ' ORDER BY limiter) FROM rate_limit_stats WHERE limiter ~ '^t'};
 $sql->("SELECT rl_flush(), rl_reset_all(NULL), rl_stats_reset(); INSERT INTO rate_limit_policies (policy, tier, capacity, refill, quota) VALUES ('tiers', 'default', 10, 0, true), ('tiers', 'small', 4, 0, true), ('tiers', 'large', 100, 0, true)");
-is($sql->("SELECT * FROM rl_throttle_policy('tiers', 'u', 3)"), 't|4|1|00:00:00|', 'allowed: the tier with the least left tells');
+is($sql->("SELECT * FROM rl_throttle_policy('tiers', 'u', 3)"), 't|4|1|00:00:00||tiers/small|f', 'allowed: the tier with the least left tells');
 is($sql->($buckets), 'tiers 7, tiers/large 97, tiers/small 1', '... all tiers pay');
-is($sql->("SELECT * FROM rl_throttle_policy('tiers', 'u', 2)"), 'f|4|1||', 'denied by one');
+is($sql->("SELECT * FROM rl_throttle_policy('tiers', 'u', 2)"), 'f|4|1|||tiers/small|f', 'denied by one');
 is($sql->($buckets), 'tiers 7, tiers/large 97, tiers/small 1', '... none pays');
 is($sql->($pending), 'tiers/small/u=1', '... the violation is of the tier that refused');
 is($sql->("SELECT rl_consume_policy('tiers', 'u', 9)"), 'f', 'denied by two');
@@ -238,10 +238,10 @@ is($sql->("SELECT rl_consume_policy('tiers', 'u'), rl_consume_policy('tiers', 'u
 is($sql->($counts), 'tiers 3/1/0, tiers/large 3/0/0, tiers/small 3/2/0', 'decisions are counted per tier');
 
 $sql->("UPDATE rate_limit_policies SET enabled = false WHERE tier = 'small'; SELECT rl_stats_reset()");
-is($sql->("SELECT * FROM rl_throttle_policy('tiers', 'u', 2)"), 't|10|4|00:00:00|', 'a tier that is disabled has no say');
+is($sql->("SELECT * FROM rl_throttle_policy('tiers', 'u', 2)"), 't|10|4|00:00:00||tiers|f', 'a tier that is disabled has no say');
 is($sql->($buckets), 'tiers 4, tiers/large 94, tiers/small 0', '... and does not pay');
 $sql->("UPDATE rate_limit_policies SET enabled = true, shadow = true WHERE tier = 'small'; SELECT rl_flush()");
-is($sql->("SELECT * FROM rl_throttle_policy('tiers', 'u', 2)"), 't|10|2|00:00:00|', 'a tier in shadow does not deny');
+is($sql->("SELECT * FROM rl_throttle_policy('tiers', 'u', 2)"), 't|10|2|00:00:00||tiers|t', 'a tier in shadow does not deny');
 is($sql->($buckets), 'tiers 2, tiers/large 92, tiers/small 0', '... and what it does not have is not paid');
 is($sql->($pending), 'tiers/small/u=1', '... but it is recorded');
 is($sql->($counts), 'tiers 2/0/0, tiers/large 2/0/0, tiers/small 0/0/1', '... as shadowed');
@@ -360,8 +360,8 @@ $node->stop;
 #
 $node = start_server('table', preload => 0);
 $sql = sub { return $node->safe_psql('postgres', $_[0]); };
-$sql->("$insert ('tiers', 'default', 10, 0), ('tiers', 'small', 4, 0)");
-is($sql->("SELECT rl_throttle_policy('tiers', 'u', 3), rl_consume_policy('tiers', 'u', 2)"), '(t,4,1,00:00:00,)|f', 'table: all tiers or none');
+$sql->("INSERT INTO rate_limit_policies (policy, tier, capacity, refill, quota) VALUES ('tiers', 'default', 10, 0, true), ('tiers', 'small', 4, 0, true)");
+is($sql->("SELECT rl_throttle_policy('tiers', 'u', 3), rl_consume_policy('tiers', 'u', 2)"), '(t,4,1,00:00:00,,tiers/small,f)|f', 'table: all tiers or none');
 is($sql->($buckets), 'tiers 7, tiers/small 1', '... as can be seen');
 $session = in_session($node);
 $session->query_safe("BEGIN; SELECT rl_consume_policy('tiers', 'u')");
