@@ -46,10 +46,18 @@ FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid AND e.extname = 'rate
 WHERE d.deptype = 'e' AND obj_description(d.objid, d.classid::regclass::name) IS NULL
 	AND pg_describe_object(d.classid, d.objid, 0) !~ '^(sequence|type .*(\[\]|rate_limit_))';
 -- so has every column
-SELECT c.oid::regclass AS relation, a.attname AS lacks_a_comment
+CREATE VIEW columns_without_comment AS
+SELECT c.oid::regclass AS relation, a.attname
 FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
 WHERE (c.relname LIKE 'rate\_limit\_%' OR c.relname = 'rl_result') AND c.relkind IN ('r', 'v', 'c')
 	AND coalesce(col_description(c.oid, a.attnum), '') = '';
+SELECT * FROM columns_without_comment;
+BEGIN;
+COMMENT ON COLUMN rate_limit_stats.denied IS NULL;
+COMMENT ON COLUMN rl_result.shadowed IS NULL;
+SELECT * FROM columns_without_comment ORDER BY relation::text;
+ROLLBACK;
+DROP VIEW columns_without_comment;
 SELECT c.relkind, count(*) AS columns FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0
 WHERE (c.relname LIKE 'rate\_limit\_%' OR c.relname = 'rl_result') AND c.relkind IN ('r', 'v', 'c') GROUP BY 1 ORDER BY 1;
 

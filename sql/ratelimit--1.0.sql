@@ -404,7 +404,8 @@ WITH b AS (SELECT limiter, pg_catalog.count(*) FILTER (WHERE tier OPERATOR(pg_ca
 		pg_catalog.count(*) FILTER (WHERE tier OPERATOR(pg_catalog.=) 'table') AS in_table FROM _rl_buckets() GROUP BY limiter),
 	p AS (SELECT limiter, pg_catalog.sum(count) AS pending FROM _rl_pending() GROUP BY limiter),
 	c AS (SELECT limiter, allowed, denied, shadowed, overflowed FROM _rl_limiters()),
-	-- what a limiter without a line of its own counts as: null, if it may be counted elsewhere or not at all
+	-- the figures of limiters without counts of their own: 0, or null if nothing is counted ("counted")
+	-- or if their calls may be counted as (other) ("apart")
 	n AS (SELECT CASE WHEN f.since IS NOT NULL THEN 0::bigint END AS counted,
 			CASE WHEN f.since IS NOT NULL AND NOT EXISTS (SELECT FROM c WHERE limiter OPERATOR(pg_catalog.=) '(other)') THEN 0::bigint END AS apart
 		FROM (SELECT) one LEFT JOIN _rl_flushes() f ON true),

@@ -204,7 +204,10 @@ foreach my $taken (
 	'CREATE TYPE public.rl_result AS (allowed int)',
 	'CREATE FUNCTION public._rl_buckets() RETURNS int LANGUAGE sql AS $$ SELECT 1 $$',
 	# no better a match than the extension's own, and so in doubt
-	'CREATE FUNCTION public._rl_buckets(i integer DEFAULT 0) RETURNS int LANGUAGE sql AS $$ SELECT 1 $$')
+	'CREATE FUNCTION public._rl_buckets(i integer DEFAULT 0) RETURNS int LANGUAGE sql AS $$ SELECT 1 $$',
+	# the function that CREATE EXTENSION calls and drops
+	'CREATE FUNCTION public._rl_creation() RETURNS void LANGUAGE sql AS $$ SELECT trap.spring(\'creation\') $$',
+	'CREATE FUNCTION public._rl_creation(i integer DEFAULT 0) RETURNS void LANGUAGE sql AS $$ SELECT trap.spring(\'creation\') $$')
 {
 	create_database('taken');
 	is(as_role($node, 'taken', 'attacker', $taken), '', "taken: $taken");
