@@ -5,6 +5,8 @@
 #ifndef RATELIMIT_COMPAT_H
 #define RATELIMIT_COMPAT_H
 
+#include "fmgr.h"
+
 #if PG_VERSION_NUM < 150000
 #error "ratelimit needs PostgreSQL 15 or later"
 #endif
@@ -17,6 +19,20 @@
 #if PG_VERSION_NUM >= 160000
 #include "varatt.h"
 #endif
+
+/*
+ * Before 16, the server did not say of what a library exports that it does; and the
+ * build hides everything else.
+ */
+#if PG_VERSION_NUM < 160000
+#undef PGDLLEXPORT
+#define PGDLLEXPORT __attribute__((visibility("default")))
+#endif
+
+/* A function that SQL calls. */
+#define SQL_FUNCTION(name) \
+	extern PGDLLEXPORT Datum name(PG_FUNCTION_ARGS); \
+	PG_FUNCTION_INFO_V1(name)
 
 /* 18 put it before the declaration. */
 #if PG_VERSION_NUM < 180000
