@@ -40,7 +40,6 @@ typedef struct Part
 	void		(*save) (struct Saving *saving);
 	/* check or take a record; false if it makes no sense */
 	bool		(*load) (int kind, const char *record, Size size, struct Loading *loading);
-	void		(*loaded) (void);	/* all parts have taken their records */
 } Part;
 
 #define MAX_PARTS	16

@@ -74,18 +74,6 @@ load_record(int kind, const char *record, Size size, bool pending, Loading *load
 	return part && part->load(kind, record, size, loading);
 }
 
-/* Tell the parts that all records have been taken. */
-static void
-tell_loaded(void)
-{
-	int			n;
-	const Part *const *parts = parts_list(&n);
-
-	for (int i = 0; i < n; i++)
-		if (parts[i]->loaded)
-			parts[i]->loaded();
-}
-
 /* Read into the buffer until it is full or nothing is left; false if that failed. */
 static bool
 fill_buffer(int fd, Size *used, int64 *left)
@@ -265,7 +253,6 @@ load(int fd, SavedHeader *header, Loading *loading)
 	loading->now = monotonic_ns();
 	loading->elapsed = time_since(header, loading->now);
 	problem = load_records(fd, header, pending, loading);
-	tell_loaded();
 	return problem;
 }
 

@@ -12,7 +12,7 @@
  * 1. A bucket is made in memory with its partition's lock held and the mark not set.
  *	  A mark is set with the partition's lock held, if there is no room.
  *
- * 2. A row is made with the key's lock held (table/store.c), which is held no longer
+ * 2. A row is made with the key's lock held (table/make.c), which is held no longer
  *	  than that.  With that lock held, the maker looks for the row and for the bucket
  *	  in memory once more, and makes the row only if neither is there.
  *

@@ -29,7 +29,7 @@ typedef struct Split
 {
 	BucketCall *calls[MAX_CALLS];	/* in the table */
 	RowRef		refs[MAX_CALLS];
-	bool		sane[MAX_CALLS];
+	bool		repaired[MAX_CALLS];
 	int			n;
 	BucketCall *others;			/* copies of the calls on buckets in memory */
 	int			n_others;
@@ -125,8 +125,8 @@ decide_split(Rows *rows, Split *split, PlaceMode mode)
 	{
 		BucketCall *call = split->calls[i];
 
-		split->sane[i] = row_change(rows, &split->refs[i], now, &call->rule, NULL, false,
-									&call->decision);
+		(void) row_change(rows, &split->refs[i], now, &call->rule, NULL, false,
+						  &call->decision);
 		allowed &= call->decision.allowed;
 	}
 	if (split->n_others > 0)
@@ -140,8 +140,9 @@ decide_split(Rows *rows, Split *split, PlaceMode mode)
 			allowed &= split->others[i].decision.allowed;
 	}
 	for (int i = 0; allowed && i < split->n; i++)
-		(void) row_change(rows, &split->refs[i], now, &split->calls[i]->rule, NULL, true,
-						  &split->calls[i]->decision);
+		split->repaired[i] = !row_change(rows, &split->refs[i], now,
+										 &split->calls[i]->rule, NULL, true,
+										 &split->calls[i]->decision);
 	return ALL_DECIDED;
 }
 
@@ -238,7 +239,7 @@ table_consume_all(BucketCall *calls, int n, PlaceMode mode)
 	rows_close(&rows);
 
 	for (int i = 0; result == ALL_DECIDED && i < split->n; i++)
-		if (!split->sane[i])
+		if (split->repaired[i])
 			row_warn_repaired(&split->calls[i]->id);
 	pfree(split->others);
 	pfree(split);
