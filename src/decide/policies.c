@@ -25,6 +25,7 @@
 #include "decide/rules.h"
 #include "decide/several.h"
 #include "decide/short_way.h"
+#include "miscadmin.h"
 #include "table/sql.h"
 #include "utils/builtins.h"
 #include "utils/hsearch.h"
