@@ -60,6 +60,13 @@
 	SetConfigOption("transaction_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE)
 #endif
 
+/* Since 17, an interval may be infinite.  Needs datatype/timestamp.h. */
+#if PG_VERSION_NUM < 170000
+#define interval_is_finite(span) true
+#else
+#define interval_is_finite(span) (!INTERVAL_NOT_FINITE(span))
+#endif
+
 /* The number of this backend among MaxBackends.  Needs storage/proc.h. */
 #if PG_VERSION_NUM < 170000
 #define my_proc_number() (MyProc->pgprocno)
