@@ -1,6 +1,7 @@
-# What the documents show is what happens: the statements of README.md and of each
-# file in docs/ are run as written, and answer what is printed below them.
-# DocTest.pm says which.
+# What the documents show is what happens: README.md and each file in docs/ run in a new
+# database, from top to bottom in one session, and psql answers what they print.
+# DocTest.pm says which blocks run.  The table of functions in docs/reference.md is that of
+# the catalog: test/docs/functions writes it.
 use strict;
 use warnings FATAL => 'all';
 
@@ -13,17 +14,17 @@ use PostgreSQL::Test::Utils;
 use RateLimitTest;
 use Test::More;
 
-# A limit refills while a slow machine gets to the next statement.  What is wrong in
-# a document is wrong each time.
+# A bucket refills while a slow machine gets to the next statement, so a document has
+# several attempts.  A document that is wrong is wrong in each of them.
 my $attempts = 3;
 
 my $top = "$FindBin::RealBin/../..";
-my $node = start_server('docs', conf => 'ratelimit.flush_interval = 1h');
+my $node = start_server('docs', conf => "ratelimit.flush_interval = 1h\ncluster_name = ''");
 
 #
-# A document that is wrong is found out
+# The test finds what is wrong
 #
-my ($wrong) = doc_sections(<<'DOC');
+my ($wrong) = doc_sessions(<<'DOC');
 ## Wrong
 ```sql
 SELECT 1 AS one;
@@ -38,12 +39,40 @@ SELECT 1 AS one;
 ```sql
 SELECT no_such_column;
 ```
+```sql
+CREATE ROLE somebody;
+SET ROLE somebody;
+```
+## Next
+```sql
+BEGIN;
+```
 DOC
 my @said = run_in_new_database($wrong);
-is(scalar @said, 2, 'a wrong document: both blocks are run');
+is(scalar @said, 4, 'a wrong document: all blocks run');
 like($said[0], qr/\(1 row\)/, '... the first answers');
-ok(differs($wrong->{blocks}[0], $said[0]), '... other than it says');
-ok(differs($wrong->{blocks}[1], $said[1]), '... and the second fails');
+ok(differs($wrong->[0], $said[0]), '... something else than the document shows');
+ok(differs($wrong->[1], $said[1]), '... the second fails');
+like($said[2], qr/ends in role somebody/, '... the third does not reset the role');
+like($said[3], qr/ends in role somebody/, '... nor does the fourth');
+is(eval { doc_sections("<!-- sql\nSELECT 1;\n-->\n"); 1 }, undef, '... hidden statements are an error');
+
+my @split = doc_sessions(<<'DOC');
+Each section
+runs in a new database.
+```sql
+SELECT 'top';
+```
+## One
+```sql
+SELECT 1;
+```
+## Two
+```sql
+SELECT 2;
+```
+DOC
+is(join('|', map { join ',', map { $_->{line} } @$_ } @split), '3,7|3,11', 'a document that is split: each section runs after the top');
 
 #
 # The documents
@@ -52,51 +81,58 @@ foreach my $file ("$top/README.md", sort glob "$top/docs/*.md")
 {
 	my $name = $file =~ s{^\Q$top\E/}{}r;
 
-	foreach my $section (doc_sections(slurp_file($file)))
+	next if @ARGV && !grep { $name =~ /$_/ } @ARGV;
+	foreach my $blocks (doc_sessions(slurp_file($file)))
 	{
-		my @blocks = @{ $section->{blocks} };
-
 		for (1 .. $attempts)
 		{
-			@said = run_in_new_database($section);
-			last unless grep { differs($blocks[$_], $said[$_]) } 0 .. $#blocks;
+			@said = run_in_new_database($blocks);
+			last unless grep { differs($blocks->[$_], $said[$_]) } 0 .. $#$blocks;
 		}
-		foreach my $i (0 .. $#blocks)
+		foreach my $i (0 .. $#$blocks)
 		{
-			my $where = "$name:$blocks[$i]{line}, $section->{title}";
+			my $where = "$name:$blocks->[$i]{line}, $blocks->[$i]{section}";
 
-			if (defined $blocks[$i]{output})
+			if (defined $blocks->[$i]{output})
 			{
-				is(normal_output($said[$i]), normal_output($blocks[$i]{output}), $where);
+				is(normal_output($said[$i]), normal_output($blocks->[$i]{output}), $where);
 			}
 			else
 			{
-				ok(!differs($blocks[$i], $said[$i]), $where) or diag($said[$i]);
+				ok(!differs($blocks->[$i], $said[$i]), $where) or diag($said[$i]);
 			}
 		}
 	}
 }
 
-# A database with the extension, as README.md says to create it, unless the section
-# creates it, and no role but the superuser; nothing of it stays.
+# Nothing but what every server has: a database without the extension, unless the document
+# creates the database, and the superuser.
 sub run_in_new_database
 {
-	my ($section) = @_;
-	my @said;
+	my ($blocks) = @_;
+	my $creates = grep { $_->{sql} =~ /^CREATE DATABASE app;/m } @$blocks;
 
-	$node->safe_psql('postgres', 'CREATE DATABASE app');
-	$node->safe_psql('app', <<'SQL')
-CREATE SCHEMA ratelimit;
-CREATE EXTENSION ratelimit SCHEMA ratelimit;
-ALTER DATABASE app SET search_path = "$user", public, ratelimit;
-SQL
-	  unless grep { $_->{sql} =~ /CREATE EXTENSION ratelimit/ } @{ $section->{blocks} };
-	@said = run_section($section, '-d', $node->connstr('app'));
-	$node->safe_psql('postgres', 'DROP DATABASE app WITH (FORCE)');
+	$node->safe_psql('postgres', 'CREATE DATABASE app') unless $creates;
+	my @said = run_session($blocks, '-d', $node->connstr($creates ? 'postgres' : 'app'));
+	$node->safe_psql('postgres', 'DROP DATABASE IF EXISTS app WITH (FORCE)');
 	$node->safe_psql('postgres',
 		q(SELECT format('DROP ROLE %I', rolname) FROM pg_roles)
 		  . q( WHERE rolname !~ '^pg_' AND rolname <> current_user \gexec));
+	$node->safe_psql('postgres', $_) foreach ('ALTER SYSTEM RESET ALL', 'SELECT pg_reload_conf()');
 	return @said;
+}
+
+#
+# The table of functions
+#
+SKIP:
+{
+	skip('only some documents', 1) if @ARGV;
+	my ($table) = slurp_file("$top/docs/reference.md") =~ /^<!-- functions -->\n(.*)^<!-- end of functions -->$/ms;
+	my $catalog = $node->safe_psql('postgres', slurp_file("$top/test/docs/functions.sql"));
+
+	is($table // '', "$catalog\n", 'docs/reference.md: the table of functions is the catalog\'s')
+	  or diag('test/docs/functions writes it anew');
 }
 
 $node->stop;
