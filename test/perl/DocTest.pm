@@ -7,7 +7,8 @@
 #
 # A document runs in one session, from top to bottom, in a new database.  A document that
 # says "Each section runs in a new database" is split at its "## " headings: each section
-# runs after the blocks above the first heading.
+# runs after the blocks above the first heading.  Of one that says "Each recipe also runs
+# alone", each section runs so as well.
 package DocTest;
 
 use strict;
@@ -73,13 +74,15 @@ sub doc_sessions
 {
 	my ($text) = @_;
 	my @sections = doc_sections($text);
+	my @whole = map { @{ $_->{blocks} } } @sections;
 
-	return map { @{ $_->{blocks} } ? $_->{blocks} : () }
-	  { blocks => [ map { @{ $_->{blocks} } } @sections ] }
-	  unless $text =~ /Each\s+section\s+runs\s+in\s+a\s+new\s+database/;
+	return unless @whole;
+	return \@whole
+	  unless $text =~ /Each\s+(?:section\s+runs\s+in\s+a\s+new\s+database|recipe\s+(also)\s+runs\s+alone)/;
 
+	my $also = $1;
 	my $top = $sections[0]{title} eq 'top' ? shift @sections : { blocks => [] };
-	return map { [ @{ $top->{blocks} }, @{ $_->{blocks} } ] } @sections;
+	return ($also ? \@whole : (), map { [ @{ $top->{blocks} }, @{ $_->{blocks} } ] } @sections);
 }
 
 # Run blocks in one session; what psql says to each.  A section that leaves the session in
