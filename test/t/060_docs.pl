@@ -114,7 +114,9 @@ sub run_in_new_database
 
 	$node->safe_psql('postgres', 'CREATE DATABASE app') unless $creates;
 	my @said = run_session($blocks, '-d', $node->connstr($creates ? 'postgres' : 'app'));
-	$node->safe_psql('postgres', 'DROP DATABASE IF EXISTS app WITH (FORCE)');
+	$node->safe_psql('postgres',
+		q(SELECT format('DROP DATABASE %I WITH (FORCE)', datname) FROM pg_database)
+		  . q( WHERE NOT datistemplate AND datname <> 'postgres' \gexec));
 	$node->safe_psql('postgres',
 		q(SELECT format('DROP ROLE %I', rolname) FROM pg_roles)
 		  . q( WHERE rolname !~ '^pg_' AND rolname <> current_user \gexec));
