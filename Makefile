@@ -8,41 +8,7 @@
 # make dist: the committed files as ratelimit-VERSION.zip, as PGXN takes it.
 
 MODULE_big = ratelimit
-# First those that every call needs: their data then shares pages.
-OBJS = \
-	src/block.o \
-	src/consume.o \
-	src/ratelimit.o \
-	src/shmem_store.o \
-	src/stats.o \
-	src/admin.o \
-	src/bucket.o \
-	src/databases.o \
-	src/decide.o \
-	src/episodes.o \
-	src/flags.o \
-	src/flush.o \
-	src/http.o \
-	src/intake.o \
-	src/many.o \
-	src/policy.o \
-	src/refund.o \
-	src/report.o \
-	src/rows.o \
-	src/saver.o \
-	src/shares.o \
-	src/shmem_admin.o \
-	src/shmem_place.o \
-	src/shmem_saved.o \
-	src/simulate.o \
-	src/snapshot.o \
-	src/spill.o \
-	src/sql.o \
-	src/table_clean.o \
-	src/table_store.o \
-	src/violations.o \
-	src/wait.o \
-	src/worker.o
+OBJS = $(patsubst %.c,%.o,$(sort $(wildcard src/*.c src/*/*.c)))
 
 EXTENSION = ratelimit
 DATA = $(sort $(wildcard sql/ratelimit--*.sql))
@@ -54,6 +20,7 @@ ISOLATION := $(call names,test/specs/%.spec)
 ISOLATION_OPTS = --inputdir=test
 PROVE_TESTS = test/t/*.pl
 
+PG_CPPFLAGS = -I$(CURDIR)/src
 PG_CFLAGS = -fno-plt -Wall -Wextra -Wno-unused-parameter -Wno-sign-compare -Wno-missing-field-initializers $(if $(WERROR),-Werror)
 
 # No bitcode, so no clang: there is nothing here that JIT would gain from.
@@ -75,4 +42,4 @@ dist:
 	git archive --format=zip --prefix=ratelimit-$$version/ --output=ratelimit-$$version.zip HEAD && \
 	echo ratelimit-$$version.zip
 
-$(OBJS): $(wildcard src/*.h)
+$(OBJS): $(wildcard src/*.h src/*/*.h)

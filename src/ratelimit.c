@@ -11,22 +11,22 @@
 #include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
-#include "block.h"
+#include "decide/blocks.h"
 #include "catalog/objectaccess.h"
 #include "catalog/pg_database.h"
 #include "catalog/pg_extension.h"
 #include "commands/extension.h"
-#include "databases.h"
-#include "episodes.h"
-#include "flags.h"
-#include "flush.h"
+#include "memory/databases.h"
+#include "violations/episodes.h"
+#include "violations/flags.h"
+#include "violations/flush.h"
 #include "miscadmin.h"
-#include "policy.h"
-#include "refund.h"
-#include "rows.h"
-#include "snapshot.h"
-#include "sql.h"
-#include "stats.h"
+#include "functions/policy.h"
+#include "decide/refunds.h"
+#include "table/rows.h"
+#include "core/saved_file.h"
+#include "table/sql.h"
+#include "violations/stats.h"
 #include "storage/ipc.h"
 #include "storage/lwlock.h"
 #include "storage/shmem.h"
@@ -34,7 +34,7 @@
 #include "utils/guc.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
-#include "violations.h"
+#include "violations/count.h"
 
 PG_MODULE_MAGIC;
 
@@ -165,7 +165,7 @@ define_settings(void)
 							NULL, NULL, NULL);
 	DefineCustomStringVariable("ratelimit.flag_limiters",
 							   "Limiters whose keys are flagged, separated by commas.",
-							   NULL,
+							   "*: all limiters.",
 							   &flag_limiters_setting,
 							   "user", PGC_SIGHUP, 0,
 							   NULL, NULL, NULL);

@@ -16,8 +16,8 @@
 #include "storage/lwlock.h"
 #include "utils/timestamp.h"
 
-#include "bucket.h"
-#include "compat.h"
+#include "core/bucket.h"
+#include "core/compat.h"
 
 /* own calls need not go through the linker's tables */
 #pragma GCC visibility push(hidden)
@@ -95,6 +95,7 @@ typedef struct Decision
 	Owed		blocked;		/* for so many ns is the key blocked; 0: it is not */
 	int64		now;			/* when, on the monotonic clock; 0: not known */
 	bool		in_table;		/* the bucket is there */
+	bool		shadowed;		/* would have been denied; once it is counted */
 } Decision;
 
 /* What is so before it is known otherwise. */
@@ -121,7 +122,7 @@ typedef struct BucketCall
 /* A living bucket, as rate_limit_status shows it. */
 typedef struct BucketView
 {
-	char		limiter[MAX_LIMITER_LEN + 1];	/* and a block's colon: block.c */
+	char		limiter[MAX_LIMITER_LEN + 1];	/* and a block's colon: decide/blocks.c */
 	char		key[MAX_KEY_LEN];
 	int			limiter_len;
 	int			key_len;
@@ -175,7 +176,7 @@ extern void forget_database(Oid database, bool dropped);
 extern void call_at_ends(bool *called, XactCallback at_xact_end,
 						 SubXactCallback at_subxact_end);
 
-/* spill.c: which partitions of shared memory have buckets in the table */
+/* memory/spill.c: which partitions of shared memory have buckets in the table */
 #define MAX_PARTITIONS	128
 
 typedef struct PartitionSet
@@ -195,7 +196,7 @@ partition_set_has(const PartitionSet *set, int partition)
 	return set->bits[partition / 64] >> (partition % 64) & 1;
 }
 
-/* shmem_store.c: buckets in shared memory */
+/* memory/store.c: buckets in shared memory */
 typedef enum PlaceMode
 {
 	PLACE_OR_SPILL,				/* when there is no room, or the partition has
@@ -264,7 +265,7 @@ extern bool shmem_view(uint32 slot, Oid database, BucketView *view);
 extern void shmem_partition_stats(int partition, Oid database, int64 *slots,
 								  int64 *living, int64 *evicted);
 
-/* spill.c */
+/* memory/spill.c */
 
 /* What a look at the whole table goes by. */
 typedef struct SpillLook
@@ -284,7 +285,7 @@ extern void spill_end_row(int partition);
 extern void spill_look(SpillLook *look);
 extern void spill_clear(const SpillLook *look);
 
-/* table_store.c: buckets in rate_limit_buckets */
+/* table/store.c: buckets in rate_limit_buckets */
 extern bool table_consume(const BucketId *id, const BucketRule *rule,
 						  Decision *decision);
 extern bool table_set(const BucketId *id, const BucketRule *rule, Owed owed);
@@ -296,12 +297,12 @@ extern int64 table_reset_all(const char *limiter, int limiter_len);
 extern void table_merge(const BucketId *id);
 extern void table_views(void (*show) (const BucketView *view, void *arg), void *arg);
 
-/* table_clean.c: going through rate_limit_buckets */
+/* table/clean.c: going through rate_limit_buckets */
 extern bool table_find_empty(void);
 extern void table_clean(void);
 extern void table_clean_some(void);
 
-/* consume.c: arguments of SQL functions, checked */
+/* functions/consume.c: arguments of SQL functions, checked */
 #define check_not_null(fcinfo, arg, name) \
 	do { \
 		if (unlikely((fcinfo)->args[arg].isnull)) \
@@ -333,12 +334,14 @@ extern void get_bucket_id(BucketId *id, const text *key, const text *limiter);
 extern const BucketRule *get_call(FunctionCallInfo fcinfo, BucketId *id);
 extern Owed get_span(const char *name, const Interval *span, int least);
 extern Owed decision_wait(const BucketRule *rule, const Decision *decision);
-extern Datum make_result(FunctionCallInfo fcinfo, const BucketRule *rule,
-						 const Decision *decision);
+extern bool decision_never_full(const BucketRule *rule, const Decision *decision);
+extern Datum interval_from_ns(Owed ns);
+extern Datum make_result(FunctionCallInfo fcinfo, const BucketId *id,
+						 const BucketRule *rule, const Decision *decision);
 extern void decide_uncounted(const BucketId *id, const BucketRule *rule,
 							 Decision *decision);
 
-/* decide.c: the way to a decision */
+/* decide/one.c: the way to a decision */
 extern void decide_slowly(const BucketId *id, const BucketRule *rule,
 						  Decision *decision) pg_attribute_cold;
 extern void take_tokens(const BucketId *id, const BucketRule *rule,
@@ -352,10 +355,10 @@ extern bool table_may_hold(const BucketId *id);
 extern void set_bucket(const BucketId *id, const BucketRule *rule, Owed owed);
 extern void give_tokens(const BucketId *id, double tokens, bool wait, double *given);
 
-/* admin.c */
+/* functions/administration.c */
 extern bool reset_bucket(const BucketId *id);
 
-/* worker.c */
+/* workers/worker.c */
 extern void worker_register(void);
 
 #define MAX_DATABASES	512		/* that have buckets in shared memory */

@@ -1,4 +1,4 @@
-# The file of saved state (src/snapshot.c), as tests read and change it; and the
+# The file of saved state (src/core/saved_file.c), as tests read and change it; and the
 # seam (test/seam/seam.c), through which they change the server's clock and disk.
 package SavedState;
 

@@ -174,7 +174,7 @@ sub check_calls
 		$how eq 'pg_terminate_backend' ? $waiter->{run}->finish : finish_session($waiter);
 	}
 	is($sql->("SELECT denied IS NOT NULL FROM rate_limit_stats WHERE limiter IS NULL"), 't', "$name: figures");
-	$sql->('SELECT rl_reset_all()');
+	$sql->('SELECT rl_reset_all(NULL)');
 	return;
 }
 

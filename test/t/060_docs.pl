@@ -1,7 +1,6 @@
 # What the documents show is what happens: README.md and each file in docs/ run in a new
 # database, from top to bottom in one session, and psql answers what they print.
-# DocTest.pm says which blocks run.  The table of functions in docs/reference.md is that of
-# the catalog: test/docs/functions writes it.
+# DocTest.pm says which blocks run.
 use strict;
 use warnings FATAL => 'all';
 
@@ -122,19 +121,6 @@ sub run_in_new_database
 		  . q( WHERE rolname !~ '^pg_' AND rolname <> current_user \gexec));
 	$node->safe_psql('postgres', $_) foreach ('ALTER SYSTEM RESET ALL', 'SELECT pg_reload_conf()');
 	return @said;
-}
-
-#
-# The table of functions
-#
-SKIP:
-{
-	skip('only some documents', 1) if @ARGV;
-	my ($table) = slurp_file("$top/docs/reference.md") =~ /^<!-- functions -->\n(.*)^<!-- end of functions -->$/ms;
-	my $catalog = $node->safe_psql('postgres', slurp_file("$top/test/docs/functions.sql"));
-
-	is($table // '', "$catalog\n", 'docs/reference.md: the table of functions is the catalog\'s')
-	  or diag('test/docs/functions writes it anew');
 }
 
 $node->stop;

@@ -1,0 +1,150 @@
+/*
+ * violations/flags.c
+ *		Writing flags: those that are due (violations/episodes.c), and by hand.
+ *
+ * A flag is a row of rate_limit_flags that is not cleared; a unique index sees to
+ * there being one for a key of a limiter.  It denies nothing.
+ */
+#include "ratelimit.h"
+
+#include "catalog/pg_type.h"
+#include "violations/episodes.h"
+#include "violations/flags.h"
+#include "miscadmin.h"
+#include "table/sql.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "violations/count.h"
+
+PG_FUNCTION_INFO_V1(rl_flag);
+PG_FUNCTION_INFO_V1(rl_unflag);
+
+static SqlStatement insert_flag = {
+	"INSERT INTO %1$s.rate_limit_flags (limiter, key, rejected, reason)"
+	" VALUES ($1, $2, $3, $4) ON CONFLICT (limiter, key) WHERE cleared_at IS NULL DO NOTHING",
+	4, {TEXTOID, TEXTOID, INT8OID, TEXTOID}
+};
+static SqlStatement clear_flag = {
+	"UPDATE %1$s.rate_limit_flags f SET cleared_at = pg_catalog.now(), cleared_by = $3"
+	" WHERE f.limiter OPERATOR(pg_catalog.=) $1 AND f.key OPERATOR(pg_catalog.=) $2"
+	" AND f.cleared_at IS NULL",
+	3, {TEXTOID, TEXTOID, TEXTOID}
+};
+
+/* The flags this transaction has written; in TopTransactionContext. */
+static List *written = NIL;
+
+/* Once they are committed, they are no more due. */
+static void
+flags_at_xact_end(XactEvent event, void *arg)
+{
+	ListCell   *cell;
+
+	if (written == NIL || (event != XACT_EVENT_COMMIT && event != XACT_EVENT_ABORT))
+		return;
+	if (event == XACT_EVENT_COMMIT)
+		foreach(cell, written)
+			flags_done(lfirst(cell));
+	written = NIL;
+}
+
+/* Insert a flag unless there is one: was it inserted? */
+static bool
+insert(Datum limiter, Datum key, int64 rejected, Datum reason)
+{
+	SqlCaller	caller = sql_begin();
+	int			nest = sql_restrict_names();
+	Datum		values[4] = {limiter, key, Int64GetDatum(rejected), reason};
+	bool		inserted;
+
+	sql_lock(SQL_FLAGS, RowExclusiveLock);
+	sql_execute(&insert_flag, values, NULL, false);
+	inserted = SPI_processed > 0;
+	AtEOXact_GUC(true, nest);
+	sql_end(caller);
+	return inserted;
+}
+
+/*
+ * Write the flags that are due in this database.  They stay due until committed;
+ * a second attempt finds the row and does nothing.
+ */
+void
+flags_write_due(void)
+{
+	DueFlag		flag;
+	int			at = 0;
+
+	while (flags_get_due(&at, MyDatabaseId, &flag))
+	{
+		static bool called = false;
+		DueFlag    *copy;
+		MemoryContext old;
+
+		CHECK_FOR_INTERRUPTS();
+		old = MemoryContextSwitchTo(TopTransactionContext);
+		copy = palloc(sizeof(DueFlag));
+		*copy = flag;
+		call_at_ends(&called, flags_at_xact_end, NULL);
+		written = lappend(written, copy);
+		MemoryContextSwitchTo(old);
+		if (insert(CStringGetTextDatum(flag.limiter), CStringGetTextDatum(flag.key),
+				   flag.rejected,
+				   CStringGetTextDatum(psprintf("%lld violations within %d s",
+												(long long) flag.rejected,
+												flag_window_setting))))
+			ereport(LOG,
+					(errmsg("ratelimit: flagged key \"%s\" of limiter \"%s\": %lld violations within %d s",
+							flag.key, flag.limiter, (long long) flag.rejected,
+							flag_window_setting),
+					 errhidestmt(true), errhidecontext(true)));
+	}
+}
+
+/* rl_flag(key, limiter, reason) returns boolean */
+Datum
+rl_flag(PG_FUNCTION_ARGS)
+{
+	BucketId	id;
+
+	check_not_null(fcinfo, 0, "key");
+	check_not_null(fcinfo, 1, "limiter");
+	check_not_null(fcinfo, 2, "reason");
+	get_bucket_id(&id, PG_GETARG_TEXT_PP(0), PG_GETARG_TEXT_PP(1));
+	PG_RETURN_BOOL(insert(PG_GETARG_DATUM(1), PG_GETARG_DATUM(0), 0, PG_GETARG_DATUM(2)));
+}
+
+/* rl_unflag(key, limiter) returns boolean */
+Datum
+rl_unflag(PG_FUNCTION_ARGS)
+{
+	BucketId	id;
+	Datum		values[3];
+	SqlCaller	caller;
+	int			nest;
+	bool		cleared;
+
+	check_not_null(fcinfo, 0, "key");
+	check_not_null(fcinfo, 1, "limiter");
+	get_bucket_id(&id, PG_GETARG_TEXT_PP(0), PG_GETARG_TEXT_PP(1));
+
+	values[0] = PG_GETARG_DATUM(1);
+	values[1] = PG_GETARG_DATUM(0);
+	values[2] = CStringGetTextDatum(GetUserNameFromId(GetUserId(), false));
+	caller = sql_begin();
+	nest = sql_restrict_names();
+	sql_lock(SQL_FLAGS, RowExclusiveLock);
+	sql_execute(&clear_flag, values, NULL, false);
+	cleared = SPI_processed > 0;
+	AtEOXact_GUC(true, nest);
+	sql_end(caller);
+
+	if (shmem_attached())
+	{
+		/* violations so far count for nothing any more */
+		violations_fold();
+		flags_start_anew(&id);
+	}
+	PG_RETURN_BOOL(cleared);
+}
