@@ -15,10 +15,8 @@ use strict;
 use warnings FATAL => 'all';
 
 use Exporter 'import';
-use IPC::Run;
-use PostgreSQL::Test::Utils;
 
-our @EXPORT = qw(doc_sections doc_sessions run_session differs normal_output);
+our @EXPORT = qw(doc_sections doc_sessions session_script session_answers run_session differs normal_output);
 
 # The sections of a document that have statements, each with its title and its blocks.  A
 # block has line, sql, section and, if the document shows it, output.
@@ -85,13 +83,12 @@ sub doc_sessions
 	return ($also ? \@whole : (), map { [ @{ $top->{blocks} }, @{ $_->{blocks} } ] } @sections);
 }
 
-# Run blocks in one session; what psql says to each.  A section that leaves the session in
-# another role or in a transaction says so in its last block.
-sub run_session
+# What psql gets to run blocks in one session.  A section that leaves the session in another
+# role or in a transaction says so in the answer to its last block.
+sub session_script
 {
-	my ($blocks, @psql) = @_;
+	my ($blocks) = @_;
 	my $script = '';
-	my $out = '';
 
 	foreach my $i (0 .. $#$blocks)
 	{
@@ -103,10 +100,29 @@ SELECT 'ERROR: the section ends in a transaction' WHERE now() <> statement_times
 SQL
 		  if $i == $#$blocks || $blocks->[$i]{section} ne $blocks->[ $i + 1 ]{section};
 	}
-	IPC::Run::run([ 'psql', '-X', '-q', @psql ], '<', \$script, '>&', \$out,
-		IPC::Run::timeout($PostgreSQL::Test::Utils::timeout_default));
-	my %said = $out =~ /^== block (\d+)\n(.*?)(?=^== block |\z)/gms;
+	return $script;
+}
+
+# The answer to each of the blocks, from what psql says to the script.
+sub session_answers
+{
+	my ($blocks, $output) = @_;
+	my %said = $output =~ /^== block (\d+)\n(.*?)(?=^== block |\z)/gms;
+
 	return map { $said{$_} // 'psql did not get here' } 0 .. $#$blocks;
+}
+
+# Run blocks in one session; what psql says to each.
+sub run_session
+{
+	my ($blocks, @psql) = @_;
+	my $script = session_script($blocks);
+	my $output = '';
+
+	require IPC::Run;
+	IPC::Run::run([ 'psql', '-X', '-q', @psql ], '<', \$script, '>&', \$output,
+		IPC::Run::timeout($ENV{PG_TEST_TIMEOUT_DEFAULT} // 180));
+	return session_answers($blocks, $output);
 }
 
 # Without what differs from run to run: points in time, fractions of seconds and of
