@@ -104,6 +104,69 @@ foreach my $file ("$top/README.md", sort glob "$top/docs/*.md")
 	}
 }
 
+#
+# What runs is all that there is to run, and links lead somewhere
+#
+my %text = map { s{^\Q$top\E/}{}r => slurp_file($_) } ("$top/README.md", glob "$top/docs/*.md");
+
+is(join("\n", other_statements("```sql\nSELECT 1;\n```\n```\napp=# SELECT 2;\n```\n")), 'app=# SELECT 2;', 'a statement that does not run is found');
+is(join("\n", broken_links('a.md', '[b](b.md) [c](#c) [README](README.md#install)')), "b.md\n#c", 'a link that leads nowhere is found');
+foreach my $name (sort keys %text)
+{
+	is(join("\n", other_statements($text{$name})), '', "$name: no statement that does not run");
+	is(join("\n", broken_links($name, $text{$name})), '', "$name: all links lead somewhere");
+}
+
+# Lines that look like statements, in blocks that do not run, from the first block on that
+# does: above it, README.md shows what it is about.
+sub other_statements
+{
+	my ($text) = @_;
+	my (undef, $from) = split /^(?=```sql$)/m, $text, 2;
+	my ($kind, @lines);
+
+	foreach my $line (split /\n/, $from // '')
+	{
+		if ($line =~ /^```(\w*)$/)
+		{
+			$kind = defined $kind ? undef : $1;
+		}
+		elsif (defined $kind && $kind eq '')
+		{
+			push @lines, $line;
+		}
+	}
+	return grep { /^(?:\w+=[#>] |(?:SELECT|INSERT|UPDATE|DELETE|CREATE|ALTER|DROP|GRANT|REVOKE|SET|DO)\b)/ } @lines;
+}
+
+# The headings of a document, as GitHub links to them
+sub anchors
+{
+	my ($text) = @_;
+	my @headings = $text =~ /^#+ (.*)$/gm;
+
+	return map { lc =~ s/[^\w\s-]//gr =~ s/ /-/gr } @headings;
+}
+
+sub broken_links
+{
+	my ($from, $text) = @_;
+	my $folder = $from =~ m{^(.*/)} ? $1 : '';
+	my @broken;
+
+	foreach my $link ($text =~ /\]\(((?!https?:)[^)\s]+)\)/g)
+	{
+		my ($file, $anchor) = $link =~ /^([^#]*)#?(.*)$/;
+		my $target = $file eq '' ? $from : $folder . $file;
+
+		1 while $target =~ s{[^/]+/\.\./}{};
+		my $there = $target eq $from ? $text : $text{$target};
+		push @broken, $link
+		  unless $anchor eq '' ? -e "$top/$target" : defined $there && grep { $_ eq $anchor } anchors($there);
+	}
+	return @broken;
+}
+
 # Nothing but what every server has: a database without the extension, unless the document
 # creates the database, and the superuser.
 sub run_in_new_database
