@@ -5,9 +5,6 @@
 #ifndef RATELIMIT_BUCKET_H
 #define RATELIMIT_BUCKET_H
 
-/* own calls need not go through the linker's tables */
-#pragma GCC visibility push(hidden)
-
 /*
  * What a bucket lacks to be full.  With a refill it is the time that refilling
  * will take, in nanoseconds; with refill 0 it is the tokens taken, in units of
@@ -82,7 +79,5 @@ bucket_take(const BucketRule *rule, Owed *owed)
 	*owed += rule->take;
 	return true;
 }
-
-#pragma GCC visibility pop
 
 #endif							/* RATELIMIT_BUCKET_H */

@@ -5,6 +5,8 @@
 #ifndef RATELIMIT_COMPAT_H
 #define RATELIMIT_COMPAT_H
 
+#include "fmgr.h"
+
 #if PG_VERSION_NUM < 150000
 #error "ratelimit needs PostgreSQL 15 or later"
 #endif
@@ -17,6 +19,20 @@
 #if PG_VERSION_NUM >= 160000
 #include "varatt.h"
 #endif
+
+/*
+ * Before 16, the server did not say of what a library exports that it does; and the
+ * build hides everything else.
+ */
+#if PG_VERSION_NUM < 160000
+#undef PGDLLEXPORT
+#define PGDLLEXPORT __attribute__((visibility("default")))
+#endif
+
+/* A function that SQL calls. */
+#define SQL_FUNCTION(name) \
+	extern PGDLLEXPORT Datum name(PG_FUNCTION_ARGS); \
+	PG_FUNCTION_INFO_V1(name)
 
 /* 18 put it before the declaration. */
 #if PG_VERSION_NUM < 180000
@@ -41,9 +57,11 @@
 	SetConfigOption("transaction_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE)
 #endif
 
-/* 17 made intervals infinite. */
-#ifndef INTERVAL_NOT_FINITE
-#define INTERVAL_NOT_FINITE(span) false
+/* Since 17, an interval may be infinite; needs datatype/timestamp.h. */
+#if PG_VERSION_NUM < 170000
+#define interval_is_finite(span) true
+#else
+#define interval_is_finite(span) (!INTERVAL_NOT_FINITE(span))
 #endif
 
 /* Which of MaxBackends this one is; needs storage/proc.h. */

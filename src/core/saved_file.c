@@ -5,7 +5,7 @@
  * What is in it: buckets, which partitions have spilled, episodes, what counts
  * towards flags, flags that are due, figures; in a file of a clean stop also the
  * violations not yet written.  Each part of the extension makes and takes its
- * own records (*_save() and *_load()); this file knows the file.
+ * own records, as its Part says (core/parts.h); this file knows the file.
  *
  * Who writes it, and when.  While the server runs, the saver (workers/saver.c), every
  * ratelimit.save_interval.  At a clean stop the postmaster, when everybody else
@@ -61,7 +61,7 @@
  * What cannot be used is reported, one line, stays, and is replaced by the next
  * save; the server starts in any case.
  */
-#include "ratelimit.h"
+#include "postgres.h"
 
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -72,17 +72,19 @@
 #include "catalog/pg_control.h"
 #include "common/controldata_utils.h"
 #include "common/file_utils.h"
+#include "core/clock.h"
+#include "core/parts.h"
+#include "core/saved_file.h"
+#include "core/settings.h"
 #include "miscadmin.h"
 #include "pgstat.h"
-#include "core/saved_file.h"
 #include "storage/fd.h"
 #include "utils/timestamp.h"
-#include "violations/count.h"
 
-#define SNAPSHOT_FILE	PGSTAT_STAT_PERMANENT_DIRECTORY "/" PG_TEMP_FILE_PREFIX ".ratelimit"
-#define SNAPSHOT_ASIDE	SNAPSHOT_FILE ".new"
-#define SNAPSHOT_MAGIC	0x524C5332	/* "RLS2" */
-#define SNAPSHOT_FORMAT 5			/* of header and records */
+#define SAVED_FILE	PGSTAT_STAT_PERMANENT_DIRECTORY "/" PG_TEMP_FILE_PREFIX ".ratelimit"
+#define SAVED_ASIDE	SAVED_FILE ".new"
+#define SAVED_MAGIC	0x524C5332	/* "RLS2" */
+#define SAVED_FORMAT 6			/* of header and records */
 
 #define HEADER_SIZE		512
 #define BUFFER_SIZE		65536
@@ -99,7 +101,7 @@ typedef struct NodeId
 	uint64		inode;
 } NodeId;
 
-typedef struct SnapshotHeader
+typedef struct SavedHeader
 {
 	uint32		magic;
 	uint32		format;
@@ -113,12 +115,12 @@ typedef struct SnapshotHeader
 	int64		mono;			/* the monotonic clock at saved_at ... */
 	char		boot[40];		/* ... in this boot */
 	int64		length;			/* of the records */
-	uint64		records[N_SAVED_KINDS];
+	uint64		records[MAX_SAVED_KINDS];	/* by kind */
 	pg_crc32c	records_crc;
 	pg_crc32c	crc;			/* of all before it */
-} SnapshotHeader;
+} SavedHeader;
 
-StaticAssertDecl(sizeof(SnapshotHeader) <= HEADER_SIZE, "the header exceeds a sector");
+StaticAssertDecl(sizeof(SavedHeader) <= HEADER_SIZE, "the header exceeds a sector");
 
 /* Before each record. */
 typedef struct RecordHead
@@ -131,12 +133,12 @@ typedef struct RecordHead
 static char buffer[BUFFER_SIZE];
 
 static pg_crc32c
-header_crc(const SnapshotHeader *header)
+header_crc(const SavedHeader *header)
 {
 	pg_crc32c	crc;
 
 	INIT_CRC32C(crc);
-	COMP_CRC32C(crc, header, offsetof(SnapshotHeader, crc));
+	COMP_CRC32C(crc, header, offsetof(SavedHeader, crc));
 	FIN_CRC32C(crc);
 	return crc;
 }
@@ -194,7 +196,7 @@ this_boot(char *boot, Size size)
 
 /* Nanoseconds since the file was saved, as of "now" on the monotonic clock. */
 static Owed
-time_since(const SnapshotHeader *header, int64 now)
+time_since(const SavedHeader *header, int64 now)
 {
 	char		boot[sizeof(header->boot)];
 
@@ -303,17 +305,17 @@ write_buffer(Saving *saving)
  * nothing happens any more.
  */
 void
-snapshot_put(Saving *saving, SavedKind kind, const void *record, Size size)
+saved_put(Saving *saving, int kind, const void *record, Size size)
 {
-	RecordHead	head = {kind, size};
+	RecordHead	head = {saving->first_kind + kind, size};
 
-	Assert(size <= MAX_SAVED_SIZE);
+	Assert(size <= MAX_SAVED_SIZE && head.kind < MAX_SAVED_KINDS);
 	if (saving->used + sizeof(head) + size > BUFFER_SIZE)
 		write_buffer(saving);
 	memcpy(buffer + saving->used, &head, sizeof(head));
 	memcpy(buffer + saving->used + sizeof(head), record, size);
 	saving->used += sizeof(head) + size;
-	saving->records[kind]++;
+	saving->records[head.kind]++;
 }
 
 /*
@@ -321,35 +323,78 @@ snapshot_put(Saving *saving, SavedKind kind, const void *record, Size size)
  * have the processor.
  */
 bool
-snapshot_go_on(Saving *saving)
+saved_go_on(Saving *saving)
 {
 	if (!saving->stopped && saving->breathe && !saving->breathe())
 		saving->stopped = true;
 	return !saving->error && !saving->stopped;
 }
 
+/*
+ * Kinds of records are numbered through in the file, part after part, and records come
+ * in this order.
+ */
 static void
-put_parts(Saving *saving, bool at_stop)
+put_parts(Saving *saving)
 {
-	/* what has grown since the last fold belongs to episodes and flags */
-	violations_fold_to_save(saving);
-	shmem_save(saving);
-	databases_save(saving);
-	stats_save(saving);
-	shmem_save_buckets(saving);
-	episodes_save(saving);
-	violations_save(saving, at_stop);
+	int			n;
+	const Part *const *parts = parts_list(&n);
+
+	for (int i = 0; i < n; i++)
+	{
+		if (parts[i]->save)
+			parts[i]->save(saving);
+		saving->first_kind += parts[i]->n_kinds;
+	}
+	Assert(saving->first_kind <= MAX_SAVED_KINDS);
+}
+
+/* The part whose records are of this kind, which becomes the part's; NULL: none. */
+static const Part *
+part_of_kind(int *kind)
+{
+	int			n;
+	const Part *const *parts = parts_list(&n);
+
+	for (int i = 0; i < n; i++)
+	{
+		if (*kind < parts[i]->n_kinds)
+			return parts[i];
+		*kind -= parts[i]->n_kinds;
+	}
+	return NULL;
+}
+
+/* Is this a kind of records that one start only takes? */
+static bool
+kind_is_pending(int kind)
+{
+	const Part *part = part_of_kind(&kind);
+
+	return part && part->pending && kind == part->n_kinds - 1;
+}
+
+/* How many records of such kinds there are. */
+static uint64
+pending_records(const uint64 *records)
+{
+	uint64		n = 0;
+
+	for (int kind = 0; kind < MAX_SAVED_KINDS; kind++)
+		if (kind_is_pending(kind))
+			n += records[kind];
+	return n;
 }
 
 /* Write the file aside, whole and synced; false if that failed, with errno. */
 static bool
-write_aside(Saving *saving, SnapshotHeader *header)
+write_aside(Saving *saving, SavedHeader *header)
 {
 	char		sector[HEADER_SIZE] = {0};
 
 	/* not what somebody else left there, be it a link elsewhere */
-	(void) unlink(SNAPSHOT_ASIDE);
-	saving->fd = OpenTransientFilePerm(SNAPSHOT_ASIDE,
+	(void) unlink(SAVED_ASIDE);
+	saving->fd = OpenTransientFilePerm(SAVED_ASIDE,
 									   O_WRONLY | O_CREAT | O_EXCL | PG_BINARY,
 									   S_IRUSR | S_IWUSR);
 	if (saving->fd < 0)
@@ -358,7 +403,7 @@ write_aside(Saving *saving, SnapshotHeader *header)
 	INIT_CRC32C(saving->crc);
 	if (!write_all(saving->fd, sector, HEADER_SIZE))
 		saving->error = errno;
-	put_parts(saving, header->at_stop);
+	put_parts(saving);
 	write_buffer(saving);
 	FIN_CRC32C(saving->crc);
 
@@ -380,12 +425,12 @@ write_aside(Saving *saving, SnapshotHeader *header)
 
 /* Replace the file by one with the state of now; false, and reported, if not. */
 static bool
-save(SnapshotHeader *header, bool (*breathe) (void))
+save(SavedHeader *header, bool (*breathe) (void))
 {
 	Saving		saving = {0};
 
-	header->magic = SNAPSHOT_MAGIC;
-	header->format = SNAPSHOT_FORMAT;
+	header->magic = SAVED_MAGIC;
+	header->format = SAVED_FORMAT;
 	header->pg_version = PG_VERSION_NUM / 100;
 	strlcpy(header->version, RATELIMIT_VERSION, sizeof(header->version));
 	header->node = this_node();
@@ -393,15 +438,16 @@ save(SnapshotHeader *header, bool (*breathe) (void))
 	header->saved_at = GetCurrentTimestamp();
 	header->mono = monotonic_ns();
 	saving.mono = header->mono;
+	saving.at_stop = header->at_stop;
 	saving.breathe = breathe;
 
-	if (write_aside(&saving, header) && rename(SNAPSHOT_ASIDE, SNAPSHOT_FILE) == 0)
+	if (write_aside(&saving, header) && rename(SAVED_ASIDE, SAVED_FILE) == 0)
 	{
 		/* reports by itself */
 		(void) fsync_fname_ext(PGSTAT_STAT_PERMANENT_DIRECTORY, true, true, LOG);
 		ereport(DEBUG1,
-				(errmsg_internal("ratelimit: saved " UINT64_FORMAT " buckets and " UINT64_FORMAT " pending violations in %.3f s, " INT64_FORMAT " bytes",
-								 saving.records[SAVED_BUCKET], saving.records[SAVED_VIOLATION],
+				(errmsg_internal("ratelimit: saved " INT64_FORMAT " buckets and " UINT64_FORMAT " pending violations in %.3f s, " INT64_FORMAT " bytes",
+								 saving.buckets, pending_records(saving.records),
 								 (monotonic_ns() - header->mono) / 1e9,
 								 header->length + HEADER_SIZE)));
 		return true;
@@ -409,26 +455,26 @@ save(SnapshotHeader *header, bool (*breathe) (void))
 	if (!saving.stopped)
 		ereport(LOG,
 				(errcode_for_file_access(),
-				 errmsg("ratelimit: could not save state to file \"%s\": %m", SNAPSHOT_FILE),
+				 errmsg("ratelimit: could not save state to file \"%s\": %m", SAVED_FILE),
 				 errdetail("What was saved before stays.")));
-	(void) unlink(SNAPSHOT_ASIDE);
+	(void) unlink(SAVED_ASIDE);
 	return false;
 }
 
 /* While the server runs; breathe() is called now and then and may say to stop. */
 bool
-snapshot_save(bool (*breathe) (void))
+saved_save(bool (*breathe) (void))
 {
-	SnapshotHeader header = {0};
+	SavedHeader header = {0};
 
 	return save(&header, breathe);
 }
 
 /* on_shmem_exit callback of the postmaster */
 void
-snapshot_at_exit(int code, Datum arg)
+saved_at_exit(int code, Datum arg)
 {
-	SnapshotHeader header = {0};
+	SavedHeader header = {0};
 
 	/*
 	 * Not after a crash or an immediate stop, which cut flushes off in the middle:
@@ -447,7 +493,7 @@ snapshot_at_exit(int code, Datum arg)
 
 /* The monotonic clock of now at what was so long before the file was saved. */
 int64
-snapshot_mono(const Loading *loading, int64 age)
+saved_mono(const Loading *loading, int64 age)
 {
 	Owed		then = (Owed) loading->now - loading->elapsed - age;
 
@@ -456,35 +502,33 @@ snapshot_mono(const Loading *loading, int64 age)
 
 /* Can it be the name of a key or limiter? */
 bool
-snapshot_name_valid(const char *name, int len, int max)
+saved_name_valid(const char *name, int len, int max)
 {
 	return len > 0 && len <= max && memchr(name, '\0', len) == NULL;
 }
 
+/* Take a record, or look whether it makes sense. */
 static bool
-load_record(SavedKind kind, const char *record, Size size, Loading *loading)
+load_record(int kind, const char *record, Size size, bool pending, Loading *loading)
 {
-	switch (kind)
-	{
-		case SAVED_STORE:
-		case SAVED_BUCKET:
-			return shmem_load(kind, record, size, loading);
-		case SAVED_DATABASE:
-			return databases_load(kind, record, size, loading);
-		case SAVED_LIMITER:
-			return stats_load(kind, record, size, loading);
-		case SAVED_EPISODE:
-		case SAVED_TRACK_SEEDS:
-		case SAVED_TRACK:
-		case SAVED_DUE_FLAG:
-			return episodes_load(kind, record, size, loading);
-		case SAVED_LOST:
-		case SAVED_VIOLATION:
-			return violations_load(kind, record, size, loading);
-		case N_SAVED_KINDS:
-			break;
-	}
-	return false;
+	const Part *part;
+
+	if (kind_is_pending(kind) && !pending)
+		return true;
+	part = part_of_kind(&kind);
+	return part && part->load(kind, record, size, loading);
+}
+
+/* Everything has been taken. */
+static void
+tell_loaded(void)
+{
+	int			n;
+	const Part *const *parts = parts_list(&n);
+
+	for (int i = 0; i < n; i++)
+		if (parts[i]->loaded)
+			parts[i]->loaded();
 }
 
 /* Read into the buffer until it is full or all of "left" is there. */
@@ -507,9 +551,9 @@ fill_buffer(int fd, Size *used, int64 *left)
 
 /* Go through the records; what is wrong with them, or NULL. */
 static const char *
-load_records(int fd, const SnapshotHeader *header, bool violations, Loading *loading)
+load_records(int fd, const SavedHeader *header, bool pending, Loading *loading)
 {
-	uint64		records[N_SAVED_KINDS] = {0};
+	uint64		records[MAX_SAVED_KINDS] = {0};
 	int64		left = header->length;
 	Size		used = 0;
 	int			last_kind = 0;
@@ -536,13 +580,12 @@ load_records(int fd, const SnapshotHeader *header, bool violations, Loading *loa
 			if (used - at < sizeof(head))
 				break;
 			memcpy(&head, buffer + at, sizeof(head));
-			if (head.kind >= N_SAVED_KINDS || head.kind < last_kind ||
+			if (head.kind >= MAX_SAVED_KINDS || head.kind < last_kind ||
 				head.size > MAX_SAVED_SIZE)
 				return "it has a record that makes no sense";
 			if (used - at < sizeof(head) + head.size)
 				break;
-			if ((head.kind != SAVED_VIOLATION || violations) &&
-				!load_record(head.kind, record, head.size, loading))
+			if (!load_record(head.kind, record, head.size, pending, loading))
 				return "it has a record that makes no sense";
 			records[head.kind]++;
 			last_kind = head.kind;
@@ -564,7 +607,7 @@ load_records(int fd, const SnapshotHeader *header, bool violations, Loading *loa
 
 /* Read the header, which begins the file; what is wrong with it, or NULL. */
 static const char *
-load_header(int fd, int64 size, SnapshotHeader *header)
+load_header(int fd, int64 size, SavedHeader *header)
 {
 	char		sector[HEADER_SIZE];
 	NodeId		node = this_node();
@@ -576,9 +619,9 @@ load_header(int fd, int64 size, SnapshotHeader *header)
 	if (read(fd, sector, HEADER_SIZE) != HEADER_SIZE)
 		return "it cannot be read";
 	memcpy(header, sector, sizeof(*header));
-	if (header->magic != SNAPSHOT_MAGIC)
+	if (header->magic != SAVED_MAGIC)
 		return "it is not a file of ratelimit";
-	if (header->format != SNAPSHOT_FORMAT || header->pg_version != PG_VERSION_NUM / 100)
+	if (header->format != SAVED_FORMAT || header->pg_version != PG_VERSION_NUM / 100)
 		return "it is of another version";
 	for (Size i = sizeof(*header); i < HEADER_SIZE; i++)
 		if (sector[i] != 0)
@@ -601,11 +644,11 @@ load_header(int fd, int64 size, SnapshotHeader *header)
  * as used, or remove it.  False, and reported, if neither is possible.
  */
 static bool
-use_violations(SnapshotHeader *header)
+use_pending(SavedHeader *header)
 {
 	char		sector[HEADER_SIZE] = {0};
 	bool		done = false;
-	int			fd = OpenTransientFile(SNAPSHOT_FILE, O_WRONLY | PG_BINARY);
+	int			fd = OpenTransientFile(SAVED_FILE, O_WRONLY | PG_BINARY);
 
 	header->used = true;
 	header->crc = header_crc(header);
@@ -617,25 +660,25 @@ use_violations(SnapshotHeader *header)
 			done = false;
 	}
 	if (!done)
-		done = unlink(SNAPSHOT_FILE) == 0 &&
+		done = unlink(SAVED_FILE) == 0 &&
 			fsync_fname_ext(PGSTAT_STAT_PERMANENT_DIRECTORY, true, true, LOG) == 0;
 	if (!done)
 		ereport(LOG,
 				(errcode_for_file_access(),
 				 errmsg("ratelimit: leaving out the pending violations in file \"%s\", which can be neither written nor removed: %m",
-						SNAPSHOT_FILE),
+						SAVED_FILE),
 				 errdetail("They would be written again after a crash.")));
 	return done;
 }
 
 /* Take what the open file holds; what is wrong with it, or NULL. */
 static const char *
-load(int fd, SnapshotHeader *header, Loading *loading)
+load(int fd, SavedHeader *header, Loading *loading)
 {
 	struct stat st;
 	const char *problem;
 	XLogRecPtr	checkpoint;
-	bool		violations;
+	bool		pending;
 
 	if (fstat(fd, &st) != 0)
 		return "it cannot be read";
@@ -652,22 +695,22 @@ load(int fd, SnapshotHeader *header, Loading *loading)
 	loading->clean = shut_down_cleanly(&checkpoint) && header->at_stop &&
 		checkpoint == header->checkpoint;
 	loading->rows_stay = loading->clean && !will_recover();
-	violations = header->at_stop && !header->used &&
-		(header->records[SAVED_VIOLATION] == 0 || use_violations(header));
-	if (violations && header->records[SAVED_VIOLATION] > 0 && will_replay())
+	pending = header->at_stop && !header->used &&
+		(pending_records(header->records) == 0 || use_pending(header));
+	if (pending && pending_records(header->records) > 0 && will_replay())
 	{
-		violations = false;
+		pending = false;
 		ereport(LOG,
 				(errmsg("ratelimit: leaving out the pending violations in file \"%s\"",
-						SNAPSHOT_FILE),
+						SAVED_FILE),
 				 errdetail("Recovery may replay that they were written.")));
 	}
 
 	loading->take = true;
 	loading->now = monotonic_ns();
 	loading->elapsed = time_since(header, loading->now);
-	problem = load_records(fd, header, violations, loading);
-	violations_restored();
+	problem = load_records(fd, header, pending, loading);
+	tell_loaded();
 	return problem;
 }
 
@@ -679,29 +722,29 @@ static int64 loaded_mono = 0;
  * than save_interval, however often the server crashes.
  */
 int64
-snapshot_loaded_mono(void)
+saved_loaded_mono(void)
 {
 	return loaded_mono;
 }
 
 /* At the start of the server, with shared memory still empty. */
 void
-snapshot_load(void)
+saved_load(void)
 {
-	SnapshotHeader header = {0};
+	SavedHeader header = {0};
 	Loading		loading = {0};
 	int64		began = monotonic_ns();
 	const char *problem;
 	int			fd;
 
 	/* no waiting for whoever may open the other end of a pipe */
-	fd = OpenTransientFile(SNAPSHOT_FILE, O_RDONLY | O_NONBLOCK | PG_BINARY);
+	fd = OpenTransientFile(SAVED_FILE, O_RDONLY | O_NONBLOCK | PG_BINARY);
 	if (fd < 0)
 	{
 		if (errno != ENOENT)
 			ereport(LOG,
 					(errcode_for_file_access(),
-					 errmsg("ratelimit: ignoring file \"%s\": %m", SNAPSHOT_FILE)));
+					 errmsg("ratelimit: ignoring file \"%s\": %m", SAVED_FILE)));
 		return;
 	}
 	loaded_mono = 0;
@@ -710,14 +753,14 @@ snapshot_load(void)
 	if (problem)
 	{
 		ereport(LOG,
-				(errmsg("ratelimit: ignoring file \"%s\": %s", SNAPSHOT_FILE, problem)));
+				(errmsg("ratelimit: ignoring file \"%s\": %s", SAVED_FILE, problem)));
 		return;
 	}
-	loaded_mono = snapshot_mono(&loading, 0);
+	loaded_mono = saved_mono(&loading, 0);
 	/* a stop and a start without a loss are nothing to tell */
 	ereport(loading.clean && loading.given_way == 0 ? DEBUG1 : LOG,
 			(errmsg("ratelimit: loaded %llu buckets, saved %s, in %.3f s",
-					(unsigned long long) header.records[SAVED_BUCKET],
+					(unsigned long long) loading.buckets,
 					timestamptz_to_str(header.saved_at),
 					(monotonic_ns() - began) / 1e9),
 			 loading.given_way == 0 ? 0 :

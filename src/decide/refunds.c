@@ -26,14 +26,19 @@
  * PREPARE TRANSACTION forgets the notes: who rolls back later is another session,
  * or the same after a restart.
  */
-#include "ratelimit.h"
+#include "postgres.h"
 
 #include "access/xlog.h"
 #include "common/hashfn.h"
-#include "miscadmin.h"
+#include "core/transaction.h"
 #include "decide/refunds.h"
-#include "table/sql.h"
+#include "decide/stores.h"
+#include "memory/administration.h"
+#include "memory/partitions.h"
+#include "memory/spill.h"
+#include "miscadmin.h"
 #include "storage/ipc.h"
+#include "table/sql.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
@@ -288,10 +293,10 @@ bucket_id(BucketId *id, const Bucket *bucket, const char *name)
 static bool
 may_be_in_table(const BucketId *id)
 {
-	if (!shmem_attached())
+	if (!memory_attached())
 		return true;
 	return !RecoveryInProgress() &&
-		(!spill_known() || spill_is_set(shmem_partition(id->hash)));
+		(!spill_known() || spill_is_set(memory_partition(id->hash)));
 }
 
 /*
@@ -304,7 +309,7 @@ refund_give(const BucketId *id, double tokens)
 	int			n;
 	double		given;
 
-	if ((shmem_attached() && shmem_give(id, tokens, &given)) || !may_be_in_table(id))
+	if ((memory_attached() && memory_give(id, tokens, &given)) || !may_be_in_table(id))
 		return;
 	n = find_bucket(id);
 	if (n == NONE || (buckets[n].pending == 0 && n_pending >= MAX_PENDING))

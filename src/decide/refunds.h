@@ -5,15 +5,12 @@
 #ifndef RATELIMIT_REFUND_H
 #define RATELIMIT_REFUND_H
 
-/* own calls need not go through the linker's tables */
-#pragma GCC visibility push(hidden)
+#include "core/names.h"
 
 extern bool refund_pending;		/* refund_settle() has something to do */
 
 extern void refund_reserve(int n);
 extern void refund_note(const BucketId *id, double tokens);
 extern void refund_settle(void);
-
-#pragma GCC visibility pop
 
 #endif							/* RATELIMIT_REFUND_H */

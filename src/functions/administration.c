@@ -7,15 +7,16 @@
  * ratelimit.enabled or ratelimit.shadow keep them from what they do, and their
  * errors are errors.
  */
-#include "ratelimit.h"
+#include "postgres.h"
 
-#include "access/xlog.h"
-#include "miscadmin.h"
+#include "decide/one.h"
+#include "decide/stores.h"
+#include "functions/arguments.h"
 
-PG_FUNCTION_INFO_V1(rl_reward);
-PG_FUNCTION_INFO_V1(rl_penalize);
-PG_FUNCTION_INFO_V1(rl_reset);
-PG_FUNCTION_INFO_V1(rl_reset_all);
+SQL_FUNCTION(rl_reward);
+SQL_FUNCTION(rl_penalize);
+SQL_FUNCTION(rl_reset);
+SQL_FUNCTION(rl_reset_all);
 
 /* rl_reward(key, tokens, limiter) returns float8: the tokens there was room for */
 Datum
@@ -64,19 +65,6 @@ rl_penalize(PG_FUNCTION_ARGS)
 	PG_RETURN_FLOAT8(bucket_tokens(&rule, decision.owed));
 }
 
-/* Make the bucket full, wherever it is.  Was it not? */
-bool
-reset_bucket(const BucketId *id)
-{
-	bool		living = false;
-
-	if (table_may_hold(id))
-		living = table_reset(id);
-	if (shmem_attached())
-		living |= shmem_reset(id);
-	return living;
-}
-
 /* rl_reset(key, limiter) returns boolean */
 Datum
 rl_reset(PG_FUNCTION_ARGS)
@@ -95,7 +83,6 @@ rl_reset_all(PG_FUNCTION_ARGS)
 {
 	const char *limiter = NULL;
 	int			len = 0;
-	int64		reset = 0;
 
 	if (!PG_ARGISNULL(0))
 	{
@@ -105,9 +92,5 @@ rl_reset_all(PG_FUNCTION_ARGS)
 		len = VARSIZE_ANY_EXHDR(arg);
 		check_limiter(limiter, len);
 	}
-	if (!shmem_attached() || (!RecoveryInProgress() && spill_any()))
-		reset = table_reset_all(limiter, len);
-	if (shmem_attached())
-		reset += shmem_reset_all(MyDatabaseId, limiter, len);
-	PG_RETURN_INT64(reset);
+	PG_RETURN_INT64(reset_all_buckets(limiter, len));
 }

@@ -6,11 +6,15 @@
  * lets no notice of such a script through to the client, so it is sent as the
  * transaction commits, if the extension is there by then.
  */
-#include "ratelimit.h"
+#include "postgres.h"
 
 #include "commands/extension.h"
+#include "core/compat.h"
+#include "core/transaction.h"
+#include "fmgr.h"
+#include "memory/partitions.h"
 
-PG_FUNCTION_INFO_V1(rl_creation);
+SQL_FUNCTION(rl_creation);
 
 /* Is a notice due at the end of this transaction? */
 static bool notice_due = false;
@@ -45,7 +49,7 @@ rl_creation(PG_FUNCTION_ARGS)
 {
 	static bool called = false;
 
-	if (!shmem_attached())
+	if (!memory_attached())
 	{
 		call_at_ends(&called, creation_at_xact_end, NULL);
 		notice_due = true;

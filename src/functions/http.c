@@ -13,17 +13,23 @@
  * errors with HTTP Status Codes" and "Add HTTP Headers with RAISE"): SQLSTATE
  * PT429 becomes status 429, and PGRST carries body and headers as JSON.
  */
-#include "ratelimit.h"
+#include "postgres.h"
 
 #include <math.h>
 
+#include "core/settings.h"
+#include "decide/one.h"
+#include "decide/short_way.h"
 #include "executor/executor.h"
+#include "functions/arguments.h"
+#include "functions/result.h"
 #include "utils/builtins.h"
 #include "utils/json.h"
 #include "utils/jsonb.h"
+#include "utils/timestamp.h"
 
-PG_FUNCTION_INFO_V1(rl_headers);
-PG_FUNCTION_INFO_V1(rl_enforce);
+SQL_FUNCTION(rl_headers);
+SQL_FUNCTION(rl_enforce);
 
 #define ERRCODE_PT429	MAKE_SQLSTATE('P','T','4','2','9')
 #define ERRCODE_PGRST	MAKE_SQLSTATE('P','G','R','S','T')

@@ -4,25 +4,26 @@
  *
  * They count as violations of our own: written, shown, flagged alike.
  */
-#include "ratelimit.h"
+#include "postgres.h"
 
 #include "access/htup_details.h"
-#include "violations/flush.h"
 #include "funcapi.h"
+#include "functions/arguments.h"
+#include "memory/partitions.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/jsonb.h"
 #include "utils/numeric.h"
-#include "violations/count.h"
+#include "violations/flush.h"
 
-PG_FUNCTION_INFO_V1(rl_report);
-PG_FUNCTION_INFO_V1(rl_report_batch);
+SQL_FUNCTION(rl_report);
+SQL_FUNCTION(rl_report_batch);
 
 /* Without shared memory, violations are rows of this transaction. */
 static void
 check_can_count(const char *function)
 {
-	if (!shmem_attached())
+	if (!memory_attached())
 		PreventCommandIfReadOnly(function);
 }
 

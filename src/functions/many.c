@@ -2,15 +2,20 @@
  * functions/many.c
  *		The SQL functions that decide many calls at once.
  */
-#include "ratelimit.h"
+#include "postgres.h"
 
 #include "catalog/pg_type.h"
+#include "core/settings.h"
+#include "decide/one.h"
+#include "decide/several.h"
+#include "decide/short_way.h"
+#include "functions/arguments.h"
 #include "miscadmin.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 
-PG_FUNCTION_INFO_V1(rl_consume_each);
-PG_FUNCTION_INFO_V1(rl_consume_all);
+SQL_FUNCTION(rl_consume_each);
+SQL_FUNCTION(rl_consume_all);
 
 /* An array argument's elements, none of them null. */
 static int

@@ -1,112 +1,27 @@
 /*
  * functions/policy.c
- *		Rules looked up by name: rl_consume_policy(), rl_throttle_policy(),
- *		rl_status_policy().
- *
- * A policy is one or more tiers, rows of rate_limit_policies, each a bucket of its
- * own: its limiter is the policy's name, or, if the tier is not called "default",
- * policy/tier.  What is taken is taken from all tiers or from none.  A tier in
- * shadow never keeps the others from it: it is decided afterwards, by itself.
- *
- * Policies are read when first called for and kept in the session.  A trigger on
- * the table has whoever changes it send a relcache invalidation, which is as
- * transactional as the change: it reaches other sessions when it commits, and our
- * own at once, and again should it roll back.  So a call only has to see whether
- * there is an invalidation to be read.
+ *		Calls by a policy: rl_consume_policy(), rl_throttle_policy(), and how its buckets
+ *		are: rl_status_policy().
  */
-#include "ratelimit.h"
+#include "postgres.h"
 
 #include "commands/trigger.h"
-#include "miscadmin.h"
+#include "decide/policies.h"
+#include "decide/rules.h"
+#include "functions/arguments.h"
+#include "functions/result.h"
 #include "funcapi.h"
-#include "functions/policy.h"
-#include "table/sql.h"
 #include "utils/builtins.h"
-#include "utils/hsearch.h"
 #include "utils/inval.h"
-#include "utils/memutils.h"
-#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+#include "utils/tuplestore.h"
 
-PG_FUNCTION_INFO_V1(rl_consume_policy);
-PG_FUNCTION_INFO_V1(rl_throttle_policy);
-PG_FUNCTION_INFO_V1(rl_status_policy);
-PG_FUNCTION_INFO_V1(rl_policies_changed);
+SQL_FUNCTION(rl_consume_policy);
+SQL_FUNCTION(rl_throttle_policy);
+SQL_FUNCTION(rl_status_policy);
+SQL_FUNCTION(rl_policies_changed);
 
-typedef struct Tier
-{
-	char		limiter[MAX_LIMITER_LEN];
-	int			limiter_len;
-	double		capacity;
-	double		refill;
-	bool		shadow;
-	bool		enabled;
-} Tier;
-
-typedef struct Policy
-{
-	char		name[MAX_LIMITER_LEN + 1];	/* of the hash table */
-	int			n_tiers;
-	Tier	   *tiers;
-} Policy;
-
-static SqlStatement read_policy = {
-	"SELECT CASE WHEN p.tier OPERATOR(pg_catalog.=) 'default' THEN p.policy"
-	"  ELSE p.policy OPERATOR(pg_catalog.||) '/' OPERATOR(pg_catalog.||) p.tier END,"
-	" p.capacity, p.refill, p.shadow, p.enabled"
-	" FROM %1$s.rate_limit_policies p WHERE p.policy OPERATOR(pg_catalog.=) $1"
-	" ORDER BY p.tier",
-	1, {TEXTOID}
-};
-
-/* Those read so far; all of it goes when any of them may have changed. */
-static struct
-{
-	bool		valid;
-	Oid			relid;			/* of rate_limit_policies */
-	MemoryContext context;
-	HTAB	   *table;
-	Policy	   *last;			/* found; or NULL */
-}			cache;
-
-/* Has this transaction read policies that it may have changed? */
-static bool read_own = false;
-
-static void
-invalidate(Datum arg, Oid relid)
-{
-	if (!OidIsValid(relid) || relid == cache.relid)
-		cache.valid = false;
-}
-
-/*
- * A change that is rolled back is invalidated, too, but not one by a statement
- * that fails: then what a trigger has called for meanwhile may be in the cache.
- */
-static void
-at_subxact_end(SubXactEvent event, SubTransactionId mine,
-			   SubTransactionId parent, void *arg)
-{
-	if (event == SUBXACT_EVENT_ABORT_SUB && read_own)
-		cache.valid = false;
-}
-
-static void
-at_xact_end(XactEvent event, void *arg)
-{
-	if (event == XACT_EVENT_ABORT && read_own)
-		cache.valid = false;
-	if (event == XACT_EVENT_ABORT || event == XACT_EVENT_COMMIT ||
-		event == XACT_EVENT_PREPARE)
-		read_own = false;
-}
-
-void
-policy_init(void)
-{
-	CacheRegisterRelcacheCallback(invalidate, (Datum) 0);
-}
-
-/* rl_policies_changed() returns trigger */
+/* _rl_policies_changed() returns trigger */
 Datum
 rl_policies_changed(PG_FUNCTION_ARGS)
 {
@@ -116,231 +31,6 @@ rl_policies_changed(PG_FUNCTION_ARGS)
 				 errmsg("_rl_policies_changed() must be called as a trigger")));
 	CacheInvalidateRelcache(((TriggerData *) fcinfo->context)->tg_relation);
 	return PointerGetDatum(NULL);
-}
-
-static void
-empty_cache(void)
-{
-	HASHCTL		ctl = {0};
-
-	cache.last = NULL;
-	cache.table = NULL;
-	if (!cache.context)
-		cache.context = AllocSetContextCreate(TopMemoryContext, "ratelimit policies",
-											  ALLOCSET_DEFAULT_SIZES);
-	MemoryContextReset(cache.context);
-	ctl.keysize = MAX_LIMITER_LEN + 1;
-	ctl.entrysize = sizeof(Policy);
-	ctl.hcxt = cache.context;
-	cache.table = hash_create("ratelimit policies", 32, &ctl,
-							  HASH_ELEM | HASH_STRINGS | HASH_CONTEXT);
-}
-
-/* A call on its way to a policy. */
-typedef struct PolicyCall
-{
-	char		name[MAX_LIMITER_LEN + 1];
-	Policy	   *policy;			/* NULL: there is none of that name */
-} PolicyCall;
-
-/* Read a policy from the table. */
-static void
-load(void *arg)
-{
-	static bool called = false;
-	PolicyCall *call = arg;
-	SqlCaller	caller = sql_begin();
-	Datum		values[1];
-	Tier	   *tiers;
-	int			n;
-
-	sql_lock(SQL_POLICIES, AccessShareLock);
-
-	/* before reading: who changes it meanwhile undoes this */
-	if (!cache.valid)
-	{
-		empty_cache();
-		cache.relid = sql_relid(SQL_POLICIES);
-		cache.valid = true;
-	}
-
-	if (TransactionIdIsValid(GetTopTransactionIdIfAny()))
-	{
-		call_at_ends(&called, at_xact_end, at_subxact_end);
-		read_own = true;
-	}
-
-	values[0] = CStringGetTextDatum(call->name);
-	sql_push_latest_snapshot();
-	sql_execute(&read_policy, values, NULL, true);
-	PopActiveSnapshot();
-
-	n = (int) SPI_processed;
-	if (n > MAX_CALLS)
-		ereport(ERROR,
-				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-				 errmsg("policy \"%s\" must not have more than %d tiers, not %d",
-						call->name, MAX_CALLS, n)));
-	if (n > 0)
-	{
-		tiers = MemoryContextAllocZero(cache.context, n * sizeof(Tier));
-		for (int i = 0; i < n; i++)
-		{
-			HeapTuple	row = SPI_tuptable->vals[i];
-			TupleDesc	desc = SPI_tuptable->tupdesc;
-			bool		isnull;
-			text	   *limiter = DatumGetTextPP(SPI_getbinval(row, desc, 1, &isnull));
-
-			check_limiter(VARDATA_ANY(limiter), VARSIZE_ANY_EXHDR(limiter));
-			tiers[i].limiter_len = VARSIZE_ANY_EXHDR(limiter);
-			memcpy(tiers[i].limiter, VARDATA_ANY(limiter), tiers[i].limiter_len);
-			tiers[i].capacity = DatumGetFloat8(SPI_getbinval(row, desc, 2, &isnull));
-			tiers[i].refill = DatumGetFloat8(SPI_getbinval(row, desc, 3, &isnull));
-			tiers[i].shadow = DatumGetBool(SPI_getbinval(row, desc, 4, &isnull));
-			tiers[i].enabled = DatumGetBool(SPI_getbinval(row, desc, 5, &isnull));
-		}
-		call->policy = hash_search(cache.table, call->name, HASH_ENTER, NULL);
-		call->policy->tiers = tiers;
-		call->policy->n_tiers = n;
-	}
-	sql_end(caller);
-}
-
-/*
- * The policy, or NULL: then there is none, or it cannot be read, and
- * ratelimit.on_error says what becomes of the call.
- */
-static const Policy *
-find_policy(const text *name)
-{
-	int			len = VARSIZE_ANY_EXHDR(name);
-	PolicyCall	call = {{0}};
-	ErrorData  *error = NULL;
-
-	check_length("policy", VARDATA_ANY(name), len, MAX_LIMITER_LEN);
-	AcceptInvalidationMessages();
-	if (likely(cache.valid && cache.last &&
-			   memcmp(cache.last->name, VARDATA_ANY(name), len) == 0 &&
-			   cache.last->name[len] == '\0'))
-		return cache.last;
-
-	memcpy(call.name, VARDATA_ANY(name), len);
-	if (cache.valid)
-		call.policy = hash_search(cache.table, call.name, HASH_FIND, NULL);
-	if (!call.policy)
-	{
-		if (errors_are_decided())
-			error = sql_try(load, &call);
-		else
-			load(&call);
-	}
-	if (call.policy)
-		return cache.last = call.policy;
-
-	ereport(errors_are_decided() ? WARNING : ERROR,
-			(errcode(error ? error->sqlerrcode : ERRCODE_UNDEFINED_OBJECT),
-			 error ? errmsg("could not read policy \"%s\": %s", call.name, error->message) :
-			 errmsg("policy \"%s\" does not exist", call.name),
-			 error ? 0 :
-			 errhint("Policies are the rows of the table rate_limit_policies.")));
-	return NULL;
-}
-
-/* The names of a policy's buckets: they outlast what the cache holds. */
-typedef struct Names
-{
-	char		limiter[MAX_LIMITER_LEN];
-} Names;
-
-static void
-make_call(BucketCall *call, Names *names, const Tier *tier, const text *key,
-		  double cost)
-{
-	memcpy(names->limiter, tier->limiter, tier->limiter_len);
-	use_bucket(&call->id, VARDATA_ANY(key), VARSIZE_ANY_EXHDR(key),
-			   names->limiter, tier->limiter_len);
-	call->rule = *get_rule(tier->capacity, tier->refill, cost);
-}
-
-/* Is one of the decided calls allowed only because it is in shadow? */
-static bool
-any_shadowed(const BucketCall *calls, int n)
-{
-	for (int i = 0; i < n; i++)
-		if (calls[i].decision.shadowed)
-			return true;
-	return false;
-}
-
-/*
- * Decide a call by a policy: is it allowed?  Left in calls are the decisions that
- * count for that, or one that allows; how many.  None if it was not a policy that
- * decided.
- */
-static bool
-decide_by_policy(const text *policy_name, const text *key, double cost,
-				 BucketCall *calls, Names *names, int *n_calls, bool *shadowed)
-{
-	const Policy *policy;
-	BucketCall *shadows;
-	int			n = 0;
-	int			n_shadows = 0;
-	bool		allowed = true;
-
-	/* off is off, whatever state the policies are in */
-	*n_calls = 0;
-	*shadowed = false;
-	if (!enabled_setting)
-		return true;
-	policy = find_policy(policy_name);
-	if (!policy)
-		return on_error_setting == ON_ERROR_ALLOW;
-
-	/* those that count from the front, those in shadow from the back */
-	shadows = calls + MAX_CALLS;
-	for (int i = 0; i < policy->n_tiers; i++)
-	{
-		const Tier *tier = &policy->tiers[i];
-
-		if (!tier->enabled)
-			continue;
-		make_call(tier->shadow ? shadows - ++n_shadows : &calls[n++],
-				  &names[i], tier, key, cost);
-	}
-	shadows -= n_shadows;
-
-	if (n + n_shadows == 0)
-	{
-		/* as from a full bucket, that of any tier */
-		make_call(&calls[0], &names[0], &policy->tiers[0], key, cost);
-		memset(&calls[0].decision, 0, sizeof(Decision));
-		calls[0].decision.known = calls[0].decision.allowed = true;
-		*n_calls = 1;
-		return true;
-	}
-	if (n == 1)
-	{
-		use_limiter(calls[0].id.limiter, calls[0].id.limiter_len);
-		decide_uncounted(&calls[0].id, &calls[0].rule, &calls[0].decision);
-		decide_counted(&calls[0].id, &calls[0].rule, &calls[0].decision, false);
-		allowed = calls[0].decision.allowed;
-	}
-	else if (n > 1)
-		allowed = decide_all(calls, n);
-
-	for (int i = 0; i < n_shadows && allowed; i++)
-	{
-		BucketCall *call = &shadows[i];
-
-		use_limiter(call->id.limiter, call->id.limiter_len);
-		decide_uncounted(&call->id, &call->rule, &call->decision);
-		decide_counted(&call->id, &call->rule, &call->decision, true);
-	}
-	*shadowed = any_shadowed(calls, n) || (allowed && any_shadowed(shadows, n_shadows));
-	if (n == 0)
-		memmove(calls, shadows, (n = n_shadows) * sizeof(BucketCall));
-	*n_calls = n;
-	return allowed;
 }
 
 static void
@@ -357,7 +47,7 @@ Datum
 rl_consume_policy(PG_FUNCTION_ARGS)
 {
 	BucketCall	calls[MAX_CALLS];
-	Names		names[MAX_CALLS];
+	TierName	names[MAX_CALLS];
 	int			n;
 	bool		shadowed;
 
@@ -397,7 +87,7 @@ Datum
 rl_throttle_policy(PG_FUNCTION_ARGS)
 {
 	BucketCall	calls[MAX_CALLS];
-	Names		names[MAX_CALLS];
+	TierName	names[MAX_CALLS];
 	int			n;
 	Decision	by_setting = {false};
 	int			most = 0;
@@ -418,75 +108,67 @@ rl_throttle_policy(PG_FUNCTION_ARGS)
 
 /* A tier's name, from its limiter's, which begins with the policy's. */
 static Datum
-tier_name(const Policy *policy, const Tier *tier)
+tier_name(const BucketId *id, int policy_len)
 {
-	int			len = strlen(policy->name);
-
-	if (tier->limiter_len == len)
+	if (id->limiter_len == policy_len)
 		return CStringGetTextDatum("default");
-	return PointerGetDatum(cstring_to_text_with_len(tier->limiter + len + 1,
-													tier->limiter_len - len - 1));
+	return PointerGetDatum(cstring_to_text_with_len(id->limiter + policy_len + 1,
+													id->limiter_len - policy_len - 1));
+}
+
+/* When ns have passed. */
+static TimestampTz
+timestamp_after(Owed ns)
+{
+	Owed		at = GetCurrentTimestamp() + (ns + 999) / 1000;
+
+	return at >= END_TIMESTAMP ? DT_NOEND : (TimestampTz) at;
 }
 
 /*
  * rl_status_policy(policy, key) returns setof (tier, limiter, capacity, refill, tokens,
  * retry_after, reset_after, blocked_until, shadow, enabled): the key's buckets, a row
- * per tier; changes nothing
+ * per tier
  */
 Datum
 rl_status_policy(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	BucketCall	calls[MAX_CALLS];
-	Names		names[MAX_CALLS];
-	Datum		values[MAX_CALLS][10];
-	const Policy *policy;
+	TierName	names[MAX_CALLS];
+	TierKind	kinds[MAX_CALLS];
+	text	   *policy;
 	int			n;
 
 	check_not_null(fcinfo, 0, "policy");
 	check_not_null(fcinfo, 1, "key");
 	InitMaterializedSRF(fcinfo, 0);
-	policy = find_policy(PG_GETARG_TEXT_PP(0));
-	if (!policy)
-		return (Datum) 0;
-
-	/* first what is of the policy: looking at a bucket may read it anew */
-	n = policy->n_tiers;
+	policy = PG_GETARG_TEXT_PP(0);
+	n = look_by_policy(policy, PG_GETARG_TEXT_PP(1), 1, calls, names, kinds);
 	for (int i = 0; i < n; i++)
 	{
-		const Tier *tier = &policy->tiers[i];
-
-		make_call(&calls[i], &names[i], tier, PG_GETARG_TEXT_PP(1), 1);
-		values[i][0] = tier_name(policy, tier);
-		values[i][1] = PointerGetDatum(cstring_to_text_with_len(tier->limiter,
-																tier->limiter_len));
-		values[i][2] = Float8GetDatum(tier->capacity);
-		values[i][3] = Float8GetDatum(tier->refill);
-		values[i][8] = BoolGetDatum(tier->shadow);
-		values[i][9] = BoolGetDatum(tier->enabled);
-	}
-	for (int i = 0; i < n; i++)
-	{
+		const BucketId *id = &calls[i].id;
 		const BucketRule *rule = &calls[i].rule;
-		Decision   *decision = &calls[i].decision;
+		const Decision *decision = &calls[i].decision;
+		Owed		wait = decision_wait(rule, decision);
+		Datum		values[10];
 		bool		nulls[10] = {false};
-		Owed		wait;
-		Owed		blocked_us;
 
-		CHECK_FOR_INTERRUPTS();
-		look(&calls[i].id, rule, decision);
-		wait = decision_wait(rule, decision);
-		values[i][4] = Float8GetDatum(bucket_tokens(rule, decision->owed));
+		values[0] = tier_name(id, VARSIZE_ANY_EXHDR(policy));
+		values[1] = PointerGetDatum(cstring_to_text_with_len(id->limiter, id->limiter_len));
+		values[2] = Float8GetDatum(rule->capacity);
+		values[3] = Float8GetDatum(rule->refill);
+		values[4] = Float8GetDatum(bucket_tokens(rule, decision->owed));
 		nulls[4] = !decision->known;
-		values[i][5] = interval_from_ns(wait);
+		values[5] = interval_from_ns(wait);
 		nulls[5] = !decision->known || wait < 0;
-		values[i][6] = interval_from_ns(decision->owed);
+		values[6] = interval_from_ns(decision->owed);
 		nulls[6] = !decision->known || decision_never_full(rule, decision);
-		blocked_us = (decision->blocked + 999) / 1000;
-		values[i][7] = TimestampTzGetDatum(GetCurrentTimestamp() +
-										   (TimestampTz) Min(blocked_us, (Owed) INT64CONST(1000000000000000000)));
+		values[7] = TimestampTzGetDatum(timestamp_after(decision->blocked));
 		nulls[7] = decision->blocked == 0;
-		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values[i], nulls);
+		values[8] = BoolGetDatum(kinds[i].shadow);
+		values[9] = BoolGetDatum(kinds[i].enabled);
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 	}
 	return (Datum) 0;
 }

@@ -7,14 +7,16 @@
  * arithmetic (core/bucket.c) allows for the rounding of its arguments by half a unit in
  * their last place, and so for that of this result.
  */
-#include "ratelimit.h"
+#include "postgres.h"
 
 #include <math.h>
 
+#include "functions/arguments.h"
 #include "port/pg_bitutils.h"
 #include "utils/builtins.h"
+#include "utils/timestamp.h"
 
-PG_FUNCTION_INFO_V1(rl_per);
+SQL_FUNCTION(rl_per);
 
 /* Bits of a double's significand. */
 #define DOUBLE_BITS	53
@@ -98,7 +100,7 @@ rl_per(PG_FUNCTION_ARGS)
 	tokens = PG_GETARG_FLOAT8(0);
 	per = PG_GETARG_INTERVAL_P(1);
 	check_tokens("tokens", tokens);
-	if (INTERVAL_NOT_FINITE(per))
+	if (!interval_is_finite(per))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("per must be finite, not %s",

@@ -2,30 +2,38 @@
  * functions/reports.c
  *		What the views read, and the administrator's rl_flush(), rl_stats_reset().
  */
-#include "ratelimit.h"
+#include "postgres.h"
 
 #include "access/xlog.h"
-#include "memory/databases.h"
-#include "violations/episodes.h"
-#include "violations/flush.h"
-#include "funcapi.h"
-#include "miscadmin.h"
+#include "core/compat.h"
 #include "decide/refunds.h"
+#include "funcapi.h"
+#include "memory/administration.h"
+#include "memory/consume.h"
+#include "memory/databases.h"
+#include "memory/partitions.h"
+#include "memory/spill.h"
+#include "miscadmin.h"
+#include "table/clean.h"
 #include "table/sql.h"
-#include "violations/stats.h"
+#include "table/store.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 #include "utils/tuplestore.h"
-#include "violations/count.h"
+#include "violations/episodes.h"
+#include "violations/flush.h"
+#include "violations/fold.h"
+#include "violations/pending.h"
+#include "violations/stats.h"
 
-PG_FUNCTION_INFO_V1(rl_pending);
-PG_FUNCTION_INFO_V1(rl_episodes);
-PG_FUNCTION_INFO_V1(rl_limiters);
-PG_FUNCTION_INFO_V1(rl_flushes);
-PG_FUNCTION_INFO_V1(rl_flush);
-PG_FUNCTION_INFO_V1(rl_stats_reset);
-PG_FUNCTION_INFO_V1(rl_buckets);
-PG_FUNCTION_INFO_V1(rl_partitions);
+SQL_FUNCTION(rl_pending);
+SQL_FUNCTION(rl_episodes);
+SQL_FUNCTION(rl_limiters);
+SQL_FUNCTION(rl_flushes);
+SQL_FUNCTION(rl_flush);
+SQL_FUNCTION(rl_stats_reset);
+SQL_FUNCTION(rl_buckets);
+SQL_FUNCTION(rl_partitions);
 
 /* A living bucket, or a block, as a row of _rl_buckets(). */
 static void
@@ -67,7 +75,7 @@ show_table_bucket(const BucketView *view, void *arg)
 	/* a row whose bucket has moved is out of date */
 	make_bucket_id(&id, MyDatabaseId, view->limiter, view->limiter_len, view->key, view->key_len);
 	bucket_rule(&rule, view->capacity, view->refill, 0);
-	if (shmem_attached() && shmem_peek(&id, &rule, &decision))
+	if (memory_attached() && memory_peek(&id, &rule, &decision))
 		return;
 	show_bucket(view, "table", arg);
 }
@@ -86,15 +94,15 @@ rl_buckets(PG_FUNCTION_ARGS)
 	InitMaterializedSRF(fcinfo, 0);
 	/* first: buckets move from there to memory, and are rather seen twice than not */
 	table_views(show_table_bucket, rsinfo);
-	if (shmem_attached())
+	if (memory_attached())
 	{
 		BucketView	view;
 
-		for (uint32 n = 0; n < shmem_slots(); n++)
+		for (uint32 n = 0; n < memory_slots(); n++)
 		{
 			if (n % 1024 == 0)
 				CHECK_FOR_INTERRUPTS();
-			if (shmem_view(n, MyDatabaseId, &view))
+			if (memory_view(n, MyDatabaseId, &view))
 				show_bucket(&view, "memory", rsinfo);
 		}
 	}
@@ -111,9 +119,9 @@ rl_partitions(PG_FUNCTION_ARGS)
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 
 	InitMaterializedSRF(fcinfo, 0);
-	if (shmem_attached() && !RecoveryInProgress() && sql_available() && !spill_known())
+	if (memory_attached() && !RecoveryInProgress() && sql_available() && !spill_known())
 		(void) table_find_empty();
-	for (int i = 0; shmem_attached() && i < shmem_partitions(); i++)
+	for (int i = 0; memory_attached() && i < memory_partitions(); i++)
 	{
 		Datum		values[5];
 		bool		nulls[5] = {false};
@@ -122,7 +130,7 @@ rl_partitions(PG_FUNCTION_ARGS)
 		int64		evicted;
 
 		CHECK_FOR_INTERRUPTS();
-		shmem_partition_stats(i, MyDatabaseId, &slots, &living, &evicted);
+		memory_partition_stats(i, MyDatabaseId, &slots, &living, &evicted);
 		values[0] = Int32GetDatum(i);
 		values[1] = Int64GetDatum(slots);
 		values[2] = Int64GetDatum(living);
@@ -176,7 +184,7 @@ rl_episodes(PG_FUNCTION_ARGS)
 	int			n;
 
 	InitMaterializedSRF(fcinfo, 0);
-	if (!shmem_attached())
+	if (!memory_attached())
 		return (Datum) 0;
 	violations_fold();
 	episodes = episodes_copy(&n);
@@ -212,7 +220,7 @@ rl_limiters(PG_FUNCTION_ARGS)
 	int			at = 0;
 
 	InitMaterializedSRF(fcinfo, 0);
-	if (!shmem_attached())
+	if (!memory_attached())
 		return (Datum) 0;
 	stats_copy();
 	while (stats_get(&at, &limiter, &len, counts))

@@ -5,12 +5,14 @@
  * A window function.  Each window partition is one bucket, its rows the calls in
  * order; time is the rows' own, and nothing is shared.
  */
-#include "ratelimit.h"
+#include "postgres.h"
 
+#include "decide/rules.h"
+#include "functions/arguments.h"
 #include "utils/timestamp.h"
 #include "windowapi.h"
 
-PG_FUNCTION_INFO_V1(rl_simulate);
+SQL_FUNCTION(rl_simulate);
 
 /* The bucket of one window partition; all zero before its first row. */
 typedef struct Simulation

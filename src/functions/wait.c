@@ -7,14 +7,22 @@
  * comes first is due first.  Until it is due the call sleeps on its latch; should
  * it be cancelled or its backend end, its tokens go back.
  */
-#include "ratelimit.h"
+#include "postgres.h"
 
+#include "core/clock.h"
+#include "core/compat.h"
+#include "core/settings.h"
+#include "decide/one.h"
+#include "decide/short_way.h"
+#include "decide/stores.h"
+#include "functions/arguments.h"
 #include "miscadmin.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
+#include "utils/timestamp.h"
 #include "utils/wait_event.h"
 
-PG_FUNCTION_INFO_V1(rl_wait);
+SQL_FUNCTION(rl_wait);
 
 #define NSEC_PER_MSEC	1000000
 

@@ -4,8 +4,11 @@
  *
  * How they are kept: memory/slots.h.
  */
-#include "memory/slots.h"
+#include "postgres.h"
 
+#include "memory/administration.h"
+#include "memory/search.h"
+#include "memory/wait.h"
 #include "miscadmin.h"
 
 /*
@@ -15,7 +18,7 @@
 
 /* Make the bucket full.  Was it here, and not full? */
 bool
-shmem_reset(const BucketId *id)
+memory_reset(const BucketId *id)
 {
 	Slot	   *slot;
 	uint64		word;
@@ -34,28 +37,6 @@ shmem_reset(const BucketId *id)
 		return living;
 	}
 	return false;
-}
-
-/*
- * See to it that the slot's bucket, by a rule, owes at least so much; false if it has
- * changed meanwhile.
- */
-bool
-raise_here(Slot *slot, uint64 word, const BucketRule *rule, Owed owed)
-{
-	State		state;
-	int64		now = monotonic_ns();
-	Owed		most;
-
-	if (!read_state(slot, word, &state))
-		return false;
-	most = Max(owed, state_owes_by(&state, now, rule));
-	if (!lock_word(slot, word))
-		return false;
-	slot->u.bucket.capacity = rule->capacity;
-	slot->u.bucket.refill = rule->refill;
-	unlock_changed(slot, word, rule->timed ? now + most : most);
-	return true;
 }
 
 /*
@@ -95,7 +76,7 @@ find_to_give(const BucketId *id, Slot **slot, uint64 *word)
  * False if it is not here.
  */
 bool
-shmem_give(const BucketId *id, double tokens, double *given)
+memory_give(const BucketId *id, double tokens, double *given)
 {
 	Slot	   *slot;
 	uint64		word;
@@ -124,12 +105,12 @@ shmem_give(const BucketId *id, double tokens, double *given)
 
 /* The same where nothing may fail, whatever it was that failed before. */
 void
-shmem_give_back(const BucketId *id, double tokens)
+memory_give_back(const BucketId *id, double tokens)
 {
 	double		given;
 
 	HOLD_INTERRUPTS();
-	(void) shmem_give(id, tokens, &given);
+	(void) memory_give(id, tokens, &given);
 	RESUME_INTERRUPTS();
 }
 
@@ -229,7 +210,7 @@ reset_slots(const Wanted *wanted)
  * how many.
  */
 int64
-shmem_reset_all(Oid database, const char *limiter, int limiter_len)
+memory_reset_all(Oid database, const char *limiter, int limiter_len)
 {
 	Wanted		wanted = {database, limiter, limiter_len};
 
@@ -242,7 +223,7 @@ shmem_reset_all(Oid database, const char *limiter, int limiter_len)
  * second, and may stay: as if that process had called once more.
  */
 void
-shmem_forget_database(Oid database)
+memory_forget_database(Oid database)
 {
 	int64		patience = GIVE_PATIENCE;
 	Wanted		wanted = {database,.blocks = true,.patience = &patience};
@@ -276,9 +257,9 @@ living_in(uint32 n)
 
 /* Add to n databases those that have living buckets here: their number, at most max. */
 int
-shmem_databases(Oid *databases, int n, int max)
+memory_databases(Oid *databases, int n, int max)
 {
-	for (uint32 slot = 0; slot < shmem_slots(); slot++)
+	for (uint32 slot = 0; slot < n_slots(); slot++)
 	{
 		Oid			database;
 		int			i;
@@ -300,9 +281,9 @@ shmem_databases(Oid *databases, int n, int max)
 }
 
 uint32
-shmem_slots(void)
+memory_slots(void)
 {
-	return store.partitions * store.groups * GROUP_SLOTS;
+	return n_slots();
 }
 
 /*
@@ -310,7 +291,7 @@ shmem_slots(void)
  * slot after the other may see a bucket that moves meanwhile twice, or not.
  */
 bool
-shmem_view(uint32 n, Oid database, BucketView *view)
+memory_view(uint32 n, Oid database, BucketView *view)
 {
 	Slot	   *slot = &store.slots[n];
 	char		name[MAX_NAMES];
@@ -348,7 +329,7 @@ shmem_view(uint32 n, Oid database, BucketView *view)
 
 /* Of one partition: slots, living buckets of a database, evictions so far. */
 void
-shmem_partition_stats(int partition, Oid database, int64 *n_slots,
+memory_partition_stats(int partition, Oid database, int64 *n_slots,
 					  int64 *living, int64 *evicted)
 {
 	uint32		per_partition = store.groups * GROUP_SLOTS;
@@ -357,6 +338,6 @@ shmem_partition_stats(int partition, Oid database, int64 *n_slots,
 	*n_slots = per_partition;
 	*living = 0;
 	for (uint32 i = 0; i < per_partition; i++)
-		*living += shmem_view(partition_slot(partition, i), database, &view);
+		*living += memory_view(partition_slot(partition, i), database, &view);
 	*evicted = (int64) pg_atomic_read_u64(&store.header->evicted[partition]);
 }

@@ -10,11 +10,14 @@
  * Should all entries be taken, a further database has none, and keeps all of its
  * buckets in the table.
  */
-#include "ratelimit.h"
+#include "postgres.h"
 
+#include "core/clock.h"
+#include "core/compat.h"
+#include "core/saved_file.h"
+#include "core/settings.h"
 #include "memory/databases.h"
 #include "miscadmin.h"
-#include "core/saved_file.h"
 #include "storage/latch.h"
 #include "storage/proc.h"
 #include "utils/timestamp.h"
@@ -30,8 +33,8 @@ static SharedDatabase *databases = NULL;	/* MAX_DATABASES of them */
 static Launcher *launcher;		/* behind them */
 static LWLock *registry_lock;
 
-Size
-databases_size(void)
+static Size
+size(void)
 {
 	return add_size(mul_size(MAX_DATABASES, sizeof(SharedDatabase)), sizeof(Launcher));
 }
@@ -51,13 +54,18 @@ clear_entry(SharedDatabase *entry)
 	entry->flushes.since = GetCurrentTimestamp();
 }
 
-/* Holding AddinShmemInitLock. */
-void
-databases_startup(void *memory, LWLock *lock, bool found)
+static int
+locks(void)
+{
+	return 1;
+}
+
+static void
+startup(void *memory, LWLockPadded *my_locks, bool found)
 {
 	databases = memory;
 	launcher = (Launcher *) (databases + MAX_DATABASES);
-	registry_lock = lock;
+	registry_lock = &my_locks[0].lock;
 	if (found)
 		return;
 	pg_atomic_init_u32(&launcher->process, 0);
@@ -131,8 +139,8 @@ databases_visit(void (*visit) (SharedDatabase *entry, void *arg), void *arg)
  * The database's extension is gone, with its tables, or the database itself.
  * Nobody can be writing there: the dropping transaction holds the locks.
  */
-void
-databases_forget(Oid database, bool dropped)
+static void
+forget(Oid database, bool dropped)
 {
 	LWLockAcquire(registry_lock, LW_EXCLUSIVE);
 	for (int i = 0; i < MAX_DATABASES; i++)
@@ -270,10 +278,10 @@ typedef struct SavedDatabase
 
 StaticAssertDecl(sizeof(SavedDatabase) <= MAX_SAVED_SIZE, "a record is too large");
 
-void
-databases_save(Saving *saving)
+static void
+save(Saving *saving)
 {
-	for (int i = 0; i < MAX_DATABASES && snapshot_go_on(saving); i++)
+	for (int i = 0; i < MAX_DATABASES && saved_go_on(saving); i++)
 	{
 		SavedDatabase record;
 		FlushStats *flushes = &databases[i].flushes;
@@ -289,12 +297,12 @@ databases_save(Saving *saving)
 		memcpy(record.last_error, flushes->last_error, sizeof(record.last_error));
 		LWLockRelease(registry_lock);
 		if (OidIsValid(record.database))
-			snapshot_put(saving, SAVED_DATABASE, &record, sizeof(record));
+			saved_put(saving, 0, &record, sizeof(record));
 	}
 }
 
-bool
-databases_load(SavedKind kind, const char *bytes, Size size, Loading *loading)
+static bool
+load(int kind, const char *bytes, Size size, Loading *loading)
 {
 	SavedDatabase record;
 	SharedDatabase *entry;
@@ -320,3 +328,14 @@ databases_load(SavedKind kind, const char *bytes, Size size, Loading *loading)
 	pg_atomic_write_u32(&entry->pass_wanted, 1);
 	return true;
 }
+
+const Part	databases_part = {
+	.name = "ratelimit databases",
+	.size = size,
+	.locks = locks,
+	.startup = startup,
+	.forget_database = forget,
+	.n_kinds = 1,
+	.save = save,
+	.load = load
+};

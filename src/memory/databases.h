@@ -5,12 +5,14 @@
 #ifndef RATELIMIT_DATABASES_H
 #define RATELIMIT_DATABASES_H
 
+#include "core/parts.h"
+#include "datatype/timestamp.h"
+#include "memory/partition_set.h"
 #include "port/atomics.h"
 #include "storage/block.h"
 #include "storage/lwlock.h"
 
-/* own calls need not go through the linker's tables */
-#pragma GCC visibility push(hidden)
+#define MAX_DATABASES	512		/* that have an entry */
 
 /* The longest pause after failures, unless flush_interval is longer. */
 #define MAX_BACKOFF_S		300
@@ -28,6 +30,13 @@ typedef struct FlushStats
 	TimestampTz retry_at;		/* not before, if streak > 0 */
 	bool		others_fail;	/* other tasks of the worker did the last time */
 } FlushStats;
+
+/* What a look at the whole table goes by. */
+typedef struct SpillLook
+{
+	uint64		rows[MAX_PARTITIONS];	/* announced when it began */
+	PartitionSet with_rows;
+} SpillLook;
 
 typedef struct SharedDatabase
 {
@@ -48,17 +57,16 @@ typedef struct SharedDatabase
 
 	FlushStats	flushes;		/* registry's lock */
 
-	/* workers/worker.c; registry's lock */
+	/* workers/launcher.c; registry's lock */
 	int			unanswered;		/* workers started since one connected */
 	int64		started_at;		/* the last one; monotonic clock */
 } SharedDatabase;
 
-extern Size databases_size(void);
-extern void databases_startup(void *memory, LWLock *lock, bool found);
+extern const Part databases_part;
+
 extern SharedDatabase *my_shared_database(void);
 extern void databases_visit(void (*visit) (SharedDatabase *entry, void *arg),
 							void *arg);
-extern void databases_forget(Oid database, bool dropped);
 extern void databases_wake_launcher(void);
 extern void databases_launcher_is_here(void);
 extern bool databases_worker_wanted(void);
@@ -68,7 +76,5 @@ extern void databases_no_worker(Oid database);
 extern void databases_worker_connected(void);
 extern void databases_lock_flushes(void);
 extern void databases_unlock_flushes(void);
-
-#pragma GCC visibility pop
 
 #endif							/* RATELIMIT_DATABASES_H */

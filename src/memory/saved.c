@@ -14,18 +14,28 @@
  * find room; and the partitions that have spilled are known.  If it has not,
  * buckets go where there is room.
  */
-#include "memory/slots.h"
+#include "postgres.h"
 
 #include <math.h>
 
-#include "decide/blocks.h"
 #include "core/saved_file.h"
+#include "memory/block_filter.h"
+#include "memory/claim.h"
+#include "memory/grow.h"
+#include "memory/partitions.h"
+#include "memory/saved.h"
+#include "memory/search.h"
+#include "memory/wait.h"
 
 /* Slots between looks at whether to go on. */
 #define SAVE_BATCH	512
 
 /* Nanoseconds, in all of a save, to wait for what others hold. */
 #define SAVE_PATIENCE	INT64CONST(1000000000)
+
+/* Kinds of records. */
+#define SAVED_STORE		0		/* one: how buckets are placed */
+#define SAVED_BUCKET	1
 
 typedef struct SavedStore
 {
@@ -55,8 +65,8 @@ StaticAssertDecl(sizeof(SavedStore) <= MAX_SAVED_SIZE &&
  * Saving
  */
 
-void
-shmem_save(Saving *saving)
+static void
+save_store(Saving *saving)
 {
 	SavedStore	record = {0};
 
@@ -68,7 +78,7 @@ shmem_save(Saving *saving)
 		record.evicted[i] = pg_atomic_read_u64(&store.header->evicted[i]);
 		record.shift[i] = pg_atomic_read_u32(&store.header->layout[i]) & LAYOUT_SHIFT;
 	}
-	snapshot_put(saving, SAVED_STORE, &record, sizeof(record));
+	saved_put(saving, SAVED_STORE, &record, sizeof(record));
 }
 
 /*
@@ -108,7 +118,7 @@ copy_bucket(uint32 n, int64 began, int64 *patience, SavedBucket *record)
 		owed = full_at_of(slot, word);
 		slot_names(slot, record->names);
 		len = record->limiter_len + record->key_len;
-		for (int i = 1; i < lengthof(record->places) && next < shmem_slots() &&
+		for (int i = 1; i < lengthof(record->places) && next < n_slots() &&
 			 INLINE_BYTES + (i - 1) * FURTHER_BYTES < len; i++)
 		{
 			record->places[i] = next;
@@ -133,8 +143,8 @@ copy_bucket(uint32 n, int64 began, int64 *patience, SavedBucket *record)
 	return false;
 }
 
-void
-shmem_save_buckets(Saving *saving)
+static void
+save_buckets(Saving *saving)
 {
 	SavedBucket record;
 	uint32		per_partition = store.groups * GROUP_SLOTS;
@@ -151,15 +161,25 @@ shmem_save_buckets(Saving *saving)
 			pg_read_barrier();
 			for (uint32 i = 0; i < per_partition; i++)
 			{
-				if (i % SAVE_BATCH == 0 && !snapshot_go_on(saving))
+				if (i % SAVE_BATCH == 0 && !saved_go_on(saving))
 					return;
-				if (copy_bucket(partition_slot(partition, i), saving->mono, &patience, &record))
-					snapshot_put(saving, SAVED_BUCKET, &record,
-								 offsetof(SavedBucket, names) + record.limiter_len + record.key_len);
+				if (!copy_bucket(partition_slot(partition, i), saving->mono, &patience,
+								 &record))
+					continue;
+				saved_put(saving, SAVED_BUCKET, &record,
+							 offsetof(SavedBucket, names) + record.limiter_len + record.key_len);
+				saving->buckets++;
 			}
 			pg_read_barrier();
 		} while (pg_atomic_read_u32(&store.header->layout[partition]) != before);
 	}
+}
+
+void
+memory_save(Saving *saving)
+{
+	save_store(saving);
+	save_buckets(saving);
 }
 
 /*
@@ -184,7 +204,8 @@ load_store(const char *bytes, Size size, Loading *loading)
 		record.groups == store.groups;
 	if (loading->same_places)
 	{
-		use_seed(record.seed);
+		store.header->seed = record.seed;
+		hash_use_seed(record.seed);
 		for (int i = 0; i < MAX_PARTITIONS; i++)
 			pg_atomic_write_u32(&store.header->layout[i], record.shift[i]);
 	}
@@ -192,6 +213,90 @@ load_store(const char *bytes, Size size, Loading *loading)
 		pg_atomic_fetch_add_u64(&store.header->evicted[loading->same_places ? i : 0],
 								record.evicted[i]);
 	return true;
+}
+
+/* Lock and empty these slots if all are on the way and free; else false. */
+static bool
+claim_places(const Probe *probe, int needed, const uint32 *places,
+			 uint32 *claimed, uint64 *words)
+{
+	int64		now = monotonic_ns();
+	int			n = 0;
+
+	Assert(needed > 0);
+	for (int i = 0; i < needed; i++)
+	{
+		uint32		j = 0;
+
+		while (j < probe_length(probe, PROBE_GROUPS) && probe_slot(probe, j) != places[i])
+			j++;
+		if (j == probe_length(probe, PROBE_GROUPS) ||
+			!claim_slot(places[i], now, &words[n]))
+			break;
+		if (n == 0)
+			extend_reach(probe, j);
+		claimed[n++] = places[i];
+	}
+	if (n == needed)
+		return true;
+	release_slots(claimed, words, n);
+	return false;
+}
+
+/* Searches end at a slot that was never used: let there be none before this one. */
+static void
+free_way(const Probe *probe, uint32 place)
+{
+	for (uint32 i = 0; probe_slot(probe, i) != place; i++)
+	{
+		uint32		n = probe_slot(probe, i);
+
+		if (store.tags[n] == TAG_FREE)
+		{
+			store.slots[n].link = NO_SLOT;
+			store.tags[n] = TAG_CONTINUATION;
+		}
+	}
+}
+
+/*
+ * Make a bucket that was saved, as of "now", or bring it up to date: in the slots
+ * that it had, if these are known.  False if another had to give way for it.  At
+ * the start of the server: nobody else is here, and no lock is taken.
+ */
+static bool
+restore(const BucketId *id, double capacity, double refill, Owed owed,
+			  int64 now, const uint32 *places)
+{
+	Probe		probe = probe_of(id->hash);
+	BucketRule	rule = {.capacity = capacity,.refill = refill};
+	Owed		full_at = owed + (bucket_timed(capacity, refill) ? now : 0);
+	uint32		claimed[1 + MAX_CONTINUATIONS];
+	uint64		words[1 + MAX_CONTINUATIONS];
+	bool		room = true;
+	uint64		word;
+	Slot	   *slot = find(id, &word);
+
+	if (slot && lock_word(slot, word))
+	{
+		slot->u.bucket.capacity = capacity;
+		slot->u.bucket.refill = refill;
+		unlock_changed(slot, word, owed > 0 ? full_at : 0);
+		return true;
+	}
+	if (owed <= 0)
+		return true;
+	if (places && claim_places(&probe, slots_needed(id), places, claimed, words))
+		free_way(&probe, claimed[0]);
+	else
+		while (!claim_or_grow(id, PROBE_GROUPS, claimed, words))
+		{
+			room = false;
+			probe = probe_of(id->hash);
+			(void) evict_one(&probe, memory_partition(id->hash), NULL, 0);
+		}
+	fill_slots(id, &rule, full_at, slots_needed(id), claimed, words);
+	return room;
 }
 
 static bool
@@ -222,16 +327,17 @@ load_bucket(const char *bytes, Size size, Loading *loading)
 				   limiter + record.limiter_len, record.key_len);
 	if (bucket_timed(record.capacity, record.refill))
 		owed = Max(owed - loading->elapsed, 0);
-	if (!shmem_restore(&id, record.capacity, record.refill, owed, loading->now,
-					   loading->same_places ? record.places : NULL))
+	if (!restore(&id, record.capacity, record.refill, owed, loading->now,
+				 loading->same_places ? record.places : NULL))
 		loading->given_way++;
+	loading->buckets++;
 	if (*limiter == BLOCK_PREFIX)
 		block_noticed(&id, owed);
 	return true;
 }
 
 bool
-shmem_load(SavedKind kind, const char *record, Size size, Loading *loading)
+memory_load(int kind, const char *record, Size size, Loading *loading)
 {
 	return kind == SAVED_STORE ? load_store(record, size, loading) :
 		load_bucket(record, size, loading);

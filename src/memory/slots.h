@@ -90,7 +90,7 @@
  * a second, and the bucket is left out (give_way_for()).  A caller that holds a
  * partition's lock, or a word, waits for no word, layout or lock: it passes the bucket
  * over (claiming, evicting, moving), or releases everything, and starts anew after a
- * nap (find_once(), shmem_try_lock_partition()).  As nobody waits while holding
+ * nap (find_once(), memory_try_lock_partition()).  As nobody waits while holding
  * something, nobody deadlocks, in whatever order things are locked.
  *
  * Partition lock (LWLock, exclusive): taken to make a bucket, or to move or evict one,
@@ -102,16 +102,14 @@
  * starts with fresh memory; cancelling cannot interrupt there, as nothing checks
  * for interrupts.
  */
-#ifndef RATELIMIT_SHMEM_SLOTS_H
-#define RATELIMIT_SHMEM_SLOTS_H
+#ifndef RATELIMIT_MEMORY_SLOTS_H
+#define RATELIMIT_MEMORY_SLOTS_H
 
-#include "ratelimit.h"
-
+#include "core/call.h"
+#include "core/clock.h"
+#include "memory/partition_set.h"
 #include "port/atomics.h"
 #include "storage/lwlock.h"
-
-/* own calls need not go through the linker's tables */
-#pragma GCC visibility push(hidden)
 
 #define GROUP_SLOTS			16
 #define PROBE_GROUPS		32	/* that a way may lead through */
@@ -133,10 +131,10 @@
 #define BASE_UNIT			((Owed) 1 << 36)
 #define MAX_ADVANCE			((Owed) 1 << 48)
 
-/* bytes of limiter and key beyond SLOT_BYTES, which are in the bucket's slot */
+/* bytes of limiter and key beyond HEAD_BYTES, which are in the bucket's slot */
 #define TAIL_BYTES			56	/* in its tail */
 #define CONTINUATION_BYTES	44	/* in a further slot, which has a tail as well */
-#define INLINE_BYTES		(SLOT_BYTES + TAIL_BYTES)
+#define INLINE_BYTES		(HEAD_BYTES + TAIL_BYTES)
 #define FURTHER_BYTES		(CONTINUATION_BYTES + TAIL_BYTES)
 #define MAX_CONTINUATIONS	3
 #define MAX_NAMES			(INLINE_BYTES + MAX_CONTINUATIONS * FURTHER_BYTES)
@@ -161,7 +159,7 @@ typedef struct Slot
 			int64		base;
 			double		capacity;
 			double		refill;
-			SlotName	name;
+			NameHead	name;
 		}			bucket;
 		struct
 		{
@@ -213,6 +211,19 @@ typedef struct Store
 
 extern Store store;
 
+extern uint64 wait_for_word(Slot *slot) pg_attribute_cold;
+extern uint32 wait_for_layout(uint32 partition, int64 *patience);
+extern bool slot_has_names(const Slot *slot, const BucketId *id);
+extern void slot_names(const Slot *slot, char *names);
+extern void unlock_changed(Slot *slot, uint64 word, Owed full_at);
+
+/* All slots. */
+static inline uint32
+n_slots(void)
+{
+	return store.partitions * store.groups * GROUP_SLOTS;
+}
+
 /* Where a key's slot may be, and the order to look in. */
 typedef struct Probe
 {
@@ -223,31 +234,6 @@ typedef struct Probe
 	uint32		home;			/* group in the partition */
 	uint32		way;			/* place in the group */
 } Probe;
-
-/* What a search does about a word that is locked. */
-typedef enum SearchMode
-{
-	SEARCH_WAITING,				/* waits for it; may be cancelled */
-	SEARCH_ONCE					/* ends there */
-} SearchMode;
-
-typedef enum FindResult
-{
-	FIND_ABSENT,
-	FIND_HERE,
-	FIND_BUSY					/* cannot be told without waiting */
-} FindResult;
-
-#define SPINS				200 /* of a waiter before its first nap */
-
-extern void use_seed(uint64 seed);
-extern void give_way(int round);
-extern bool give_way_for(int round, int64 *patience);
-extern uint64 wait_for_word(Slot *slot) pg_attribute_cold;
-extern uint32 wait_for_layout(uint32 partition, int64 *patience);
-extern bool slot_has_names(const Slot *slot, const BucketId *id);
-extern void slot_names(const Slot *slot, char *names);
-extern void unlock_changed(Slot *slot, uint64 word, Owed full_at);
 
 /* The way in a layout.  The hash's bits: 0-6 partition, 7-38 tag, 28-31 way, 32-63 group. */
 static inline Probe
@@ -438,75 +424,8 @@ static inline bool
 slot_is(const Slot *slot, const BucketId *id)
 {
 	return slot->database == id->database &&
-		same_slot_name(&slot->u.bucket.name, &id->name) &&
+		same_head(&slot->u.bucket.name, &id->name) &&
 		(name_is_short(id) || slot_has_names(slot, id));
 }
 
-/*
- * Look for the bucket in the group of the i-th slot on its way.  True if that ends
- * the search: it was found, or would have been, or, with SEARCH_ONCE, a word is locked
- * whose slot may have it.
- */
-static pg_attribute_always_inline bool
-search_group(const BucketId *id, const Probe *way, uint32 i, SearchMode mode,
-			 Slot **slot, uint64 *word)
-{
-	uint32		group = probe_group(way, i);
-
-	for (uint32 j = 0; j < GROUP_SLOTS; j++)
-	{
-		uint32		n = group + (way->way + j) % GROUP_SLOTS;
-		uint32		tag = ((volatile uint32 *) store.tags)[n];
-
-		if (likely(tag == way->tag))
-		{
-			if (mode == SEARCH_WAITING)
-				*word = read_word(&store.slots[n]);
-			else
-			{
-				*word = pg_atomic_read_u64(&store.slots[n].word);
-				pg_read_barrier();
-			}
-			if (likely(slot_is(&store.slots[n], id)) ||
-				(mode == SEARCH_ONCE && (*word & WORD_LOCKED)))
-			{
-				*slot = &store.slots[n];
-				return true;
-			}
-		}
-		else if (tag == TAG_FREE)
-			return true;
-	}
-	return false;
-}
-
-extern Slot *search_further(const BucketId *id, Probe way, SearchMode mode, uint64 *word);
-extern Slot *find_elsewhere(const BucketId *id, uint32 layout, uint64 *word);
-extern bool raise_here(Slot *slot, uint64 word, const BucketRule *rule, Owed owed);
-extern FindResult find_once(const BucketId *id, Slot **slot, uint64 *word);
-
-/*
- * The bucket's slot and its word, or NULL.  Without the partition's lock, NULL
- * may be out of date, and a slot is certain only with its word unchanged.
- *
- * May wait, and so be cancelled: the caller holds no lock.
- */
-static pg_attribute_always_inline Slot *
-find(const BucketId *id, uint64 *word)
-{
-	Slot	   *slot = NULL;
-	Probe		way = probe_of(id->hash);
-
-	/* the tags are read after the layout */
-	pg_read_barrier();
-	if (!search_group(id, &way, 0, SEARCH_WAITING, &slot, word) &&
-		unlikely(*reach_of(&way) > 0))
-		slot = search_further(id, way, SEARCH_WAITING, word);
-	if (unlikely(slot == NULL))
-		slot = find_elsewhere(id, way.layout, word);
-	return slot;
-}
-
-#pragma GCC visibility pop
-
-#endif							/* RATELIMIT_SHMEM_SLOTS_H */
+#endif							/* RATELIMIT_MEMORY_SLOTS_H */

@@ -6,7 +6,7 @@
  * mark: while it is set, a key of that database that is not found in the
  * partition has its bucket in rate_limit_buckets; while it is not, in shared
  * memory or nowhere.  This file keeps the marks; the stores themselves are in
- * memory/store.c and table/store.c.  The rules:
+ * memory/slots.h and table/store.c.  The rules:
  *
  * 1. A bucket is made in memory holding its partition's lock, with the mark not
  *	  set.  A mark is set holding the partition's lock, when there is no room.
@@ -64,9 +64,11 @@
  *
  * A database without an entry (memory/databases.c) keeps every bucket in the table.
  */
-#include "ratelimit.h"
+#include "postgres.h"
 
 #include "memory/databases.h"
+#include "memory/partitions.h"
+#include "memory/spill.h"
 
 #define ONE_ANNOUNCED	(UINT64CONST(1) << 32)
 
@@ -137,7 +139,7 @@ spill_mark(int partition)
 bool
 spill_any(void)
 {
-	for (int i = 0; i < shmem_partitions(); i++)
+	for (int i = 0; i < memory_partitions(); i++)
 		if (spill_is_set(i))
 			return true;
 	return false;
@@ -197,7 +199,7 @@ spill_clear(const SpillLook *look)
 
 	if (!mine)
 		return;
-	for (int i = 0; i < shmem_partitions(); i++)
+	for (int i = 0; i < memory_partitions(); i++)
 	{
 		pg_atomic_uint64 *marks = &mine->marks[i / 64];
 		uint64		mark = (uint64) 1 << (i % 64);
@@ -206,10 +208,10 @@ spill_clear(const SpillLook *look)
 			(uint32) look->rows[i] != 0 ||
 			pg_atomic_read_u64(&mine->rows[i]) != look->rows[i])
 			continue;
-		shmem_lock_partition(i);
+		memory_lock_partition(i);
 		pg_atomic_fetch_and_u64(marks, ~mark);
 		if (pg_atomic_read_u64(&mine->rows[i]) != look->rows[i])
 			pg_atomic_fetch_or_u64(marks, mark);
-		shmem_unlock_partition(i);
+		memory_unlock_partition(i);
 	}
 }

@@ -18,16 +18,21 @@
  * Where no worker comes, without preloading, those who make rows delete a few of
  * those that are full, anywhere in the table.
  */
-#include "ratelimit.h"
+#include "postgres.h"
 
 #include "access/xlog.h"
-#include "decide/blocks.h"
 #include "common/pg_prng.h"
+#include "core/compat.h"
+#include "memory/block_filter.h"
 #include "memory/databases.h"
+#include "memory/partitions.h"
+#include "memory/place.h"
+#include "memory/spill.h"
 #include "miscadmin.h"
-#include "table/sql.h"
 #include "storage/lmgr.h"
-#include "table/store.h"
+#include "table/clean.h"
+#include "table/owed.h"
+#include "table/sql.h"
 #include "utils/rel.h"
 
 /* Pages that a round looks at, 128 MB, unless it deletes a tenth of the rows. */
@@ -62,10 +67,10 @@ static RowFate
 visit_row(const BucketId *id, const Row *row, bool changing, void *arg)
 {
 	Pass	   *pass = arg;
-	int			partition = shmem_partition(id->hash);
+	int			partition = memory_partition(id->hash);
 	Row			copy = *row;
 	BucketRule	own;
-	Owed		owed = table_row_owed(&copy, 0, &own);
+	Owed		owed = row_owed_by_itself(&copy, 0, &own);
 
 	/* for a block: before it can be anywhere else */
 	if (pass->first && owed > 0 && id->limiter_len > 1 && *id->limiter == BLOCK_PREFIX)
@@ -78,7 +83,7 @@ visit_row(const BucketId *id, const Row *row, bool changing, void *arg)
 	 * has no room, only the first pass looks whether memory has it.
 	 */
 	if (!changing && (pass->first || !partition_set_has(&pass->no_room, partition)))
-		switch (shmem_move_in(id, &own, owed, pass->first && !spill_memory_newer(),
+		switch (memory_move_in(id, &own, owed, pass->first && !spill_memory_newer(),
 							  !partition_set_has(&pass->no_room, partition)))
 		{
 			case MOVED:
@@ -230,7 +235,7 @@ delete_if_full(const BucketId *id, const Row *row, bool changing, void *arg)
 	Row			copy = *row;
 	BucketRule	own;
 
-	return !changing && table_row_owed(&copy, 0, &own) == 0 ? ROW_DELETE : ROW_KEEP;
+	return !changing && row_owed_by_itself(&copy, 0, &own) == 0 ? ROW_DELETE : ROW_KEEP;
 }
 
 /* Delete rows that are full again from a few pages, wherever they are. */

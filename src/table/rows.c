@@ -38,7 +38,7 @@
  *
  * This file knows neither shared memory nor what the numbers mean: table/store.c.
  */
-#include "ratelimit.h"
+#include "postgres.h"
 
 #include "access/genam.h"
 #include "access/heapam.h"
@@ -54,6 +54,7 @@
 #include "catalog/pg_am.h"
 #include "catalog/pg_collation.h"
 #include "catalog/pg_type.h"
+#include "core/compat.h"
 #include "executor/tuptable.h"
 #include "miscadmin.h"
 #include "pgstat.h"

@@ -5,12 +5,14 @@
 #ifndef RATELIMIT_ROWS_H
 #define RATELIMIT_ROWS_H
 
+#include "core/bucket.h"
+#include "core/names.h"
+#include "datatype/timestamp.h"
+#include "storage/block.h"
 #include "storage/buf.h"
+#include "storage/lockdefs.h"
 #include "storage/off.h"
 #include "utils/relcache.h"
-
-/* own calls need not go through the linker's tables */
-#pragma GCC visibility push(hidden)
 
 /* The table and its primary key's index, open and locked. */
 typedef struct Rows
@@ -76,7 +78,5 @@ extern void rows_insert(Rows *rows, const BucketId *id, const Row *row);
 extern BlockNumber rows_pages(Rows *rows);
 extern int	rows_visit_page(Rows *rows, BlockNumber page, bool write,
 							RowVisitor visit, void *arg);
-
-#pragma GCC visibility pop
 
 #endif							/* RATELIMIT_ROWS_H */

@@ -8,7 +8,7 @@
  * prepared once per session, and again when the extension has moved to another
  * schema.
  */
-#include "ratelimit.h"
+#include "postgres.h"
 
 #include "access/genam.h"
 #include "access/htup_details.h"

@@ -8,9 +8,6 @@
 #include "executor/spi.h"
 #include "storage/lockdefs.h"
 
-/* own calls need not go through the linker's tables */
-#pragma GCC visibility push(hidden)
-
 #define SQL_MAX_ARGS	6
 
 /* A statement, prepared when first executed. */
@@ -55,7 +52,5 @@ extern void sql_execute(SqlStatement *statement, Datum *values,
 extern void sql_push_latest_snapshot(void);
 extern void sql_end(SqlCaller caller);
 extern ErrorData *sql_try(void (*work) (void *arg), void *arg);
-
-#pragma GCC visibility pop
 
 #endif							/* RATELIMIT_SQL_H */

@@ -7,11 +7,6 @@
  * updated_at, under which parameters; a row that has become full again equals none.
  * Which buckets are here, and not in shared memory: memory/spill.c.
  *
- * The clock is the wall clock, cut to the microsecond of a timestamptz: it is
- * the only one that means the same after a restart.  It may be set back; for a
- * bucket time then stands still until the clock is past updated_at again, unless
- * that is so far ahead that the row cannot be trusted.
- *
  * Rows are trusted with nothing: whatever stands in one, the call is decided and
  * the row repaired, with a warning that names the key.
  *
@@ -20,25 +15,27 @@
  * together makes the rows that are missing first, full, one after the other, and then
  * locks the pages that they are on, in the order of their numbers.
  */
-#include "ratelimit.h"
-
-#include <math.h>
+#include "postgres.h"
 
 #include "access/htup_details.h"
+#include "access/xact.h"
 #include "access/xlog.h"
 #include "common/hashfn.h"
+#include "memory/consume.h"
 #include "memory/databases.h"
+#include "memory/place.h"
+#include "memory/spill.h"
+#include "memory/together.h"
 #include "miscadmin.h"
-#include "table/sql.h"
 #include "storage/bufmgr.h"
 #include "storage/ipc.h"
 #include "storage/lmgr.h"
 #include "storage/lock.h"
+#include "table/clean.h"
+#include "table/owed.h"
+#include "table/sql.h"
 #include "table/store.h"
 #include "utils/timestamp.h"
-
-/* A row that claims to be from later than this has to be wrong. */
-#define MAX_AHEAD			(10 * USECS_PER_SEC)
 
 /* Where no worker comes, one new row in so many cleans some pages. */
 #define CLEAN_EVERY			16
@@ -49,73 +46,6 @@
 /*
  * Rows
  */
-
-/*
- * Make sense of a row.  What it cannot tell is taken from the rule, or, lacking one,
- * leaves a full bucket.  Did it make sense as it was?
- */
-static bool
-make_sense(Row *row, TimestampTz now, const BucketRule *rule)
-{
-	bool		sane = true;
-
-	if (!isfinite(row->capacity) || row->capacity <= 0 ||
-		!isfinite(row->refill) || row->refill < 0)
-	{
-		row->capacity = rule ? rule->capacity : 1;
-		row->refill = rule ? rule->refill : 0;
-		row->owed = 0;
-		sane = false;
-	}
-	else
-	{
-		BucketRule	own;
-
-		bucket_rule(&own, row->capacity, row->refill, 0);
-		if (row->owed < 0)
-		{
-			row->owed = 0;
-			sane = false;
-		}
-		/* a microsecond in a million, for rounding */
-		else if (row->owed > own.window + (own.window >> 20) + 1000 + BUCKET_DEBT_MAX)
-		{
-			row->owed = own.window;
-			sane = false;
-		}
-	}
-	if (TIMESTAMP_NOT_FINITE(row->updated_at) || row->updated_at > now + MAX_AHEAD)
-	{
-		row->updated_at = now;
-		sane = false;
-	}
-	return sane;
-}
-
-/* What the row's bucket owes now under a rule. */
-static Owed
-row_owed(const Row *row, TimestampTz now, const BucketRule *rule)
-{
-	Owed		elapsed = Max((Owed) now - row->updated_at, 0) * 1000;
-	Owed		owed;
-
-	owed = bucket_refilled(bucket_timed(row->capacity, row->refill),
-						   row->owed, elapsed);
-	if (row->capacity != rule->capacity || row->refill != rule->refill)
-		owed = bucket_carry(row->capacity, row->refill, owed, rule);
-	return owed;
-}
-
-/* Likewise under the row's own rule, which takes so many tokens. */
-Owed
-table_row_owed(Row *row, double tokens, BucketRule *own)
-{
-	TimestampTz now = GetCurrentTimestamp();
-
-	(void) make_sense(row, now, NULL);
-	bucket_rule(own, row->capacity, row->refill, tokens);
-	return row_owed(row, now, own);
-}
 
 static void
 warn_repaired(const BucketId *id)
@@ -140,7 +70,7 @@ change_row(Rows *rows, RowRef *ref, TimestampTz now, const BucketRule *rule,
 	bool		sane;
 
 	rows_read(ref, &row);
-	sane = make_sense(&row, now, rule);
+	sane = row_make_sense(&row, now, rule);
 	decision->in_table = true;
 	decision->owed = set ? *set : row_owed(&row, now, rule);
 	if (!apply)
@@ -219,17 +149,17 @@ make_row(Rows *rows, const BucketId *id, const BucketRule *rule, Owed owed, RowR
 	row.refill = rule->refill;
 	row.owed = owed;
 	row.updated_at = GetCurrentTimestamp();
-	if (!shmem_attached())
+	if (!memory_attached())
 	{
 		rows_insert(rows, id, &row);
 		return MADE;
 	}
 
-	if (shmem_peek(id, rule, &unused))
+	if (memory_peek(id, rule, &unused))
 		return ELSEWHERE;
 	if (IsInParallelMode())
 		return IN_MEMORY;
-	partition = shmem_partition(id->hash);
+	partition = memory_partition(id->hash);
 	if (!spill_begin_row(partition))
 		return ELSEWHERE;
 	PG_ENSURE_ERROR_CLEANUP(making_failed, Int32GetDatum(partition));
@@ -270,7 +200,7 @@ consume_without_row(Rows *rows, const BucketId *id, const BucketRule *rule,
 	decision->allowed = bucket_take(rule, &decision->owed);
 	/* there is nothing to write if it stays full, unless it has moved meanwhile */
 	if (decision->owed == 0)
-		return shmem_attached() && shmem_peek(id, rule, &unused) ? ELSEWHERE : FOUND;
+		return memory_attached() && memory_peek(id, rule, &unused) ? ELSEWHERE : FOUND;
 
 	lock_key(id, &tag);
 	result = make_row(rows, id, rule, decision->owed, &ref);
@@ -283,9 +213,9 @@ consume_without_row(Rows *rows, const BucketId *id, const BucketRule *rule,
 	{
 		decision->in_table = false;
 		if (set)
-			(void) shmem_set(id, rule, *set, PLACE_HERE);
+			(void) memory_set(id, rule, *set, PLACE_HERE);
 		else
-			(void) shmem_place(id, rule, 0, PLACE_HERE, decision);
+			(void) memory_place(id, rule, 0, PLACE_HERE, decision);
 	}
 	unlock_key(&tag);
 	return result;
@@ -358,7 +288,7 @@ table_peek(const BucketId *id, const BucketRule *rule, Owed *owed)
 
 		rows_read(&ref, &row);
 		rows_release(&ref);
-		(void) make_sense(&row, now, rule);
+		(void) row_make_sense(&row, now, rule);
 		*owed = row_owed(&row, now, rule);
 	}
 	rows_close(&rows);
@@ -390,7 +320,7 @@ table_give(const BucketId *id, double tokens, double *given, bool wait)
 		Owed		owed;
 
 		rows_read(&ref, &row);
-		owed = table_row_owed(&row, tokens, &own);
+		owed = row_owed_by_itself(&row, tokens, &own);
 		row.owed = bucket_give(&own, owed);
 		row.updated_at = Max(GetCurrentTimestamp(), row.updated_at);
 		rows_write(&rows, &ref, &row);
@@ -416,7 +346,7 @@ table_reset(const BucketId *id)
 		Row			row;
 
 		rows_read(&ref, &row);
-		living = table_row_owed(&row, 0, &own) > 0;
+		living = row_owed_by_itself(&row, 0, &own) > 0;
 		/* deleting it is the worker's, or the cleaner's, job */
 		row.owed = 0;
 		rows_write(&rows, &ref, &row);
@@ -440,7 +370,7 @@ table_merge(const BucketId *id)
 	bool		busy = true;
 
 	bucket_rule(&any, 1, 0, 0);
-	if (!shmem_peek(id, &any, &unused))
+	if (!memory_peek(id, &any, &unused))
 		return;
 	rows_open(&rows, RowExclusiveLock);
 	for (int round = 0; busy && rows_get(&rows, id, true, &ref); round++)
@@ -451,9 +381,9 @@ table_merge(const BucketId *id)
 		MoveResult	result = MOVED;
 
 		rows_read(&ref, &row);
-		owed = table_row_owed(&row, 0, &own);
+		owed = row_owed_by_itself(&row, 0, &own);
 		if (owed > 0)
-			result = shmem_move_in(id, &own, owed, !spill_memory_newer(), true);
+			result = memory_move_in(id, &own, owed, !spill_memory_newer(), true);
 		if (owed > 0 && result == MOVED)
 		{
 			row.owed = 0;
@@ -577,7 +507,7 @@ decide_split(Rows *rows, Split *split, PlaceMode mode)
 	}
 	if (split->n_others > 0)
 	{
-		AllResult	result = shmem_try_all(split->others, split->n_others, mode, allowed,
+		AllResult	result = memory_try_all(split->others, split->n_others, mode, allowed,
 										   &split->locked);
 
 		if (result != ALL_DECIDED)
@@ -674,7 +604,7 @@ table_consume_all(BucketCall *calls, int n, PlaceMode mode)
 			break;
 		}
 		if (result == ALL_NO_ROOM)
-			shmem_fail_no_room(n);
+			memory_fail_no_room(n);
 		if (result == ALL_BUSY && round > 10)
 			pg_usleep(Min(round, 1000));
 	}
@@ -713,7 +643,7 @@ reset_row(const BucketId *id, const Row *row, bool changing, void *arg)
 						memcmp(id->limiter, all->limiter, all->limiter_len) != 0) :
 		*id->limiter == BLOCK_PREFIX)
 		return ROW_KEEP;
-	if (!changing && table_row_owed(&copy, 0, &own) > 0)
+	if (!changing && row_owed_by_itself(&copy, 0, &own) > 0)
 		all->living++;
 	return ROW_DELETE;
 }
@@ -752,7 +682,7 @@ view_row(const BucketId *id, const Row *row, bool changing, void *arg)
 	BucketRule	own;
 	Row			copy = *row;
 
-	view->owed = table_row_owed(&copy, 0, &own);
+	view->owed = row_owed_by_itself(&copy, 0, &own);
 	if (view->owed <= 0)
 		return ROW_KEEP;
 	view->limiter_len = id->limiter_len;

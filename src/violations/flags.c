@@ -5,20 +5,21 @@
  * A flag is a row of rate_limit_flags that is not cleared; a unique index sees to
  * there being one for a key of a limiter.  It denies nothing.
  */
-#include "ratelimit.h"
+#include "postgres.h"
 
 #include "catalog/pg_type.h"
-#include "violations/episodes.h"
-#include "violations/flags.h"
+#include "core/settings.h"
+#include "core/transaction.h"
+#include "memory/partitions.h"
 #include "miscadmin.h"
 #include "table/sql.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
-#include "violations/count.h"
-
-PG_FUNCTION_INFO_V1(rl_flag);
-PG_FUNCTION_INFO_V1(rl_unflag);
+#include "violations/due_flags.h"
+#include "violations/flags.h"
+#include "violations/fold.h"
+#include "violations/tracks.h"
 
 static SqlStatement insert_flag = {
 	"INSERT INTO %1$s.rate_limit_flags (limiter, key, rejected, reason)"
@@ -50,8 +51,8 @@ flags_at_xact_end(XactEvent event, void *arg)
 }
 
 /* Insert a flag unless there is one: was it inserted? */
-static bool
-insert(Datum limiter, Datum key, int64 rejected, Datum reason)
+bool
+flags_insert(Datum limiter, Datum key, int64 rejected, Datum reason)
 {
 	SqlCaller	caller = sql_begin();
 	int			nest = sql_restrict_names();
@@ -89,7 +90,7 @@ flags_write_due(void)
 		call_at_ends(&called, flags_at_xact_end, NULL);
 		written = lappend(written, copy);
 		MemoryContextSwitchTo(old);
-		if (insert(CStringGetTextDatum(flag.limiter), CStringGetTextDatum(flag.key),
+		if (flags_insert(CStringGetTextDatum(flag.limiter), CStringGetTextDatum(flag.key),
 				   flag.rejected,
 				   CStringGetTextDatum(psprintf("%lld violations within %d s",
 												(long long) flag.rejected,
@@ -102,49 +103,25 @@ flags_write_due(void)
 	}
 }
 
-/* rl_flag(key, limiter, reason) returns boolean */
-Datum
-rl_flag(PG_FUNCTION_ARGS)
+/* Clear the key's flag: was there one?  Its violations so far count no more. */
+bool
+flags_clear(const BucketId *id, Datum limiter, Datum key, Datum by)
 {
-	BucketId	id;
-
-	check_not_null(fcinfo, 0, "key");
-	check_not_null(fcinfo, 1, "limiter");
-	check_not_null(fcinfo, 2, "reason");
-	get_bucket_id(&id, PG_GETARG_TEXT_PP(0), PG_GETARG_TEXT_PP(1));
-	PG_RETURN_BOOL(insert(PG_GETARG_DATUM(1), PG_GETARG_DATUM(0), 0, PG_GETARG_DATUM(2)));
-}
-
-/* rl_unflag(key, limiter) returns boolean */
-Datum
-rl_unflag(PG_FUNCTION_ARGS)
-{
-	BucketId	id;
-	Datum		values[3];
-	SqlCaller	caller;
-	int			nest;
+	Datum		values[3] = {limiter, key, by};
+	SqlCaller	caller = sql_begin();
+	int			nest = sql_restrict_names();
 	bool		cleared;
 
-	check_not_null(fcinfo, 0, "key");
-	check_not_null(fcinfo, 1, "limiter");
-	get_bucket_id(&id, PG_GETARG_TEXT_PP(0), PG_GETARG_TEXT_PP(1));
-
-	values[0] = PG_GETARG_DATUM(1);
-	values[1] = PG_GETARG_DATUM(0);
-	values[2] = CStringGetTextDatum(GetUserNameFromId(GetUserId(), false));
-	caller = sql_begin();
-	nest = sql_restrict_names();
 	sql_lock(SQL_FLAGS, RowExclusiveLock);
 	sql_execute(&clear_flag, values, NULL, false);
 	cleared = SPI_processed > 0;
 	AtEOXact_GUC(true, nest);
 	sql_end(caller);
 
-	if (shmem_attached())
+	if (memory_attached())
 	{
-		/* violations so far count for nothing any more */
 		violations_fold();
-		flags_start_anew(&id);
+		flags_start_anew(id);
 	}
-	PG_RETURN_BOOL(cleared);
+	return cleared;
 }

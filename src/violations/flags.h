@@ -2,14 +2,13 @@
  * violations/flags.h
  *		Writing flags: see violations/flags.c.
  */
-#ifndef RATELIMIT_FLAGS_H
-#define RATELIMIT_FLAGS_H
+#ifndef RATELIMIT_VIOLATIONS_FLAGS_H
+#define RATELIMIT_VIOLATIONS_FLAGS_H
 
-/* own calls need not go through the linker's tables */
-#pragma GCC visibility push(hidden)
+#include "core/names.h"
 
 extern void flags_write_due(void);
+extern bool flags_insert(Datum limiter, Datum key, int64 rejected, Datum reason);
+extern bool flags_clear(const BucketId *id, Datum limiter, Datum key, Datum by);
 
-#pragma GCC visibility pop
-
-#endif							/* RATELIMIT_FLAGS_H */
+#endif							/* RATELIMIT_VIOLATIONS_FLAGS_H */

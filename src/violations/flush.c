@@ -17,18 +17,20 @@
  * and costs the transaction nothing but its violations, with a warning.  An error
  * of the INSERT itself is the transaction's error.
  */
-#include "ratelimit.h"
+#include "postgres.h"
 
 #include "catalog/pg_type.h"
 #include "commands/dbcommands.h"
 #include "commands/trigger.h"
-#include "memory/databases.h"
-#include "violations/flush.h"
+#include "core/settings.h"
+#include "core/transaction.h"
 #include "mb/pg_wchar.h"
+#include "memory/databases.h"
+#include "memory/partitions.h"
 #include "miscadmin.h"
-#include "table/sql.h"
 #include "storage/lock.h"
 #include "storage/proc.h"
+#include "table/sql.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/hsearch.h"
@@ -38,7 +40,10 @@
 #include "utils/portal.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
-#include "violations/count.h"
+#include "violations/flush.h"
+#include "violations/fold.h"
+#include "violations/gateway.h"
+#include "violations/pending.h"
 
 /* A row is not to become longer than a jsonb, or the statement's text, can be. */
 #define MAX_DETAILS_BYTES	(32 * 1024 * 1024)
@@ -117,7 +122,7 @@ flush_record_locally(const BucketId *id, int64 n)
 									   HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 	}
 	memset(&wanted, 0, sizeof(wanted));
-	strlcpy(wanted.names.gateway, violations_gateway(), sizeof(wanted.names.gateway));
+	strlcpy(wanted.names.gateway, my_gateway()->name, sizeof(wanted.names.gateway));
 	memcpy(wanted.names.limiter, id->limiter, id->limiter_len);
 	memcpy(wanted.names.key, id->key, id->key_len);
 	violation = hash_search(local_violations, &wanted.names, HASH_ENTER, &found);
@@ -243,7 +248,7 @@ flush_violations(void)
 	ViolationView view;
 	int			n = 0;
 
-	if (!shmem_attached())
+	if (!memory_attached())
 		return 0;
 	/* what one subtransaction took, another must not settle */
 	if (flush.taken && GetCurrentTransactionNestLevel() > flush.level)

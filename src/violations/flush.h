@@ -7,9 +7,6 @@
 
 #include "violations/count.h"
 
-/* own calls need not go through the linker's tables */
-#pragma GCC visibility push(hidden)
-
 extern void flush_record_locally(const BucketId *id, int64 n);
 extern int64 flush_violations(void);
 extern void flush_retention(void);
@@ -25,7 +22,5 @@ flush_record(const BucketId *id, int64 n, int64 now)
 	if (unlikely(!violations_add(id, n, now)))
 		flush_record_locally(id, n);
 }
-
-#pragma GCC visibility pop
 
 #endif							/* RATELIMIT_FLUSH_H */

@@ -20,7 +20,7 @@
  * Figures change by atomic operations and may be off by those who are just about to
  * take or give.  That makes a share a little larger or smaller for a moment.
  */
-#include "ratelimit.h"
+#include "postgres.h"
 
 #include "common/hashfn.h"
 #include "miscadmin.h"

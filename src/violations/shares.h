@@ -7,9 +7,6 @@
 
 #include "port/atomics.h"
 
-/* own calls need not go through the linker's tables */
-#pragma GCC visibility push(hidden)
-
 #define SHARE_CELLS		1024
 #define NO_CELL			(-1)
 
@@ -30,7 +27,5 @@ extern void shares_give(Shares *shares, int cell);
 extern void shares_pass(Shares *shares, int from, int to);
 extern bool shares_is_below(Shares *shares, int cell);
 extern bool shares_is_above(Shares *shares, int cell, int newcomer);
-
-#pragma GCC visibility pop
 
 #endif							/* RATELIMIT_SHARES_H */

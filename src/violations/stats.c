@@ -20,14 +20,18 @@
  *
  * Counts start anew by remembering what they were, as a line is its owner's.
  */
-#include "ratelimit.h"
+#include "postgres.h"
 
-#include "miscadmin.h"
-#include "port/atomics.h"
-#include "violations/shares.h"
+#include "core/clock.h"
+#include "core/compat.h"
+#include "core/hot.h"
+#include "core/names.h"
 #include "core/saved_file.h"
-#include "violations/stats.h"
+#include "miscadmin.h"
 #include "storage/proc.h"
+#include "storage/shmem.h"
+#include "violations/shares.h"
+#include "violations/stats.h"
 
 #define MAX_LIMITERS	1024
 #define OWN_LIMITERS	8		/* lines of a backend */
@@ -74,13 +78,13 @@ static struct
 
 pg_atomic_uint64 *stats_current hot_data = NULL;
 
-Size
-stats_size(void)
+static Size
+size(void)
 {
-	Size		size = CACHELINEALIGN(MAX_LIMITERS * sizeof(SharedLimiter));
+	Size		total = CACHELINEALIGN(MAX_LIMITERS * sizeof(SharedLimiter));
 
-	size = add_size(size, CACHELINEALIGN(sizeof(Shares)));
-	return add_size(size, mul_size(MaxBackends, sizeof(OwnLines)));
+	total = add_size(total, CACHELINEALIGN(sizeof(Shares)));
+	return add_size(total, mul_size(MaxBackends, sizeof(OwnLines)));
 }
 
 static void
@@ -91,9 +95,14 @@ clear_line(Line *line)
 	line->limiter = NO_LIMITER;
 }
 
-/* Holding AddinShmemInitLock. */
-void
-stats_startup(void *memory, LWLock *lock, bool found)
+static int
+locks(void)
+{
+	return 1;
+}
+
+static void
+startup(void *memory, LWLockPadded *my_locks, bool found)
 {
 	char	   *p = memory;
 
@@ -102,7 +111,7 @@ stats_startup(void *memory, LWLock *lock, bool found)
 	shares = (Shares *) p;
 	p += CACHELINEALIGN(sizeof(Shares));
 	all_lines = (OwnLines *) p;
-	limiters_lock = lock;
+	limiters_lock = &my_locks[0].lock;
 	if (found)
 		return;
 	memset(limiters, 0, MAX_LIMITERS * sizeof(SharedLimiter));
@@ -405,8 +414,8 @@ stats_reset(void)
  * The database, or its extension, is gone.  Of a database that is there, backends
  * go on with their lines should it get the extension again.
  */
-void
-stats_forget_database(Oid database, bool dropped)
+static void
+forget(Oid database, bool dropped)
 {
 	LWLockAcquire(limiters_lock, LW_EXCLUSIVE);
 	copy_all();
@@ -443,11 +452,11 @@ typedef struct SavedLimiter
 	char		limiter[MAX_LIMITER_LEN];
 } SavedLimiter;
 
-void
-stats_save(Saving *saving)
+static void
+save(Saving *saving)
 {
 	stats_copy();
-	for (int i = 0; i < MAX_LIMITERS && snapshot_go_on(saving); i++)
+	for (int i = 0; i < MAX_LIMITERS && saved_go_on(saving); i++)
 	{
 		SharedLimiter *copy = &copies[i].limiter;
 		SavedLimiter record;
@@ -459,13 +468,13 @@ stats_save(Saving *saving)
 		record.database = copy->database;
 		record.limiter_len = copy->limiter_len;
 		memcpy(record.limiter, copy->limiter, MAX_LIMITER_LEN);
-		snapshot_put(saving, SAVED_LIMITER, &record,
+		saved_put(saving, 0, &record,
 					 offsetof(SavedLimiter, limiter) + record.limiter_len);
 	}
 }
 
-bool
-stats_load(SavedKind kind, const char *bytes, Size size, Loading *loading)
+static bool
+load(int kind, const char *bytes, Size size, Loading *loading)
 {
 	SavedLimiter record;
 	int			shared;
@@ -475,7 +484,7 @@ stats_load(SavedKind kind, const char *bytes, Size size, Loading *loading)
 	memcpy(&record, bytes, size);
 	if (size - offsetof(SavedLimiter, limiter) != record.limiter_len ||
 		!OidIsValid(record.database) ||
-		!snapshot_name_valid(record.limiter, record.limiter_len, MAX_LIMITER_LEN))
+		!saved_name_valid(record.limiter, record.limiter_len, MAX_LIMITER_LEN))
 		return false;
 	for (int j = 0; j < N_COUNTS; j++)
 		if (record.counts[j] > PG_INT64_MAX / 2)
@@ -487,3 +496,14 @@ stats_load(SavedKind kind, const char *bytes, Size size, Loading *loading)
 		limiters[shared].counts[j] += record.counts[j];
 	return true;
 }
+
+const Part	stats_part = {
+	.name = "ratelimit limiters",
+	.size = size,
+	.locks = locks,
+	.startup = startup,
+	.forget_database = forget,
+	.n_kinds = 1,
+	.save = save,
+	.load = load
+};

@@ -5,10 +5,8 @@
 #ifndef RATELIMIT_STATS_H
 #define RATELIMIT_STATS_H
 
+#include "core/parts.h"
 #include "port/atomics.h"
-
-/* own calls need not go through the linker's tables */
-#pragma GCC visibility push(hidden)
 
 typedef enum StatsCount
 {
@@ -19,13 +17,12 @@ typedef enum StatsCount
 	N_COUNTS
 } StatsCount;
 
-extern Size stats_size(void);
-extern void stats_startup(void *memory, LWLock *lock, bool found);
+extern const Part stats_part;
+
 extern void stats_set_limiter(const char *limiter, int len);
 extern void stats_copy(void);
 extern bool stats_get(int *at, const char **limiter, int *len, uint64 *counts);
 extern void stats_reset(void);
-extern void stats_forget_database(Oid database, bool dropped);
 
 extern pg_atomic_uint64 *stats_current; /* counts; NULL: nothing does */
 
@@ -38,7 +35,5 @@ stats_count(StatsCount what)
 		pg_atomic_write_u64(&stats_current[what],
 							pg_atomic_read_u64(&stats_current[what]) + 1);
 }
-
-#pragma GCC visibility pop
 
 #endif							/* RATELIMIT_STATS_H */

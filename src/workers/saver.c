@@ -10,17 +10,23 @@
  * saver sleeps nine times as long as it works, so that callers hardly notice.
  * Nothing is locked meanwhile.
  */
-#include "ratelimit.h"
+#include "postgres.h"
 
+#include <limits.h>
+
+#include "core/clock.h"
+#include "core/compat.h"
+#include "core/saved_file.h"
+#include "core/settings.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
-#include "core/saved_file.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "storage/procsignal.h"
 #include "utils/guc.h"
+#include "workers/saver.h"
 
 #define WORK_NS		INT64CONST(1000000) /* before it sleeps */
 #define SLEEP_RATIO 9
@@ -58,7 +64,7 @@ breathe(void)
 void
 ratelimit_saver_main(Datum arg)
 {
-	int64		saved_at = snapshot_loaded_mono();
+	int64		saved_at = saved_loaded_mono();
 
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, SignalHandlerForShutdownRequest);
@@ -90,7 +96,7 @@ ratelimit_saver_main(Datum arg)
 		else
 		{
 			working_since = monotonic_ns();
-			(void) snapshot_save(breathe);
+			(void) saved_save(breathe);
 			saved_at = monotonic_ns();
 		}
 	}

@@ -30,7 +30,7 @@ sub elsewhere
 my $named = named_in_trees($node, 'postgres');
 is(elsewhere($named), '', 'a clean install names objects of PostgreSQL and its own');
 like($named, qr/^$_/m, "... $_ among them")
-  foreach ("operator\t>\tpg_catalog\t2\t", "operator\t<=\tpg_catalog\t2\t", "function\toctet_length\t", "function\trl_buckets\tpublic\t0\trecord\tt", "type\t", "collation\tC\t");
+  foreach ("operator\t>\tpg_catalog\t2\t", "operator\t<=\tpg_catalog\t2\t", "function\toctet_length\t", "function\t_rl_buckets\tpublic\t0\trecord\tt", "type\t", "collation\tC\t");
 
 #
 # A trap does spring

@@ -29,7 +29,7 @@ foreach (
 	[ 'BEGIN; CREATE EXTENSION ratelimit; SELECT 1; COMMIT', 'created in a transaction' ],
 	[ 'BEGIN; SAVEPOINT a; CREATE EXTENSION ratelimit; RELEASE a; COMMIT', 'created in a savepoint' ],
 	[ "LOAD 'ratelimit'; CREATE EXTENSION ratelimit", 'created with the library loaded' ],
-	[ 'CREATE EXTENSION ratelimit; CREATE EXTENSION IF NOT EXISTS plpgsql; SELECT rl_consume(\'k\', 1, 0)', 'created, and used' ],
+	[ 'CREATE EXTENSION ratelimit; SELECT rl_consume(\'k\', 1, 0); CREATE TABLE t (); DROP TABLE t', 'created, and used' ],
 	[ 'BEGIN; CREATE EXTENSION ratelimit; DROP EXTENSION ratelimit; COMMIT; CREATE EXTENSION ratelimit', 'created, dropped and created' ],
 	[ 'BEGIN; CREATE EXTENSION ratelimit; ROLLBACK; CREATE EXTENSION ratelimit', 'rolled back and created' ],
 	[ 'BEGIN; CREATE EXTENSION ratelimit; SELECT pg_sleep(0); END; SELECT 1', 'ended otherwise' ])

@@ -1,0 +1,95 @@
+/*
+ * functions/result.c
+ *		Answers of SQL functions.
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "funcapi.h"
+#include "functions/result.h"
+#include "utils/builtins.h"
+#include "utils/timestamp.h"
+
+/* A span of ns, rounded up: waiting that long is enough. */
+Datum
+interval_from_ns(Owed ns)
+{
+	Interval   *result = palloc0(sizeof(Interval));
+	Owed		us = (ns + 999) / 1000;
+
+	result->time = (int64) Min(us, (Owed) PG_INT64_MAX);
+	return IntervalPGetDatum(result);
+}
+
+/* Will the bucket never be full by itself?  A capacity of 0 has no bucket that could be. */
+bool
+decision_never_full(const BucketRule *rule, const Decision *decision)
+{
+	return bucket_rule_is_closed(rule) || (!rule->timed && decision->owed > 0);
+}
+
+/* In how many ns such a call would be allowed; -1: never, or not known. */
+Owed
+decision_wait(const BucketRule *rule, const Decision *decision)
+{
+	/* how much more is owed than the call could bear */
+	Owed		early = decision->owed - rule->room;
+
+	if (decision->allowed)
+		return 0;
+	if (!decision->known || rule->room < 0 || (!rule->timed && early > 0))
+		return -1;
+	return Max(early, decision->blocked);
+}
+
+/*
+ * The rl_result of a decision whose call left, or would leave, "owed".  The bucket and
+ * the rule are NULL if no bucket decided: then only whether it is allowed is known.
+ */
+Datum
+make_result(FunctionCallInfo fcinfo, const BucketId *id, const BucketRule *rule,
+			const Decision *decision)
+{
+	TupleDesc	desc = fcinfo->flinfo->fn_extra;
+	Datum		values[7];
+	bool		nulls[7];
+
+	if (!desc)
+	{
+		MemoryContext old = MemoryContextSwitchTo(fcinfo->flinfo->fn_mcxt);
+
+		if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
+			elog(ERROR, "return type must be a row type");
+		desc = BlessTupleDesc(desc);
+		fcinfo->flinfo->fn_extra = desc;
+		MemoryContextSwitchTo(old);
+	}
+
+	memset(nulls, true, sizeof(nulls));
+	values[0] = BoolGetDatum(decision->allowed);
+	nulls[0] = false;
+	if (rule)
+	{
+		values[1] = Float8GetDatum(rule->capacity);
+		nulls[1] = false;
+	}
+	if (rule && decision->known)
+	{
+		Owed		wait = decision_wait(rule, decision);
+
+		values[2] = Float8GetDatum(bucket_tokens(rule, decision->owed));
+		nulls[2] = false;
+		values[3] = interval_from_ns(wait);
+		nulls[3] = wait < 0;
+		values[4] = interval_from_ns(decision->owed);
+		nulls[4] = decision_never_full(rule, decision);
+	}
+	if (id)
+	{
+		values[5] = PointerGetDatum(cstring_to_text_with_len(id->limiter, id->limiter_len));
+		nulls[5] = false;
+	}
+	values[6] = BoolGetDatum(decision->shadowed);
+	nulls[6] = false;
+	return HeapTupleGetDatum(heap_form_tuple(desc, values, nulls));
+}

@@ -1,0 +1,17 @@
+/*
+ * functions/result.h
+ *		Answers of SQL functions: see functions/result.c.
+ */
+#ifndef RATELIMIT_FUNCTIONS_RESULT_H
+#define RATELIMIT_FUNCTIONS_RESULT_H
+
+#include "core/call.h"
+#include "fmgr.h"
+
+extern Owed decision_wait(const BucketRule *rule, const Decision *decision);
+extern bool decision_never_full(const BucketRule *rule, const Decision *decision);
+extern Datum interval_from_ns(Owed ns);
+extern Datum make_result(FunctionCallInfo fcinfo, const BucketId *id,
+						 const BucketRule *rule, const Decision *decision);
+
+#endif							/* RATELIMIT_FUNCTIONS_RESULT_H */
