@@ -25,6 +25,7 @@ OBJS = \
 	src/intake.o \
 	src/many.o \
 	src/policy.o \
+	src/postgrest.o \
 	src/refund.o \
 	src/report.o \
 	src/rows.o \

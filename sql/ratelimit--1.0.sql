@@ -78,12 +78,12 @@ COMMENT ON FUNCTION rl_wait(text, float8, float8, float8, interval, text) IS
 CREATE FUNCTION rl_enforce(key text, capacity float8, refill float8, cost float8 DEFAULT 1, limiter text DEFAULT 'default')
 RETURNS void AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION rl_enforce(text, float8, float8, float8, text) IS
-'rl_consume() that raises an error when denied: SQLSTATE PT429, detail: the key, its limiter and the tokens remaining, hint: the seconds to wait. With ratelimit.postgrest_headers on: SQLSTATE PGRST, message and detail the JSON from which PostgREST makes status 429, Retry-After and RateLimit headers. Arguments and other errors as of rl_consume().';
+'rl_consume() that raises an error when denied: SQLSTATE PT429, detail: the key, its limiter and the tokens remaining, hint: the seconds to wait. With ratelimit.postgrest_headers on: SQLSTATE PGRST, message and detail the JSON from which PostgREST makes status 429, Retry-After and RateLimit headers; with problem: also the details of a problem of type quota-exceeded. Arguments and other errors as of rl_consume().';
 
-CREATE FUNCTION rl_headers(r rl_result, policy text DEFAULT 'default')
+CREATE FUNCTION rl_headers(r rl_result, policy text DEFAULT 'default', quota_unit text DEFAULT NULL, partition_key bytea DEFAULT NULL)
 RETURNS jsonb AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE PARALLEL SAFE;
-COMMENT ON FUNCTION rl_headers(rl_result, text) IS
-'A decision as HTTP header fields, an object of strings: RateLimit and RateLimit-Policy as in draft-ietf-httpapi-ratelimit-headers-11 (q: capacity, r: tokens remaining, t: seconds until such a call is allowed, or, when this one was, until the bucket is full), and Retry-After, in seconds, when denied and waiting helps. policy: their name for the limit. Errors: 22004 a null argument.';
+COMMENT ON FUNCTION rl_headers(rl_result, text, text, bytea) IS
+'A decision as HTTP header fields, an object of strings: RateLimit and RateLimit-Policy as in draft-ietf-httpapi-ratelimit-headers-10 (q: capacity; w: seconds in which an empty bucket fills; r: whole tokens remaining; t: seconds until there is one more, or the key is no longer blocked), and Retry-After, in seconds, when denied and waiting helps. policy: the name that they give the limit; quota_unit (qu): what a token stands for, null: a request; partition_key (pk): whom the limit is counted for, null: left out. Errors: 22004 a null r or policy; 22023 quota_unit empty; 54000 quota_unit or partition_key over 255 bytes.';
 
 CREATE FUNCTION rl_simulate(ts timestamptz, capacity float8, refill float8, cost float8 DEFAULT 1)
 RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C WINDOW IMMUTABLE PARALLEL SAFE;
@@ -188,6 +188,62 @@ CREATE FUNCTION rl_throttle_policy(policy text, key text, cost float8 DEFAULT 1)
 RETURNS rl_result AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION rl_throttle_policy(text, text, float8) IS
 'The same decision as rl_consume_policy(), with the tokens left and the times to wait of the tier that binds most: when denied, the one to wait for longest, else the one with the fewest tokens left. Arguments and errors as there.';
+
+-- Requests of PostgREST
+
+CREATE TABLE rate_limit_postgrest_rules (
+	position integer PRIMARY KEY,
+	enabled boolean NOT NULL DEFAULT true,
+	role text COLLATE pg_catalog."C",
+	claim text COLLATE pg_catalog."C",
+	claim_value text COLLATE pg_catalog."C",
+	methods text[] COLLATE pg_catalog."C",
+	path text COLLATE pg_catalog."C",
+	policy text COLLATE pg_catalog."C",
+	key_from text COLLATE pg_catalog."C" NOT NULL DEFAULT 'address',
+	key_name text COLLATE pg_catalog."C",
+	proxies integer NOT NULL DEFAULT 1,
+	comment text,
+	CONSTRAINT a_claim_value_needs_a_claim CHECK (claim IS NOT NULL OR claim_value IS NULL),
+	CONSTRAINT methods_are_upper_case_and_known CHECK (pg_catalog.cardinality(methods) OPERATOR(pg_catalog.>) 0
+		AND methods OPERATOR(pg_catalog.<@) ARRAY['GET', 'HEAD', 'POST', 'PATCH', 'PUT', 'DELETE', 'OPTIONS']::text[]
+		AND pg_catalog.array_position(methods, NULL::text) IS NULL),
+	CONSTRAINT path_begins_with_a_slash_or_star CHECK (path OPERATOR(pg_catalog.~) '^[/*]' AND pg_catalog.octet_length(path) OPERATOR(pg_catalog.<=) 255),
+	CONSTRAINT policy_is_a_name CHECK (policy OPERATOR(pg_catalog.<>) '' AND policy OPERATOR(pg_catalog.!~) ':' AND pg_catalog.octet_length(policy) OPERATOR(pg_catalog.<=) 63),
+	CONSTRAINT key_from_is_claim_header_or_address CHECK (key_from OPERATOR(pg_catalog.=) ANY (ARRAY['claim', 'header', 'address']::text[])),
+	CONSTRAINT a_key_from_a_claim_or_header_needs_its_key_name CHECK (key_from OPERATOR(pg_catalog.=) 'address' OR key_name IS NOT NULL),
+	CONSTRAINT a_header_is_in_lower_case CHECK (key_from OPERATOR(pg_catalog.=) 'claim' OR key_name OPERATOR(pg_catalog.~) '^[a-z0-9_-]+$'),
+	CONSTRAINT proxies_is_at_least_1 CHECK (proxies OPERATOR(pg_catalog.>=) 1)
+);
+COMMENT ON TABLE rate_limit_postgrest_rules IS
+'Which requests of PostgREST rl_postgrest_check() limits, a row per rule. A rule matches a request if each of role, claim, methods and path that is not null does. All rules that match are obeyed, in the order of their positions: each takes a token from its policy, until one denies the request, or one without a policy lets it pass. A change is obeyed from every session''s next request on, once it is committed.';
+COMMENT ON COLUMN rate_limit_postgrest_rules.position IS 'rules are obeyed in this order';
+COMMENT ON COLUMN rate_limit_postgrest_rules.enabled IS 'false: as if the rule did not exist';
+COMMENT ON COLUMN rate_limit_postgrest_rules.role IS 'the database role of the request; null: any';
+COMMENT ON COLUMN rate_limit_postgrest_rules.claim IS 'a claim that the request''s JWT has; app_metadata.plan is a claim inside of another; null: any request';
+COMMENT ON COLUMN rate_limit_postgrest_rules.claim_value IS 'the value of that claim, or, if the claim is an array, an element of it; null: any';
+COMMENT ON COLUMN rate_limit_postgrest_rules.methods IS 'the request''s method is one of these; null: any';
+COMMENT ON COLUMN rate_limit_postgrest_rules.path IS 'the request''s path, without the query: /items, /rpc/login; * stands for any characters, also none; null: any';
+COMMENT ON COLUMN rate_limit_postgrest_rules.policy IS 'the policy in rate_limit_policies that the request takes a token from; null: the request passes, whatever the rules after this one';
+COMMENT ON COLUMN rate_limit_postgrest_rules.key_from IS 'what tells those who are limited apart: claim, header or address';
+COMMENT ON COLUMN rate_limit_postgrest_rules.key_name IS 'for claim, its name: a request without it is not limited by this rule; for header, its name: requests without it share the key (none); for address, the header that has it, null: x-forwarded-for';
+COMMENT ON COLUMN rate_limit_postgrest_rules.proxies IS 'for address: how many proxies of one''s own add an address to the end of that header; the first that they added is the key, an IPv6 address by its /64; without one, (none)';
+COMMENT ON COLUMN rate_limit_postgrest_rules.comment IS 'for whoever reads it next';
+SELECT pg_catalog.pg_extension_config_dump('rate_limit_postgrest_rules', '');
+
+CREATE TRIGGER rate_limit_postgrest_rules_changed
+AFTER INSERT OR UPDATE OR DELETE ON rate_limit_postgrest_rules
+FOR EACH ROW EXECUTE FUNCTION rl_policies_changed();
+ALTER TABLE rate_limit_postgrest_rules ENABLE ALWAYS TRIGGER rate_limit_postgrest_rules_changed;
+CREATE TRIGGER rate_limit_postgrest_rules_truncated
+AFTER TRUNCATE ON rate_limit_postgrest_rules
+FOR EACH STATEMENT EXECUTE FUNCTION rl_policies_changed();
+ALTER TABLE rate_limit_postgrest_rules ENABLE ALWAYS TRIGGER rate_limit_postgrest_rules_truncated;
+
+CREATE FUNCTION rl_postgrest_check() RETURNS void
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION rl_postgrest_check() IS
+'Limit a request of PostgREST by the rules in rate_limit_postgrest_rules: for its db-pre-request. Reads the settings request.method, request.path, request.headers and request.jwt.claims. A denied request gets status 429, Retry-After and RateLimit headers, by an error with SQLSTATE PGRST; one that is allowed gets RateLimit headers, by the setting response.headers, unless that is set already. Works in read-only transactions. Errors: 42704 a rule names a policy that does not exist, unless ratelimit.on_error says otherwise; others as of rl_consume().';
 
 -- Violations
 
@@ -350,6 +406,8 @@ GROUP BY f.flushed, f.lost, f.failures, f.last_flush, f.last_error_at, f.last_er
 COMMENT ON VIEW rate_limit_stats IS
 'Figures of this database, a row per limiter and one for all (limiter null): calls allowed, denied, shadowed (allowed, but would have been denied); buckets and blocks living in memory, and, for all, slots of memory without a bucket of this database; buckets living in the table, calls decided there for lack of room, buckets of any database evicted; violations pending, flushed, and lost for lack of room even for (other); flushes that failed, the last one that did not, the last error; since when they are counted. Pending and buckets are as of now, evicted and lost since the first start of the server.';
 
+REVOKE ALL ON rate_limit_postgrest_rules FROM PUBLIC;
+GRANT SELECT ON rate_limit_postgrest_rules TO pg_monitor;
 REVOKE ALL ON rate_limit_buckets, rate_limit_status, rate_limit_policies, rate_limit_violations, rate_limit_flags,
 	rate_limit_pending, rate_limit_violation_details, rate_limit_top_offenders,
 	rate_limit_violations_hourly, rate_limit_episodes, rate_limit_flagged, rate_limit_stats FROM PUBLIC;

@@ -2,12 +2,16 @@
  * http.c
  *		Decisions as HTTP answers: rl_headers(), rl_enforce().
  *
- * The fields are those of draft-ietf-httpapi-ratelimit-headers-11: RateLimit-Policy
- * tells the quota q, RateLimit what remains of it, r, and the seconds t for which
- * that has to do.  The bucket's tokens are the quota.  For a denied call t is the
- * time until a call like it would be allowed, which is also what Retry-After says,
- * as that must not be earlier; for an allowed one the time until the bucket is
- * full.  Integers there have at most 15 digits.
+ * The fields are those of draft-ietf-httpapi-ratelimit-headers-10.  RateLimit-Policy
+ * gives the quota q, which is the bucket's capacity, and the window w, the seconds in
+ * which an empty bucket fills.  RateLimit gives what remains, r, and the seconds t
+ * until there is more: until the next whole token, or the end of a block.  Revision
+ * 11 calls t the effective window, in which a client can use no more than r; until
+ * the next whole token that is so as well.  Retry-After is the time until a call like
+ * the denied one would be allowed, which is never before t.
+ *
+ * Structured fields have strings of printable ASCII, and integers of at most 15
+ * digits.
  *
  * rl_enforce()'s errors are those that PostgREST documents ("Errors", "RAISE
  * errors with HTTP Status Codes" and "Add HTTP Headers with RAISE"): SQLSTATE
@@ -17,7 +21,9 @@
 
 #include <math.h>
 
+#include "common/base64.h"
 #include "executor/executor.h"
+#include "http.h"
 #include "utils/builtins.h"
 #include "utils/json.h"
 #include "utils/jsonb.h"
@@ -30,15 +36,26 @@ PG_FUNCTION_INFO_V1(rl_enforce);
 
 #define SF_INTEGER_MAX	999999999999999.0
 
-/* What the headers say, NaN: not known; times in seconds, rounded up, below 0: never. */
-typedef struct Answer
+/* The most that an rl_result's times are off: intervals are whole microseconds. */
+#define RESULT_ERROR	1e-6
+
+/* And what floating point does to a division: 100 / (100.0 / 60) is above 60. */
+#define ROUNDING		1e-12
+
+/* What the draft calls it when a quota is exceeded. */
+#define PROBLEM_TYPE	"https://iana.org/assignments/http-problem-types#quota-exceeded"
+#define PROBLEM_TITLE	"Quota Exceeded"
+
+/* What the fields say.  NAN: not known; times are in seconds, below 0: never. */
+typedef struct HttpLimit
 {
-	bool		allowed;
 	double		capacity;
 	double		remaining;
-	double		retry_after;
-	double		reset_after;
-} Answer;
+	double		more_after;		/* until there is more */
+	double		retry_after;	/* until the denied call is allowed; 0: it was */
+	double		window;			/* in which an empty bucket fills */
+	double		window_error;	/* the most that this is off */
+} HttpLimit;
 
 /* A whole number of at least 0 that a structured field can hold. */
 static char *
@@ -70,150 +87,380 @@ sf_string(const char *s, int len)
 	return buf.data;
 }
 
-static void
-add_header(StringInfo buf, const char *name, const char *value)
-{
-	if (buf->len > 0)
-		appendStringInfoString(buf, ", ");
-	escape_json(buf, name);
-	appendStringInfoString(buf, ": ");
-	escape_json(buf, value);
-}
-
-/* The headers as a JSON object of strings. */
+/* A byte sequence of a structured field. */
 static char *
-headers(const Answer *answer, const char *policy, int policy_len)
+sf_bytes(const char *bytes, int len)
 {
-	char	   *name = sf_string(policy, policy_len);
-	double		seconds = answer->allowed ? answer->reset_after : answer->retry_after;
-	StringInfoData buf;
+	int			room = pg_b64_enc_len(len);
+	char	   *result = palloc(room + 3);
+	int			n;
 
-	initStringInfo(&buf);
-	if (!isnan(answer->remaining))
-	{
-		char	   *limit = psprintf("%s;r=%s", name, sf_integer(answer->remaining));
+	/* as char * or, since 18, as uint8 * */
+	n = pg_b64_encode((const void *) bytes, len, result + 1, room);
+	if (n < 0)
+		elog(ERROR, "could not encode %d bytes", len);
 
-		if (seconds >= 0)
-			limit = psprintf("%s;t=%s", limit, sf_integer(seconds));
-		add_header(&buf, "RateLimit", limit);
-	}
-	if (!isnan(answer->capacity))
-		add_header(&buf, "RateLimit-Policy",
-				   psprintf("%s;q=%s", name, sf_integer(answer->capacity)));
-	if (!answer->allowed && answer->retry_after >= 0)
-		add_header(&buf, "Retry-After", sf_integer(answer->retry_after));
-	return psprintf("{%s}", buf.data);
+	result[0] = result[1 + n] = ':';
+	result[2 + n] = '\0';
+	return result;
 }
 
-/* Whole seconds of an interval, rounded up. */
+/*
+ * Seconds until a bucket that has "remaining" tokens, and is full in "full" seconds,
+ * has the next whole token; below 0: never.
+ */
+static double
+next_token(double capacity, double remaining, double full)
+{
+	double		next = Max(floor(remaining) + 1, 1);
+
+	if (full < 0 || !(next <= capacity))
+		return -1;
+	return full * ((next - remaining) / (capacity - remaining));
+}
+
+/* The limit that a bucket's decision tells of. */
+static HttpLimit
+limit_of_decision(const BucketRule *rule, const Decision *decision)
+{
+	Owed		wait = decision_wait(rule, decision);
+	HttpLimit	limit;
+
+	limit.capacity = rule->capacity;
+	limit.remaining = !decision->known ? NAN : decision->blocked > 0 ? 0 :
+		bucket_tokens(rule, decision->owed);
+	limit.retry_after = wait < 0 ? -1 : (double) wait / 1e9;
+	limit.window = rule->refill > 0 ? rule->capacity / rule->refill : -1;
+	limit.window_error = limit.window * ROUNDING;
+	limit.more_after = decision->blocked > 0 ? (double) decision->blocked / 1e9 :
+		next_token(limit.capacity, limit.remaining,
+				   rule->timed ? (double) decision->owed / 1e9 : -1);
+	/* a fraction of a token may be all that the call waits for */
+	if (decision->blocked == 0 && wait > 0 && limit.more_after > limit.retry_after)
+		limit.more_after = limit.retry_after;
+	return limit;
+}
+
 static double
 interval_seconds(const Interval *span)
 {
-	double		seconds = ((double) span->month * DAYS_PER_MONTH + span->day) *
-		SECS_PER_DAY;
+	double		days = (double) span->month * DAYS_PER_MONTH + span->day;
 
-	return Max(ceil(seconds + (double) span->time / USECS_PER_SEC), 0);
+	return Max(days * SECS_PER_DAY + (double) span->time / USECS_PER_SEC, 0);
 }
 
-/* What an rl_result says; what is null in it is unknown, or never. */
-static Answer
-read_result(HeapTupleHeader result)
+/* The limit that an rl_result tells of; what is null in it is not known, or never. */
+static HttpLimit
+limit_of_result(HeapTupleHeader result)
 {
-	Answer		answer;
+	HttpLimit	limit;
+	bool		allowed;
+	double		full;
+	double		missing;
 	bool		isnull;
 	Datum		value;
 
 	value = GetAttributeByNum(result, 1, &isnull);
-	answer.allowed = !isnull && DatumGetBool(value);
+	allowed = !isnull && DatumGetBool(value);
 	value = GetAttributeByNum(result, 2, &isnull);
-	answer.capacity = isnull ? NAN : DatumGetFloat8(value);
+	limit.capacity = isnull ? NAN : DatumGetFloat8(value);
 	value = GetAttributeByNum(result, 3, &isnull);
-	answer.remaining = isnull ? NAN : DatumGetFloat8(value);
+	limit.remaining = isnull ? NAN : DatumGetFloat8(value);
 	value = GetAttributeByNum(result, 4, &isnull);
-	answer.retry_after = isnull ? -1 : interval_seconds(DatumGetIntervalP(value));
+	limit.retry_after = allowed ? 0 : isnull ? -1 :
+		interval_seconds(DatumGetIntervalP(value));
 	value = GetAttributeByNum(result, 5, &isnull);
-	answer.reset_after = isnull ? -1 : interval_seconds(DatumGetIntervalP(value));
-	return answer;
+	full = isnull ? -1 : interval_seconds(DatumGetIntervalP(value));
+
+	/*
+	 * The rate of refill is not in it, but follows from what is missing; not if
+	 * that is so little that the window could not be told to the second.
+	 */
+	missing = limit.capacity - limit.remaining;
+	limit.window = limit.window_error = -1;
+	if (full > 0 && missing > 0)
+	{
+		double		error = RESULT_ERROR / full + ROUNDING;
+
+		limit.window = limit.capacity * (full / missing);
+		limit.window_error = limit.window * error;
+		if (limit.window_error > 0.5)
+			limit.window = -1;
+	}
+
+	/* a wait that goes on when the bucket is full is a block's */
+	if (limit.retry_after > Max(full, 0))
+	{
+		limit.remaining = 0;
+		limit.more_after = limit.retry_after;
+		return limit;
+	}
+	limit.more_after = next_token(limit.capacity, limit.remaining, full);
+	if (limit.retry_after > 0 && limit.more_after > limit.retry_after)
+		limit.more_after = limit.retry_after;
+	return limit;
 }
 
-/* rl_headers(r, policy) returns jsonb */
+/* Add an item to a list. */
+static void
+add_item(StringInfo list, const char *item)
+{
+	if (list->len > 0)
+		appendStringInfoString(list, ", ");
+	appendStringInfoString(list, item);
+}
+
+/* Add a limit to the fields; "unit" and "partition" are its qu and pk, or NULL. */
+static void
+add_limit(HttpFields *fields, const char *name, const HttpLimit *limit,
+		  const char *unit, const char *partition)
+{
+	char	   *pk = partition ? psprintf(";pk=%s", partition) : "";
+
+	if (!isnan(limit->remaining))
+	{
+		char	   *t = "";
+
+		if (limit->more_after >= 0)
+			t = psprintf(";t=%s", sf_integer(ceil(limit->more_after - RESULT_ERROR)));
+		add_item(&fields->limits,
+				 psprintf("%s;r=%s%s%s", name, sf_integer(limit->remaining), t, pk));
+	}
+	if (!isnan(limit->capacity))
+	{
+		char	   *qu = unit ? psprintf(";qu=%s", unit) : "";
+		char	   *w = "";
+
+		if (limit->window > 0)
+			w = psprintf(";w=%s", sf_integer(Max(ceil(limit->window - limit->window_error), 1)));
+		add_item(&fields->policies,
+				 psprintf("%s;q=%s%s%s%s", name, sf_integer(limit->capacity), qu, w, pk));
+	}
+	if (limit->retry_after > fields->retry_after)
+		fields->retry_after = limit->retry_after;
+}
+
+void
+http_fields_begin(HttpFields *fields)
+{
+	initStringInfo(&fields->limits);
+	initStringInfo(&fields->policies);
+	fields->retry_after = 0;
+}
+
+/* Add the limit that a decision was by; its name is the limiter. */
+void
+http_fields_add(HttpFields *fields, const BucketCall *call)
+{
+	HttpLimit	limit = limit_of_decision(&call->rule, &call->decision);
+
+	add_limit(fields, sf_string(call->id.limiter, call->id.limiter_len), &limit,
+			  NULL, NULL);
+}
+
+/*
+ * The fields as JSON: members of one object, or, as PostgREST's response.headers
+ * has them, objects of one member each, in an array.
+ */
+char *
+http_fields_json(const HttpFields *fields, bool array)
+{
+	const char *between = "";
+	StringInfoData buf;
+
+	initStringInfo(&buf);
+	appendStringInfoChar(&buf, array ? '[' : '{');
+	for (int i = 0; i < 3; i++)
+	{
+		static const char *const names[] = {"RateLimit", "RateLimit-Policy", "Retry-After"};
+		const char *value = i == 0 ? fields->limits.data : i == 1 ? fields->policies.data :
+			fields->retry_after > 0 ? sf_integer(ceil(fields->retry_after - RESULT_ERROR)) : "";
+
+		if (*value == '\0')
+			continue;
+		appendStringInfoString(&buf, between);
+		if (array)
+			appendStringInfoChar(&buf, '{');
+		escape_json(&buf, names[i]);
+		appendStringInfoString(&buf, ": ");
+		escape_json(&buf, value);
+		if (array)
+			appendStringInfoChar(&buf, '}');
+		between = ", ";
+	}
+	appendStringInfoChar(&buf, array ? ']' : '}');
+	return buf.data;
+}
+
+/* A name for a quota unit, or NULL. */
+static char *
+get_unit(FunctionCallInfo fcinfo, int arg)
+{
+	text	   *unit;
+
+	if (PG_ARGISNULL(arg))
+		return NULL;
+	unit = PG_GETARG_TEXT_PP(arg);
+	check_length("quota_unit", VARDATA_ANY(unit), VARSIZE_ANY_EXHDR(unit), MAX_KEY_LEN);
+	return sf_string(VARDATA_ANY(unit), VARSIZE_ANY_EXHDR(unit));
+}
+
+static char *
+get_partition(FunctionCallInfo fcinfo, int arg)
+{
+	bytea	   *partition;
+
+	if (PG_ARGISNULL(arg))
+		return NULL;
+	partition = PG_GETARG_BYTEA_PP(arg);
+	if (VARSIZE_ANY_EXHDR(partition) > MAX_KEY_LEN)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("partition_key must not be longer than %d bytes, not %zu",
+						MAX_KEY_LEN, (size_t) VARSIZE_ANY_EXHDR(partition))));
+	return sf_bytes(VARDATA_ANY(partition), VARSIZE_ANY_EXHDR(partition));
+}
+
+/* rl_headers(r, policy, quota_unit, partition_key) returns jsonb */
 Datum
 rl_headers(PG_FUNCTION_ARGS)
 {
-	Answer		answer;
+	HttpLimit	limit;
 	text	   *policy;
+	HttpFields	fields;
 
 	check_not_null(fcinfo, 0, "r");
 	check_not_null(fcinfo, 1, "policy");
-	answer = read_result(PG_GETARG_HEAPTUPLEHEADER(0));
+	limit = limit_of_result(PG_GETARG_HEAPTUPLEHEADER(0));
 	policy = PG_GETARG_TEXT_PP(1);
+	http_fields_begin(&fields);
+	add_limit(&fields, sf_string(VARDATA_ANY(policy), VARSIZE_ANY_EXHDR(policy)), &limit,
+			  get_unit(fcinfo, 2), get_partition(fcinfo, 3));
 	PG_RETURN_DATUM(DirectFunctionCall1(jsonb_in,
-										CStringGetDatum(headers(&answer, VARDATA_ANY(policy),
-																VARSIZE_ANY_EXHDR(policy)))));
+										CStringGetDatum(http_fields_json(&fields, false))));
 }
 
-/* Say no: as an error that PostgREST makes an answer of, headers and all, or not. */
 static void
-raise_denied(const BucketId *id, const BucketRule *rule, const Decision *decision)
+add_member(StringInfo object, const char *name, const char *value)
 {
-	Answer		answer = {false};
-	Owed		wait = decision_wait(rule, decision);
-	double		remaining = bucket_tokens(rule, decision->owed);
-	char	   *detail;
-	char	   *hint = NULL;
+	appendStringInfoString(object, object->len == 0 ? "{" : ", ");
+	escape_json(object, name);
+	appendStringInfoString(object, ": ");
+	if (value)
+		escape_json(object, value);
+	else
+		appendStringInfoString(object, "null");
+}
+
+/* Add the members of a problem (RFC 9457) of the draft's type quota-exceeded. */
+static void
+add_problem(StringInfo object, const BucketCall *calls, int n)
+{
+	const char *between = "";
+
+	add_member(object, "type", PROBLEM_TYPE);
+	add_member(object, "title", PROBLEM_TITLE);
+	appendStringInfoString(object, ", \"status\": 429, \"violated-policies\": [");
+	for (int i = 0; i < n; i++)
+	{
+		const BucketId *id = &calls[i].id;
+
+		if (calls[i].decision.allowed)
+			continue;
+		appendStringInfoString(object, between);
+		escape_json(object, pnstrdup(id->limiter, id->limiter_len));
+		between = ", ";
+	}
+	appendStringInfoChar(object, ']');
+}
+
+/* What a denied call's error says in DETAIL, outside of JSON. */
+static char *
+denied_detail(const BucketCall *call)
+{
+	const BucketId *id = &call->id;
+	const Decision *decision = &call->decision;
+	double		remaining = bucket_tokens(&call->rule, decision->owed);
+	char	   *detail = psprintf("key \"%.*s\", limiter \"%.*s\"", id->key_len, id->key,
+								  id->limiter_len, id->limiter);
+
+	if (decision->blocked > 0)
+		return psprintf("%s: blocked", detail);
+	/* rounded down: what is shown as there is there */
+	if (decision->known)
+		return psprintf("%s: %.15g of %.15g tokens remaining", detail,
+						floor(remaining * 1000) / 1000, call->rule.capacity);
+	return detail;
+}
+
+/* And in HINT; NULL: nothing. */
+static char *
+denied_hint(const BucketCall *call)
+{
+	Owed		wait = decision_wait(&call->rule, &call->decision);
+
+	if (wait >= 0)
+		return psprintf("Wait %.0f s.", ceil((double) wait / 1e9));
+	return call->decision.known ? "Waiting does not help." : NULL;
+}
+
+/*
+ * Say no, by an error of that form: to a call that was decided by n buckets together,
+ * of which "most" is the one that binds most.  With n = 0, by ratelimit.on_error.
+ */
+void
+http_deny(const BucketCall *calls, int n, int most, HttpError form)
+{
+	char	   *detail = n > 0 ? denied_detail(&calls[most]) : NULL;
+	char	   *hint = n > 0 ? denied_hint(&calls[most]) : NULL;
+	HttpFields	fields;
 	StringInfoData body;
 
-	answer.capacity = rule->capacity;
-	answer.remaining = !decision->known ? NAN : decision->blocked > 0 ? 0 : remaining;
-	answer.retry_after = wait < 0 ? -1 : ceil((double) wait / 1e9);
-
-	detail = psprintf("key \"%.*s\", limiter \"%.*s\"", id->key_len, id->key,
-					  id->limiter_len, id->limiter);
-	/* rounded down: what is shown as there is there */
-	if (decision->blocked > 0)
-		detail = psprintf("%s: blocked", detail);
-	else if (decision->known)
-		detail = psprintf("%s: %.15g of %.15g tokens remaining", detail,
-						  floor(remaining * 1000) / 1000, rule->capacity);
-	if (answer.retry_after >= 0)
-		hint = psprintf("Wait %.0f s.", answer.retry_after);
-	else if (decision->known)
-		hint = pstrdup("Waiting does not help.");
-
-	if (!postgrest_headers_setting)
+	if (form == HTTP_ERROR_PT429)
 		ereport(ERROR,
 				(errcode(ERRCODE_PT429),
 				 errmsg("rate limit exceeded"),
-				 errdetail("%s", detail),
+				 detail ? errdetail("%s", detail) : 0,
 				 hint ? errhint("%s", hint) : 0));
 
+	http_fields_begin(&fields);
+	if (n > 0)
+		http_fields_add(&fields, &calls[most]);
 	initStringInfo(&body);
-	appendStringInfoString(&body, "{\"code\": \"PT429\", \"message\": \"rate limit exceeded\", \"details\": ");
-	escape_json(&body, detail);
-	appendStringInfoString(&body, ", \"hint\": ");
-	if (hint)
-		escape_json(&body, hint);
-	else
-		appendStringInfoString(&body, "null");
+	if (form == HTTP_ERROR_PROBLEM)
+	{
+		/* PostgREST's body has four members, all text: in one of them, then */
+		StringInfoData problem;
+
+		initStringInfo(&problem);
+		add_problem(&problem, calls, n);
+		appendStringInfoChar(&problem, '}');
+		detail = problem.data;
+		add_problem(&body, calls, n);
+	}
+	add_member(&body, "code", "PT429");
+	add_member(&body, "message", "rate limit exceeded");
+	add_member(&body, "details", detail);
+	add_member(&body, "hint", hint);
 	appendStringInfoChar(&body, '}');
 	ereport(ERROR,
 			(errcode(ERRCODE_PGRST),
 			 errmsg_internal("%s", body.data),
 			 errdetail_internal("{\"status\": 429, \"headers\": %s}",
-								headers(&answer, id->limiter, id->limiter_len))));
+								http_fields_json(&fields, false))));
 }
 
 /* rl_enforce(key, capacity, refill, cost, limiter) returns void */
 Datum
 rl_enforce(PG_FUNCTION_ARGS)
 {
-	BucketId	id;
-	const BucketRule *rule = get_call(fcinfo, &id);
-	Decision	decision;
+	BucketCall	call;
+	Decision   *decision = &call.decision;
 
-	decide_uncounted(&id, rule, &decision);
-	decide_counted(&id, rule, &decision, false);
-	if (!decision.allowed)
-		raise_denied(&id, rule, &decision);
+	call.rule = *get_call(fcinfo, &call.id);
+	decide_uncounted(&call.id, &call.rule, decision);
+	decide_counted(&call.id, &call.rule, decision, false);
+	if (!decision->allowed)
+		http_deny(&call, 1, 0, postgrest_headers_setting);
 	PG_RETURN_VOID();
 }

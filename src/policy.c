@@ -241,14 +241,8 @@ find_policy(const text *name)
 	return NULL;
 }
 
-/* The names of a policy's buckets: they outlast what the cache holds. */
-typedef struct Names
-{
-	char		limiter[MAX_LIMITER_LEN];
-} Names;
-
 static void
-make_call(BucketCall *call, Names *names, const Tier *tier, const text *key,
+make_call(BucketCall *call, PolicyNames *names, const Tier *tier, const text *key,
 		  double cost)
 {
 	memcpy(names->limiter, tier->limiter, tier->limiter_len);
@@ -260,11 +254,11 @@ make_call(BucketCall *call, Names *names, const Tier *tier, const text *key,
 /*
  * Decide a call by a policy: is it allowed?  Left in calls are the decisions that
  * count for that, or one that allows; how many.  None if it was not a policy that
- * decided.
+ * decided.  calls and names have room for MAX_CALLS.
  */
-static bool
-decide_by_policy(const text *policy_name, const text *key, double cost,
-				 BucketCall *calls, Names *names, int *n_calls)
+bool
+policy_decide(const text *policy_name, const text *key, double cost,
+			  BucketCall *calls, PolicyNames *names, int *n_calls)
 {
 	const Policy *policy;
 	BucketCall *shadows;
@@ -340,12 +334,12 @@ Datum
 rl_consume_policy(PG_FUNCTION_ARGS)
 {
 	BucketCall	calls[MAX_CALLS];
-	Names		names[MAX_CALLS];
+	PolicyNames names[MAX_CALLS];
 	int			n;
 
 	check_arguments(fcinfo);
-	PG_RETURN_BOOL(decide_by_policy(PG_GETARG_TEXT_PP(0), PG_GETARG_TEXT_PP(1),
-									PG_GETARG_FLOAT8(2), calls, names, &n));
+	PG_RETURN_BOOL(policy_decide(PG_GETARG_TEXT_PP(0), PG_GETARG_TEXT_PP(1),
+								 PG_GETARG_FLOAT8(2), calls, names, &n));
 }
 
 /* Does x bind more than y?  Who waits longer, for ever longest; else who has less. */
@@ -361,23 +355,33 @@ binds_more(const BucketCall *x, const BucketCall *y)
 		bucket_tokens(&y->rule, y->decision.owed);
 }
 
+/* Which of the calls binds most. */
+int
+policy_binding(const BucketCall *calls, int n)
+{
+	int			most = 0;
+
+	for (int i = 1; i < n; i++)
+		if (binds_more(&calls[i], &calls[most]))
+			most = i;
+	return most;
+}
+
 /* rl_throttle_policy(policy, key, cost) returns rl_result */
 Datum
 rl_throttle_policy(PG_FUNCTION_ARGS)
 {
 	BucketCall	calls[MAX_CALLS];
-	Names		names[MAX_CALLS];
+	PolicyNames names[MAX_CALLS];
 	int			n;
 	Decision	by_setting = {false};
-	int			most = 0;
+	int			most;
 
 	check_arguments(fcinfo);
-	by_setting.allowed = decide_by_policy(PG_GETARG_TEXT_PP(0), PG_GETARG_TEXT_PP(1),
-										  PG_GETARG_FLOAT8(2), calls, names, &n);
+	by_setting.allowed = policy_decide(PG_GETARG_TEXT_PP(0), PG_GETARG_TEXT_PP(1),
+									   PG_GETARG_FLOAT8(2), calls, names, &n);
 	if (n == 0)
 		PG_RETURN_DATUM(make_result(fcinfo, NULL, &by_setting));
-	for (int i = 1; i < n; i++)
-		if (binds_more(&calls[i], &calls[most]))
-			most = i;
+	most = policy_binding(calls, n);
 	PG_RETURN_DATUM(make_result(fcinfo, &calls[most].rule, &calls[most].decision));
 }
