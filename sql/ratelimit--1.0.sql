@@ -211,7 +211,7 @@ CREATE TABLE rate_limit_postgrest_rules (
 	CONSTRAINT path_begins_with_a_slash_or_star CHECK (path OPERATOR(pg_catalog.~) '^[/*]' AND pg_catalog.octet_length(path) OPERATOR(pg_catalog.<=) 255),
 	CONSTRAINT policy_is_a_name CHECK (policy OPERATOR(pg_catalog.<>) '' AND policy OPERATOR(pg_catalog.!~) ':' AND pg_catalog.octet_length(policy) OPERATOR(pg_catalog.<=) 63),
 	CONSTRAINT key_from_is_claim_header_or_address CHECK (key_from OPERATOR(pg_catalog.=) ANY (ARRAY['claim', 'header', 'address']::text[])),
-	CONSTRAINT a_key_from_a_claim_or_header_needs_its_key_name CHECK (key_from OPERATOR(pg_catalog.=) 'address' OR key_name IS NOT NULL),
+	CONSTRAINT a_key_from_a_claim_or_header_needs_its_key_name CHECK (key_name IS NOT NULL OR key_from OPERATOR(pg_catalog.<>) ALL (ARRAY['claim', 'header']::text[])),
 	CONSTRAINT a_header_is_in_lower_case CHECK (key_from OPERATOR(pg_catalog.=) 'claim' OR key_name OPERATOR(pg_catalog.~) '^[a-z0-9_-]+$'),
 	CONSTRAINT proxies_is_at_least_1 CHECK (proxies OPERATOR(pg_catalog.>=) 1)
 );
