@@ -7,42 +7,7 @@
 # test/run does all of it, on any machine.
 
 MODULE_big = ratelimit
-# First those that every call needs: their data then shares pages.
-OBJS = \
-	src/block.o \
-	src/consume.o \
-	src/ratelimit.o \
-	src/shmem_store.o \
-	src/stats.o \
-	src/admin.o \
-	src/bucket.o \
-	src/databases.o \
-	src/decide.o \
-	src/episodes.o \
-	src/flags.o \
-	src/flush.o \
-	src/http.o \
-	src/intake.o \
-	src/many.o \
-	src/policy.o \
-	src/postgrest.o \
-	src/refund.o \
-	src/report.o \
-	src/rows.o \
-	src/saver.o \
-	src/shares.o \
-	src/shmem_admin.o \
-	src/shmem_place.o \
-	src/shmem_saved.o \
-	src/simulate.o \
-	src/snapshot.o \
-	src/spill.o \
-	src/sql.o \
-	src/table_clean.o \
-	src/table_store.o \
-	src/violations.o \
-	src/wait.o \
-	src/worker.o
+OBJS = $(patsubst %.c,%.o,$(sort $(wildcard src/*.c src/*/*.c)))
 
 EXTENSION = ratelimit
 DATA = $(sort $(wildcard sql/ratelimit--*.sql))
@@ -54,7 +19,8 @@ ISOLATION := $(call names,test/specs/%.spec)
 ISOLATION_OPTS = --inputdir=test
 PROVE_TESTS = test/t/*.pl
 
-PG_CFLAGS = -fno-plt -Wall -Wextra -Wno-unused-parameter -Wno-sign-compare -Wno-missing-field-initializers $(if $(WERROR),-Werror)
+PG_CPPFLAGS = -I$(CURDIR)/src
+PG_CFLAGS = -fvisibility=hidden -fno-plt -Wall -Wextra -Wno-unused-parameter -Wno-sign-compare -Wno-missing-field-initializers $(if $(WERROR),-Werror)
 
 # No bitcode, so no clang: there is nothing here that JIT would gain from.
 override with_llvm = no
@@ -68,4 +34,4 @@ include $(PGXS)
 prove_installcheck:
 	$(prove_installcheck)
 
-$(OBJS): $(wildcard src/*.h)
+$(OBJS): $(wildcard src/*.h src/*/*.h)

@@ -1,4 +1,4 @@
-# The file of saved state (src/snapshot.c), as tests read and change it; and the
+# The file of saved state (src/core/saved_file.c), as tests read and change it; and the
 # seam (test/seam/seam.c), through which they change the server's clock and disk.
 package SavedState;
 
@@ -20,8 +20,9 @@ our @EXPORT = qw(
 );
 
 use constant HEADER_SIZE => 512;
-use constant CRC_AT => 212;
-our @KINDS = qw(store database limiter bucket episode track_seeds track due_flag lost violation);
+use constant CRC_AT => 260;
+use constant MAX_KINDS => 16;
+our @KINDS = qw(store bucket limiter lost violation episode track_seeds track due_flag database);
 
 # name, offset, template
 my @FIELDS = (
@@ -31,7 +32,7 @@ my @FIELDS = (
 	[ inode => 48, 'Q' ], [ checkpoint => 56, 'Q' ], [ saved_at => 64, 'q' ],
 	[ mono => 72, 'q' ], [ boot => 80, 'a40' ], [ length => 120, 'q' ],
 	(map { [ "n_$KINDS[$_]" => 128 + 8 * $_, 'Q' ] } 0 .. $#KINDS),
-	[ records_crc => 208, 'L' ], [ crc => CRC_AT, 'L' ]);
+	[ records_crc => 128 + 8 * MAX_KINDS, 'L' ], [ crc => CRC_AT, 'L' ]);
 
 sub state_file
 {

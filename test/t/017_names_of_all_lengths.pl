@@ -15,7 +15,7 @@ use Test::More;
 my $node = start_server('names', conf => 'ratelimit.max_buckets = 65536');
 my $sql = sub { return $node->safe_psql('postgres', $_[0]); };
 
-# Lengths of limiter and key on both sides of where a part ends (src/shmem_slots.h),
+# Lengths of limiter and key on both sides of where a part ends (src/memory/slots.h),
 # each with a key of one letter, and those that differ from it where a part ends or
 # begins.
 $sql->(<<'SQL');

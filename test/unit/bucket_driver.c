@@ -1,6 +1,6 @@
 /*
  * bucket_driver.c
- *		Drives src/bucket.c by lines of text, for bucket_test.py.
+ *		Drives src/core/bucket.c by lines of text, for bucket_test.py.
  *
  * Holds one bucket and treats it as the stores do.  Reads
  *
@@ -18,7 +18,7 @@
  */
 #include "postgres.h"
 
-#include "bucket.h"
+#include "core/bucket.h"
 
 /* postgres.h redirects it to the server's, which is not linked */
 #undef printf

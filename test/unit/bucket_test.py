@@ -1,6 +1,6 @@
 """
 bucket_test.py DRIVER [--sanitized DRIVER] [--seed N] [--calls N]
-	Compares src/bucket.c with exact rational arithmetic.
+	Compares src/core/bucket.c with exact rational arithmetic.
 
 Parameters are rationals, as the caller wrote them (1/3, 0.1); bucket.c gets the
 nearest doubles.  After every call two models say what the bucket may lack to be

@@ -1,0 +1,73 @@
+/*
+ * core/bucket.h
+ *		The arithmetic of one token bucket: see core/bucket.c.
+ */
+#ifndef RATELIMIT_BUCKET_H
+#define RATELIMIT_BUCKET_H
+
+/*
+ * What a bucket lacks to be full.  With a refill it is the time that refilling
+ * will take, in nanoseconds; with refill 0 it is the tokens taken, in units of
+ * 1/scale of a token.  Zero is a full bucket.
+ */
+typedef int128 Owed;
+
+/* No rule's bucket can owe this much: it bounds what a store accepts. */
+#define BUCKET_OWED_MAX		((Owed) 1 << 98)
+
+/* A bucket in debt owes at most so much more than an empty one. */
+#define BUCKET_DEBT_MAX		((Owed) 1 << 97)
+
+/* The arguments of a call, and what follows from them alone. */
+typedef struct BucketRule
+{
+	double		capacity;		/* tokens, > 0 */
+	double		refill;			/* tokens per second, >= 0 */
+	double		cost;			/* tokens, >= 0 */
+	bool		timed;			/* owed is time (refills), else tokens taken */
+	Owed		take;			/* what an allowed call adds to owed */
+	Owed		room;			/* most that may be owed for it to be allowed;
+								 * -1: never allowed */
+	/* so far what every call needs: a cache line */
+	Owed		window;			/* most that an empty bucket owes */
+	double		scale;			/* units of owed per token, if not timed */
+} BucketRule;
+
+extern void bucket_rule(BucketRule *rule, double capacity, double refill,
+						double cost);
+extern double bucket_costs(double capacity, double cost, double other);
+extern void bucket_rule_for_debt(BucketRule *rule);
+extern void bucket_rule_for_wait(BucketRule *rule, Owed timeout);
+extern bool bucket_timed(double capacity, double refill);
+extern Owed bucket_carry(double capacity, double refill, Owed owed,
+						 const BucketRule *rule);
+extern double bucket_tokens(const BucketRule *rule, Owed owed);
+extern double bucket_lacks(const BucketRule *rule, Owed owed);
+
+/* What is still owed once "elapsed" nanoseconds (>= 0) have passed. */
+static inline Owed
+bucket_refilled(bool timed, Owed owed, Owed elapsed)
+{
+	if (!timed)
+		return owed;
+	return owed > elapsed ? owed - elapsed : 0;
+}
+
+/* Put back what a call took, or what of it does not make the bucket overflow. */
+static inline Owed
+bucket_give(const BucketRule *rule, Owed owed)
+{
+	return owed > rule->take ? owed - rule->take : 0;
+}
+
+/* Decide one call: true, and the tokens taken, or false and nothing changed. */
+static inline bool
+bucket_take(const BucketRule *rule, Owed *owed)
+{
+	if (*owed > rule->room)
+		return false;
+	*owed += rule->take;
+	return true;
+}
+
+#endif							/* RATELIMIT_BUCKET_H */

@@ -1,0 +1,45 @@
+/*
+ * core/clock.c
+ *		The clock of shared memory, and secret numbers.
+ */
+#include "postgres.h"
+
+#include <dlfcn.h>
+
+#include "core/clock.h"
+#include "core/hot.h"
+
+/*
+ * The kernel's part of clock_gettime().  Going there through libc touches two more
+ * pages of data and one of code, which little else in a server does.
+ */
+int			(*read_clock) (clockid_t, struct timespec *) hot_data = clock_gettime;
+
+void
+clock_init(void)
+{
+#ifdef __linux__
+	static const char *const names[] = {"__vdso_clock_gettime", "__kernel_clock_gettime"};
+	void	   *vdso = dlopen("linux-vdso.so.1", RTLD_LAZY | RTLD_NOLOAD);
+	struct timespec now;
+
+	for (int i = 0; vdso && i < lengthof(names); i++)
+	{
+		int			(*found) (clockid_t, struct timespec *) = dlsym(vdso, names[i]);
+
+		if (found && found(CLOCK_MONOTONIC, &now) == 0)
+			read_clock = found;
+	}
+#endif
+}
+
+/* What hashes of names that callers choose start from: nobody else can know it. */
+uint64
+secret_seed(void)
+{
+	uint64		seed;
+
+	if (!pg_strong_random(&seed, sizeof(seed)))
+		seed = (uint64) monotonic_ns();
+	return seed;
+}

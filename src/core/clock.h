@@ -1,0 +1,26 @@
+/*
+ * core/clock.h
+ *		The clock of shared memory, and secret numbers.  See core/clock.c.
+ */
+#ifndef RATELIMIT_CLOCK_H
+#define RATELIMIT_CLOCK_H
+
+#include <time.h>
+
+/* clock_gettime(), but by a shorter way */
+extern int	(*read_clock) (clockid_t, struct timespec *);
+
+extern void clock_init(void);
+extern uint64 secret_seed(void);
+
+/* Nanoseconds of a clock that is never set, and the same in every process. */
+static inline int64
+monotonic_ns(void)
+{
+	struct timespec now;
+
+	(void) read_clock(CLOCK_MONOTONIC, &now);
+	return now.tv_sec * INT64CONST(1000000000) + now.tv_nsec;
+}
+
+#endif							/* RATELIMIT_CLOCK_H */

@@ -1,0 +1,158 @@
+/*
+ * core/names.h
+ *		What a bucket is called: limiter and key, and their hash.  See core/names.c.
+ */
+#ifndef RATELIMIT_NAMES_H
+#define RATELIMIT_NAMES_H
+
+#include "core/bytes.h"
+#include "core/compat.h"
+
+#define MAX_KEY_LEN			255 /* bytes */
+#define MAX_LIMITER_LEN		63	/* bytes */
+#define BLOCK_PREFIX		':' /* begins the limiter of a bucket that is a block */
+
+/*
+ * The head of a name: the lengths of limiter and key, and the first bytes of the two
+ * together, followed by zeros.  A short name is all in its head.
+ */
+#define HEAD_BYTES			22
+
+typedef union NameHead
+{
+	struct
+	{
+		uint8		limiter_len;
+		uint8		key_len;
+		char		bytes[HEAD_BYTES];	/* limiter, then key */
+	};
+	uint64		words[3];
+} NameHead;
+
+StaticAssertDecl(sizeof(NameHead) == 24, "a head has other bytes than its words");
+
+/*
+ * Which bucket.  The texts need not end in a zero byte and belong to the
+ * caller.
+ */
+typedef struct BucketId
+{
+	Oid			database;
+	int			limiter_len;
+	int			key_len;
+	const char *limiter;
+	const char *key;
+	uint64		hash;
+	NameHead	name;
+} BucketId;
+
+/* What hashes start from: secret, and the same in all processes of a server. */
+extern uint64 hash_secrets[3];
+
+extern void hash_use_seed(uint64 seed);
+extern bool names_valid(const char *limiter, int limiter_len, const char *key,
+						int key_len);
+extern void head_of_limiter(NameHead *name, const char *limiter, int len);
+extern void make_bucket_id(BucketId *id, Oid database, const char *limiter,
+						   int limiter_len, const char *key, int key_len);
+
+pg_noreturn extern void fail_length(const char *name, const char *value, int len,
+									int max);
+extern void check_limiter(const char *limiter, int len);
+
+/* A name must be neither empty nor longer than max bytes. */
+static inline void
+check_length(const char *name, const char *value, int len, int max)
+{
+	if (unlikely(len == 0 || len > max))
+		fail_length(name, value, len, max);
+}
+
+/* Are these heads the same?  Then so are the names, if they are short. */
+static inline bool
+same_head(const NameHead *a, const NameHead *b)
+{
+	return a->words[0] == b->words[0] && a->words[1] == b->words[1] &&
+		a->words[2] == b->words[2];
+}
+
+static inline bool
+name_is_short(const BucketId *id)
+{
+	return id->limiter_len + id->key_len <= HEAD_BYTES;
+}
+
+/* Complete a head that has its limiter. */
+static pg_attribute_always_inline void
+head_add_key(BucketId *id)
+{
+	int			at = Min(id->limiter_len, HEAD_BYTES);
+
+	id->name.key_len = id->key_len;
+	copy_bytes(id->name.bytes + at, id->key, Min(id->key_len, HEAD_BYTES - at));
+}
+
+/* Multiply, so that every bit of both changes about every bit of the result. */
+static inline uint64
+hash_fold(uint64 a, uint64 b)
+{
+	uint128		product = (uint128) a * b;
+
+	return (uint64) product ^ (uint64) (product >> 64);
+}
+
+/*
+ * The hash of some bytes: a fourth of hash_bytes_extended()'s code, and inline.
+ * Without the secrets nobody can tell which names collide.
+ */
+static inline uint64
+hash_bytes_of_name(uint64 seed, const char *name, int len)
+{
+	uint64		a;
+	uint64		b;
+	int			left = len;
+
+	for (; left > 16; left -= 16, name += 16)
+		seed = hash_fold(load_64(name) ^ hash_secrets[0], load_64(name + 8) ^ seed);
+	/* a and b may have bytes in common */
+	if (likely(left >= 8))
+	{
+		a = load_64(name);
+		b = load_64(name + left - 8);
+	}
+	else if (left >= 4)
+	{
+		a = load_32(name);
+		b = load_32(name + left - 4);
+	}
+	else if (left > 0)
+	{
+		a = (uint8) name[0] << 8 | (uint8) name[left / 2];
+		b = (uint8) name[left - 1];
+	}
+	else
+		a = b = 0;
+	seed = hash_fold(a ^ hash_secrets[0], b ^ seed);
+	return hash_fold(seed ^ len, hash_secrets[1]);
+}
+
+/* The hash that those of a limiter's keys start from. */
+static inline uint64
+hash_limiter(Oid database, const char *limiter, int len)
+{
+	return hash_bytes_of_name(hash_secrets[2] ^ database, limiter, len);
+}
+
+/* The hash of a bucket, from its limiter's. */
+static inline uint64
+hash_key(uint64 limiter_hash, const char *key, int len)
+{
+#ifdef RATELIMIT_WEAK_HASH
+	/* for a test: many names have the same hash, so that only names tell them apart */
+	return hash_bytes_extended((const unsigned char *) key, Min(len, 7), len);
+#else
+	return hash_bytes_of_name(limiter_hash, key, len);
+#endif
+}
+
+#endif							/* RATELIMIT_NAMES_H */

@@ -1,0 +1,192 @@
+/*
+ * core/settings.c
+ *		The settings ratelimit.*.
+ */
+#include "postgres.h"
+
+#include <limits.h>
+
+#include "core/hot.h"
+#include "core/settings.h"
+#include "miscadmin.h"
+#include "utils/guc.h"
+
+int			max_buckets_setting = 131072;
+int			overflow_setting = OVERFLOW_TABLE;
+int			on_error_setting = ON_ERROR_ERROR;
+int			flush_interval_setting = 60;
+char	   *gateway_name_setting = NULL;
+int			max_violations_setting = 16384;
+int			violation_sink_setting = SINK_TABLE;
+int			violation_retention_setting = 0;
+int			flag_threshold_setting = 1000;
+int			flag_window_setting = 600;
+char	   *flag_limiters_setting = NULL;
+int			max_episodes_setting = 200;
+int			episode_retention_setting = 3600;
+int			save_interval_setting = 300;
+bool		enabled_setting hot_data = true;
+bool		shadow_setting hot_data = false;
+bool		refund_setting hot_data = false;
+int			postgrest_headers_setting = HTTP_ERROR_PT429;
+
+static const struct config_enum_entry overflow_options[] = {
+	{"table", OVERFLOW_TABLE, false},
+	{"evict", OVERFLOW_EVICT, false},
+	{NULL, 0, false}
+};
+
+static const struct config_enum_entry on_error_options[] = {
+	{"error", ON_ERROR_ERROR, false},
+	{"allow", ON_ERROR_ALLOW, false},
+	{"deny", ON_ERROR_DENY, false},
+	{NULL, 0, false}
+};
+
+static const struct config_enum_entry sink_options[] = {
+	{"table", SINK_TABLE, false},
+	{"log", SINK_LOG, false},
+	{"none", SINK_NONE, false},
+	{NULL, 0, false}
+};
+
+/* The values of a boolean, and one more. */
+static const struct config_enum_entry postgrest_headers_options[] = {
+	{"off", HTTP_ERROR_PT429, false},
+	{"on", HTTP_ERROR_PGRST, false},
+	{"problem", HTTP_ERROR_PROBLEM, false},
+	{"false", HTTP_ERROR_PT429, true},
+	{"true", HTTP_ERROR_PGRST, true},
+	{"no", HTTP_ERROR_PT429, true},
+	{"yes", HTTP_ERROR_PGRST, true},
+	{"0", HTTP_ERROR_PT429, true},
+	{"1", HTTP_ERROR_PGRST, true},
+	{NULL, 0, false}
+};
+
+static bool
+check_gateway_name(char **value, void **extra, GucSource source)
+{
+	if (strlen(*value) <= MAX_GATEWAY_LEN)
+		return true;
+	GUC_check_errdetail("It must not be longer than %d bytes.", MAX_GATEWAY_LEN);
+	return false;
+}
+
+void
+settings_define(void)
+{
+	/* loaded later, by the first call: it is too late for such settings */
+	GucContext	postmaster = process_shared_preload_libraries_in_progress ?
+		PGC_POSTMASTER : PGC_SIGHUP;
+
+	DefineCustomIntVariable("ratelimit.max_buckets",
+							"Buckets held in shared memory.",
+							"Has no effect unless ratelimit is in shared_preload_libraries.",
+							&max_buckets_setting,
+							131072, 16, 1 << 30, postmaster, 0,
+							NULL, NULL, NULL);
+	DefineCustomEnumVariable("ratelimit.overflow",
+							 "Where a bucket goes that does not fit in shared memory.",
+							 "table: into rate_limit_buckets. evict: the bucket nearest to full gives way.",
+							 &overflow_setting,
+							 OVERFLOW_TABLE, overflow_options, PGC_SIGHUP, 0,
+							 NULL, NULL, NULL);
+	DefineCustomEnumVariable("ratelimit.on_error",
+							 "What becomes of a call that rate_limit_buckets cannot decide.",
+							 NULL,
+							 &on_error_setting,
+							 ON_ERROR_ERROR, on_error_options, PGC_SUSET, 0,
+							 NULL, NULL, NULL);
+	DefineCustomIntVariable("ratelimit.flush_interval",
+							"How often violations are written.",
+							"And how often rows of rate_limit_buckets that are full again are deleted.",
+							&flush_interval_setting,
+							60, 1, INT_MAX / 1000, PGC_SIGHUP, GUC_UNIT_S,
+							NULL, NULL, NULL);
+	DefineCustomStringVariable("ratelimit.gateway_name",
+							   "Name of the calling instance, for its violations.",
+							   "Empty: application_name, else cluster_name, else the host's name.",
+							   &gateway_name_setting,
+							   "", PGC_USERSET, 0,
+							   check_gateway_name, NULL, NULL);
+	DefineCustomIntVariable("ratelimit.max_violations",
+							"Distinct (gateway, limiter, key) counted between two flushes.",
+							"Violations of further keys are counted together, as key (other).",
+							&max_violations_setting,
+							16384, 16, 1 << 19, postmaster, 0,
+							NULL, NULL, NULL);
+	DefineCustomEnumVariable("ratelimit.violation_sink",
+							 "Where violations are written.",
+							 NULL,
+							 &violation_sink_setting,
+							 SINK_TABLE, sink_options, PGC_SIGHUP, 0,
+							 NULL, NULL, NULL);
+	DefineCustomIntVariable("ratelimit.violation_retention",
+							"Age at which rows of rate_limit_violations are deleted.",
+							"0 keeps them.",
+							&violation_retention_setting,
+							0, 0, INT_MAX, PGC_SIGHUP, GUC_UNIT_S,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("ratelimit.flag_threshold",
+							"Violations within flag_window at which a key is flagged.",
+							NULL,
+							&flag_threshold_setting,
+							1000, 1, INT_MAX, PGC_SIGHUP, 0,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("ratelimit.flag_window",
+							"Within which flag_threshold violations flag a key.",
+							NULL,
+							&flag_window_setting,
+							600, 1, 86400 * 366, PGC_SIGHUP, GUC_UNIT_S,
+							NULL, NULL, NULL);
+	DefineCustomStringVariable("ratelimit.flag_limiters",
+							   "Limiters whose keys are flagged, separated by commas.",
+							   NULL,
+							   &flag_limiters_setting,
+							   "user", PGC_SIGHUP, 0,
+							   NULL, NULL, NULL);
+	DefineCustomIntVariable("ratelimit.max_episodes",
+							"Recent runs of violations that are remembered.",
+							NULL,
+							&max_episodes_setting,
+							200, 1, 10000, postmaster, 0,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("ratelimit.episode_retention",
+							"How long an episode is shown after its last violation.",
+							"Or for flag_window, if that is longer.",
+							&episode_retention_setting,
+							3600, 1, 86400 * 366, PGC_SIGHUP, GUC_UNIT_S,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("ratelimit.save_interval",
+							"How often state is saved for a restart.",
+							"0: only when the server is shut down.",
+							&save_interval_setting,
+							300, 0, INT_MAX / 1000, PGC_SIGHUP, GUC_UNIT_S,
+							NULL, NULL, NULL);
+	DefineCustomBoolVariable("ratelimit.enabled",
+							 "Decide calls.",
+							 "Off: every call is allowed and nothing is counted.",
+							 &enabled_setting,
+							 true, PGC_SUSET, 0,
+							 NULL, NULL, NULL);
+	DefineCustomBoolVariable("ratelimit.shadow",
+							 "Decide and record calls, but allow them all.",
+							 NULL,
+							 &shadow_setting,
+							 false, PGC_SUSET, 0,
+							 NULL, NULL, NULL);
+	DefineCustomBoolVariable("ratelimit.refund_on_rollback",
+							 "Give tokens back when what took them is rolled back.",
+							 NULL,
+							 &refund_setting,
+							 false, PGC_SUSET, 0,
+							 NULL, NULL, NULL);
+	DefineCustomEnumVariable("ratelimit.postgrest_headers",
+							 "Let rl_enforce() raise errors that PostgREST makes headers of.",
+							 "problem: and with the details of a problem of type quota-exceeded.",
+							 &postgrest_headers_setting,
+							 HTTP_ERROR_PT429, postgrest_headers_options, PGC_USERSET, 0,
+							 NULL, NULL, NULL);
+	MarkGUCPrefixReserved("ratelimit");
+}

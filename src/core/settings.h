@@ -1,0 +1,61 @@
+/*
+ * core/settings.h
+ *		The settings ratelimit.*: see core/settings.c.
+ */
+#ifndef RATELIMIT_SETTINGS_H
+#define RATELIMIT_SETTINGS_H
+
+#define RATELIMIT_VERSION	"1.0"	/* as in ratelimit.control */
+
+#define MAX_GATEWAY_LEN		255 /* bytes */
+
+typedef enum OverflowPolicy
+{
+	OVERFLOW_TABLE,
+	OVERFLOW_EVICT
+} OverflowPolicy;
+
+typedef enum OnError
+{
+	ON_ERROR_ERROR,
+	ON_ERROR_ALLOW,
+	ON_ERROR_DENY
+} OnError;
+
+typedef enum ViolationSink
+{
+	SINK_TABLE,
+	SINK_LOG,
+	SINK_NONE
+} ViolationSink;
+
+/* The errors that say no: functions/http_answer.c. */
+typedef enum HttpError
+{
+	HTTP_ERROR_PT429,			/* a status alone */
+	HTTP_ERROR_PGRST,			/* with headers */
+	HTTP_ERROR_PROBLEM			/* and with the problem's details */
+} HttpError;
+
+extern int	max_buckets_setting;
+extern int	overflow_setting;
+extern int	on_error_setting;
+extern int	flush_interval_setting; /* seconds */
+extern char *gateway_name_setting;
+extern int	max_violations_setting;
+extern int	violation_sink_setting;
+extern int	violation_retention_setting;	/* seconds; 0: keep */
+extern int	flag_threshold_setting;
+extern int	flag_window_setting;	/* seconds */
+extern char *flag_limiters_setting; /* separated by commas */
+extern int	max_episodes_setting;
+extern int	episode_retention_setting;	/* seconds */
+extern int	save_interval_setting;	/* seconds; 0: only at a stop */
+extern bool enabled_setting;
+extern bool shadow_setting;
+extern bool refund_setting;		/* on rollback */
+extern int	postgrest_headers_setting;	/* an HttpError */
+
+extern void settings_define(void);
+
+#endif							/* RATELIMIT_SETTINGS_H */

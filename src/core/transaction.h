@@ -1,0 +1,13 @@
+/*
+ * core/transaction.h
+ *		Being called at the ends of transactions: see core/transaction.c.
+ */
+#ifndef RATELIMIT_TRANSACTION_H
+#define RATELIMIT_TRANSACTION_H
+
+#include "access/xact.h"
+
+extern void call_at_ends(bool *called, XactCallback at_xact_end,
+						 SubXactCallback at_subxact_end);
+
+#endif							/* RATELIMIT_TRANSACTION_H */

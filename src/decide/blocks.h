@@ -1,0 +1,14 @@
+/*
+ * decide/blocks.h
+ *		Keys that are blocked for a time: see decide/blocks.c.
+ */
+#ifndef RATELIMIT_DECIDE_BLOCKS_H
+#define RATELIMIT_DECIDE_BLOCKS_H
+
+#include "core/call.h"
+
+extern Owed block_left(const BucketId *id);
+extern void block_key(const BucketId *id, Owed left);
+extern bool unblock_key(const BucketId *id);
+
+#endif							/* RATELIMIT_DECIDE_BLOCKS_H */

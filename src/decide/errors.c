@@ -1,0 +1,107 @@
+/*
+ * decide/errors.c
+ *		What becomes of a call that cannot be decided: ratelimit.on_error.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "core/settings.h"
+#include "decide/errors.h"
+#include "table/sql.h"
+
+/* The bucket cannot be decided on: what ratelimit.on_error says, if not "error". */
+void
+decide_by_setting(Decision *decision)
+{
+	decision->allowed = on_error_setting == ON_ERROR_ALLOW;
+	decision->known = false;
+	decision->owed = 0;
+	decision->blocked = 0;
+}
+
+void
+warn_undecided(const BucketId *id, const Decision *decision, int sqlerrcode,
+			   const char *why)
+{
+	ereport(WARNING,
+			(errcode(sqlerrcode),
+			 errmsg("could not decide on key \"%.*s\", limiter \"%.*s\": %s",
+					id->key_len, id->key, id->limiter_len, id->limiter,
+					decision->allowed ? "allowed" : "denied"),
+			 errdetail("%s", why)));
+}
+
+/* May an error be kept from the caller?  A parallel worker cannot undo. */
+bool
+errors_are_decided(void)
+{
+	return on_error_setting != ON_ERROR_ERROR && !IsInParallelMode();
+}
+
+/* Deciding has failed, and its subtransaction is undone. */
+static void
+decide_failed(const BucketId *id, Decision *decision, ErrorData *error)
+{
+	if (!errors_are_decided())
+		ReThrowError(error);
+	decide_by_setting(decision);
+	warn_undecided(id, decision, error->sqlerrcode, error->message);
+	FreeErrorData(error);
+}
+
+/* A call on its way to a decision in the table. */
+typedef struct GuardedCall
+{
+	DecideWork	work;
+	const BucketId *id;
+	const BucketRule *rule;
+	Decision   *decision;
+} GuardedCall;
+
+static void
+do_guarded_call(void *arg)
+{
+	GuardedCall *call = arg;
+
+	call->work(call->id, call->rule, call->decision);
+}
+
+/*
+ * Run a function that works with the table.  Should it fail, its error goes to
+ * the caller, or the call is decided as ratelimit.on_error says.
+ */
+void
+decide_guarded(DecideWork work, const BucketId *id, const BucketRule *rule,
+			   Decision *decision)
+{
+	GuardedCall call = {work, id, rule, decision};
+	ErrorData  *error;
+
+	if (!errors_are_decided())
+	{
+		work(id, rule, decision);
+		return;
+	}
+	error = sql_try(do_guarded_call, &call);
+	if (error)
+		decide_failed(id, decision, error);
+}
+
+/* There is no shared memory, and no row can be made. */
+void
+fail_without_rows(const BucketId *id, Decision *decision)
+{
+	const char *where = IsInParallelMode() ? "in a parallel query" : "during recovery";
+
+	if (on_error_setting == ON_ERROR_ERROR)
+		ereport(ERROR,
+				(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
+				 errmsg("cannot decide on key \"%.*s\", limiter \"%.*s\" %s",
+						id->key_len, id->key, id->limiter_len, id->limiter, where),
+				 errdetail("Its bucket is in a table, which cannot be written here."),
+				 errhint("Add \"ratelimit\" to shared_preload_libraries, so that buckets live in shared memory.")));
+	decide_by_setting(decision);
+	warn_undecided(id, decision, ERRCODE_READ_ONLY_SQL_TRANSACTION,
+				   psprintf("The table of buckets cannot be written %s.", where));
+}

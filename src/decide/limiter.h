@@ -1,0 +1,48 @@
+/*
+ * decide/limiter.h
+ *		The limiter that was called last: see decide/limiter.c.
+ */
+#ifndef RATELIMIT_DECIDE_LIMITER_H
+#define RATELIMIT_DECIDE_LIMITER_H
+
+#include "core/names.h"
+
+typedef struct CurrentLimiter
+{
+	NameHead	name;			/* no limiter: its length is 0 */
+	Oid			database;
+	uint64		hash;			/* hash_limiter() */
+} CurrentLimiter;
+
+extern CurrentLimiter current_limiter;
+extern char current_limiter_whole[MAX_LIMITER_LEN]; /* if it is not all in its head */
+
+extern void limiter_set(const char *limiter, int len) pg_attribute_cold;
+extern void limiter_use(const char *limiter, int len);
+extern void use_bucket(BucketId *id, const char *key, int key_len,
+					   const char *limiter, int limiter_len);
+
+static pg_attribute_always_inline void
+limiter_use_quickly(const char *limiter, int len)
+{
+	if (unlikely(len != current_limiter.name.limiter_len || len == 0 ||
+				 !same_bytes(limiter, current_limiter.name.bytes, Min(len, HEAD_BYTES)) ||
+				 (len > HEAD_BYTES && memcmp(limiter, current_limiter_whole, len) != 0)))
+		limiter_set(limiter, len);
+}
+
+/* The name of a bucket of the current limiter. */
+static pg_attribute_always_inline void
+name_in_current_limiter(BucketId *id, const char *key, int key_len, const char *limiter)
+{
+	id->hash = hash_key(current_limiter.hash, key, key_len);
+	id->database = current_limiter.database;
+	id->key = key;
+	id->key_len = key_len;
+	id->limiter = limiter;
+	id->limiter_len = current_limiter.name.limiter_len;
+	id->name = current_limiter.name;
+	head_add_key(id);
+}
+
+#endif							/* RATELIMIT_DECIDE_LIMITER_H */

@@ -1,0 +1,20 @@
+/*
+ * decide/policies.h
+ *		Rules looked up by name: see decide/policies.c.
+ */
+#ifndef RATELIMIT_DECIDE_POLICIES_H
+#define RATELIMIT_DECIDE_POLICIES_H
+
+#include "core/call.h"
+
+/* The name of a tier's limiter: it outlasts what the cache holds. */
+typedef struct TierName
+{
+	char		limiter[MAX_LIMITER_LEN];
+} TierName;
+
+extern void policies_init(void);
+extern bool decide_by_policy(const text *policy_name, const text *key, double cost,
+							 BucketCall *calls, TierName *names, int *n_calls);
+
+#endif							/* RATELIMIT_DECIDE_POLICIES_H */

@@ -1,0 +1,47 @@
+/*
+ * decide/rules.h
+ *		The rule of a call's numbers: see decide/rules.c.
+ */
+#ifndef RATELIMIT_DECIDE_RULES_H
+#define RATELIMIT_DECIDE_RULES_H
+
+#include "core/bucket.h"
+
+#define REMEMBERED_RULES	16		/* as many as the hash below tells apart */
+
+typedef union RuleLine
+{
+	BucketRule	rule;
+	char		pad[PG_CACHE_LINE_SIZE];
+} RuleLine;
+
+extern RuleLine remembered_rules[REMEMBERED_RULES];
+
+extern void check_tokens(const char *name, double tokens);
+extern const BucketRule *get_rule(double capacity, double refill, double cost);
+extern void rule_make(BucketRule *rule, double capacity, double refill, double cost)
+			pg_attribute_cold;
+
+/* The rule for a call's numbers, checked: see get_rule(). */
+static pg_attribute_always_inline const BucketRule *
+find_rule(double capacity, double refill, double cost)
+{
+	BucketRule *rule;
+	uint64		bits[3];
+	uint64		its[3];
+
+	memcpy(&bits[0], &capacity, sizeof(double));
+	memcpy(&bits[1], &refill, sizeof(double));
+	memcpy(&bits[2], &cost, sizeof(double));
+	rule = &remembered_rules[((bits[0] ^ bits[1] * 3 ^ bits[2] * 5) *
+						UINT64CONST(0x9E3779B97F4A7C15)) >> 60].rule;
+
+	/* an unused entry has capacity 0, which no rule has */
+	memcpy(its, rule, sizeof(its));
+	if (unlikely(bits[0] == 0 ||
+				 its[0] != bits[0] || its[1] != bits[1] || its[2] != bits[2]))
+		rule_make(rule, capacity, refill, cost);
+	return rule;
+}
+
+#endif							/* RATELIMIT_DECIDE_RULES_H */

@@ -1,0 +1,12 @@
+/*
+ * decide/several.h
+ *		Decisions on several buckets: see decide/several.c.
+ */
+#ifndef RATELIMIT_DECIDE_SEVERAL_H
+#define RATELIMIT_DECIDE_SEVERAL_H
+
+#include "core/call.h"
+
+extern bool decide_all(BucketCall *calls, int n);
+
+#endif							/* RATELIMIT_DECIDE_SEVERAL_H */

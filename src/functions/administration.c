@@ -1,0 +1,91 @@
+/*
+ * functions/administration.c
+ *		What administrators do to a bucket: rl_reward(), rl_penalize(), rl_reset(),
+ *		rl_reset_all().
+ *
+ * None of them is a call: they are not counted, neither blocks nor
+ * ratelimit.enabled or ratelimit.shadow keep them from what they do, and their
+ * errors are errors.
+ */
+#include "postgres.h"
+
+#include "decide/one.h"
+#include "decide/stores.h"
+#include "functions/arguments.h"
+
+SQL_FUNCTION(rl_reward);
+SQL_FUNCTION(rl_penalize);
+SQL_FUNCTION(rl_reset);
+SQL_FUNCTION(rl_reset_all);
+
+/* rl_reward(key, tokens, limiter) returns float8: the tokens there was room for */
+Datum
+rl_reward(PG_FUNCTION_ARGS)
+{
+	BucketId	id;
+	double		tokens;
+	double		given = 0;
+
+	check_not_null(fcinfo, 0, "key");
+	check_not_null(fcinfo, 1, "tokens");
+	check_not_null(fcinfo, 2, "limiter");
+	get_bucket_id(&id, PG_GETARG_TEXT_PP(0), PG_GETARG_TEXT_PP(2));
+	tokens = PG_GETARG_FLOAT8(1);
+	check_tokens("tokens", tokens);
+
+	give_tokens(&id, tokens, true, &given);
+	PG_RETURN_FLOAT8(given);
+}
+
+/*
+ * rl_penalize(key, capacity, refill, tokens, limiter) returns float8: the tokens
+ * left, negative in debt
+ */
+Datum
+rl_penalize(PG_FUNCTION_ARGS)
+{
+	static const char *const names[] = {"key", "capacity", "refill", "tokens", "limiter"};
+	BucketId	id;
+	BucketRule	rule;
+	Decision	decision;
+
+	for (int i = 0; i < lengthof(names); i++)
+		check_not_null(fcinfo, i, names[i]);
+	get_bucket_id(&id, PG_GETARG_TEXT_PP(0), PG_GETARG_TEXT_PP(4));
+	check_tokens("tokens", PG_GETARG_FLOAT8(3));
+	rule = *get_rule(PG_GETARG_FLOAT8(1), PG_GETARG_FLOAT8(2), PG_GETARG_FLOAT8(3));
+	bucket_rule_for_debt(&rule);
+
+	take_tokens(&id, &rule, &decision);
+	PG_RETURN_FLOAT8(bucket_tokens(&rule, decision.owed));
+}
+
+/* rl_reset(key, limiter) returns boolean */
+Datum
+rl_reset(PG_FUNCTION_ARGS)
+{
+	BucketId	id;
+
+	check_not_null(fcinfo, 0, "key");
+	check_not_null(fcinfo, 1, "limiter");
+	get_bucket_id(&id, PG_GETARG_TEXT_PP(0), PG_GETARG_TEXT_PP(1));
+	PG_RETURN_BOOL(reset_bucket(&id));
+}
+
+/* rl_reset_all(limiter) returns bigint; a null limiter means all of them */
+Datum
+rl_reset_all(PG_FUNCTION_ARGS)
+{
+	const char *limiter = NULL;
+	int			len = 0;
+
+	if (!PG_ARGISNULL(0))
+	{
+		text	   *arg = PG_GETARG_TEXT_PP(0);
+
+		limiter = VARDATA_ANY(arg);
+		len = VARSIZE_ANY_EXHDR(arg);
+		check_limiter(limiter, len);
+	}
+	PG_RETURN_INT64(reset_all_buckets(limiter, len));
+}

@@ -1,0 +1,58 @@
+/*
+ * functions/arguments.h
+ *		Arguments of SQL functions, checked: see functions/arguments.c.  What rl_consume()
+ *		needs is inline.
+ */
+#ifndef RATELIMIT_ARGUMENTS_H
+#define RATELIMIT_ARGUMENTS_H
+
+#include "core/call.h"
+#include "core/compat.h"
+#include "decide/limiter.h"
+#include "decide/rules.h"
+#include "datatype/timestamp.h"
+#include "fmgr.h"
+#include "memory/short_way.h"
+
+#define check_not_null(fcinfo, arg, name) \
+	do { \
+		if (unlikely((fcinfo)->args[arg].isnull)) \
+			fail_null(name); \
+	} while (0)
+
+pg_noreturn extern void fail_null(const char *name);
+pg_noreturn extern void fail_null_call(FunctionCallInfo fcinfo);
+extern void get_bucket_id(BucketId *id, const text *key, const text *limiter);
+extern const BucketRule *get_call(FunctionCallInfo fcinfo, BucketId *id);
+extern Owed get_span(const char *name, const Interval *span, int least);
+
+/* The name of a bucket, checked; its calls are counted from here on. */
+static pg_attribute_always_inline void
+read_bucket_id(BucketId *id, Datum key, Datum limiter)
+{
+	int			key_len;
+	int			limiter_len;
+	const char *key_bytes = text_bytes(key, &key_len);
+	const char *limiter_bytes = text_bytes(limiter, &limiter_len);
+
+	check_length("key", key_bytes, key_len, MAX_KEY_LEN);
+	limiter_use_quickly(limiter_bytes, limiter_len);
+	name_in_current_limiter(id, key_bytes, key_len, limiter_bytes);
+	if (likely(store.header))
+		fetch_bucket(id->hash, limiter_len + key_len);
+}
+
+/* The arguments key, capacity, refill, cost, limiter; checked. */
+static pg_attribute_always_inline const BucketRule *
+read_call(FunctionCallInfo fcinfo, BucketId *id)
+{
+	const NullableDatum *args = fcinfo->args;
+
+	if (unlikely(args[0].isnull | args[1].isnull | args[2].isnull | args[3].isnull |
+				 args[4].isnull))
+		fail_null_call(fcinfo);
+	read_bucket_id(id, args[0].value, args[4].value);
+	return find_rule(PG_GETARG_FLOAT8(1), PG_GETARG_FLOAT8(2), PG_GETARG_FLOAT8(3));
+}
+
+#endif							/* RATELIMIT_ARGUMENTS_H */

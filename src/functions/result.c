@@ -1,0 +1,105 @@
+/*
+ * functions/result.c
+ *		Answers of SQL functions.
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "funcapi.h"
+#include "functions/result.h"
+#include "utils/timestamp.h"
+
+/* A span of ns, rounded up: waiting that long is enough. */
+static Datum
+interval_from_ns(Owed ns)
+{
+	Interval   *result = palloc0(sizeof(Interval));
+	Owed		us = (ns + 999) / 1000;
+
+	result->time = (int64) Min(us, (Owed) PG_INT64_MAX);
+	return IntervalPGetDatum(result);
+}
+
+/* In how many ns such a call would be allowed; -1: never, or not known. */
+Owed
+decision_wait(const BucketRule *rule, const Decision *decision)
+{
+	/* how much more is owed than the call could bear */
+	Owed		early = decision->owed - rule->room;
+
+	if (decision->allowed)
+		return 0;
+	if (!decision->known || rule->room < 0 || (!rule->timed && early > 0))
+		return -1;
+	return Max(early, decision->blocked);
+}
+
+/* Does x bind more than y?  Who waits longer, for ever longest; else who has less. */
+static bool
+binds_more(const BucketCall *x, const BucketCall *y)
+{
+	Owed		wait_x = decision_wait(&x->rule, &x->decision);
+	Owed		wait_y = decision_wait(&y->rule, &y->decision);
+
+	if (wait_x != wait_y)
+		return wait_x < 0 || (wait_y >= 0 && wait_x > wait_y);
+	return bucket_tokens(&x->rule, x->decision.owed) <
+		bucket_tokens(&y->rule, y->decision.owed);
+}
+
+/* Which of the calls, which were decided together, binds most. */
+int
+most_binding(const BucketCall *calls, int n)
+{
+	int			most = 0;
+
+	for (int i = 1; i < n; i++)
+		if (binds_more(&calls[i], &calls[most]))
+			most = i;
+	return most;
+}
+
+/*
+ * The rl_result of a decision whose call left, or would leave, "owed"; without a
+ * rule, only whether it is allowed.
+ */
+Datum
+make_result(FunctionCallInfo fcinfo, const BucketRule *rule,
+			const Decision *decision)
+{
+	TupleDesc	desc = fcinfo->flinfo->fn_extra;
+	Datum		values[5];
+	bool		nulls[5];
+
+	if (!desc)
+	{
+		MemoryContext old = MemoryContextSwitchTo(fcinfo->flinfo->fn_mcxt);
+
+		if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
+			elog(ERROR, "return type must be a row type");
+		desc = BlessTupleDesc(desc);
+		fcinfo->flinfo->fn_extra = desc;
+		MemoryContextSwitchTo(old);
+	}
+
+	memset(nulls, true, sizeof(nulls));
+	values[0] = BoolGetDatum(decision->allowed);
+	nulls[0] = false;
+	if (rule)
+	{
+		values[1] = Float8GetDatum(rule->capacity);
+		nulls[1] = false;
+	}
+	if (rule && decision->known)
+	{
+		Owed		wait = decision_wait(rule, decision);
+
+		values[2] = Float8GetDatum(bucket_tokens(rule, decision->owed));
+		nulls[2] = false;
+		values[3] = interval_from_ns(wait);
+		nulls[3] = wait < 0;
+		values[4] = interval_from_ns(decision->owed);
+		nulls[4] = !rule->timed && decision->owed > 0;
+	}
+	return HeapTupleGetDatum(heap_form_tuple(desc, values, nulls));
+}

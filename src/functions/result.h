@@ -1,0 +1,16 @@
+/*
+ * functions/result.h
+ *		Answers of SQL functions: see functions/result.c.
+ */
+#ifndef RATELIMIT_FUNCTIONS_RESULT_H
+#define RATELIMIT_FUNCTIONS_RESULT_H
+
+#include "core/call.h"
+#include "fmgr.h"
+
+extern Owed decision_wait(const BucketRule *rule, const Decision *decision);
+extern int	most_binding(const BucketCall *calls, int n);
+extern Datum make_result(FunctionCallInfo fcinfo, const BucketRule *rule,
+						 const Decision *decision);
+
+#endif							/* RATELIMIT_FUNCTIONS_RESULT_H */

@@ -1,0 +1,75 @@
+/*
+ * functions/simulate.c
+ *		rl_simulate(): what a rule would have decided on recorded traffic.
+ *
+ * A window function.  Each window partition is one bucket, its rows the calls in
+ * order; time is the rows' own, and nothing is shared.
+ */
+#include "postgres.h"
+
+#include "decide/rules.h"
+#include "functions/arguments.h"
+#include "utils/timestamp.h"
+#include "windowapi.h"
+
+SQL_FUNCTION(rl_simulate);
+
+/* The bucket of one window partition; all zero before its first row. */
+typedef struct Simulation
+{
+	bool		begun;
+	TimestampTz now;			/* latest row so far */
+	double		capacity;
+	double		refill;
+	int64		owed[2];		/* an Owed: this memory is aligned for int64 only */
+} Simulation;
+
+/* rl_simulate(ts, capacity, refill, cost) over (...) returns boolean */
+Datum
+rl_simulate(PG_FUNCTION_ARGS)
+{
+	static const char *const names[] = {"ts", "capacity", "refill", "cost"};
+	WindowObject window = PG_WINDOW_OBJECT();
+	Simulation *bucket = WinGetPartitionLocalMemory(window, sizeof(Simulation));
+	const BucketRule *rule;
+	Datum		args[4];
+	TimestampTz ts;
+	Owed		owed = 0;
+	bool		allowed;
+
+	for (int i = 0; i < 4; i++)
+	{
+		bool		isnull;
+
+		args[i] = WinGetFuncArgCurrent(window, i, &isnull);
+		if (isnull)
+			fail_null(names[i]);
+	}
+	ts = DatumGetTimestampTz(args[0]);
+	if (TIMESTAMP_NOT_FINITE(ts))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("ts must be finite, not %s", timestamptz_to_str(ts))));
+	rule = get_rule(DatumGetFloat8(args[1]), DatumGetFloat8(args[2]),
+					DatumGetFloat8(args[3]));
+
+	if (bucket->begun)
+	{
+		Owed		elapsed = Max((Owed) ts - bucket->now, 0) * 1000;
+
+		memcpy(&owed, bucket->owed, sizeof(owed));
+		owed = bucket_refilled(bucket_timed(bucket->capacity, bucket->refill),
+							   owed, elapsed);
+		if (bucket->capacity != rule->capacity || bucket->refill != rule->refill)
+			owed = bucket_carry(bucket->capacity, bucket->refill, owed, rule);
+		ts = Max(ts, bucket->now);
+	}
+	allowed = bucket_take(rule, &owed);
+
+	bucket->begun = true;
+	bucket->now = ts;
+	bucket->capacity = rule->capacity;
+	bucket->refill = rule->refill;
+	memcpy(bucket->owed, &owed, sizeof(owed));
+	PG_RETURN_BOOL(allowed);
+}

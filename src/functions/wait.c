@@ -1,0 +1,109 @@
+/*
+ * functions/wait.c
+ *		rl_wait(): take tokens now, and sleep until they are due.
+ *
+ * The call takes its cost from what the bucket will have within the timeout.  So
+ * the bucket goes into debt, the next call finds it deeper in debt, and whoever
+ * comes first is due first.  Until it is due the call sleeps on its latch; should
+ * it be cancelled or its backend end, its tokens go back.
+ */
+#include "postgres.h"
+
+#include "core/clock.h"
+#include "core/compat.h"
+#include "core/settings.h"
+#include "decide/one.h"
+#include "decide/stores.h"
+#include "functions/arguments.h"
+#include "miscadmin.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "utils/timestamp.h"
+#include "utils/wait_event.h"
+
+SQL_FUNCTION(rl_wait);
+
+#define NSEC_PER_MSEC	1000000
+
+/* A waiter whose tokens are taken. */
+typedef struct Waiter
+{
+	const BucketId *id;
+	const BucketRule *rule;
+	Owed		due;			/* monotonic clock */
+} Waiter;
+
+/*
+ * The wait ends without having come to its end.  The transaction is about to be
+ * aborted, but that has not begun yet, so the table can be used.
+ */
+static void
+give_back(int code, Datum arg)
+{
+	Waiter	   *waiter = (Waiter *) DatumGetPointer(arg);
+	double		given;
+
+	give_tokens(waiter->id, waiter->rule->cost, false, &given);
+}
+
+static void
+sleep_until_due(Waiter *waiter)
+{
+	static uint32 event = 0;
+
+	if (event == 0)
+		event = new_wait_event("RateLimitWait");
+	PG_ENSURE_ERROR_CLEANUP(give_back, PointerGetDatum(waiter));
+	{
+		for (;;)
+		{
+			Owed		left = waiter->due - monotonic_ns();
+			Owed		ms = (left + NSEC_PER_MSEC - 1) / NSEC_PER_MSEC;
+
+			CHECK_FOR_INTERRUPTS();
+			if (left <= 0)
+				break;
+			(void) WaitLatch(MyLatch,
+							 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+							 (long) Min(ms, (Owed) INT_MAX), event);
+			ResetLatch(MyLatch);
+		}
+	}
+	PG_END_ENSURE_ERROR_CLEANUP(give_back, PointerGetDatum(waiter));
+}
+
+/* rl_wait(key, capacity, refill, cost, timeout, limiter) returns boolean */
+Datum
+rl_wait(PG_FUNCTION_ARGS)
+{
+	static const char *const names[] = {"key", "capacity", "refill", "cost", "timeout", "limiter"};
+	BucketId	id;
+	BucketRule	rule;
+	Decision	decision;
+	Owed		timeout;
+	Owed		room;
+	Owed		wait;
+
+	for (int i = 0; i < lengthof(names); i++)
+		check_not_null(fcinfo, i, names[i]);
+	get_bucket_id(&id, PG_GETARG_TEXT_PP(0), PG_GETARG_TEXT_PP(5));
+	rule = *get_rule(PG_GETARG_FLOAT8(1), PG_GETARG_FLOAT8(2), PG_GETARG_FLOAT8(3));
+	timeout = get_span("timeout", PG_GETARG_INTERVAL_P(4), 0);
+
+	room = rule.room;
+	bucket_rule_for_wait(&rule, timeout);
+	decide_uncounted(&id, &rule, &decision);
+
+	/* what it took is due once the bucket owes no more than it could have before */
+	wait = decision.owed - rule.take - room;
+	if (decision.allowed && decision.known && wait > 0 &&
+		enabled_setting && !shadow_setting)
+	{
+		Waiter		waiter = {&id, &rule};
+
+		waiter.due = (decision.now ? decision.now : monotonic_ns()) + wait;
+		sleep_until_due(&waiter);
+	}
+	decide_counted(&id, &rule, &decision, false);
+	PG_RETURN_BOOL(decision.allowed);
+}

@@ -1,0 +1,21 @@
+/*
+ * memory/administration.h
+ *		What administrators do to buckets in shared memory: see memory/administration.c.
+ */
+#ifndef RATELIMIT_MEMORY_ADMINISTRATION_H
+#define RATELIMIT_MEMORY_ADMINISTRATION_H
+
+#include "core/call.h"
+
+extern bool memory_reset(const BucketId *id);
+extern int64 memory_reset_all(Oid database, const char *limiter, int limiter_len);
+extern bool memory_give(const BucketId *id, double tokens, double *given);
+extern void memory_give_back(const BucketId *id, double tokens);
+extern void memory_forget_database(Oid database);
+extern int	memory_databases(Oid *databases, int n, int max);
+extern uint32 memory_slots(void);
+extern bool memory_view(uint32 slot, Oid database, BucketView *view);
+extern void memory_partition_stats(int partition, Oid database, int64 *slots,
+								  int64 *living, int64 *evicted);
+
+#endif							/* RATELIMIT_MEMORY_ADMINISTRATION_H */

@@ -1,0 +1,51 @@
+/*
+ * memory/block_filter.h
+ *		Which keys may be blocked: see memory/block_filter.c.
+ */
+#ifndef RATELIMIT_MEMORY_BLOCK_FILTER_H
+#define RATELIMIT_MEMORY_BLOCK_FILTER_H
+
+#include "core/call.h"
+#include "core/parts.h"
+#include "port/atomics.h"
+
+#define BLOCK_CELLS 4096
+
+/*
+ * Which keys may be blocked: each has a cell, by its hash, that is not 0 while
+ * any of the cell's keys may be.
+ */
+typedef struct BlockFilter
+{
+	pg_atomic_uint32 until[BLOCK_CELLS];	/* when the last block of its keys
+											 * ends, in 2^30 ns, rounded up */
+} BlockFilter;
+
+extern const Part block_filter_part;
+
+extern BlockFilter *block_filter;	/* NULL: not preloaded */
+extern pg_atomic_uint32 *block_cells_used;	/* that are not 0, or more */
+extern bool blocks_known;		/* those in the table have been noticed */
+
+extern void block_filter_raise(uint64 hash, Owed left);
+extern void block_filter_lower(uint64 hash);
+extern void block_noticed(const BucketId *block, Owed left);
+
+static inline pg_atomic_uint32 *
+block_cell(uint64 hash)
+{
+	return &block_filter->until[hash / (PG_UINT64_MAX / BLOCK_CELLS + 1)];
+}
+
+/* May the key be blocked?  If not, it is not. */
+static inline bool
+block_possible(const BucketId *id)
+{
+	if (unlikely(!blocks_known))
+		return true;
+	if (likely(pg_atomic_read_u32(block_cells_used) == 0))
+		return false;
+	return pg_atomic_read_u32(block_cell(id->hash)) != 0;
+}
+
+#endif							/* RATELIMIT_MEMORY_BLOCK_FILTER_H */

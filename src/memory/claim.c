@@ -1,0 +1,253 @@
+/*
+ * memory/claim.c
+ *		Slots for buckets: claiming those that are free, filling and emptying them, and
+ *		which bucket gives way, all with the partition's lock held.
+ *
+ * How buckets are kept, and who may wait for what: memory/slots.h.
+ *
+ * Reading a slot that may be changing.  The holder of the partition's lock decides
+ * without the words' locks which slots are free and which bucket is nearest to full
+ * (claim_slot(), evict_one()), while others decide on those buckets, and change their
+ * parameters.  Nothing can go wrong on the way:
+ * - That the slot has a bucket, and which, does not change, as that takes the
+ *	 partition's lock.  So capacity, refill and base are what somebody stored who had
+ *	 checked them, never the bytes of a name.
+ * - Each is 8 bytes, aligned, and so read whole.  Together they may be of different
+ *	 states: one's capacity, another's refill, a third's base and word.  The arithmetic
+ *	 takes any such mixture, as any capacity > 0 goes with any refill >= 0, both
+ *	 finite (bucket_timed() divides only by a refill > 0), and base * 2^36 + word / 2
+ *	 stays within 128 bits for any two 64-bit numbers.  What comes out may be wrong.
+ * - It is acted upon only if the word can then be locked at the value that was read
+ *	 before the rest.  As every change of the rest locks the word and leaves it another
+ *	 value, that proves that nothing was changing, and that what came out is right.
+ * So a wrong answer that says "free" or "nearest" is thrown away, and one that says "in
+ * use" only means that another slot is taken.
+ * Without the partition's lock, where a slot may become another bucket's, or the rest of
+ * a name, nothing but comparisons for equality is done before the word has been seen to
+ * be unchanged (read_state()); swap_word() keeps to integers that cannot overflow.
+ */
+#include "postgres.h"
+
+#include "memory/claim.h"
+
+/* The slot is locked.  What was in it is no more; its continuations are free. */
+void
+empty(uint32 n)
+{
+	Slot	   *slot = &store.slots[n];
+
+	if (OidIsValid(slot->database))
+	{
+		uint32		next = slot->link;
+
+		while (next != NO_SLOT)
+		{
+			store.slots[next].link = NO_SLOT;
+			next = store.slots[next].u.continuation.next;
+		}
+	}
+	slot->database = InvalidOid;
+	slot->link = NO_SLOT;
+	slot->u.continuation.next = NO_SLOT;
+	store.tags[n] = TAG_CONTINUATION;
+}
+
+/*
+ * Lock and empty the slot if it is free or its bucket is full again; false if it
+ * is neither, or locked.
+ */
+bool
+claim_slot(uint32 n, int64 now, uint64 *word)
+{
+	/* somebody is at it; or it is one that we have claimed */
+	*word = pg_atomic_read_u64(&store.slots[n].word);
+	if (*word & WORD_LOCKED)
+		return false;
+	pg_read_barrier();
+	if (store.tags[n] >= TAG_FIRST)
+	{
+		if (owed_of(&store.slots[n], *word, now) > 0)
+			return false;
+	}
+	else if (store.tags[n] == TAG_CONTINUATION && store.slots[n].link != NO_SLOT)
+	{
+		uint32		owner = store.slots[n].link;
+		uint64		owner_word;
+
+		if (!claim_slot(owner, now, &owner_word))
+			return false;
+		unlock_changed(&store.slots[owner], owner_word, 0);
+	}
+	/* fails if the bucket came to life meanwhile */
+	if (!lock_word(&store.slots[n], *word))
+		return false;
+	empty(n);
+	return true;
+}
+
+/*
+ * How far from full, for choosing what gives way: those that never refill, and
+ * blocks, last.
+ */
+static double
+distance_from_full(const Slot *slot, uint64 word, int64 now)
+{
+	double		owed = (double) owed_of(slot, word, now);
+
+	if (bucket_timed(slot->u.bucket.capacity, slot->u.bucket.refill) &&
+		slot->u.bucket.name.bytes[0] != BLOCK_PREFIX)
+		return owed;
+	return owed * 1e60;
+}
+
+static bool
+is_held(const Slot *slot, const Held *held, int n_held)
+{
+	for (int i = 0; i < n_held; i++)
+		if (held[i].slot == slot)
+			return true;
+	return false;
+}
+
+/* How often to try: others may change the chosen bucket all the time. */
+#define EVICT_TRIES		100
+
+/*
+ * Of the buckets on the way, the one nearest to full gives way; but not one that is
+ * held, nor one whose word is locked just now.
+ */
+EvictResult
+evict_one(const Probe *probe, int partition, const Held *held, int n_held)
+{
+	for (int i = 0; i < EVICT_TRIES; i++)
+	{
+		int64		now = monotonic_ns();
+		uint32		nearest = NO_SLOT;
+		uint64		nearest_word = 0;
+		double		least = 0;
+		bool		locked = false;
+
+		for (uint32 j = 0; j < probe_length(probe, EVICT_GROUPS); j++)
+		{
+			uint32		n = probe_slot(probe, j);
+			uint64		word;
+			double		distance;
+
+			if (store.tags[n] < TAG_FIRST)
+			{
+				if (store.tags[n] == TAG_FREE || store.slots[n].link == NO_SLOT)
+					continue;
+				n = store.slots[n].link;
+			}
+			if (is_held(&store.slots[n], held, n_held))
+				continue;
+			word = pg_atomic_read_u64(&store.slots[n].word);
+			if (word & WORD_LOCKED)
+			{
+				locked = true;
+				continue;
+			}
+			pg_read_barrier();
+			distance = distance_from_full(&store.slots[n], word, now);
+			if (nearest == NO_SLOT || distance < least)
+			{
+				nearest = n;
+				nearest_word = word;
+				least = distance;
+			}
+		}
+		if (nearest == NO_SLOT)
+			return locked ? EVICT_BUSY : EVICT_NONE;
+		if (lock_word(&store.slots[nearest], nearest_word))
+		{
+			empty(nearest);
+			unlock_changed(&store.slots[nearest], nearest_word, 0);
+			pg_atomic_fetch_add_u64(&store.header->evicted[partition], 1);
+			return EVICTED;
+		}
+	}
+	return EVICT_BUSY;
+}
+
+/* Release slots that were claimed, and are free. */
+void
+release(const uint32 *claimed, const uint64 *words, int n)
+{
+	while (n-- > 0)
+		unlock_changed(&store.slots[claimed[n]], words[n], 0);
+}
+
+/* A search is to find what is so far on the way. */
+void
+extend_reach(const Probe *probe, uint32 i)
+{
+	if (*reach_of(probe) < i / GROUP_SLOTS)
+		*reach_of(probe) = i / GROUP_SLOTS;
+}
+
+/*
+ * Lock and empty slots for a bucket: needed of them, the first for the bucket
+ * itself, on its way through so many groups.  False, and none locked, if there
+ * are not that many.
+ */
+bool
+claim(const Probe *probe, uint32 groups, int needed, uint32 *claimed, uint64 *words)
+{
+	int64		now = monotonic_ns();
+	int			n = 0;
+
+	for (uint32 i = 0; i < probe_length(probe, groups) && n < needed; i++)
+	{
+		claimed[n] = probe_slot(probe, i);
+		if (!claim_slot(claimed[n], now, &words[n]))
+			continue;
+		if (n++ == 0)
+			extend_reach(probe, i);
+	}
+	if (n == needed)
+		return true;
+	release(claimed, words, n);
+	return false;
+}
+
+/* Write the bucket into its claimed slots and release them. */
+void
+fill(const BucketId *id, const BucketRule *rule, Owed full_at,
+	 int needed, const uint32 *claimed, const uint64 *words)
+{
+	char		names[MAX_NAMES];
+	Slot	   *slot = &store.slots[claimed[0]];
+
+	memcpy(names, id->limiter, id->limiter_len);
+	memcpy(names + id->limiter_len, id->key, id->key_len);
+
+	for (int i = 1; i < needed; i++)
+	{
+		Slot	   *more = &store.slots[claimed[i]];
+		const char *name = names + INLINE_BYTES + (i - 1) * FURTHER_BYTES;
+
+		more->link = claimed[0];
+		more->u.continuation.next = i + 1 < needed ? claimed[i + 1] : NO_SLOT;
+		memcpy(more->u.continuation.name, name, CONTINUATION_BYTES);
+		memcpy(store.tails[claimed[i]].name, name + CONTINUATION_BYTES, TAIL_BYTES);
+		unlock_changed(more, words[i], 0);
+	}
+
+	slot->database = id->database;
+	slot->u.bucket.capacity = rule->capacity;
+	slot->u.bucket.refill = rule->refill;
+	slot->link = needed > 1 ? claimed[1] : NO_SLOT;
+	slot->u.bucket.name = id->name;
+	if (!name_is_short(id))
+		memcpy(store.tails[claimed[0]].name, names + HEAD_BYTES, TAIL_BYTES);
+	store.tags[claimed[0]] = probe_of(id->hash).tag;
+	unlock_changed(slot, words[0], full_at);
+}
+
+int
+slots_needed(const BucketId *id)
+{
+	int			beyond = id->limiter_len + id->key_len - INLINE_BYTES;
+
+	return 1 + (Max(beyond, 0) + FURTHER_BYTES - 1) / FURTHER_BYTES;
+}

@@ -1,0 +1,86 @@
+/*
+ * memory/consume.c
+ *		Decisions on buckets that are in shared memory: what is not inline in
+ *		memory/short_way.h.
+ *
+ * How buckets are kept, and why a decision needs no lock: memory/slots.h.
+ */
+#include "postgres.h"
+
+#include "core/hot.h"
+#include "memory/consume.h"
+#include "memory/short_way.h"
+
+bool		memory_denied_last hot_data = false;
+uint64		memory_last_hash hot_data = 0;
+
+/*
+ * Decide by locking the slot: what swap_word() leaves.  False if somebody else changed
+ * the bucket meanwhile.
+ *
+ * What to write is worked out before the word is locked, which is then so for a dozen
+ * instructions: a process that is stopped is hardly ever stopped there.  Where others
+ * change the bucket all the time that may fail again and again, so whoever has failed
+ * locks first.
+ */
+bool
+consume_locked(Slot *slot, uint64 word, const BucketRule *rule,
+			   Decision *decision)
+{
+	static int	failures = 0;	/* one after the other */
+	bool		locked = failures > 1;
+	State		state;
+	Owed		owed;
+	int64		now;
+
+	if (locked && !lock_word(slot, word))
+		return false;
+	if (!read_state(slot, word, &state) && !locked)
+		return false;
+
+	now = monotonic_ns();
+	owed = state_owes_by(&state, now, rule);
+	decision->allowed = bucket_take(rule, &owed);
+	decision->owed = owed;
+	decision->now = now;
+
+	if (!locked && !lock_word(slot, word))
+	{
+		failures++;
+		return false;
+	}
+	failures = 0;
+	slot->u.bucket.capacity = rule->capacity;
+	slot->u.bucket.refill = rule->refill;
+	unlock_changed(slot, word, rule->timed ? now + owed : owed);
+	return true;
+}
+
+/* Decide a call on a bucket that is here; false if it is not. */
+bool
+memory_consume(const BucketId *id, const BucketRule *rule, Decision *decision)
+{
+	return consume_here(id, rule, decision);
+}
+
+/* What a call would find, changing nothing; false if the bucket is not here. */
+bool
+memory_peek(const BucketId *id, const BucketRule *rule, Decision *decision)
+{
+	Slot	   *slot;
+	uint64		word;
+
+	while ((slot = find(id, &word)) != NULL)
+	{
+		State		state;
+		Owed		owed;
+
+		if (!read_state(slot, word, &state))
+			continue;
+		owed = state_owes_by(&state, monotonic_ns(), rule);
+		decision->owed = owed;
+		decision->allowed = bucket_take(rule, &owed);
+		return true;
+	}
+	return false;
+}

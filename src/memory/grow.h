@@ -1,0 +1,13 @@
+/*
+ * memory/grow.h
+ *		Growing: see memory/grow.c.
+ */
+#ifndef RATELIMIT_MEMORY_GROW_H
+#define RATELIMIT_MEMORY_GROW_H
+
+#include "core/call.h"
+
+extern bool grow(int partition);
+extern bool claim_or_grow(const BucketId *id, uint32 groups, uint32 *claimed, uint64 *words);
+
+#endif							/* RATELIMIT_MEMORY_GROW_H */

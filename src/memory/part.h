@@ -1,0 +1,12 @@
+/*
+ * memory/part.h
+ *		Buckets in shared memory as a part: see memory/part.c.
+ */
+#ifndef RATELIMIT_MEMORY_PART_H
+#define RATELIMIT_MEMORY_PART_H
+
+#include "core/parts.h"
+
+extern const Part memory_part;
+
+#endif							/* RATELIMIT_MEMORY_PART_H */

@@ -1,0 +1,343 @@
+/*
+ * memory/saved.c
+ *		Buckets in shared memory, as they are saved for the next start.
+ *
+ * The file they go to: core/saved_file.c.  How they are kept: memory/slots.h.
+ *
+ * Each bucket is copied as a decision reads it, without a lock.  So a file is of
+ * no one moment: each bucket is as it was when its turn came.  One that becomes
+ * full meanwhile and is made anew in another slot may turn up twice; the one that
+ * was saved later is loaded last, and holds.
+ *
+ * The hash's seed is saved, too.  If memory has the same dimensions at the next
+ * start, every bucket comes to where it was: in any other order they might not all
+ * find room; and the partitions that have spilled are known.  If it has not,
+ * buckets go where there is room.
+ */
+#include "postgres.h"
+
+#include <math.h>
+
+#include "core/saved_file.h"
+#include "memory/block_filter.h"
+#include "memory/claim.h"
+#include "memory/grow.h"
+#include "memory/saved.h"
+#include "memory/search.h"
+#include "memory/wait.h"
+
+/* Slots between looks at whether to go on. */
+#define SAVE_BATCH	512
+
+/* Nanoseconds, in all of a save, to wait for what others hold. */
+#define SAVE_PATIENCE	INT64CONST(1000000000)
+
+/* Kinds of records. */
+#define SAVED_STORE		0		/* one: how buckets are placed */
+#define SAVED_BUCKET	1
+
+typedef struct SavedStore
+{
+	uint64		seed;
+	uint32		partitions;
+	uint32		groups;
+	uint64		evicted[MAX_PARTITIONS];
+	uint8		shift[MAX_PARTITIONS];	/* of the layout */
+} SavedStore;
+
+typedef struct SavedBucket
+{
+	double		capacity;
+	double		refill;
+	uint64		owed[2];		/* when saving began; lower half first */
+	Oid			database;
+	uint32		places[1 + MAX_CONTINUATIONS];	/* slots that it lives in */
+	uint8		limiter_len;
+	uint8		key_len;
+	char		names[MAX_NAMES];
+} SavedBucket;
+
+StaticAssertDecl(sizeof(SavedStore) <= MAX_SAVED_SIZE &&
+				 sizeof(SavedBucket) <= MAX_SAVED_SIZE, "a record is too large");
+
+/*
+ * Saving
+ */
+
+static void
+save_store(Saving *saving)
+{
+	SavedStore	record = {0};
+
+	record.seed = store.header->seed;
+	record.partitions = store.partitions;
+	record.groups = store.groups;
+	for (int i = 0; i < MAX_PARTITIONS; i++)
+	{
+		record.evicted[i] = pg_atomic_read_u64(&store.header->evicted[i]);
+		record.shift[i] = pg_atomic_read_u32(&store.header->layout[i]) & LAYOUT_SHIFT;
+	}
+	saved_put(saving, SAVED_STORE, &record, sizeof(record));
+}
+
+/*
+ * Copy the slot's bucket if it lives; what it owed when saving began.  One that a
+ * stopped process holds is left out: it would keep all others from being saved.
+ */
+static bool
+copy_bucket(uint32 n, int64 began, int64 *patience, SavedBucket *record)
+{
+	Slot	   *slot = &store.slots[n];
+
+	for (int round = 0; ((volatile uint32 *) store.tags)[n] >= TAG_FIRST; round++)
+	{
+		uint64		word = pg_atomic_read_u64(&slot->word);
+		uint32		next;
+		int			len;
+		Owed		owed;
+
+		if (word & WORD_LOCKED)
+		{
+			if (give_way_for(round, patience))
+				continue;
+			ereport(LOG,
+					(errmsg("ratelimit: leaving a bucket out of the saved state"),
+					 errdetail("A process that has been stopped is changing it.")));
+			return false;
+		}
+		pg_read_barrier();
+		next = slot->link;
+		memset(record->places, 0, sizeof(record->places));
+		record->places[0] = n;
+		record->database = slot->database;
+		record->capacity = slot->u.bucket.capacity;
+		record->refill = slot->u.bucket.refill;
+		record->limiter_len = slot->u.bucket.name.limiter_len;
+		record->key_len = slot->u.bucket.name.key_len;
+		owed = full_at_of(slot, word);
+		slot_names(slot, record->names);
+		len = record->limiter_len + record->key_len;
+		for (int i = 1; i < lengthof(record->places) && next < n_slots() &&
+			 INLINE_BYTES + (i - 1) * FURTHER_BYTES < len; i++)
+		{
+			record->places[i] = next;
+			next = store.slots[next].u.continuation.next;
+		}
+		if (!unchanged(slot, word))
+			continue;
+
+		/* nothing of a slot that is changing may reach the arithmetic */
+		if (!OidIsValid(record->database))
+			return false;
+		if (bucket_timed(record->capacity, record->refill))
+		{
+			if (owed <= monotonic_ns())
+				return false;
+			owed -= began;
+		}
+		record->owed[0] = (uint64) owed;
+		record->owed[1] = (uint64) (owed >> 64);
+		return owed > 0;
+	}
+	return false;
+}
+
+static void
+save_buckets(Saving *saving)
+{
+	SavedBucket record;
+	uint32		per_partition = store.groups * GROUP_SLOTS;
+	int64		patience = SAVE_PATIENCE;
+
+	for (uint32 partition = 0; partition < store.partitions; partition++)
+	{
+		uint32		before;
+
+		/* buckets that moved meanwhile may have passed us by */
+		do
+		{
+			before = wait_for_layout(partition, &patience);
+			pg_read_barrier();
+			for (uint32 i = 0; i < per_partition; i++)
+			{
+				if (i % SAVE_BATCH == 0 && !saved_go_on(saving))
+					return;
+				if (!copy_bucket(partition_slot(partition, i), saving->mono, &patience,
+								 &record))
+					continue;
+				saved_put(saving, SAVED_BUCKET, &record,
+							 offsetof(SavedBucket, names) + record.limiter_len + record.key_len);
+				saving->buckets++;
+			}
+			pg_read_barrier();
+		} while (pg_atomic_read_u32(&store.header->layout[partition]) != before);
+	}
+}
+
+void
+memory_save(Saving *saving)
+{
+	save_store(saving);
+	save_buckets(saving);
+}
+
+/*
+ * Loading
+ */
+
+static bool
+load_store(const char *bytes, Size size, Loading *loading)
+{
+	SavedStore	record;
+
+	if (size != sizeof(record))
+		return false;
+	memcpy(&record, bytes, size);
+	for (int i = 0; i < MAX_PARTITIONS; i++)
+		if (record.shift[i] > 31 || record.groups >> record.shift[i] == 0)
+			return false;
+	if (!loading->take)
+		return true;
+
+	loading->same_places = record.partitions == store.partitions &&
+		record.groups == store.groups;
+	if (loading->same_places)
+	{
+		store.header->seed = record.seed;
+		hash_use_seed(record.seed);
+		for (int i = 0; i < MAX_PARTITIONS; i++)
+			pg_atomic_write_u32(&store.header->layout[i], record.shift[i]);
+	}
+	for (int i = 0; i < MAX_PARTITIONS; i++)
+		pg_atomic_fetch_add_u64(&store.header->evicted[loading->same_places ? i : 0],
+								record.evicted[i]);
+	return true;
+}
+
+/* Lock and empty these slots if all are on the way and free; else false. */
+static bool
+claim_places(const Probe *probe, int needed, const uint32 *places,
+			 uint32 *claimed, uint64 *words)
+{
+	int64		now = monotonic_ns();
+	int			n = 0;
+
+	Assert(needed > 0);
+	for (int i = 0; i < needed; i++)
+	{
+		uint32		j = 0;
+
+		while (j < probe_length(probe, PROBE_GROUPS) && probe_slot(probe, j) != places[i])
+			j++;
+		if (j == probe_length(probe, PROBE_GROUPS) ||
+			!claim_slot(places[i], now, &words[n]))
+			break;
+		if (n == 0)
+			extend_reach(probe, j);
+		claimed[n++] = places[i];
+	}
+	if (n == needed)
+		return true;
+	release(claimed, words, n);
+	return false;
+}
+
+/* Searches end at a slot that was never used: let there be none before this one. */
+static void
+free_way(const Probe *probe, uint32 place)
+{
+	for (uint32 i = 0; probe_slot(probe, i) != place; i++)
+	{
+		uint32		n = probe_slot(probe, i);
+
+		if (store.tags[n] == TAG_FREE)
+		{
+			store.slots[n].link = NO_SLOT;
+			store.tags[n] = TAG_CONTINUATION;
+		}
+	}
+}
+
+/*
+ * Make a bucket that was saved, as of "now", or bring it up to date: in the slots
+ * that it had, if these are known.  False if another had to give way for it.  At
+ * the start of the server: nobody else is here, and no lock is taken.
+ */
+static bool
+restore(const BucketId *id, double capacity, double refill, Owed owed,
+			  int64 now, const uint32 *places)
+{
+	Probe		probe = probe_of(id->hash);
+	BucketRule	rule = {.capacity = capacity,.refill = refill};
+	Owed		full_at = owed + (bucket_timed(capacity, refill) ? now : 0);
+	uint32		claimed[1 + MAX_CONTINUATIONS];
+	uint64		words[1 + MAX_CONTINUATIONS];
+	bool		room = true;
+	uint64		word;
+	Slot	   *slot = find(id, &word);
+
+	if (slot && lock_word(slot, word))
+	{
+		slot->u.bucket.capacity = capacity;
+		slot->u.bucket.refill = refill;
+		unlock_changed(slot, word, owed > 0 ? full_at : 0);
+		return true;
+	}
+	if (owed <= 0)
+		return true;
+	if (places && claim_places(&probe, slots_needed(id), places, claimed, words))
+		free_way(&probe, claimed[0]);
+	else
+		while (!claim_or_grow(id, PROBE_GROUPS, claimed, words))
+		{
+			room = false;
+			probe = probe_of(id->hash);
+			(void) evict_one(&probe, memory_partition(id->hash), NULL, 0);
+		}
+	fill(id, &rule, full_at, slots_needed(id), claimed, words);
+	return room;
+}
+
+static bool
+load_bucket(const char *bytes, Size size, Loading *loading)
+{
+	SavedBucket record;
+	BucketId	id;
+	Owed		owed;
+	const char *limiter = record.names;
+
+	if (size < offsetof(SavedBucket, names) || size > sizeof(record))
+		return false;
+	memcpy(&record, bytes, size);
+	if (size != offsetof(SavedBucket, names) + record.limiter_len + record.key_len ||
+		!OidIsValid(record.database) ||
+		!isfinite(record.capacity) || record.capacity <= 0 ||
+		!isfinite(record.refill) || record.refill < 0 ||
+		!names_valid(limiter, record.limiter_len,
+					 limiter + record.limiter_len, record.key_len))
+		return false;
+	owed = (Owed) ((uint128) record.owed[1] << 64 | record.owed[0]);
+	if (owed <= 0 || owed > BUCKET_OWED_MAX)
+		return false;
+	if (!loading->take)
+		return true;
+
+	make_bucket_id(&id, record.database, limiter, record.limiter_len,
+				   limiter + record.limiter_len, record.key_len);
+	if (bucket_timed(record.capacity, record.refill))
+		owed = Max(owed - loading->elapsed, 0);
+	if (!restore(&id, record.capacity, record.refill, owed, loading->now,
+				 loading->same_places ? record.places : NULL))
+		loading->given_way++;
+	loading->buckets++;
+	if (*limiter == BLOCK_PREFIX)
+		block_noticed(&id, owed);
+	return true;
+}
+
+bool
+memory_load(int kind, const char *record, Size size, Loading *loading)
+{
+	return kind == SAVED_STORE ? load_store(record, size, loading) :
+		load_bucket(record, size, loading);
+}

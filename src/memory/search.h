@@ -1,0 +1,88 @@
+/*
+ * memory/search.h
+ *		Searching for a bucket's slot: see memory/slots.h.
+ */
+#ifndef RATELIMIT_MEMORY_SEARCH_H
+#define RATELIMIT_MEMORY_SEARCH_H
+
+#include "memory/slots.h"
+
+/* What a search does about a word that is locked. */
+typedef enum SearchMode
+{
+	SEARCH_WAITING,				/* waits for it; may be cancelled */
+	SEARCH_ONCE					/* ends there */
+} SearchMode;
+
+typedef enum FindResult
+{
+	FIND_ABSENT,
+	FIND_HERE,
+	FIND_BUSY					/* cannot be told without waiting */
+} FindResult;
+
+extern Slot *search_further(const BucketId *id, Probe way, SearchMode mode, uint64 *word);
+extern Slot *find_elsewhere(const BucketId *id, uint32 layout, uint64 *word);
+extern FindResult find_once(const BucketId *id, Slot **slot, uint64 *word);
+
+/*
+ * Look for the bucket in the group of the i-th slot on its way.  True if that ends
+ * the search: it was found, or would have been, or, with SEARCH_ONCE, a word is locked
+ * whose slot may have it.
+ */
+static pg_attribute_always_inline bool
+search_group(const BucketId *id, const Probe *way, uint32 i, SearchMode mode,
+			 Slot **slot, uint64 *word)
+{
+	uint32		group = probe_group(way, i);
+
+	for (uint32 j = 0; j < GROUP_SLOTS; j++)
+	{
+		uint32		n = group + (way->way + j) % GROUP_SLOTS;
+		uint32		tag = ((volatile uint32 *) store.tags)[n];
+
+		if (likely(tag == way->tag))
+		{
+			if (mode == SEARCH_WAITING)
+				*word = read_word(&store.slots[n]);
+			else
+			{
+				*word = pg_atomic_read_u64(&store.slots[n].word);
+				pg_read_barrier();
+			}
+			if (likely(slot_is(&store.slots[n], id)) ||
+				(mode == SEARCH_ONCE && (*word & WORD_LOCKED)))
+			{
+				*slot = &store.slots[n];
+				return true;
+			}
+		}
+		else if (tag == TAG_FREE)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * The bucket's slot and its word, or NULL.  Without the partition's lock, NULL
+ * may be out of date, and a slot is certain only with its word unchanged.
+ *
+ * May wait, and so be cancelled: the caller holds no lock.
+ */
+static pg_attribute_always_inline Slot *
+find(const BucketId *id, uint64 *word)
+{
+	Slot	   *slot = NULL;
+	Probe		way = probe_of(id->hash);
+
+	/* the tags are read after the layout */
+	pg_read_barrier();
+	if (!search_group(id, &way, 0, SEARCH_WAITING, &slot, word) &&
+		unlikely(*reach_of(&way) > 0))
+		slot = search_further(id, way, SEARCH_WAITING, word);
+	if (unlikely(slot == NULL))
+		slot = find_elsewhere(id, way.layout, word);
+	return slot;
+}
+
+#endif							/* RATELIMIT_MEMORY_SEARCH_H */

@@ -1,0 +1,118 @@
+/*
+ * memory/short_way.h
+ *		A decision on a bucket that is in shared memory: the short way, inline, as a
+ *		call waits longer for its code than it takes to execute it.
+ *
+ * How buckets are kept, and why a decision needs no lock: memory/slots.h.
+ */
+#ifndef RATELIMIT_MEMORY_SHORT_WAY_H
+#define RATELIMIT_MEMORY_SHORT_WAY_H
+
+#include "memory/search.h"
+
+extern bool memory_denied_last;	/* this backend's last call: denials come in rows */
+extern uint64 memory_last_hash;	/* of this backend's last call */
+
+extern bool consume_locked(Slot *slot, uint64 word, const BucketRule *rule,
+						   Decision *decision) pg_attribute_cold;
+
+/*
+ * A decision on a bucket with so long a name is to follow.  It is far away, mostly in
+ * its first place: fetch that meanwhile.
+ */
+static inline void
+fetch_bucket(uint64 hash, int name_len)
+{
+	Probe		way = probe_of(hash);
+	uint32		first = probe_slot(&way, 0);
+
+	__builtin_prefetch(&store.tags[first]);
+	__builtin_prefetch(&store.slots[first]);
+	if (unlikely(name_len > HEAD_BYTES))
+	{
+		/* it may be in two lines */
+		__builtin_prefetch(&store.tails[first]);
+		__builtin_prefetch(&store.tails[first].name[TAIL_BYTES - 1]);
+	}
+}
+
+/* The time that the arithmetic is to go by. */
+static inline int64
+clock_for(const BucketRule *rule)
+{
+	return rule->timed ? monotonic_ns() : 0;
+}
+
+/*
+ * Try to decide; false if somebody else changed the bucket meanwhile.
+ *
+ * When it will be full takes 64 bits, unless that is centuries away: with the base below
+ * 2^26 either way, and the word's value below 2^62, so does their sum.
+ */
+static pg_attribute_always_inline bool
+swap_word(Slot *slot, uint64 word, const BucketRule *rule, int64 now,
+		  Decision *decision)
+{
+	const int64 limit = INT64CONST(1) << 26;
+	int64		base = slot->u.bucket.base;
+	int64		full_at;
+	int64		left;			/* of what it owed */
+	Owed		owed;
+	Owed		advance;
+
+	if (unlikely(slot->u.bucket.capacity != rule->capacity ||
+				 slot->u.bucket.refill != rule->refill ||
+				 base >= limit || base < -limit || word >> 1 >= WORD_VALUES))
+		return consume_locked(slot, word, rule, decision);
+
+	full_at = base * (int64) BASE_UNIT + (int64) (word >> 1);
+	left = Max(full_at - now, 0);
+	owed = left;
+	decision->allowed = bucket_take(rule, &owed);
+	decision->owed = owed;
+	decision->now = now;
+	if (unlikely(!decision->allowed || rule->take == 0))
+		return unchanged(slot, word);
+
+	advance = (now + left - full_at) + rule->take;
+	if (unlikely(advance >= MAX_ADVANCE))
+		return consume_locked(slot, word, rule, decision);
+	return pg_atomic_compare_exchange_u64(&slot->word, &word, word + ((uint64) advance << 1));
+}
+
+/* Decide a call on a bucket that is here; false if it is not. */
+static pg_attribute_always_inline bool
+consume_here(const BucketId *id, const BucketRule *rule, Decision *decision)
+{
+	Slot	   *slot;
+	uint64		word;
+	int64		early = 0;
+
+	/*
+	 * A bucket that this backend has not just used is not there yet: look at the
+	 * clock meanwhile, but for a denial, which needs a second look (below).
+	 */
+	if (likely(id->hash != memory_last_hash && rule->timed && !memory_denied_last))
+		early = monotonic_ns();
+	memory_last_hash = id->hash;
+
+	while ((slot = find(id, &word)) != NULL)
+	{
+		bool		done = swap_word(slot, word, rule, early ? early : clock_for(rule),
+									 decision);
+
+		/*
+		 * By a clock from before the word, a later call of somebody else may seem to
+		 * be of the future, and a call that is denied too early: look again.
+		 */
+		if (done && (decision->allowed || !early))
+		{
+			memory_denied_last = !decision->allowed;
+			return true;
+		}
+		early = 0;
+	}
+	return false;
+}
+
+#endif							/* RATELIMIT_MEMORY_SHORT_WAY_H */

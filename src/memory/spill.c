@@ -1,0 +1,216 @@
+/*
+ * memory/spill.c
+ *		Which partitions of shared memory have buckets in the table.
+ *
+ * A bucket is in exactly one place.  Per database and partition there is one
+ * mark: while it is set, a key of that database that is not found in the
+ * partition has its bucket in rate_limit_buckets; while it is not, in shared
+ * memory or nowhere.  This file keeps the marks; the stores themselves are in
+ * memory/store.c and table/store.c.  The rules:
+ *
+ * 1. A bucket is made in memory holding its partition's lock, with the mark not
+ *	  set.  A mark is set holding the partition's lock, when there is no room.
+ *
+ * 2. A row is made holding the key's lock (table/store.c), which is held no longer
+ *	  than that.  Holding it, its maker looks for the row and for the bucket in
+ *	  memory once more, and makes the row only if neither is there.
+ *
+ * 3. Before it makes the row it announces it (spill_begin_row()), and then looks at
+ *	  the mark.  If that is not set any more it makes no row and starts anew.
+ *
+ * 4. A row that is there is its bucket.  Whoever deletes it holds its page's lock, and
+ *	  the bucket is full by then, or has been made in memory, mark or not: that is
+ *	  what the worker does with rows for which there is room (table/clean.c).
+ *
+ * 5. The worker clears a mark if it has gone through the whole table and seen no row
+ *	  of the partition, and none was announced since it began.  Holding the
+ *	  partition's lock it clears the mark, then looks at the announcements, and sets
+ *	  the mark again if there is a new one.
+ *
+ * 6. A parallel query cannot make rows.  There, holding the key's lock, the bucket is
+ *	  made in memory if it has no row, mark or not.
+ *
+ * Why no bucket is in two places:
+ *
+ * - Between rules 3 and 5.  An announcement and the clearing of a mark are both
+ *	 atomic operations with full barriers, each followed by a look at what the other
+ *	 one wrote.  So at least one of the two sees the other: either the maker of the
+ *	 row finds the mark cleared, or the worker finds the announcement and sets the
+ *	 mark again.  Meanwhile nobody makes a bucket in memory by rule 1, because the
+ *	 worker holds the partition's lock.
+ *
+ * - A row that was announced before the worker began to go through the table was
+ *	 either complete by then, in which case the worker sees it; or in flight, which
+ *	 the count says, in which case the mark stays.
+ *
+ * - Between rules 2 and 4.  A caller that finds neither a row nor, afterwards and
+ *	 holding the key's lock, the bucket in memory: a worker that deleted the row in
+ *	 between had made the bucket in memory before it unlocked the page, and the
+ *	 caller has locked that page, or the index page beside it, since.  So the caller
+ *	 finds the bucket, unless that is full again by now, which equals none.
+ *
+ * - A caller that has found a row locks its page and looks at the row again.  If it
+ *	 is there it is the bucket (rule 4).
+ *
+ * At the start of the server the table may have rows: it survives a clean restart,
+ * and a time without preloading.  So all marks are set at first.  If the table has no
+ * page the first caller clears them, by rule 5; otherwise the launcher starts a
+ * worker at once, which goes through it.  Until then the database is not "known":
+ * there may be buckets both in memory, loaded from the file, and in a row, and blocks
+ * that the filter does not know (decide/blocks.c).  So until then every call takes the long
+ * way, and first moves what its row says to memory (table_merge()).
+ *
+ * On a standby the table cannot be read, nor have rows.
+ *
+ * A database without an entry (memory/databases.c) keeps every bucket in the table.
+ */
+#include "postgres.h"
+
+#include "memory/databases.h"
+#include "memory/spill.h"
+
+#define ONE_ANNOUNCED	(UINT64CONST(1) << 32)
+
+/*
+ * Has the table been gone through since the server started?  If so, whoever asks
+ * also sees what was noticed on the way.
+ */
+bool
+spill_known(void)
+{
+	SharedDatabase *mine = my_shared_database();
+
+	if (!mine)
+		return true;
+	if (pg_atomic_read_u32(&mine->known) == 0)
+		return false;
+	/* pairs with the barrier in spill_set_known() */
+	pg_read_barrier();
+	return true;
+}
+
+/*
+ * Where both memory and the table have a bucket: is what was loaded into memory
+ * when the server started the newer for certain?
+ */
+bool
+spill_memory_newer(void)
+{
+	SharedDatabase *mine = my_shared_database();
+
+	return mine && mine->memory_newer;
+}
+
+/* The table has been gone through. */
+void
+spill_set_known(void)
+{
+	SharedDatabase *mine = my_shared_database();
+
+	/* blocks that were noticed, buckets that were raised come before */
+	pg_write_barrier();
+	if (mine)
+		pg_atomic_write_u32(&mine->known, 1);
+}
+
+/* Is the partition marked?  Certain under its lock, or once a row is announced. */
+bool
+spill_is_set(int partition)
+{
+	SharedDatabase *mine = my_shared_database();
+
+	return !mine ||
+		(pg_atomic_read_u64(&mine->marks[partition / 64]) >> (partition % 64) & 1);
+}
+
+/* Mark the partition, whose lock the caller holds. */
+void
+spill_mark(int partition)
+{
+	SharedDatabase *mine = my_shared_database();
+
+	if (mine)
+		pg_atomic_fetch_or_u64(&mine->marks[partition / 64],
+							   (uint64) 1 << (partition % 64));
+}
+
+/* Is any partition marked? */
+bool
+spill_any(void)
+{
+	for (int i = 0; i < memory_partitions(); i++)
+		if (spill_is_set(i))
+			return true;
+	return false;
+}
+
+/* Where spill_begin_row() has announced a row, NULL: nowhere.  There may be an entry later. */
+static SharedDatabase *announced = NULL;
+
+/*
+ * Announce that a row is going to be made of a bucket of the partition; false, and
+ * nothing announced, if it must not be.  spill_end_row() is to follow.
+ */
+bool
+spill_begin_row(int partition)
+{
+	SharedDatabase *mine = my_shared_database();
+
+	announced = mine;
+	if (!mine)
+		return true;
+	pg_atomic_fetch_add_u64(&mine->rows[partition], ONE_ANNOUNCED + 1);
+	if (spill_is_set(partition))
+		return true;
+	spill_end_row(partition);
+	return false;
+}
+
+/* The row is there, or has failed. */
+void
+spill_end_row(int partition)
+{
+	if (announced)
+		pg_atomic_fetch_sub_u64(&announced->rows[partition], 1);
+	announced = NULL;
+}
+
+/* What has been announced so far; the caller is about to go through the table. */
+void
+spill_look(SpillLook *look)
+{
+	SharedDatabase *mine = my_shared_database();
+
+	memset(look, 0, sizeof(*look));
+	for (int i = 0; mine && i < MAX_PARTITIONS; i++)
+		look->rows[i] = pg_atomic_read_u64(&mine->rows[i]);
+	/* rows are looked for after that */
+	pg_memory_barrier();
+}
+
+/*
+ * Clear the marks of partitions of which no row was found since the look: rule 5.
+ */
+void
+spill_clear(const SpillLook *look)
+{
+	SharedDatabase *mine = my_shared_database();
+
+	if (!mine)
+		return;
+	for (int i = 0; i < memory_partitions(); i++)
+	{
+		pg_atomic_uint64 *marks = &mine->marks[i / 64];
+		uint64		mark = (uint64) 1 << (i % 64);
+
+		if (!spill_is_set(i) || partition_set_has(&look->with_rows, i) ||
+			(uint32) look->rows[i] != 0 ||
+			pg_atomic_read_u64(&mine->rows[i]) != look->rows[i])
+			continue;
+		memory_lock_partition(i);
+		pg_atomic_fetch_and_u64(marks, ~mark);
+		if (pg_atomic_read_u64(&mine->rows[i]) != look->rows[i])
+			pg_atomic_fetch_or_u64(marks, mark);
+		memory_unlock_partition(i);
+	}
+}

@@ -1,0 +1,57 @@
+/*
+ * table/sql.h
+ *		Statements on the extension's own tables: see table/sql.c.
+ */
+#ifndef RATELIMIT_SQL_H
+#define RATELIMIT_SQL_H
+
+#include "executor/spi.h"
+#include "storage/lockdefs.h"
+
+#define SQL_MAX_ARGS	6
+
+/* A statement, prepared when first executed. */
+typedef struct SqlStatement
+{
+	const char *sql;			/* %1$s is the extension's schema, quoted */
+	int			nargs;
+	Oid			types[SQL_MAX_ARGS];
+	SPIPlanPtr	plan;			/* for generation */
+	uint32		generation;		/* of the schema's name */
+} SqlStatement;
+
+/* The tables that statements are on. */
+typedef enum SqlTable
+{
+	SQL_BUCKETS,
+	SQL_VIOLATIONS,
+	SQL_FLAGS,
+	SQL_POLICIES,
+	SQL_POSTGREST_RULES
+} SqlTable;
+
+#define SQL_TABLES	(SQL_POSTGREST_RULES + 1)
+
+/* Who we were before sql_begin(). */
+typedef struct SqlCaller
+{
+	Oid			user;
+	int			context;
+} SqlCaller;
+
+extern void sql_init(void);
+extern bool sql_available(void);
+extern void sql_require(SqlTable table);
+extern Oid	sql_relid(SqlTable table);
+extern SqlCaller sql_begin(void);
+extern int	sql_restrict_names(void);
+extern void sql_lock(SqlTable table, LOCKMODE mode);
+extern bool sql_lock_if_free(SqlTable table, LOCKMODE mode);
+extern char *sql_lock_within(SqlTable table, LOCKMODE mode, int ms);
+extern void sql_execute(SqlStatement *statement, Datum *values,
+						const char *nulls, bool read_only);
+extern void sql_push_latest_snapshot(void);
+extern void sql_end(SqlCaller caller);
+extern ErrorData *sql_try(void (*work) (void *arg), void *arg);
+
+#endif							/* RATELIMIT_SQL_H */

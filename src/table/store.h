@@ -1,0 +1,22 @@
+/*
+ * table/store.h
+ *		Buckets in rate_limit_buckets: see table/store.c.
+ */
+#ifndef RATELIMIT_TABLE_STORE_H
+#define RATELIMIT_TABLE_STORE_H
+
+#include "core/call.h"
+#include "memory/place.h"
+
+extern bool table_consume(const BucketId *id, const BucketRule *rule,
+						  Decision *decision);
+extern bool table_set(const BucketId *id, const BucketRule *rule, Owed owed);
+extern bool table_consume_all(BucketCall *calls, int n, PlaceMode mode);
+extern bool table_peek(const BucketId *id, const BucketRule *rule, Owed *owed);
+extern bool table_give(const BucketId *id, double tokens, double *given, bool wait);
+extern bool table_reset(const BucketId *id);
+extern int64 table_reset_all(const char *limiter, int limiter_len);
+extern void table_merge(const BucketId *id);
+extern void table_views(void (*show) (const BucketView *view, void *arg), void *arg);
+
+#endif							/* RATELIMIT_TABLE_STORE_H */

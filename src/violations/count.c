@@ -1,0 +1,461 @@
+/*
+ * violations/count.c
+ *		Counting violations in shared memory.
+ *
+ * How entries are kept: violations/entries.h.
+ */
+#include "postgres.h"
+
+#include "core/clock.h"
+#include "miscadmin.h"
+#include "violations/count.h"
+#include "violations/entries.h"
+#include "violations/fold.h"
+#include "violations/tracks.h"
+
+/*
+ * Reuse of an entry
+ *
+ * The question is whether a call can add to an entry that has passed to other
+ * names.  An entry is in one of three states, and its tag and word tell which:
+ *
+ * free			tag TAG_FREE or TAG_GIVEN_UP; word 0 or (generation, CLOSED)
+ * closing		any tag; word (generation, CLOSED)
+ * in use		tag of its names' hash; word (generation, count)
+ *
+ * They change only with the partition's lock held: close_entry(), make_entry().  Calls
+ * read and add without it:
+ *
+ *	call (add_to_entry)					maker (make_entry)
+ *	c1 tag is that of my names?			m1 write the names
+ *	c2 read word						m2 write barrier
+ *	   read barrier						m3 word: (next generation, n)
+ *	c3 names are mine?					m4 write barrier
+ *	c4 swap word for word + n			m5 tag
+ *
+ * A call adds only if c4 finds what c2 read.  Let that be (g, c), with c not CLOSED.
+ * As the generation grows whenever an entry is closed and whenever it is made, the
+ * word had generation g at all times between c2 and c4, and the entry was in use, by
+ * the same names.  What remains to be seen is that c3 read these names, and whole:
+ *
+ * - not those before: m1 is before m3 in memory (m2), c2 has read what m3 wrote or
+ *   what was swapped for it later, and c3 comes after c2 (read barrier).
+ * - not those after: the next maker's m1 comes after the entry was closed, by a swap
+ *   of the word under the lock.  The next maker takes the lock after that was released,
+ *   so m1 is not in memory before the close is.  Had c3 read what that m1 wrote, the
+ *   closed word would have been in memory then, and c4, whose store comes after what
+ *   is read before it, would not find (g, c).  (c4's own load may be executed before
+ *   c3.  But then c4 succeeds only if nobody has written the word since that load.)
+ *
+ * A word of 0 (never used) has no names yet that a call could have found by c1; and
+ * should c2 be executed before c1, as ARM64 may, and read 0, m3 makes c4 fail.
+ *
+ * When c4 fails because of the generation, the entry may have been made for the call's
+ * own names meanwhile: the search starts anew (*again).  When the word is CLOSED, these
+ * names have no entry, or a new one elsewhere.  The call then takes the partition's
+ * lock and looks again, which is certain, before it makes one.
+ *
+ * On ARM64 without LSE a swap is a loop of ldaxr and stlxr.  Stores that follow it
+ * may be in memory before the stlxr is; what comes before it may not be after it.  Two
+ * stores follow a swap here.  The tag of an entry that was just closed: a call that
+ * sees the tag TAG_GIVEN_UP and could still have read a word that is not CLOSED
+ * passes it by and waits for the lock, like any other that comes too late.  And
+ * last_at of an entry that was just added to: it may by then be of other names, which
+ * then seem to have been denied now, a moment after they were.  For neither does it
+ * matter which comes first.  For a third store it does, m1 after the close.  Mostly
+ * the release of the lock is in between, and puts all before it into memory first;
+ * where the maker closes an entry itself (displace_entry()), there is a write barrier.
+ */
+
+/*
+ * An entry got violations in an earlier slice, and is about to get more: tell flags of
+ * the ones before.
+ */
+static pg_noinline void
+track_before(uint32 at, const Names *names)
+{
+	LWLock	   *lock = partition_lock(at);
+
+	LWLockAcquire(lock, LW_EXCLUSIVE);
+	if (violation_tags[at] >= TAG_FIRST && entry_is(&entries[at], names))
+		track_entry(at, count_of(pg_atomic_read_u64(&entries[at].word)));
+	LWLockRelease(lock);
+}
+
+/*
+ * Add n to the entry if its names are these.  False if they are not; *again if
+ * they may have been until now.
+ */
+static pg_attribute_always_inline bool
+add_to_entry(uint32 at, const Names *names, int64 n, int64 now, bool locked,
+			 bool *again)
+{
+	Entry	   *entry = &entries[at];
+	uint64		word = pg_atomic_read_u64(&entry->word);
+	uint64		generation = word & ~COUNT_MASK;
+
+	*again = false;
+	pg_read_barrier();
+	if (!entry_is(entry, names))
+		return false;
+	if (unlikely((int64) pg_atomic_read_u64(&entry->last_at) <
+				 (int64) pg_atomic_read_u64(&violations->slice_began)))
+	{
+		if (locked)
+			track_entry(at, count_of(word));
+		else
+			track_before(at, names);
+	}
+	while ((word & ~COUNT_MASK) == generation && (word & COUNT_MASK) != CLOSED)
+	{
+		if (count_of(word) + n > (int64) MAX_COUNT)
+		{
+			pg_atomic_fetch_add_u64(&violations->lost, n);
+			return true;
+		}
+		if (pg_atomic_compare_exchange_u64(&entry->word, &word, word + n))
+		{
+			pg_atomic_write_u64(&entry->last_at, (uint64) now);
+			return true;
+		}
+	}
+	/* just given up; if these names have an entry, it is a new one */
+	*again = (word & COUNT_MASK) != CLOSED;
+	return false;
+}
+
+/* The same for a database's last entry. */
+static pg_noinline bool
+add_to_last(const Names *names, int64 n, int64 now, bool locked)
+{
+	bool		again;
+
+	do
+	{
+		again = false;
+		for (uint32 i = 0; i < N_LAST && !again; i++)
+		{
+			uint32		at = names_entry(names, i);
+
+			if (((volatile uint32 *) violation_tags)[at] == tag_of(names->hash) &&
+				add_to_entry(at, names, n, now, locked, &again))
+				return true;
+		}
+	} while (again);
+	return false;
+}
+
+/* Add n to the entry if it is there; else false.  locked: holding its partition's lock. */
+static bool
+add_if_there(const Names *names, int64 n, int64 now, bool locked)
+{
+	uint32		tag = tag_of(names->hash);
+	uint32		length = probe_length();
+	bool		again;
+
+	if (unlikely(names->last))
+		return add_to_last(names, n, now, locked);
+	do
+	{
+		again = false;
+		for (uint32 i = 0; i < length && !again; i += GROUP_ENTRIES)
+		{
+			uint32		group = probe_group(names->hash, i);
+
+			for (uint32 j = 0; j < GROUP_ENTRIES && !again; j++)
+			{
+				uint32		at = group + (uint32) (names->hash + j) % GROUP_ENTRIES;
+				uint32		found = ((volatile uint32 *) violation_tags)[at];
+
+				if (found == TAG_FREE)
+					return false;
+				if (found == tag && add_to_entry(at, names, n, now, locked, &again))
+					return true;
+			}
+		}
+	} while (again);
+	return false;
+}
+
+/* Write the entry, which is closed or was never used; holding its partition's lock. */
+static void
+write_entry(uint32 at, const Names *names, int64 n, int64 now, int cell)
+{
+	Entry	   *entry = &entries[at];
+	uint64		generation;
+	char	   *p = entry->name;
+
+	entry->database = names->id->database;
+	entry->gateway_len = names->gateway->len;
+	entry->bucket = names->id->name;
+	memcpy(p, names->gateway->name, names->gateway->len);
+	p += names->gateway->len;
+	memcpy(p, names->id->limiter, names->id->limiter_len);
+	p += names->id->limiter_len;
+	memcpy(p, names->id->key, names->id->key_len);
+	pg_atomic_write_u64(&entry->last_at, (uint64) now);
+	entry->folded = entry->tracked = 0;
+	asides[at].taken = 0;
+	asides[at].since = now;
+	asides[at].cell = cell;
+
+	/* names before the generation that goes with them, tag last */
+	generation = (pg_atomic_read_u64(&entry->word) & ~COUNT_MASK) + ONE_GENERATION;
+	pg_write_barrier();
+	pg_atomic_write_u64(&entry->word, generation + n);
+	pg_write_barrier();
+	((volatile uint32 *) violation_tags)[at] = tag_of(names->hash);
+}
+
+/* Make the entry, holding its partition's lock; false if there is no room. */
+static bool
+make_entry(const Names *names, int64 n, int64 now, int cell)
+{
+	for (uint32 i = 0; i < names_length(names); i++)
+	{
+		uint32		at = names_entry(names, i);
+
+		if (violation_tags[at] >= TAG_FIRST)
+			continue;
+		write_entry(at, names, n, now, cell);
+		return true;
+	}
+	return false;
+}
+
+/* Violations whose entry has gone to somebody else. */
+typedef struct Displaced
+{
+	int64		count;			/* 0: nobody's */
+	int64		last_at;
+	int			cell;			/* of whoever made their entry */
+	Room		room;
+	Oid			database;
+	int			limiter_len;
+	char		limiter[MAX_LIMITER_LEN];
+	Gateway		gateway;
+} Displaced;
+
+/*
+ * The entry that is to give way in this room, to somebody of this cell, on the way of
+ * a hash: the one of the fewest violations among those whose makers have more than
+ * their share.  -1 if there is none.
+ */
+static int64
+find_displaceable(uint64 hash, Room room, int cell)
+{
+	int64		found = -1;
+	int64		least = PG_INT64_MAX;
+
+	for (uint32 i = 0; i < probe_length(); i++)
+	{
+		uint32		at = probe_entry(hash, i);
+		int64		count = count_of(pg_atomic_read_u64(&entries[at].word));
+
+		/* what a flush has taken may have to come back */
+		if (violation_tags[at] < TAG_FIRST || count >= least || asides[at].taken > 0 ||
+			room_of_entry(&entries[at]) != room ||
+			!shares_is_above(&violations->rooms[room], asides[at].cell, cell))
+			continue;
+		found = at;
+		least = count;
+	}
+	return found;
+}
+
+/*
+ * Make the entry in the place of another, holding the lock of their partition; false
+ * if none gives way.
+ */
+static bool
+displace_entry(const Names *names, int64 n, int64 now, int cell, Room room,
+			   Displaced *displaced)
+{
+	int64		at = find_displaceable(names->hash, room, cell);
+	Entry	   *entry;
+	uint64		word;
+
+	if (at < 0)
+		return false;
+	entry = &entries[at];
+	word = pg_atomic_read_u64(&entry->word);
+	do
+	{
+		displaced->count = count_of(word);
+	} while (!pg_atomic_compare_exchange_u64(&entry->word, &word,
+											 ((word & ~COUNT_MASK) + ONE_GENERATION) | CLOSED));
+	/* on ARM64, what is written from here on might be seen before it is closed */
+	pg_write_barrier();
+	fold_entry(at, displaced->count, true);
+
+	displaced->last_at = (int64) pg_atomic_read_u64(&entry->last_at);
+	displaced->cell = asides[at].cell;
+	displaced->room = room;
+	displaced->database = entry->database;
+	displaced->limiter_len = entry->bucket.limiter_len;
+	memcpy(displaced->limiter, entry->name + entry->gateway_len, displaced->limiter_len);
+	/* of another database, perhaps, with another encoding */
+	displaced->gateway.len = entry->gateway_len;
+	memcpy(displaced->gateway.name, entry->name, entry->gateway_len);
+	displaced->gateway.name[entry->gateway_len] = '\0';
+	gateway_hash(&displaced->gateway);
+	((volatile uint32 *) violation_tags)[at] = TAG_GIVEN_UP;
+	shares_pass(&violations->rooms[room], displaced->cell, cell);
+	/* not just there: searches end at the first entry that was never used */
+	return make_entry(names, n, now, cell);
+}
+
+static void count_others(Oid database, const char *limiter, int limiter_len,
+						 const Gateway *gateway, int64 n, int64 now, int cell);
+static void count_last(Oid database, int64 n, int64 now);
+
+/*
+ * Make an entry for the names, and count n, if there may be one.  It is at the expense
+ * of a cell, NO_CELL: the caller's.
+ */
+static pg_noinline bool
+make_and_count(const Names *names, int64 n, int64 now, int cell)
+{
+	LWLock	   *lock = partition_lock(names_entry(names, 0));
+	Room		room = room_of_names(names);
+	Shares	   *shares = room < N_ROOMS ? &violations->rooms[room] : NULL;
+	bool		taken = false;
+	bool		counted;
+	Displaced	displaced = {0};
+
+	if (shares && cell == NO_CELL)
+		cell = shares_my_cell(shares, names->id->database);
+	/* take a place before making the entry, not to exceed them */
+	if (shares)
+		taken = shares_take(shares, cell);
+	if (shares && !taken && !shares_is_below(shares, cell))
+		return false;
+
+	LWLockAcquire(lock, LW_EXCLUSIVE);
+	counted = add_if_there(names, n, now, true);
+	if (counted && taken)
+		shares_give(shares, cell);
+	if (!counted)
+	{
+		if (taken || !shares)
+			counted = make_entry(names, n, now, cell);
+		if (!counted && taken)
+			shares_give(shares, cell);
+		if (!counted && shares)
+			counted = displace_entry(names, n, now, cell, room, &displaced);
+	}
+	LWLockRelease(lock);
+	if (displaced.count > 0 && displaced.room == ROOM_KEYS)
+		count_others(displaced.database, displaced.limiter, displaced.limiter_len,
+					 &displaced.gateway, displaced.count, displaced.last_at,
+					 displaced.cell);
+	else if (displaced.count > 0)
+		count_last(displaced.database, displaced.count, displaced.last_at);
+	return counted;
+}
+
+/* Count n for a database's last entry, which takes what finds no other. */
+static void
+count_last(Oid database, int64 n, int64 now)
+{
+	BucketId	id;
+	Gateway		nobody;
+	Names		names;
+
+	gateway_set(&nobody, OTHER_KEY);
+	make_bucket_id(&id, database, OTHER_KEY, strlen(OTHER_KEY),
+				   OTHER_KEY, strlen(OTHER_KEY));
+	set_names(&names, &id, &nobody);
+	names.last = true;
+	if (!add_if_there(&names, n, now, false) &&
+		!make_and_count(&names, n, now, NO_CELL))
+		pg_atomic_fetch_add_u64(&violations->lost, n);
+}
+
+/* Count n for the key OTHER_KEY of gateway and limiter, or for the last entry. */
+static void
+count_others(Oid database, const char *limiter, int limiter_len, const Gateway *gateway,
+			 int64 n, int64 now, int cell)
+{
+	BucketId	id;
+	Names		names;
+
+	make_bucket_id(&id, database, limiter, limiter_len, OTHER_KEY, strlen(OTHER_KEY));
+	set_names(&names, &id, gateway);
+	if (!add_if_there(&names, n, now, false) && !make_and_count(&names, n, now, cell))
+		count_last(database, n, now);
+}
+
+/*
+ * Count n for the names or, if there is no room, for the others.  Then flags are told
+ * at once, if they are to be: a full room hides nobody from them.
+ */
+void
+violations_count_names(const Names *names, int64 n, int64 now, int cell, bool flag)
+{
+	const BucketId *id = names->id;
+
+	if (room_of_names(names) == ROOM_LAST)
+	{
+		count_last(id->database, n, now);
+		return;
+	}
+	if (add_if_there(names, n, now, false) || make_and_count(names, n, now, cell))
+		return;
+	if (flag && !is_other(id->key, id->key_len))
+		flags_count(id, n, now);
+	count_others(id->database, id->limiter, id->limiter_len, names->gateway, n, now, cell);
+}
+
+/* A denial is likely to follow: fetch its entry, mostly in its first place. */
+void
+violations_expect(const BucketId *id)
+{
+	Names		names;
+	uint32		first;
+
+	set_names(&names, id, my_gateway());
+	first = probe_entry(names.hash, 0);
+	__builtin_prefetch(&violation_tags[first]);
+	__builtin_prefetch(&entries[first]);
+	__builtin_prefetch(&entries[first].name);
+}
+
+/* A violation comes after the end of the current slice: it is another one. */
+static pg_noinline void
+next_slice(int64 now)
+{
+	int64		slice_ns = tracks_slice();
+	int64		began = now / slice_ns * slice_ns;
+
+	/* who comes at the same time writes the same, or what is as good */
+	pg_atomic_write_u64(&violations->slice_began, (uint64) began);
+	pg_atomic_write_u64(&violations->slice_ends, (uint64) (began + slice_ns));
+}
+
+/*
+ * Record n violations at a time of the monotonic clock, 0: now.  False if there is no
+ * shared memory to record them in.
+ */
+bool pg_attribute_hot
+violations_add(const BucketId *id, int64 n, int64 now)
+{
+	Names		names;
+	uint32		first;
+	bool		again;
+
+	if (unlikely(!violations))
+		return false;
+	if (unlikely(now == 0))
+		now = monotonic_ns();
+	if (unlikely(now >= (int64) pg_atomic_read_u64(&violations->slice_ends)))
+		next_slice(now);
+	set_names(&names, id, my_gateway());
+
+	/* mostly its entry is in the first place */
+	first = probe_entry(names.hash, 0);
+	if (((volatile uint32 *) violation_tags)[first] != tag_of(names.hash) ||
+		!add_to_entry(first, &names, n, now, false, &again))
+		violations_count_names(&names, n, now, NO_CELL, true);
+	return true;
+}

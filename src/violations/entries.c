@@ -1,0 +1,80 @@
+/*
+ * violations/entries.c
+ *		Entries for violations: what several parts of violations/ do with them.
+ *
+ * How they are kept: violations/entries.h.
+ */
+#include "postgres.h"
+
+#include "violations/entries.h"
+
+Violations *violations = NULL;
+LWLockPadded *violation_locks;
+uint32	   *violation_tags;
+Entry	   *entries;
+Aside	   *asides;
+
+/* Are these the names of the violations for which there was no room? */
+bool
+is_other(const char *key, int key_len)
+{
+	return key_len == strlen(OTHER_KEY) && memcmp(key, OTHER_KEY, key_len) == 0;
+}
+
+static Room
+room_for(const char *gateway, int gateway_len, const char *limiter, int limiter_len,
+		 const char *key, int key_len)
+{
+	if (!is_other(key, key_len))
+		return ROOM_KEYS;
+	return is_other(gateway, gateway_len) && is_other(limiter, limiter_len) ?
+		ROOM_LAST : ROOM_OTHERS;
+}
+
+Room
+room_of_names(const Names *names)
+{
+	return room_for(names->gateway->name, names->gateway->len,
+					names->id->limiter, names->id->limiter_len,
+					names->id->key, names->id->key_len);
+}
+
+/* The room of an entry in use, holding its partition's lock. */
+Room
+room_of_entry(const Entry *entry)
+{
+	const char *limiter = entry->name + entry->gateway_len;
+
+	return room_for(entry->name, entry->gateway_len, limiter, entry->bucket.limiter_len,
+					limiter + entry->bucket.limiter_len, entry->bucket.key_len);
+}
+
+/* The names of an entry in use, holding its partition's lock; without a hash. */
+void
+entry_id(const Entry *entry, BucketId *id)
+{
+	id->database = entry->database;
+	id->limiter_len = entry->bucket.limiter_len;
+	id->key_len = entry->bucket.key_len;
+	id->limiter = entry->name + entry->gateway_len;
+	id->key = id->limiter + id->limiter_len;
+	id->name = entry->bucket;
+	id->hash = 0;
+}
+
+/* Give up the entry if its count is zero; holding its partition's lock. */
+void
+close_entry(uint32 at)
+{
+	Entry	   *entry = &entries[at];
+	uint64		word = pg_atomic_read_u64(&entry->word);
+	Room		room = room_of_entry(entry);
+
+	if (count_of(word) != 0 ||
+		!pg_atomic_compare_exchange_u64(&entry->word, &word,
+										((word & ~COUNT_MASK) + ONE_GENERATION) | CLOSED))
+		return;
+	((volatile uint32 *) violation_tags)[at] = TAG_GIVEN_UP;
+	if (room < N_ROOMS)
+		shares_give(&violations->rooms[room], asides[at].cell);
+}

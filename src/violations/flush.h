@@ -1,0 +1,26 @@
+/*
+ * violations/flush.h
+ *		Writing violations: see violations/flush.c.
+ */
+#ifndef RATELIMIT_FLUSH_H
+#define RATELIMIT_FLUSH_H
+
+#include "violations/count.h"
+
+extern void flush_record_locally(const BucketId *id, int64 n);
+extern int64 flush_violations(void);
+extern void flush_retention(void);
+extern void flush_failed(bool is_flush, const char *message);
+extern bool flush_waiting(void);
+extern bool flush_failing(void);
+extern void flush_succeeded(void);
+
+/* Record n violations, at a time of the monotonic clock; 0: now. */
+static inline void
+flush_record(const BucketId *id, int64 n, int64 now)
+{
+	if (unlikely(!violations_add(id, n, now)))
+		flush_record_locally(id, n);
+}
+
+#endif							/* RATELIMIT_FLUSH_H */

@@ -1,0 +1,10 @@
+/*
+ * workers/saver.h
+ *		The saver: see workers/saver.c.
+ */
+#ifndef RATELIMIT_WORKERS_SAVER_H
+#define RATELIMIT_WORKERS_SAVER_H
+
+extern void saver_register(void);
+
+#endif							/* RATELIMIT_WORKERS_SAVER_H */

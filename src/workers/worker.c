@@ -1,0 +1,514 @@
+/*
+ * workers/worker.c
+ *		The background workers: the launcher, and one per database with work.
+ *
+ * The launcher is connected to no database, so no DROP DATABASE finds it.  Once
+ * per ratelimit.flush_interval it begins a round: it starts a worker in each
+ * database that has something to do, a few at a time.  That worker does its tasks,
+ * each in a transaction of its own, and is gone.
+ *
+ * The launcher waits for no worker to end but when MAX_RUNNING are there.  So one
+ * that hangs (in a trigger of an operator's, on a slow disk) keeps one database
+ * from its turn, not all of them: until it has ended, its database gets no other
+ * worker.  As many as MAX_RUNNING that hang do stop the others; allowing for more
+ * would let them take all of max_worker_processes, and ending them by force would
+ * end some that are merely slow.  A round is over when its last worker has been
+ * started, and the interval to the next one begins.
+ *
+ * A worker in a database that cannot be connected to ends with a FATAL in the log.
+ * The catalog tells of most of these databases beforehand.  In the others, each
+ * worker that did not get as far as connecting doubles the time to the next one.
+ *
+ * Workers commit locally, whatever synchronous_commit says.  Waiting for a standby
+ * would let one that is away stop the flushes of all databases, holding the flush
+ * lock, and gain little: what is pending is in the memory of this server only, so
+ * a failover loses up to a flush_interval of violations in any case.  Not "off",
+ * since what is written is dropped from memory, and a crash is not to lose it.
+ *
+ * A task that fails is undone by its transaction's abort, disturbs no other, and
+ * is tried again in a later round: the more often flushing a database failed, the
+ * later.  The log tells of the first failure and of the first success after it.
+ *
+ * Both processes check for interrupts wherever they wait, which also answers
+ * process barriers.
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "catalog/pg_database.h"
+#include "core/compat.h"
+#include "core/parts.h"
+#include "core/settings.h"
+#include "memory/administration.h"
+#include "memory/databases.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "storage/proc.h"
+#include "table/clean.h"
+#include "table/sql.h"
+#include "tcop/tcopprot.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/syscache.h"
+#include "utils/timestamp.h"
+#include "violations/due_flags.h"
+#include "violations/flags.h"
+#include "violations/flush.h"
+#include "violations/fold.h"
+#include "violations/pending.h"
+#include "workers/worker.h"
+
+/* A worker that waits longer than this for a lock tries again next time. */
+#define LOCK_TIMEOUT	"1s"
+
+/*
+ * Who finds a deadlock first gives way: that is to be the worker, not an operator
+ * whose ALTER EXTENSION SET SCHEMA locks a sequence, then its table.
+ */
+#define DEADLOCK_TIMEOUT	"100ms"
+
+/* Workers at a time: max_worker_processes, 8 by default, is for others, too. */
+#define MAX_RUNNING		3
+
+/* Old violations are looked for this often where nothing else is to do. */
+#define RETENTION_EVERY_S	3600
+
+PGDLLEXPORT void ratelimit_launcher_main(Datum arg);
+PGDLLEXPORT void ratelimit_database_main(Datum arg);
+
+/*
+ * The launcher
+ */
+
+/* A round's work. */
+typedef struct Work
+{
+	Oid			databases[MAX_DATABASES];
+	int			n;
+	int			begun;			/* so many of them had their turn */
+	bool		retention;		/* a round that looks for old violations */
+	TimestampTz now;
+} Work;
+
+static void
+add_work(Work *work, Oid database)
+{
+	for (int i = 0; i < work->n; i++)
+		if (work->databases[i] == database)
+			return;
+	if (work->n < MAX_DATABASES)
+		work->databases[work->n++] = database;
+}
+
+/* Has the database spilled, or is it time to look at it anyway? */
+static void
+look_at_database(SharedDatabase *entry, void *arg)
+{
+	Work	   *work = arg;
+	bool		marked = work->retention;
+
+	/* all are marked until the table is known; who wants to know it says so */
+	if (pg_atomic_read_u32(&entry->known) == 0)
+		marked |= pg_atomic_read_u32(&entry->pass_wanted) != 0;
+	else
+		for (int i = 0; i < MAX_PARTITIONS / 64; i++)
+			marked |= pg_atomic_read_u64(&entry->marks[i]) != 0;
+	if (marked)
+		add_work(work, entry->database);
+}
+
+/* A database whose flushes fail waits. */
+static void
+drop_waiting(SharedDatabase *entry, void *arg)
+{
+	Work	   *work = arg;
+
+	if (entry->flushes.streak == 0 || entry->flushes.retry_at <= work->now)
+		return;
+	for (int i = 0; i < work->n; i++)
+		if (work->databases[i] == entry->database)
+			work->databases[i] = work->databases[--work->n];
+}
+
+/* The databases that have something to do. */
+static void
+find_work(Work *work)
+{
+	static TimestampTz last_retention = 0;
+
+	work->now = GetCurrentTimestamp();
+	work->retention = violation_retention_setting > 0 &&
+		TimestampDifferenceExceeds(last_retention, work->now, RETENTION_EVERY_S * 1000);
+	if (work->retention)
+		last_retention = work->now;
+
+	violations_fold();
+	work->begun = 0;
+	work->n = violations_databases(work->databases, MAX_DATABASES);
+	databases_visit(drop_waiting, work);
+	work->n = flags_databases(work->databases, work->n, MAX_DATABASES);
+	databases_visit(look_at_database, work);
+}
+
+/* What becomes of a worker there. */
+typedef enum DatabaseState
+{
+	DATABASE_CONNECTABLE,
+	DATABASE_CLOSED,			/* takes no connections */
+	DATABASE_GONE				/* or left behind by a DROP that was interrupted */
+} DatabaseState;
+
+static DatabaseState
+database_state(Oid database)
+{
+	HeapTuple	tuple;
+	DatabaseState state = DATABASE_GONE;
+
+	StartTransactionCommand();
+	tuple = SearchSysCache1(DATABASEOID, ObjectIdGetDatum(database));
+	if (HeapTupleIsValid(tuple))
+	{
+		Form_pg_database form = (Form_pg_database) GETSTRUCT(tuple);
+
+		if (form->datconnlimit != INVALID_DATABASE_LIMIT)
+			state = form->datallowconn ? DATABASE_CONNECTABLE : DATABASE_CLOSED;
+		ReleaseSysCache(tuple);
+	}
+	CommitTransactionCommand();
+	return state;
+}
+
+static void
+add_entry(SharedDatabase *entry, void *work)
+{
+	add_work(work, entry->database);
+}
+
+/*
+ * Forget databases that were dropped when nobody was here to see it: on the
+ * primary of what was a standby, without preloading, or between the last save and
+ * a crash.
+ */
+static void
+forget_dropped_databases(void)
+{
+	Work		work;
+
+	work.n = violations_databases(work.databases, MAX_DATABASES);
+	work.n = memory_databases(work.databases, work.n, MAX_DATABASES);
+	databases_visit(add_entry, &work);
+	for (int i = 0; i < work.n; i++)
+		if (database_state(work.databases[i]) == DATABASE_GONE)
+			forget_database(work.databases[i], true);
+}
+
+/* The workers that have not ended yet. */
+static struct
+{
+	Oid			database;
+	BackgroundWorkerHandle *handle;
+}			running[MAX_RUNNING];
+static int	n_running = 0;
+
+static bool
+is_running(Oid database)
+{
+	for (int i = 0; i < n_running; i++)
+		if (running[i].database == database)
+			return true;
+	return false;
+}
+
+/* Let go of the workers that have ended. */
+static void
+let_go(void)
+{
+	for (int i = n_running - 1; i >= 0; i--)
+	{
+		pid_t		pid;
+		BgwHandleStatus status = GetBackgroundWorkerPid(running[i].handle, &pid);
+
+		if (status == BGWH_POSTMASTER_DIED)
+			proc_exit(1);
+		if (status != BGWH_STOPPED)
+			continue;
+		pfree(running[i].handle);
+		running[i] = running[--n_running];
+	}
+}
+
+/* Start a worker in the database; false if there is no slot for it. */
+static bool
+start_worker(Oid database)
+{
+	BackgroundWorker worker = {0};
+	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+	bool		started;
+
+	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
+	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
+	worker.bgw_restart_time = BGW_NEVER_RESTART;
+	worker.bgw_notify_pid = MyProcPid;
+	worker.bgw_main_arg = ObjectIdGetDatum(database);
+	strlcpy(worker.bgw_library_name, "ratelimit", BGW_MAXLEN);
+	strlcpy(worker.bgw_function_name, "ratelimit_database_main", BGW_MAXLEN);
+	strlcpy(worker.bgw_name, "ratelimit worker", BGW_MAXLEN);
+	strlcpy(worker.bgw_type, "ratelimit worker", BGW_MAXLEN);
+
+	started = RegisterDynamicBackgroundWorker(&worker, &running[n_running].handle);
+	MemoryContextSwitchTo(old);
+	if (started)
+		running[n_running++].database = database;
+	return started;
+}
+
+/* Is it the database's turn? */
+static bool
+has_turn(Oid database)
+{
+	if (is_running(database))
+		return false;
+	switch (database_state(database))
+	{
+		case DATABASE_CONNECTABLE:
+			return databases_try_worker(database);
+		case DATABASE_GONE:
+			forget_database(database, true);
+			break;
+		case DATABASE_CLOSED:
+			break;
+	}
+	return false;
+}
+
+/* Go on with the round, as far as there are workers to be had. */
+static void
+start_workers(Work *work)
+{
+	static bool warned = false;
+
+	while (work->begun < work->n && n_running < MAX_RUNNING)
+	{
+		Oid			database = work->databases[work->begun];
+
+		if (has_turn(database) && !start_worker(database))
+		{
+			databases_no_worker(database);
+			if (n_running > 0)
+				return;			/* there is one when one of ours has ended */
+			if (!warned)
+				ereport(WARNING,
+						(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+						 errmsg("ratelimit: no background worker slot is free, violations and buckets wait"),
+						 errhint("Increase max_worker_processes.")));
+			warned = true;
+			work->begun = work->n;
+			return;
+		}
+		work->begun++;
+	}
+	if (warned && n_running > 0)
+	{
+		ereport(LOG, (errmsg("ratelimit: got a background worker slot again")));
+		warned = false;
+	}
+}
+
+void
+ratelimit_launcher_main(Datum arg)
+{
+	TimestampTz next;
+	TimestampTz began = 0;		/* the last round */
+	static Work work;
+	bool		in_round = false;
+
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	pqsignal(SIGTERM, die);
+	BackgroundWorkerUnblockSignals();
+	/* no database, only the catalogs that all databases share */
+	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
+	ereport(DEBUG1, (errmsg("ratelimit launcher started")));
+	databases_launcher_is_here();
+	forget_dropped_databases();
+
+	next = GetCurrentTimestamp();
+	for (;;)
+	{
+		TimestampTz now = GetCurrentTimestamp();
+		long		interval = flush_interval_setting * 1000L;
+		long		pause;
+
+		CHECK_FOR_INTERRUPTS();
+		if (ConfigReloadPending)
+		{
+			ConfigReloadPending = false;
+			ProcessConfigFile(PGC_SIGHUP);
+			violations_set_window();
+			/* a shorter interval counts from now */
+			interval = flush_interval_setting * 1000L;
+			next = Min(next, TimestampTzPlusMilliseconds(now, interval));
+		}
+
+		let_go();
+		/* at most once a second, as what is wanted may fail */
+		if (databases_worker_wanted())
+			next = Min(next, TimestampTzPlusMilliseconds(began, 1000));
+		/* the wall clock may be set back */
+		if (!in_round && (now >= next || TimestampTzPlusMilliseconds(now, interval) < next))
+		{
+			began = now;
+			databases_begin_round();
+			find_work(&work);
+			in_round = true;
+		}
+		if (in_round)
+		{
+			start_workers(&work);
+			in_round = work.begun < work.n;
+			now = GetCurrentTimestamp();
+			next = TimestampTzPlusMilliseconds(now, interval);
+		}
+
+		/* flags want to hear of violations more often than they are written */
+		if (violations_fold_wait() == 0)
+			violations_fold();
+
+		/* woken by a worker that ends, too */
+		pause = Min(TimestampDifferenceMilliseconds(now, next), violations_fold_wait());
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 Max(pause, 1), PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+	}
+}
+
+/*
+ * A database's worker
+ */
+
+static void
+task_flush(void)
+{
+	(void) flush_violations();
+}
+
+static void
+task_retention(void)
+{
+	if (violation_retention_setting > 0)
+		flush_retention();
+}
+
+static const struct
+{
+	const char *activity;
+	void		(*work) (void);
+}			tasks[] = {
+	{"writing violations", task_flush},
+	{"writing flags", flags_write_due},
+	{"cleaning rate_limit_buckets", table_clean},
+	{"deleting old violations", task_retention},
+};
+
+/* Do the task in a transaction; false, and what went wrong, if it failed. */
+static bool
+do_task(int n, char **message)
+{
+	MemoryContext context = CurrentMemoryContext;
+	volatile bool done = false;
+	char		activity[128];
+
+	snprintf(activity, sizeof(activity), "ratelimit: %s", tasks[n].activity);
+	ereport(DEBUG1, (errmsg_internal("%s", activity)));
+	PG_TRY();
+	{
+		SetConfigOption("lock_timeout", LOCK_TIMEOUT, PGC_SUSET, PGC_S_OVERRIDE);
+		SetCurrentStatementStartTimestamp();
+		StartTransactionCommand();
+		PushActiveSnapshot(GetTransactionSnapshot());
+		pgstat_report_activity(STATE_RUNNING, activity);
+		if (sql_available())
+			tasks[n].work();
+		PopActiveSnapshot();
+		CommitTransactionCommand();
+		done = true;
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		FlushErrorState();
+		HOLD_INTERRUPTS();
+		AbortCurrentTransaction();
+		RESUME_INTERRUPTS();
+		*message = psprintf("%s: %s", tasks[n].activity, error->message);
+		FreeErrorData(error);
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	pgstat_report_stat(true);
+	pgstat_report_activity(STATE_IDLE, NULL);
+	return done;
+}
+
+void
+ratelimit_database_main(Datum arg)
+{
+	MemoryContext context;
+	bool		failed = false;
+	bool		waiting;
+	bool		failing;
+
+	pqsignal(SIGTERM, die);
+	BackgroundWorkerUnblockSignals();
+	BackgroundWorkerInitializeConnectionByOid(DatumGetObjectId(arg), InvalidOid, 0);
+	databases_worker_connected();
+	SetConfigOption("default_transaction_isolation", "read committed",
+					PGC_SUSET, PGC_S_OVERRIDE);
+	SetConfigOption("default_transaction_read_only", "off", PGC_SUSET, PGC_S_OVERRIDE);
+	SetConfigOption("deadlock_timeout", DEADLOCK_TIMEOUT, PGC_SUSET, PGC_S_OVERRIDE);
+	SetConfigOption("synchronous_commit", "local", PGC_SUSET, PGC_S_OVERRIDE);
+	no_transaction_timeout();
+	context = AllocSetContextCreate(TopMemoryContext, "ratelimit worker",
+									ALLOCSET_DEFAULT_SIZES);
+	MemoryContextSwitchTo(context);
+
+	waiting = flush_waiting();
+	failing = flush_failing();
+	for (int i = 0; i < lengthof(tasks); i++)
+	{
+		char	   *message = NULL;
+
+		if ((tasks[i].work == task_flush && waiting) || do_task(i, &message))
+			continue;
+		failed = true;
+		flush_failed(tasks[i].work == task_flush, message);
+	}
+	if (failing && !failed && !waiting)
+		flush_succeeded();
+}
+
+/* The launcher, which the postmaster keeps alive; pg_upgrade wants no company. */
+void
+worker_register(void)
+{
+	BackgroundWorker worker = {0};
+
+	if (IsBinaryUpgrade)
+		return;
+
+	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
+	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
+	worker.bgw_restart_time = 5;
+	strlcpy(worker.bgw_library_name, "ratelimit", BGW_MAXLEN);
+	strlcpy(worker.bgw_function_name, "ratelimit_launcher_main", BGW_MAXLEN);
+	strlcpy(worker.bgw_name, "ratelimit launcher", BGW_MAXLEN);
+	strlcpy(worker.bgw_type, "ratelimit launcher", BGW_MAXLEN);
+	RegisterBackgroundWorker(&worker);
+}
