@@ -35,7 +35,7 @@ static struct
 	Oid			relid;			/* of rate_limit_postgrest_rules */
 	MemoryContext context;
 	int			n;
-	PostgrestRule	   *rules;
+	PostgrestRule *rules;
 }			cache;
 
 static void
