@@ -168,7 +168,7 @@ SELECT pg_catalog.pg_extension_config_dump('rate_limit_policies', '');
 CREATE FUNCTION rl_policies_changed() RETURNS trigger
 AS 'MODULE_PATHNAME' LANGUAGE C;
 COMMENT ON FUNCTION rl_policies_changed() IS
-'Triggers of rate_limit_policies: has every session read the policies anew once the change is committed.';
+'Triggers of rate_limit_policies and rate_limit_postgrest_rules: has every session read the table anew once the change is committed.';
 -- Rows that are replicated fire row triggers only, and only those enabled always.
 CREATE TRIGGER rate_limit_policies_changed
 AFTER INSERT OR UPDATE OR DELETE ON rate_limit_policies
@@ -216,18 +216,18 @@ CREATE TABLE rate_limit_postgrest_rules (
 	CONSTRAINT proxies_is_at_least_1 CHECK (proxies OPERATOR(pg_catalog.>=) 1)
 );
 COMMENT ON TABLE rate_limit_postgrest_rules IS
-'Which requests of PostgREST rl_postgrest_check() limits, a row per rule. A rule matches a request if each of role, claim, methods and path that is not null does. All rules that match are obeyed, in the order of their positions: each takes a token from its policy, until one denies the request, or one without a policy lets it pass. A change is obeyed from every session''s next request on, once it is committed.';
-COMMENT ON COLUMN rate_limit_postgrest_rules.position IS 'rules are obeyed in this order';
+'Which requests of PostgREST rl_postgrest_check() limits, a row per rule. A rule matches a request if role, claim, methods and path do, or are null. All rules that match are obeyed, in the order of position: each takes a token from its policy, until one of them denies the request, or one without a policy lets it pass. A change takes effect with the next request once it is committed.';
+COMMENT ON COLUMN rate_limit_postgrest_rules.position IS 'the order in which rules are obeyed';
 COMMENT ON COLUMN rate_limit_postgrest_rules.enabled IS 'false: as if the rule did not exist';
-COMMENT ON COLUMN rate_limit_postgrest_rules.role IS 'the database role of the request; null: any';
-COMMENT ON COLUMN rate_limit_postgrest_rules.claim IS 'a claim that the request''s JWT has; app_metadata.plan is a claim inside of another; null: any request';
-COMMENT ON COLUMN rate_limit_postgrest_rules.claim_value IS 'the value of that claim, or, if the claim is an array, an element of it; null: any';
-COMMENT ON COLUMN rate_limit_postgrest_rules.methods IS 'the request''s method is one of these; null: any';
-COMMENT ON COLUMN rate_limit_postgrest_rules.path IS 'the request''s path, without the query: /items, /rpc/login; * stands for any characters, also none; null: any';
-COMMENT ON COLUMN rate_limit_postgrest_rules.policy IS 'the policy in rate_limit_policies that the request takes a token from; null: the request passes, whatever the rules after this one';
-COMMENT ON COLUMN rate_limit_postgrest_rules.key_from IS 'what tells those who are limited apart: claim, header or address';
-COMMENT ON COLUMN rate_limit_postgrest_rules.key_name IS 'for claim, its name: a request without it is not limited by this rule; for header, its name: requests without it share the key (none); for address, the header that has it, null: x-forwarded-for';
-COMMENT ON COLUMN rate_limit_postgrest_rules.proxies IS 'for address: how many proxies of one''s own add an address to the end of that header; the first that they added is the key, an IPv6 address by its /64; without one, (none)';
+COMMENT ON COLUMN rate_limit_postgrest_rules.role IS 'the database role of the request; null: any role';
+COMMENT ON COLUMN rate_limit_postgrest_rules.claim IS 'a claim that the JWT of the request has; app_metadata.plan is a claim inside of another one; null: any request, also one without a JWT';
+COMMENT ON COLUMN rate_limit_postgrest_rules.claim_value IS 'the value of the claim, or, if the claim is an array, one of its elements; null: any value';
+COMMENT ON COLUMN rate_limit_postgrest_rules.methods IS 'the method of the request is one of these; null: any method';
+COMMENT ON COLUMN rate_limit_postgrest_rules.path IS 'the path of the request, without the query, as /items or /rpc/login; * stands for any characters, or none; null: any path';
+COMMENT ON COLUMN rate_limit_postgrest_rules.policy IS 'the policy in rate_limit_policies that the request takes a token from; null: the request passes, and the rules after this one are not looked at';
+COMMENT ON COLUMN rate_limit_postgrest_rules.key_from IS 'what part of the request is the key: claim, header or address';
+COMMENT ON COLUMN rate_limit_postgrest_rules.key_name IS 'the name of the claim or of the header that is the key, or, for an address, of the header that it is in, null: x-forwarded-for; a request without the claim is not limited by this rule, and requests without the header, or without an address in it, share the key (none)';
+COMMENT ON COLUMN rate_limit_postgrest_rules.proxies IS 'how many proxies of your own add an address to the end of the header; the key is the first address that they added, of an IPv6 address the /64 prefix';
 COMMENT ON COLUMN rate_limit_postgrest_rules.comment IS 'for whoever reads it next';
 SELECT pg_catalog.pg_extension_config_dump('rate_limit_postgrest_rules', '');
 
@@ -243,7 +243,7 @@ ALTER TABLE rate_limit_postgrest_rules ENABLE ALWAYS TRIGGER rate_limit_postgres
 CREATE FUNCTION rl_postgrest_check() RETURNS void
 AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION rl_postgrest_check() IS
-'Limit a request of PostgREST by the rules in rate_limit_postgrest_rules: for its db-pre-request. Reads the settings request.method, request.path, request.headers and request.jwt.claims. A denied request gets status 429, Retry-After and RateLimit headers, by an error with SQLSTATE PGRST; one that is allowed gets RateLimit headers, by the setting response.headers, unless that is set already. Works in read-only transactions. Errors: 42704 a rule names a policy that does not exist, unless ratelimit.on_error says otherwise; others as of rl_consume().';
+'Limit a request of PostgREST by the rules in rate_limit_postgrest_rules. For its db-pre-request. Reads the settings request.method, request.path, request.headers and request.jwt.claims. A denied request raises an error with SQLSTATE PGRST, from which PostgREST makes status 429 with Retry-After and RateLimit headers. An allowed one gets RateLimit headers by the setting response.headers, unless that is already set. Works in read-only transactions. Errors: 42704 a rule names a policy that does not exist, unless ratelimit.on_error says otherwise; others as of rl_consume().';
 
 -- Violations
 

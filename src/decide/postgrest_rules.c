@@ -2,9 +2,10 @@
  * decide/postgrest_rules.c
  *		Which requests of PostgREST are limited, by which policy, and for whom.
  *
- * The rules are the rows of rate_limit_postgrest_rules.  They are read when first
- * asked for and kept in the session, as policies are, and invalidated in the same way
- * (decide/policies.c).  What they mean is functions/postgrest.c's business.
+ * The rules are the rows of rate_limit_postgrest_rules.  Like policies, they are read
+ * when they are first needed and kept in the session until a trigger on the table
+ * sends an invalidation (decide/policies.c).  This file does not know what the rules
+ * mean: functions/postgrest.c does.
  */
 #include "postgres.h"
 
@@ -31,7 +32,7 @@ static SqlStatement read_rules = {
 static struct
 {
 	bool		valid;			/* nothing has changed since reading began */
-	bool		complete;		/* and it came to an end */
+	bool		complete;		/* and reading came to its end */
 	Oid			relid;			/* of rate_limit_postgrest_rules */
 	MemoryContext context;
 	int			n;
@@ -97,14 +98,16 @@ read_rule(PostgrestRule *rule, HeapTuple row)
 		MemoryContextSwitchTo(old);
 	}
 
+	/* nothing here relies on the table's constraints, which its owner may drop */
 	key_from = keep_text(row, 7);
-	if (strcmp(key_from, "claim") == 0)
+	if (key_from && rule->key_name && strcmp(key_from, "claim") == 0)
 		rule->key_from = KEY_CLAIM;
-	else if (strcmp(key_from, "header") == 0)
+	else if (key_from && rule->key_name && strcmp(key_from, "header") == 0)
 		rule->key_from = KEY_HEADER;
 	else
 		rule->key_from = KEY_ADDRESS;
-	rule->proxies = DatumGetInt32(SPI_getbinval(row, SPI_tuptable->tupdesc, 9, &isnull));
+	value = SPI_getbinval(row, SPI_tuptable->tupdesc, 9, &isnull);
+	rule->proxies = isnull ? 1 : Max(DatumGetInt32(value), 1);
 }
 
 /* Read the rules from the table. */
@@ -142,16 +145,17 @@ load(void *arg)
 	sql_end(caller);
 
 	/*
-	 * A transaction that has written may have seen changes of its own.  Should they
-	 * be undone by the failure of a statement, nobody is told, so what was read here
-	 * serves for this call only.
+	 * A transaction that has written something may have read its own changes.  If a
+	 * statement that made them fails, no invalidation is sent.  So the rules are good
+	 * for this call only.
 	 */
 	cache.complete = !TransactionIdIsValid(GetTopTransactionIdIfAny());
 }
 
 /*
- * The rules, in order, until they are asked for again; false if they cannot be read,
- * and ratelimit.on_error says what becomes of the request.
+ * Get the rules that are enabled, in order.  They stay where they are until the next
+ * call.  False if they cannot be read and ratelimit.on_error does not make that an
+ * error.
  */
 bool
 postgrest_rules(const PostgrestRule **rules, int *n)

@@ -13,7 +13,7 @@ typedef enum KeySource
 	KEY_ADDRESS
 } KeySource;
 
-/* A row of rate_limit_postgrest_rules; what is NULL matches everything. */
+/* A row of rate_limit_postgrest_rules.  Conditions that are NULL match every request. */
 typedef struct PostgrestRule
 {
 	char	   *role;
@@ -22,10 +22,10 @@ typedef struct PostgrestRule
 	char	  **methods;
 	int			n_methods;
 	char	   *path;
-	text	   *policy;			/* NULL: lets the request pass */
+	text	   *policy;			/* NULL: the request passes */
 	KeySource	key_from;
-	char	   *key_name;		/* of the claim or header */
-	int			proxies;
+	char	   *key_name;		/* of the claim or header; NULL only for an address */
+	int			proxies;		/* at least 1 */
 } PostgrestRule;
 
 extern void postgrest_rules_init(void);

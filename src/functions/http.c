@@ -26,7 +26,7 @@ interval_seconds(const Interval *span)
 	return Max(days * SECS_PER_DAY + (double) span->time / USECS_PER_SEC, 0);
 }
 
-/* The limit that an rl_result tells of; what is null in it is not known, or never. */
+/* What the fields say of an rl_result.  Nulls in it are not known, or never. */
 static HttpLimit
 limit_of_result(HeapTupleHeader result)
 {
@@ -50,8 +50,9 @@ limit_of_result(HeapTupleHeader result)
 	full = isnull ? -1 : interval_seconds(DatumGetIntervalP(value));
 
 	/*
-	 * The rate of refill is not in it, but follows from what is missing; not if
-	 * that is so little that the window could not be told to the second.
+	 * An rl_result does not have the rate of refill, but the rate follows from the
+	 * missing tokens and their time.  If they are too few to work out the window to
+	 * the second, it is left out.
 	 */
 	missing = limit.capacity - limit.remaining;
 	limit.window = limit.window_error = -1;
@@ -65,7 +66,7 @@ limit_of_result(HeapTupleHeader result)
 			limit.window = -1;
 	}
 
-	/* a wait that goes on when the bucket is full is a block's */
+	/* the wait lasts longer than until the bucket is full: the key is blocked */
 	if (limit.retry_after > Max(full, 0))
 	{
 		limit.remaining = 0;
@@ -78,7 +79,7 @@ limit_of_result(HeapTupleHeader result)
 	return limit;
 }
 
-/* A name for a quota unit, or NULL. */
+/* The argument quota_unit, checked, as a value of a structured field, or NULL. */
 static char *
 get_unit(FunctionCallInfo fcinfo, int arg)
 {
@@ -91,6 +92,7 @@ get_unit(FunctionCallInfo fcinfo, int arg)
 	return sf_string(VARDATA_ANY(unit), VARSIZE_ANY_EXHDR(unit));
 }
 
+/* The same for partition_key. */
 static char *
 get_partition(FunctionCallInfo fcinfo, int arg)
 {
@@ -120,8 +122,8 @@ rl_headers(PG_FUNCTION_ARGS)
 	limit = limit_of_result(PG_GETARG_HEAPTUPLEHEADER(0));
 	policy = PG_GETARG_TEXT_PP(1);
 	http_fields_begin(&fields);
-	http_fields_add_limit(&fields, sf_string(VARDATA_ANY(policy), VARSIZE_ANY_EXHDR(policy)), &limit,
-			  get_unit(fcinfo, 2), get_partition(fcinfo, 3));
+	http_fields_add_limit(&fields, sf_string(VARDATA_ANY(policy), VARSIZE_ANY_EXHDR(policy)),
+						  &limit, get_unit(fcinfo, 2), get_partition(fcinfo, 3));
 	PG_RETURN_DATUM(DirectFunctionCall1(jsonb_in,
 										CStringGetDatum(http_fields_json(&fields, false))));
 }

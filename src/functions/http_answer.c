@@ -3,19 +3,20 @@
  *		Decisions as HTTP answers: header fields, and errors that become answers.
  *
  * The fields are those of draft-ietf-httpapi-ratelimit-headers-10.  RateLimit-Policy
- * gives the quota q, which is the bucket's capacity, and the window w, the seconds in
- * which an empty bucket fills.  RateLimit gives what remains, r, and the seconds t
- * until there is more: until the next whole token, or the end of a block.  Revision
- * 11 calls t the effective window, in which a client can use no more than r; until
- * the next whole token that is so as well.  Retry-After is the time until a call like
- * the denied one would be allowed, which is never before t.
+ * gives the quota q, which is the bucket's capacity, and the window w, which is the
+ * number of seconds in which an empty bucket fills.  RateLimit gives the remaining
+ * quota r, in whole tokens, and the number of seconds t until there is more: until
+ * the next whole token, or until a block ends.  Revision 11 of the draft calls t the
+ * effective window, in which a client can use no more than r.  The time until the
+ * next whole token is that, too.  Retry-After is the time until a call like the
+ * denied one would be allowed, which is never before t.
  *
- * Structured fields have strings of printable ASCII, and integers of at most 15
- * digits.
+ * A structured field (RFC 9651) has strings of printable ASCII, and integers of at
+ * most 15 digits.
  *
- * The errors are those that PostgREST documents ("Errors", "RAISE
- * errors with HTTP Status Codes" and "Add HTTP Headers with RAISE"): SQLSTATE
- * PT429 becomes status 429, and PGRST carries body and headers as JSON.
+ * The errors are those that PostgREST documents ("Errors", "RAISE errors with HTTP
+ * Status Codes" and "Add HTTP Headers with RAISE"): SQLSTATE PT429 becomes status
+ * 429, and PGRST carries body and headers as JSON.
  */
 #include "postgres.h"
 
@@ -33,7 +34,7 @@
 
 #define SF_INTEGER_MAX	999999999999999.0
 
-/* What the draft calls it when a quota is exceeded. */
+/* The draft's problem type of a request that exceeds a quota. */
 #define PROBLEM_TYPE	"https://iana.org/assignments/http-problem-types#quota-exceeded"
 #define PROBLEM_TITLE	"Quota Exceeded"
 
@@ -75,7 +76,7 @@ sf_bytes(const char *bytes, int len)
 	char	   *result = palloc(room + 3);
 	int			n;
 
-	/* as char * or, since 18, as uint8 * */
+	/* the parameter is a char *, and since 18 a uint8 * */
 	n = pg_b64_encode((const void *) bytes, len, result + 1, room);
 	if (n < 0)
 		elog(ERROR, "could not encode %d bytes", len);
@@ -86,8 +87,8 @@ sf_bytes(const char *bytes, int len)
 }
 
 /*
- * Seconds until a bucket that has "remaining" tokens, and is full in "full" seconds,
- * has the next whole token; below 0: never.
+ * In how many seconds does a bucket have the next whole token?  It has "remaining"
+ * tokens, and is full in "full" seconds.  Below 0: never.
  */
 double
 http_next_token(double capacity, double remaining, double full)
@@ -99,7 +100,7 @@ http_next_token(double capacity, double remaining, double full)
 	return full * ((next - remaining) / (capacity - remaining));
 }
 
-/* The limit that a bucket's decision tells of. */
+/* What the fields say of a decision. */
 static HttpLimit
 limit_of_decision(const BucketRule *rule, const Decision *decision)
 {
@@ -114,8 +115,8 @@ limit_of_decision(const BucketRule *rule, const Decision *decision)
 	limit.window_error = limit.window * ROUNDING;
 	limit.more_after = decision->blocked > 0 ? (double) decision->blocked / 1e9 :
 		http_next_token(limit.capacity, limit.remaining,
-				   rule->timed ? (double) decision->owed / 1e9 : -1);
-	/* a fraction of a token may be all that the call waits for */
+						rule->timed ? (double) decision->owed / 1e9 : -1);
+	/* the call may wait for a fraction of a token only */
 	if (decision->blocked == 0 && wait > 0 && limit.more_after > limit.retry_after)
 		limit.more_after = limit.retry_after;
 	return limit;
@@ -130,10 +131,13 @@ add_item(StringInfo list, const char *item)
 	appendStringInfoString(list, item);
 }
 
-/* Add a limit to the fields; "unit" and "partition" are its qu and pk, or NULL. */
+/*
+ * Add a limit to the fields.  Its name, "unit" (qu) and "partition" (pk) are values
+ * of structured fields; the last two may be NULL.
+ */
 void
 http_fields_add_limit(HttpFields *fields, const char *name, const HttpLimit *limit,
-		  const char *unit, const char *partition)
+					  const char *unit, const char *partition)
 {
 	char	   *pk = partition ? psprintf(";pk=%s", partition) : "";
 
@@ -168,50 +172,53 @@ http_fields_begin(HttpFields *fields)
 	fields->retry_after = 0;
 }
 
-/* Add the limit that a decision was by; its name is the limiter. */
+/* Add the limit that decided a call, under the name of its limiter. */
 void
 http_fields_add(HttpFields *fields, const BucketCall *call)
 {
 	HttpLimit	limit = limit_of_decision(&call->rule, &call->decision);
 
-	http_fields_add_limit(fields, sf_string(call->id.limiter, call->id.limiter_len), &limit,
-			  NULL, NULL);
+	http_fields_add_limit(fields, sf_string(call->id.limiter, call->id.limiter_len),
+						  &limit, NULL, NULL);
+}
+
+/* Add a field, unless its value is NULL or empty. */
+static void
+add_field(StringInfo json, bool array, const char *name, const char *value)
+{
+	if (!value || *value == '\0')
+		return;
+	if (json->len > 1)
+		appendStringInfoString(json, ", ");
+	if (array)
+		appendStringInfoChar(json, '{');
+	escape_json(json, name);
+	appendStringInfoString(json, ": ");
+	escape_json(json, value);
+	if (array)
+		appendStringInfoChar(json, '}');
 }
 
 /*
- * The fields as JSON: members of one object, or, as PostgREST's response.headers
- * has them, objects of one member each, in an array.
+ * The fields as JSON: the members of one object, or, as PostgREST's setting
+ * response.headers has them, objects of one member each in an array.
  */
 char *
 http_fields_json(const HttpFields *fields, bool array)
 {
-	const char *between = "";
-	StringInfoData buf;
+	StringInfoData json;
 
-	initStringInfo(&buf);
-	appendStringInfoChar(&buf, array ? '[' : '{');
-	for (int i = 0; i < 3; i++)
-	{
-		static const char *const names[] = {"RateLimit", "RateLimit-Policy", "Retry-After"};
-		const char *value = i == 0 ? fields->limits.data : i == 1 ? fields->policies.data :
-			fields->retry_after > 0 ? sf_integer(ceil(fields->retry_after - RESULT_ERROR)) : "";
-
-		if (*value == '\0')
-			continue;
-		appendStringInfoString(&buf, between);
-		if (array)
-			appendStringInfoChar(&buf, '{');
-		escape_json(&buf, names[i]);
-		appendStringInfoString(&buf, ": ");
-		escape_json(&buf, value);
-		if (array)
-			appendStringInfoChar(&buf, '}');
-		between = ", ";
-	}
-	appendStringInfoChar(&buf, array ? ']' : '}');
-	return buf.data;
+	initStringInfo(&json);
+	appendStringInfoChar(&json, array ? '[' : '{');
+	add_field(&json, array, "RateLimit", fields->limits.data);
+	add_field(&json, array, "RateLimit-Policy", fields->policies.data);
+	if (fields->retry_after > 0)
+		add_field(&json, array, "Retry-After", sf_integer(ceil(fields->retry_after)));
+	appendStringInfoChar(&json, array ? ']' : '}');
+	return json.data;
 }
 
+/* Add a member to an object, which is closed by the caller; NULL becomes null. */
 static void
 add_member(StringInfo object, const char *name, const char *value)
 {
@@ -224,7 +231,10 @@ add_member(StringInfo object, const char *name, const char *value)
 		appendStringInfoString(object, "null");
 }
 
-/* Add the members of a problem (RFC 9457) of the draft's type quota-exceeded. */
+/*
+ * Add the members of a problem (RFC 9457).  The policies that it violates are the
+ * limiters of those calls that were denied.
+ */
 static void
 add_problem(StringInfo object, const BucketCall *calls, int n)
 {
@@ -246,7 +256,7 @@ add_problem(StringInfo object, const BucketCall *calls, int n)
 	appendStringInfoChar(object, ']');
 }
 
-/* What a denied call's error says in DETAIL, outside of JSON. */
+/* Which bucket denied the call, and how many tokens it has. */
 static char *
 denied_detail(const BucketCall *call)
 {
@@ -258,14 +268,14 @@ denied_detail(const BucketCall *call)
 
 	if (decision->blocked > 0)
 		return psprintf("%s: blocked", detail);
-	/* rounded down: what is shown as there is there */
+	/* rounded down: a token that is shown is there */
 	if (decision->known)
 		return psprintf("%s: %.15g of %.15g tokens remaining", detail,
 						floor(remaining * 1000) / 1000, call->rule.capacity);
 	return detail;
 }
 
-/* And in HINT; NULL: nothing. */
+/* How long to wait; NULL: that is not known. */
 static char *
 denied_hint(const BucketCall *call)
 {
@@ -277,8 +287,9 @@ denied_hint(const BucketCall *call)
 }
 
 /*
- * Say no, by an error of that form: to a call that was decided by n buckets together,
- * of which "most" is the one that binds most.  With n = 0, by ratelimit.on_error.
+ * Deny a call by an error of that form.  The call was decided by n buckets together,
+ * of which "most" is the index of the one that binds most, or, if n is 0, by
+ * ratelimit.on_error.
  */
 void
 http_deny(const BucketCall *calls, int n, int most, HttpError form)
@@ -301,7 +312,11 @@ http_deny(const BucketCall *calls, int n, int most, HttpError form)
 	initStringInfo(&body);
 	if (form == HTTP_ERROR_PROBLEM)
 	{
-		/* PostgREST's body has four members, all text: in one of them, then */
+		/*
+		 * PostgREST takes code, message, details and hint, all of them text, and
+		 * ignores other members.  So the problem goes into the details, and, for
+		 * servers that answer with the whole body, into the body itself.
+		 */
 		StringInfoData problem;
 
 		initStringInfo(&problem);

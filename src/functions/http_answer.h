@@ -10,21 +10,21 @@
 #include "core/settings.h"
 #include "lib/stringinfo.h"
 
-/* The most that an rl_result's times are off: intervals are whole microseconds. */
+/* The error of an rl_result's times, in seconds: an interval has whole microseconds. */
 #define RESULT_ERROR	1e-6
 
-/* And what floating point does to a division: 100 / (100.0 / 60) is above 60. */
+/* The relative error of a division: 100 / (100.0 / 60) is a little above 60. */
 #define ROUNDING		1e-12
 
-/* What the fields say.  NAN: not known; times are in seconds, below 0: never. */
+/* What the fields say of a limit.  NAN is not known; a time below 0 is never. */
 typedef struct HttpLimit
 {
 	double		capacity;
 	double		remaining;
-	double		more_after;		/* until there is more */
-	double		retry_after;	/* until the denied call is allowed; 0: it was */
-	double		window;			/* in which an empty bucket fills */
-	double		window_error;	/* the most that this is off */
+	double		more_after;		/* seconds until there is more */
+	double		retry_after;	/* seconds until the call would be allowed; 0: it was */
+	double		window;			/* seconds in which an empty bucket fills */
+	double		window_error;	/* of the window: it may be so much less */
 } HttpLimit;
 
 /* Header fields, of one limit or of several. */
@@ -32,7 +32,7 @@ typedef struct HttpFields
 {
 	StringInfoData limits;		/* RateLimit */
 	StringInfoData policies;	/* RateLimit-Policy */
-	double		retry_after;	/* Retry-After: seconds; not above 0: without it */
+	double		retry_after;	/* Retry-After, in seconds; 0: without it */
 } HttpFields;
 
 extern char *sf_string(const char *s, int len);

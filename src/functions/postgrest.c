@@ -2,22 +2,22 @@
  * functions/postgrest.c
  *		Limits on the requests of PostgREST: rl_postgrest_check().
  *
- * PostgREST calls a function of one's choice before each request, its db-pre-request,
- * in the request's transaction and with the request's role.  What the request is, it
- * puts into settings (PostgREST's documentation, "Transactions").  Which requests are
- * limited, by which policy and for whom, is in rate_limit_postgrest_rules, a row per
- * rule.  The rules that match are obeyed in order; the first that denies ends the
- * request with PostgREST's error, and one without a policy lets it pass.
+ * Before each request, PostgREST calls a function that the operator chooses, its
+ * db-pre-request, in the transaction of the request and with the role of the request.
+ * Settings tell the function what the request is (PostgREST's documentation,
+ * "Transactions").  The table rate_limit_postgrest_rules tells which requests are
+ * limited, by which policy, and by which key.  All rules that match the request are
+ * obeyed, in order: the first one that denies it raises the error that PostgREST
+ * answers with status 429, and a rule without a policy lets it pass.
  *
- * What of a request a client chooses as it likes must not choose its bucket.  Its
- * path is compared as PostgREST reads it, with %XX decoded.  From a header with a
- * list of addresses, the one is taken that the outermost proxy of the operator's own
- * has added; an IPv6 address counts as its /64, of which one client has all.  Who
- * leaves out the header by which others are told apart, shares one bucket with all
- * who do.
+ * A client must not be able to choose its bucket.  So the path of a request is
+ * compared as PostgREST reads it, with %XX decoded.  From a header with a list of
+ * addresses, the key is the one that the outermost of the operator's own proxies has
+ * added.  An IPv6 address counts as its /64 prefix, as one client has all addresses
+ * of a prefix.  Requests without the header that keys come from share one bucket.
  *
  * The rules are kept in the session (decide/postgrest_rules.c), and read with the
- * rights of the extension's owner: callers need no right on them.
+ * rights of the extension's owner: callers need no right on the table.
  */
 #include "postgres.h"
 
@@ -40,27 +40,27 @@
 
 SQL_FUNCTION(rl_postgrest_check);
 
-/* The key of all requests that have no address, or not the header. */
+/* The key of requests that do not have the header, or no address in it. */
 #define NO_KEY			"(none)"
 
 #define DEFAULT_HEADER	"x-forwarded-for"
 
-/* The bits of an IPv6 address that tell clients apart, in bytes. */
+/* The length of the prefix of an IPv6 address that is a key, in bytes. */
 #define PREFIX_BYTES	8
 
-/* A request; what of it is parsed only when a rule asks for it. */
+/* A request.  Its path, claims and headers are parsed when a rule needs them. */
 typedef struct Request
 {
-	const char *method;
+	const char *method;			/* NULL: not known */
 	const char *role;
-	char	   *path;			/* NULL: not decoded yet */
-	Jsonb	   *claims;
-	Jsonb	   *headers;
+	char	   *path;			/* decoded; NULL: not yet */
 	bool		claims_read;
+	Jsonb	   *claims;			/* NULL: it has none */
 	bool		headers_read;
+	Jsonb	   *headers;		/* NULL: it has none */
 } Request;
 
-/* A setting of PostgREST's, or NULL if it is not set. */
+/* The value of a setting of PostgREST, or NULL if it is not set. */
 static const char *
 get_setting(const char *name)
 {
@@ -69,7 +69,7 @@ get_setting(const char *name)
 	return value && *value ? value : NULL;
 }
 
-/* One that is a JSON object, or NULL. */
+/* The value of a setting that is a JSON object, or NULL. */
 static Jsonb *
 get_object(const char *name)
 {
@@ -100,7 +100,7 @@ get_headers(Request *request)
 	return request->headers;
 }
 
-/* A number, a string or a boolean as text; NULL if it is anything else. */
+/* A string, number or boolean as text; NULL for anything else. */
 static char *
 scalar_text(const JsonbValue *value)
 {
@@ -119,8 +119,8 @@ scalar_text(const JsonbValue *value)
 }
 
 /*
- * The claim of that name, or NULL.  A name with dots that is not a claim's is the way
- * to one inside of others: app_metadata.plan.
+ * The claim of that name, or NULL.  If there is none, and the name has dots, it is the
+ * path to a claim inside of others, as app_metadata.plan is.
  */
 static JsonbValue *
 find_claim(Request *request, const char *name)
@@ -188,7 +188,7 @@ hex_digit(char c)
 	return -1;
 }
 
-/* The request's path with each %XX decoded, but for %00. */
+/* The request's path with each %XX decoded, except %00. */
 static const char *
 get_path(Request *request)
 {
@@ -217,7 +217,7 @@ get_path(Request *request)
 	return request->path;
 }
 
-/* Does the path match the pattern, in which * stands for anything, also nothing? */
+/* Does the path match the pattern?  Any * in it stands for any characters, or none. */
 static bool
 path_matches(const char *pattern, const char *path)
 {
@@ -238,7 +238,7 @@ path_matches(const char *pattern, const char *path)
 		}
 		else if (star)
 		{
-			/* the last * takes one more */
+			/* let the last * stand for one more character */
 			pattern = star;
 			path = ++retry;
 			CHECK_FOR_INTERRUPTS();
@@ -294,7 +294,7 @@ find_header(Request *request, const char *name)
 	return value ? scalar_text(value) : NULL;
 }
 
-/* Cut white space off both ends; where it begins now. */
+/* Cut off white space at both ends.  Returns where the rest begins. */
 static char *
 trim(char *s)
 {
@@ -308,8 +308,9 @@ trim(char *s)
 }
 
 /*
- * An address, with or without a port, as a key: an IPv4 address, the /64 of an IPv6
- * address, or NULL if it is none.
+ * The key of an address, which may have a port or a zone: the IPv4 address, or the
+ * /64 prefix of the IPv6 address, or NULL if it is not an address.  Writes to the
+ * argument.
  */
 static char *
 address_key(char *address)
@@ -346,8 +347,8 @@ address_key(char *address)
 }
 
 /*
- * The address that the outermost of so many proxies was called from: each has added
- * one at the end of the list.
+ * The key of the address that called the outermost of the operator's own proxies, or
+ * NULL.  Each proxy has added the address that called it at the end of a list.
  */
 static char *
 find_address(const PostgrestRule *rule, Request *request)
@@ -362,7 +363,7 @@ find_address(const PostgrestRule *rule, Request *request)
 		char	   *comma;
 
 		if (entry == list)
-			return NULL;		/* it did not come through all of them */
+			return NULL;		/* the request did not come through all proxies */
 		if (entry)
 			entry[-1] = '\0';
 		comma = strrchr(list, ',');
@@ -371,7 +372,7 @@ find_address(const PostgrestRule *rule, Request *request)
 	return address_key(entry);
 }
 
-/* The key, or NULL if the rule is not for this request, which has no such claim. */
+/* The key, or NULL if the request does not have the claim: the rule is not for it. */
 static text *
 find_key(const PostgrestRule *rule, Request *request)
 {
@@ -399,7 +400,7 @@ find_key(const PostgrestRule *rule, Request *request)
 		key = NO_KEY;
 	else if (strlen(key) > MAX_KEY_LEN)
 	{
-		/* what is too long for a key is told apart by its hash */
+		/* too long for a key: its hash tells it apart */
 		Datum		hash = DirectFunctionCall1(sha256_bytea,
 											   PointerGetDatum(cstring_to_text(key)));
 
@@ -410,7 +411,7 @@ find_key(const PostgrestRule *rule, Request *request)
 	return cstring_to_text(key);
 }
 
-/* A policy that a request is limited by, and its key. */
+/* A policy that limits a request, and the key. */
 typedef struct Limited
 {
 	text	   *policy;
@@ -418,8 +419,8 @@ typedef struct Limited
 } Limited;
 
 /*
- * The policies that the request is limited by, in order, as a list of copies: the
- * rules may be gone once a policy has been asked.
+ * The policies that limit the request, in order.  They are copies, as the rules may be
+ * gone after the first policy has decided.
  */
 static List *
 find_limits(const PostgrestRule *rules, int n, Request *request)
@@ -449,8 +450,8 @@ find_limits(const PostgrestRule *rules, int n, Request *request)
 }
 
 /*
- * Take a token by a policy.  Adds to the fields what the limit is then, or raises the
- * error that denies the request.
+ * Take a token from the buckets of a policy, and add the limit that binds most to the
+ * fields.  If the policy denies the request, raise the error.
  */
 static void
 take_token(const Limited *limited, HttpFields *fields, HttpError form)
@@ -468,7 +469,7 @@ take_token(const Limited *limited, HttpFields *fields, HttpError form)
 		http_fields_add(fields, &calls[most]);
 }
 
-/* Have PostgREST send the fields with its answer, unless there are others to send. */
+/* Let PostgREST send the fields with its answer, unless other headers are set already. */
 static void
 set_response_headers(const HttpFields *fields)
 {
@@ -500,7 +501,7 @@ rl_postgrest_check(PG_FUNCTION_ARGS)
 	}
 
 	request.method = get_setting("request.method");
-	/* the role that was set, also if a function with its owner's rights calls us */
+	/* the role that PostgREST has set, even inside of a SECURITY DEFINER function */
 	request.role = GetUserNameFromId(GetOuterUserId(), true);
 
 	http_fields_begin(&fields);

@@ -286,6 +286,26 @@ $session->query('RESET ROLE; SET ROLE web_anon; TABLE ratelimit.rate_limit_postg
 like($session->{stderr}, qr/permission denied for table rate_limit_postgrest_rules/, 'the roles of the API cannot read them');
 finish_session($session);
 
+# What the constraints forbid does no harm once the table's owner has dropped them.
+$node->safe_psql('postgres', <<'SQL');
+DO $$
+DECLARE
+	name text;
+BEGIN
+	FOR name IN SELECT conname FROM pg_constraint WHERE conrelid = 'ratelimit.rate_limit_postgrest_rules'::regclass AND contype = 'c' LOOP
+		EXECUTE format('ALTER TABLE ratelimit.rate_limit_postgrest_rules DROP CONSTRAINT %I', name);
+	END LOOP;
+END
+$$;
+ALTER TABLE ratelimit.rate_limit_postgrest_rules ALTER key_from DROP NOT NULL, ALTER proxies DROP NOT NULL;
+INSERT INTO ratelimit.rate_limit_postgrest_rules (position, policy, key_from, key_name, proxies, methods, path, claim, claim_value) VALUES
+	(2, 'address', NULL, NULL, NULL, NULL, '', NULL, 'x'), (3, 'address', 'claim', NULL, 0, '{}', NULL, '', NULL),
+	(4, 'address', 'header', NULL, -1, NULL, NULL, NULL, NULL), (5, 'address', 'x', '', 1, NULL, NULL, '.', NULL);
+SELECT ratelimit.rl_reset_all(NULL);
+SQL
+is(answered($node, 'GET', from('192.0.2.1'), claims => { sub => 'a' }), 1, 'rules that the constraints would forbid');
+is(answered($node, 'GET', from('192.0.2.2'), claims => { sub => 'a' }), 1, '... do no harm');
+
 # What others have set stays
 is($node->safe_psql('postgres', <<'SQL'), '[{"X": "y"}]', 'response.headers that are set already stay');
 BEGIN READ ONLY;
