@@ -36,8 +36,8 @@
 #include "violations/part.h"
 #include "violations/stats.h"
 #include "violations/tracks.h"
+#include "workers/launcher.h"
 #include "workers/saver.h"
-#include "workers/worker.h"
 
 PG_MODULE_MAGIC;
 
@@ -224,6 +224,6 @@ _PG_init(void)
 	shmem_startup_hook = shmem_startup;
 	prev_object_access_hook = object_access_hook;
 	object_access_hook = object_access;
-	worker_register();
+	launcher_register();
 	saver_register();
 }

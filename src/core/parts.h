@@ -8,8 +8,10 @@
 #ifndef RATELIMIT_PARTS_H
 #define RATELIMIT_PARTS_H
 
-#include "core/saved_file.h"
 #include "storage/lwlock.h"
+
+struct Saving;					/* core/saved_file.h */
+struct Loading;
 
 /* Pointers may be null where a part has nothing to do. */
 typedef struct Part
@@ -31,9 +33,9 @@ typedef struct Part
 	 */
 	int			n_kinds;
 	bool		pending;
-	void		(*save) (Saving *saving);
+	void		(*save) (struct Saving *saving);
 	/* false if the record makes no sense */
-	bool		(*load) (int kind, const char *record, Size size, Loading *loading);
+	bool		(*load) (int kind, const char *record, Size size, struct Loading *loading);
 	void		(*loaded) (void);	/* all parts are */
 } Part;
 

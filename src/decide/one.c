@@ -15,7 +15,6 @@
 #include "decide/errors.h"
 #include "decide/one.h"
 #include "decide/refunds.h"
-#include "decide/short_way.h"
 #include "decide/stores.h"
 #include "memory/block_filter.h"
 #include "memory/consume.h"
@@ -105,7 +104,7 @@ look_slowly(const BucketId *id, const BucketRule *rule, Decision *decision)
 
 /* What a decision would find, changing nothing; decision->owed is before the call. */
 void
-look(const BucketId *id, const BucketRule *rule, Decision *decision)
+decide_look(const BucketId *id, const BucketRule *rule, Decision *decision)
 {
 	begin_decision(decision);
 
@@ -160,10 +159,4 @@ decide_counted(const BucketId *id, const BucketRule *rule, Decision *decision,
 	stats_count(shadow || shadow_setting ? COUNT_SHADOWED : COUNT_DENIED);
 	if (shadow || shadow_setting)
 		decision->allowed = true;
-}
-
-void
-decide_uncounted(const BucketId *id, const BucketRule *rule, Decision *decision)
-{
-	decide_quickly(id, rule, decision);
 }

@@ -11,11 +11,9 @@ extern void decide_slowly(const BucketId *id, const BucketRule *rule,
 						  Decision *decision) pg_attribute_cold;
 extern void take_tokens(const BucketId *id, const BucketRule *rule,
 						Decision *decision);
-extern void decide_uncounted(const BucketId *id, const BucketRule *rule,
-							 Decision *decision);
 extern void decide_counted(const BucketId *id, const BucketRule *rule,
 						   Decision *decision, bool shadow);
-extern void look(const BucketId *id, const BucketRule *rule, Decision *decision);
+extern void decide_look(const BucketId *id, const BucketRule *rule, Decision *decision);
 extern void look_at_bucket(const BucketId *id, const BucketRule *rule,
 						   Decision *decision);
 

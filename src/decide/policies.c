@@ -23,6 +23,7 @@
 #include "decide/policies.h"
 #include "decide/rules.h"
 #include "decide/several.h"
+#include "decide/short_way.h"
 #include "miscadmin.h"
 #include "table/sql.h"
 #include "utils/builtins.h"

@@ -15,6 +15,9 @@
 #include "violations/count.h"
 #include "violations/stats.h"
 
+extern void decide_uncounted(const BucketId *id, const BucketRule *rule,
+							 Decision *decision);
+
 /* Decide a call; decide_counted() is to follow. */
 static pg_attribute_always_inline void
 decide_quickly(const BucketId *id, const BucketRule *rule, Decision *decision)

@@ -53,7 +53,7 @@ rl_peek(PG_FUNCTION_ARGS)
 	const BucketRule *rule = get_call(fcinfo, &id);
 	Decision	decision;
 
-	look(&id, rule, &decision);
+	decide_look(&id, rule, &decision);
 	if (decision.allowed && enabled_setting)
 		(void) bucket_take(rule, &decision.owed);
 	decision.allowed |= shadow_setting;
@@ -111,7 +111,7 @@ rl_consume_upto(PG_FUNCTION_ARGS)
 		BucketRule	rule;
 
 		CHECK_FOR_INTERRUPTS();
-		look(&id, &one, &decision);
+		decide_look(&id, &one, &decision);
 		if (decision.known && decision.allowed)
 			n = whole_tokens(&one, decision.owed, wanted);
 		rule = *get_rule(one.capacity, one.refill, n);

@@ -8,6 +8,7 @@
 
 #include "core/settings.h"
 #include "decide/one.h"
+#include "decide/short_way.h"
 #include "executor/executor.h"
 #include "functions/arguments.h"
 #include "functions/http_answer.h"

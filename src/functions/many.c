@@ -8,6 +8,7 @@
 #include "core/settings.h"
 #include "decide/one.h"
 #include "decide/several.h"
+#include "decide/short_way.h"
 #include "functions/arguments.h"
 #include "miscadmin.h"
 #include "utils/array.h"

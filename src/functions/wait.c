@@ -13,6 +13,7 @@
 #include "core/compat.h"
 #include "core/settings.h"
 #include "decide/one.h"
+#include "decide/short_way.h"
 #include "decide/stores.h"
 #include "functions/arguments.h"
 #include "miscadmin.h"

@@ -32,7 +32,7 @@
 
 /* The slot is locked.  What was in it is no more; its continuations are free. */
 void
-empty(uint32 n)
+empty_slot(uint32 n)
 {
 	Slot	   *slot = &store.slots[n];
 
@@ -81,7 +81,7 @@ claim_slot(uint32 n, int64 now, uint64 *word)
 	/* fails if the bucket came to life meanwhile */
 	if (!lock_word(&store.slots[n], *word))
 		return false;
-	empty(n);
+	empty_slot(n);
 	return true;
 }
 
@@ -160,7 +160,7 @@ evict_one(const Probe *probe, int partition, const Held *held, int n_held)
 			return locked ? EVICT_BUSY : EVICT_NONE;
 		if (lock_word(&store.slots[nearest], nearest_word))
 		{
-			empty(nearest);
+			empty_slot(nearest);
 			unlock_changed(&store.slots[nearest], nearest_word, 0);
 			pg_atomic_fetch_add_u64(&store.header->evicted[partition], 1);
 			return EVICTED;
@@ -171,7 +171,7 @@ evict_one(const Probe *probe, int partition, const Held *held, int n_held)
 
 /* Release slots that were claimed, and are free. */
 void
-release(const uint32 *claimed, const uint64 *words, int n)
+release_slots(const uint32 *claimed, const uint64 *words, int n)
 {
 	while (n-- > 0)
 		unlock_changed(&store.slots[claimed[n]], words[n], 0);
@@ -191,7 +191,7 @@ extend_reach(const Probe *probe, uint32 i)
  * are not that many.
  */
 bool
-claim(const Probe *probe, uint32 groups, int needed, uint32 *claimed, uint64 *words)
+claim_slots(const Probe *probe, uint32 groups, int needed, uint32 *claimed, uint64 *words)
 {
 	int64		now = monotonic_ns();
 	int			n = 0;
@@ -206,13 +206,13 @@ claim(const Probe *probe, uint32 groups, int needed, uint32 *claimed, uint64 *wo
 	}
 	if (n == needed)
 		return true;
-	release(claimed, words, n);
+	release_slots(claimed, words, n);
 	return false;
 }
 
 /* Write the bucket into its claimed slots and release them. */
 void
-fill(const BucketId *id, const BucketRule *rule, Owed full_at,
+fill_slots(const BucketId *id, const BucketRule *rule, Owed full_at,
 	 int needed, const uint32 *claimed, const uint64 *words)
 {
 	char		names[MAX_NAMES];

@@ -24,12 +24,12 @@ typedef enum EvictResult
 	EVICT_NONE					/* there is none that could give way */
 } EvictResult;
 
-extern void empty(uint32 n);
+extern void empty_slot(uint32 n);
 extern bool claim_slot(uint32 n, int64 now, uint64 *word);
-extern bool claim(const Probe *probe, uint32 groups, int needed, uint32 *claimed,
+extern bool claim_slots(const Probe *probe, uint32 groups, int needed, uint32 *claimed,
 				  uint64 *words);
-extern void release(const uint32 *claimed, const uint64 *words, int n);
-extern void fill(const BucketId *id, const BucketRule *rule, Owed full_at,
+extern void release_slots(const uint32 *claimed, const uint64 *words, int n);
+extern void fill_slots(const BucketId *id, const BucketRule *rule, Owed full_at,
 				 int needed, const uint32 *claimed, const uint64 *words);
 extern int	slots_needed(const BucketId *id);
 extern void extend_reach(const Probe *probe, uint32 i);

@@ -14,6 +14,7 @@
 
 #include "core/clock.h"
 #include "core/compat.h"
+#include "core/saved_file.h"
 #include "core/settings.h"
 #include "memory/databases.h"
 #include "miscadmin.h"

@@ -7,7 +7,7 @@
 
 #include "core/parts.h"
 #include "datatype/timestamp.h"
-#include "memory/spill.h"
+#include "memory/partition_set.h"
 #include "port/atomics.h"
 #include "storage/block.h"
 #include "storage/lwlock.h"
@@ -31,6 +31,13 @@ typedef struct FlushStats
 	bool		others_fail;	/* other tasks of the worker did the last time */
 } FlushStats;
 
+/* What a look at the whole table goes by. */
+typedef struct SpillLook
+{
+	uint64		rows[MAX_PARTITIONS];	/* announced when it began */
+	PartitionSet with_rows;
+} SpillLook;
+
 typedef struct SharedDatabase
 {
 	Oid			database;		/* registry's lock; InvalidOid: free */
@@ -50,7 +57,7 @@ typedef struct SharedDatabase
 
 	FlushStats	flushes;		/* registry's lock */
 
-	/* workers/worker.c; registry's lock */
+	/* workers/launcher.c; registry's lock */
 	int			unanswered;		/* workers started since one connected */
 	int64		started_at;		/* the last one; monotonic clock */
 } SharedDatabase;

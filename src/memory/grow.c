@@ -33,6 +33,7 @@
 
 #include "memory/claim.h"
 #include "memory/grow.h"
+#include "memory/partitions.h"
 #include "storage/s_lock.h"
 
 /* How often to try to lock a bucket's word. */
@@ -117,12 +118,12 @@ move_bucket(uint32 n, int partition, uint32 layout)
 		}
 		rule.capacity = slot->u.bucket.capacity;
 		rule.refill = slot->u.bucket.refill;
-		if (claim(&probe, PROBE_GROUPS, slots_needed(&id), claimed, words))
-			fill(&id, &rule, full_at_of(slot, word), slots_needed(&id), claimed, words);
+		if (claim_slots(&probe, PROBE_GROUPS, slots_needed(&id), claimed, words))
+			fill_slots(&id, &rule, full_at_of(slot, word), slots_needed(&id), claimed, words);
 		else
 			pg_atomic_fetch_add_u64(&store.header->evicted[partition], 1);
 	}
-	empty(n);
+	empty_slot(n);
 	unlock_changed(slot, word, 0);
 	return false;
 }
@@ -136,7 +137,7 @@ move_bucket(uint32 n, int partition, uint32 layout)
  * room.  (Were there none, which takes 512 slots in a row, it would give way.)
  */
 bool
-grow(int partition)
+grow_partition(int partition)
 {
 	pg_atomic_uint32 *layout = &store.header->layout[partition];
 	uint32		shift = pg_atomic_read_u32(layout) & LAYOUT_SHIFT;
@@ -165,10 +166,10 @@ claim_or_grow(const BucketId *id, uint32 groups, uint32 *claimed, uint64 *words)
 	{
 		Probe		probe = probe_of(id->hash);
 
-		if (claim(&probe, (probe.layout & LAYOUT_SHIFT) ? 1 : groups,
+		if (claim_slots(&probe, (probe.layout & LAYOUT_SHIFT) ? 1 : groups,
 				  slots_needed(id), claimed, words))
 			return true;
-		if (!grow(memory_partition(id->hash)))
+		if (!grow_partition(memory_partition(id->hash)))
 			return false;
 	}
 }

@@ -7,7 +7,7 @@
 
 #include "core/call.h"
 
-extern bool grow(int partition);
+extern bool grow_partition(int partition);
 extern bool claim_or_grow(const BucketId *id, uint32 groups, uint32 *claimed, uint64 *words);
 
 #endif							/* RATELIMIT_MEMORY_GROW_H */

@@ -6,6 +6,7 @@
  */
 #include "postgres.h"
 
+#include "core/saved_file.h"
 #include "core/settings.h"
 #include "memory/administration.h"
 #include "memory/part.h"

@@ -14,6 +14,7 @@
 #include "memory/claim.h"
 #include "memory/consume.h"
 #include "memory/grow.h"
+#include "memory/partitions.h"
 #include "memory/place.h"
 #include "memory/search.h"
 #include "memory/spill.h"
@@ -73,7 +74,7 @@ place_locked(const BucketId *id, const BucketRule *rule, Owed owed, PlaceMode mo
 		if (evict_one(&probe, partition, NULL, 0) != EVICTED)
 			return PLACE_BUSY;
 	}
-	fill(id, rule, owed + (rule->timed ? monotonic_ns() : 0),
+	fill_slots(id, rule, owed + (rule->timed ? monotonic_ns() : 0),
 		 slots_needed(id), claimed, words);
 	return PLACED;
 }

@@ -22,6 +22,7 @@
 #include "memory/block_filter.h"
 #include "memory/claim.h"
 #include "memory/grow.h"
+#include "memory/partitions.h"
 #include "memory/saved.h"
 #include "memory/search.h"
 #include "memory/wait.h"
@@ -238,7 +239,7 @@ claim_places(const Probe *probe, int needed, const uint32 *places,
 	}
 	if (n == needed)
 		return true;
-	release(claimed, words, n);
+	release_slots(claimed, words, n);
 	return false;
 }
 
@@ -294,7 +295,7 @@ restore(const BucketId *id, double capacity, double refill, Owed owed,
 			probe = probe_of(id->hash);
 			(void) evict_one(&probe, memory_partition(id->hash), NULL, 0);
 		}
-	fill(id, &rule, full_at, slots_needed(id), claimed, words);
+	fill_slots(id, &rule, full_at, slots_needed(id), claimed, words);
 	return room;
 }
 

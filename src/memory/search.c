@@ -7,6 +7,7 @@
  */
 #include "postgres.h"
 
+#include "memory/partitions.h"
 #include "memory/search.h"
 
 /* A search goes on after the home group, as far as that reaches. */

@@ -107,7 +107,7 @@
 
 #include "core/call.h"
 #include "core/clock.h"
-#include "memory/partitions.h"
+#include "memory/partition_set.h"
 #include "port/atomics.h"
 #include "storage/lwlock.h"
 

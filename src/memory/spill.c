@@ -6,7 +6,7 @@
  * mark: while it is set, a key of that database that is not found in the
  * partition has its bucket in rate_limit_buckets; while it is not, in shared
  * memory or nowhere.  This file keeps the marks; the stores themselves are in
- * memory/store.c and table/store.c.  The rules:
+ * memory/slots.h and table/store.c.  The rules:
  *
  * 1. A bucket is made in memory holding its partition's lock, with the mark not
  *	  set.  A mark is set holding the partition's lock, when there is no room.
@@ -67,6 +67,7 @@
 #include "postgres.h"
 
 #include "memory/databases.h"
+#include "memory/partitions.h"
 #include "memory/spill.h"
 
 #define ONE_ANNOUNCED	(UINT64CONST(1) << 32)

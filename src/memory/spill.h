@@ -5,14 +5,7 @@
 #ifndef RATELIMIT_MEMORY_SPILL_H
 #define RATELIMIT_MEMORY_SPILL_H
 
-#include "memory/partitions.h"
-
-/* What a look at the whole table goes by. */
-typedef struct SpillLook
-{
-	uint64		rows[MAX_PARTITIONS];	/* announced when it began */
-	PartitionSet with_rows;
-} SpillLook;
+#include "memory/databases.h"
 
 extern bool spill_known(void);
 extern bool spill_memory_newer(void);

@@ -14,6 +14,7 @@
 
 #include "memory/claim.h"
 #include "memory/grow.h"
+#include "memory/partitions.h"
 #include "memory/search.h"
 #include "memory/spill.h"
 #include "memory/together.h"
@@ -28,7 +29,7 @@ release_all(Held *held, int n)
 {
 	for (int i = 0; i < n; i++)
 	{
-		release(held[i].claimed, held[i].words, held[i].n_claimed);
+		release_slots(held[i].claimed, held[i].words, held[i].n_claimed);
 		held[i].n_claimed = 0;
 	}
 }
@@ -78,13 +79,13 @@ find_or_claim(BucketCall *calls, int n, PlaceMode mode, Held *held,
 		}
 		if (calls[i].rule.take == 0)
 			continue;			/* stays as it is */
-		if (claim(&probe, (probe.layout & LAYOUT_SHIFT) ? 1 : groups_for(mode),
+		if (claim_slots(&probe, (probe.layout & LAYOUT_SHIFT) ? 1 : groups_for(mode),
 				  slots_needed(&calls[i].id), held[i].claimed, held[i].words))
 			held[i].n_claimed = slots_needed(&calls[i].id);
 		else if (probe.layout & LAYOUT_SHIFT)
 		{
 			release_all(held, n);
-			(void) grow(partition);
+			(void) grow_partition(partition);
 			return ALL_BUSY;
 		}
 		else if (mode == PLACE_OR_SPILL)
@@ -174,7 +175,7 @@ decide_locked(BucketCall *calls, int n, Held *held, bool apply)
 			unlock_unchanged(slot, held[i].word);
 		else if (held[i].n_claimed > 0 && apply)
 		{
-			fill(&calls[i].id, rule, full_at,
+			fill_slots(&calls[i].id, rule, full_at,
 				 held[i].n_claimed, held[i].claimed, held[i].words);
 			held[i].n_claimed = 0;
 		}

@@ -25,6 +25,7 @@
 #include "core/compat.h"
 #include "memory/block_filter.h"
 #include "memory/databases.h"
+#include "memory/partitions.h"
 #include "memory/place.h"
 #include "memory/spill.h"
 #include "miscadmin.h"

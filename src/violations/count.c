@@ -390,8 +390,8 @@ count_others(Oid database, const char *limiter, int limiter_len, const Gateway *
  * Count n for the names or, if there is no room, for the others.  Then flags are told
  * at once, if they are to be: a full room hides nobody from them.
  */
-void
-violations_count_names(const Names *names, int64 n, int64 now, int cell, bool flag)
+static void
+count_names(const Names *names, int64 n, int64 now, int cell, bool flag)
 {
 	const BucketId *id = names->id;
 
@@ -405,6 +405,16 @@ violations_count_names(const Names *names, int64 n, int64 now, int cell, bool fl
 	if (flag && !is_other(id->key, id->key_len))
 		flags_count(id, n, now);
 	count_others(id->database, id->limiter, id->limiter_len, names->gateway, n, now, cell);
+}
+
+/* Violations that were saved, the last of them then: flags and episodes know of them. */
+void
+violations_add_saved(const BucketId *id, const Gateway *gateway, int64 n, int64 at)
+{
+	Names		names;
+
+	set_names(&names, id, gateway);
+	count_names(&names, n, at, NO_CELL, false);
 }
 
 /* A denial is likely to follow: fetch its entry, mostly in its first place. */
@@ -456,6 +466,6 @@ violations_add(const BucketId *id, int64 n, int64 now)
 	first = probe_entry(names.hash, 0);
 	if (((volatile uint32 *) violation_tags)[first] != tag_of(names.hash) ||
 		!add_to_entry(first, &names, n, now, false, &again))
-		violations_count_names(&names, n, now, NO_CELL, true);
+		count_names(&names, n, now, NO_CELL, true);
 	return true;
 }

@@ -6,16 +6,14 @@
 #define RATELIMIT_VIOLATIONS_COUNT_H
 
 #include "core/names.h"
-
-#define OTHER_KEY			"(other)"
+#include "violations/gateway.h"
 
 /* The most that may be added at once. */
 #define MAX_VIOLATIONS_ADDED (INT64CONST(1) << 40)
 
-/* The most that one key can have pending. */
-#define MAX_VIOLATIONS_PENDING (INT64CONST(1) << 43)
-
 extern void violations_expect(const BucketId *id);
+extern void violations_add_saved(const BucketId *id, const Gateway *gateway, int64 n,
+								 int64 at);
 extern bool violations_add(const BucketId *id, int64 n, int64 now);
 
 #endif							/* RATELIMIT_VIOLATIONS_COUNT_H */

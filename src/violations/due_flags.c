@@ -8,6 +8,7 @@
 #include "postgres.h"
 
 #include "core/clock.h"
+#include "core/saved_file.h"
 #include "violations/due_flags.h"
 #include "violations/names.h"
 #include "violations/saved_names.h"

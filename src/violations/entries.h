@@ -3,7 +3,7 @@
  *		Violations not yet written, counted in shared memory: their entries.
  *
  * One entry per (database, gateway, limiter, key), found as buckets are in
- * memory/store.c: tags in groups, a search of bounded length.  Its word holds the
+ * memory/slots.h: tags in groups, a search of bounded length.  Its word holds the
  * count and, above it, a generation, which changes whenever the entry passes to
  * other names.  A denied call reads the word, compares the names, and adds by
  * compare-and-swap: the swap fails if the entry changed hands meanwhile, so the
@@ -49,9 +49,13 @@
 #include "memory/databases.h"
 #include "port/atomics.h"
 #include "storage/lwlock.h"
-#include "violations/count.h"
 #include "violations/gateway.h"
 #include "violations/shares.h"
+
+#define OTHER_KEY			"(other)"
+
+/* The most that one key can have pending. */
+#define MAX_VIOLATIONS_PENDING (INT64CONST(1) << 43)
 
 #define GROUP_ENTRIES	16
 #define PROBE_GROUPS	8
@@ -131,8 +135,6 @@ typedef struct Names
 	bool		last;			/* they are those of ROOM_LAST */
 } Names;
 
-extern void violations_count_names(const Names *names, int64 n, int64 now, int cell,
-								   bool flag);
 extern void close_entry(uint32 at);
 extern void entry_id(const Entry *entry, BucketId *id);
 extern Room room_of_names(const Names *names);

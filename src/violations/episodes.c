@@ -18,6 +18,7 @@
 #include "postgres.h"
 
 #include "core/clock.h"
+#include "core/saved_file.h"
 #include "core/settings.h"
 #include "storage/shmem.h"
 #include "utils/timestamp.h"

@@ -26,6 +26,7 @@
 #include "core/transaction.h"
 #include "mb/pg_wchar.h"
 #include "memory/databases.h"
+#include "memory/partitions.h"
 #include "miscadmin.h"
 #include "storage/lock.h"
 #include "storage/proc.h"

@@ -10,7 +10,6 @@
 #include "core/clock.h"
 #include "miscadmin.h"
 #include "utils/timestamp.h"
-#include "violations/count.h"
 #include "violations/entries.h"
 #include "violations/episodes.h"
 #include "violations/fold.h"

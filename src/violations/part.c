@@ -7,8 +7,10 @@
 #include "postgres.h"
 
 #include "core/clock.h"
+#include "core/saved_file.h"
 #include "core/settings.h"
 #include "storage/shmem.h"
+#include "violations/count.h"
 #include "violations/entries.h"
 #include "violations/fold.h"
 #include "violations/part.h"
@@ -146,7 +148,6 @@ load_violation(const char *bytes, Size size, Loading *loading)
 	const char *key;
 	BucketId	id;
 	Gateway		gateway;
-	Names		names;
 
 	if (size < offsetof(SavedViolation, names) || size > sizeof(record))
 		return false;
@@ -168,8 +169,7 @@ load_violation(const char *bytes, Size size, Loading *loading)
 	memcpy(name, record.names, record.gateway_len);
 	name[record.gateway_len] = '\0';
 	gateway_set(&gateway, name);
-	set_names(&names, &id, &gateway);
-	violations_count_names(&names, record.count, saved_mono(loading, record.age), NO_CELL, false);
+	violations_add_saved(&id, &gateway, record.count, saved_mono(loading, record.age));
 	return true;
 }
 

@@ -26,6 +26,7 @@
 #include "core/compat.h"
 #include "core/hot.h"
 #include "core/names.h"
+#include "core/saved_file.h"
 #include "miscadmin.h"
 #include "storage/proc.h"
 #include "storage/shmem.h"

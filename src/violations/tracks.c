@@ -32,6 +32,7 @@
 #include "postgres.h"
 
 #include "core/clock.h"
+#include "core/saved_file.h"
 #include "core/settings.h"
 #include "datatype/timestamp.h"
 #include "violations/due_flags.h"

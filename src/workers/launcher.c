@@ -1,11 +1,11 @@
 /*
- * workers/worker.c
- *		The background workers: the launcher, and one per database with work.
+ * workers/launcher.c
+ *		The launcher: it starts a worker in each database with work.
  *
  * The launcher is connected to no database, so no DROP DATABASE finds it.  Once
  * per ratelimit.flush_interval it begins a round: it starts a worker in each
- * database that has something to do, a few at a time.  That worker does its tasks,
- * each in a transaction of its own, and is gone.
+ * database that has something to do, a few at a time.  That worker does its tasks
+ * (workers/database_worker.c) and is gone.
  *
  * The launcher waits for no worker to end but when MAX_RUNNING are there.  So one
  * that hangs (in a trigger of an operator's, on a slow disk) keeps one database
@@ -19,22 +19,12 @@
  * The catalog tells of most of these databases beforehand.  In the others, each
  * worker that did not get as far as connecting doubles the time to the next one.
  *
- * Workers commit locally, whatever synchronous_commit says.  Waiting for a standby
- * would let one that is away stop the flushes of all databases, holding the flush
- * lock, and gain little: what is pending is in the memory of this server only, so
- * a failover loses up to a flush_interval of violations in any case.  Not "off",
- * since what is written is dropped from memory, and a crash is not to lose it.
- *
- * A task that fails is undone by its transaction's abort, disturbs no other, and
- * is tried again in a later round: the more often flushing a database failed, the
- * later.  The log tells of the first failure and of the first success after it.
- *
- * Both processes check for interrupts wherever they wait, which also answers
- * process barriers.
+ * It checks for interrupts wherever it waits, which also answers process barriers.
  */
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "access/xact.h"
 #include "catalog/pg_database.h"
 #include "core/compat.h"
 #include "core/parts.h"
@@ -47,30 +37,15 @@
 #include "postmaster/interrupt.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
-#include "storage/proc.h"
-#include "table/clean.h"
-#include "table/sql.h"
 #include "tcop/tcopprot.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
-#include "utils/snapmgr.h"
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 #include "violations/due_flags.h"
-#include "violations/flags.h"
-#include "violations/flush.h"
 #include "violations/fold.h"
 #include "violations/pending.h"
-#include "workers/worker.h"
-
-/* A worker that waits longer than this for a lock tries again next time. */
-#define LOCK_TIMEOUT	"1s"
-
-/*
- * Who finds a deadlock first gives way: that is to be the worker, not an operator
- * whose ALTER EXTENSION SET SCHEMA locks a sequence, then its table.
- */
-#define DEADLOCK_TIMEOUT	"100ms"
+#include "workers/launcher.h"
 
 /* Workers at a time: max_worker_processes, 8 by default, is for others, too. */
 #define MAX_RUNNING		3
@@ -79,11 +54,6 @@
 #define RETENTION_EVERY_S	3600
 
 PGDLLEXPORT void ratelimit_launcher_main(Datum arg);
-PGDLLEXPORT void ratelimit_database_main(Datum arg);
-
-/*
- * The launcher
- */
 
 /* A round's work. */
 typedef struct Work
@@ -386,117 +356,9 @@ ratelimit_launcher_main(Datum arg)
 	}
 }
 
-/*
- * A database's worker
- */
-
-static void
-task_flush(void)
-{
-	(void) flush_violations();
-}
-
-static void
-task_retention(void)
-{
-	if (violation_retention_setting > 0)
-		flush_retention();
-}
-
-static const struct
-{
-	const char *activity;
-	void		(*work) (void);
-}			tasks[] = {
-	{"writing violations", task_flush},
-	{"writing flags", flags_write_due},
-	{"cleaning rate_limit_buckets", table_clean},
-	{"deleting old violations", task_retention},
-};
-
-/* Do the task in a transaction; false, and what went wrong, if it failed. */
-static bool
-do_task(int n, char **message)
-{
-	MemoryContext context = CurrentMemoryContext;
-	volatile bool done = false;
-	char		activity[128];
-
-	snprintf(activity, sizeof(activity), "ratelimit: %s", tasks[n].activity);
-	ereport(DEBUG1, (errmsg_internal("%s", activity)));
-	PG_TRY();
-	{
-		SetConfigOption("lock_timeout", LOCK_TIMEOUT, PGC_SUSET, PGC_S_OVERRIDE);
-		SetCurrentStatementStartTimestamp();
-		StartTransactionCommand();
-		PushActiveSnapshot(GetTransactionSnapshot());
-		pgstat_report_activity(STATE_RUNNING, activity);
-		if (sql_available())
-			tasks[n].work();
-		PopActiveSnapshot();
-		CommitTransactionCommand();
-		done = true;
-	}
-	PG_CATCH();
-	{
-		ErrorData  *error;
-
-		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
-		FlushErrorState();
-		HOLD_INTERRUPTS();
-		AbortCurrentTransaction();
-		RESUME_INTERRUPTS();
-		*message = psprintf("%s: %s", tasks[n].activity, error->message);
-		FreeErrorData(error);
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(context);
-	pgstat_report_stat(true);
-	pgstat_report_activity(STATE_IDLE, NULL);
-	return done;
-}
-
-void
-ratelimit_database_main(Datum arg)
-{
-	MemoryContext context;
-	bool		failed = false;
-	bool		waiting;
-	bool		failing;
-
-	pqsignal(SIGTERM, die);
-	BackgroundWorkerUnblockSignals();
-	BackgroundWorkerInitializeConnectionByOid(DatumGetObjectId(arg), InvalidOid, 0);
-	databases_worker_connected();
-	SetConfigOption("default_transaction_isolation", "read committed",
-					PGC_SUSET, PGC_S_OVERRIDE);
-	SetConfigOption("default_transaction_read_only", "off", PGC_SUSET, PGC_S_OVERRIDE);
-	SetConfigOption("deadlock_timeout", DEADLOCK_TIMEOUT, PGC_SUSET, PGC_S_OVERRIDE);
-	SetConfigOption("synchronous_commit", "local", PGC_SUSET, PGC_S_OVERRIDE);
-	no_transaction_timeout();
-	context = AllocSetContextCreate(TopMemoryContext, "ratelimit worker",
-									ALLOCSET_DEFAULT_SIZES);
-	MemoryContextSwitchTo(context);
-
-	waiting = flush_waiting();
-	failing = flush_failing();
-	for (int i = 0; i < lengthof(tasks); i++)
-	{
-		char	   *message = NULL;
-
-		if ((tasks[i].work == task_flush && waiting) || do_task(i, &message))
-			continue;
-		failed = true;
-		flush_failed(tasks[i].work == task_flush, message);
-	}
-	if (failing && !failed && !waiting)
-		flush_succeeded();
-}
-
 /* The launcher, which the postmaster keeps alive; pg_upgrade wants no company. */
 void
-worker_register(void)
+launcher_register(void)
 {
 	BackgroundWorker worker = {0};
 

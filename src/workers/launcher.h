@@ -1,0 +1,10 @@
+/*
+ * workers/launcher.h
+ *		The launcher: see workers/launcher.c.
+ */
+#ifndef RATELIMIT_WORKERS_LAUNCHER_H
+#define RATELIMIT_WORKERS_LAUNCHER_H
+
+extern void launcher_register(void);
+
+#endif							/* RATELIMIT_WORKERS_LAUNCHER_H */
