@@ -180,8 +180,8 @@ bucket_timed(double capacity, double refill)
 }
 
 /*
- * Work out what a call means.  capacity > 0, refill >= 0 and cost >= 0 are
- * finite; the caller has checked them.
+ * Work out what a call means.  capacity, refill and cost are finite and >= 0; the
+ * caller has checked them.
  */
 void
 bucket_rule(BucketRule *rule, double capacity, double refill, double cost)
@@ -193,6 +193,13 @@ bucket_rule(BucketRule *rule, double capacity, double refill, double cost)
 	rule->capacity = capacity;
 	rule->refill = refill;
 	rule->cost = cost;
+	if (capacity == 0)
+	{
+		rule->capacity = 0;		/* not -0 */
+		rule->scale = 1;
+		rule->room = -1;
+		return;
+	}
 	rule->timed = bucket_timed(capacity, refill);
 
 	if (!rule->timed)

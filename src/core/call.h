@@ -17,6 +17,7 @@ typedef struct Decision
 	Owed		blocked;		/* for so many ns is the key blocked; 0: it is not */
 	int64		now;			/* when, on the monotonic clock; 0: not known */
 	bool		in_table;		/* the bucket is there */
+	bool		shadowed;		/* would have been denied; once it is counted */
 } Decision;
 
 /* What is so before it is known otherwise. */

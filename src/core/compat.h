@@ -57,6 +57,11 @@
 	SetConfigOption("transaction_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE)
 #endif
 
+/* 17 made intervals infinite. */
+#ifndef INTERVAL_NOT_FINITE
+#define INTERVAL_NOT_FINITE(span) false
+#endif
+
 /* Which of MaxBackends this one is; needs storage/proc.h. */
 #if PG_VERSION_NUM < 170000
 #define my_proc_number() (MyProc->pgprocno)

@@ -142,7 +142,7 @@ settings_define(void)
 							NULL, NULL, NULL);
 	DefineCustomStringVariable("ratelimit.flag_limiters",
 							   "Limiters whose keys are flagged, separated by commas.",
-							   NULL,
+							   "*: all limiters.",
 							   &flag_limiters_setting,
 							   "user", PGC_SIGHUP, 0,
 							   NULL, NULL, NULL);

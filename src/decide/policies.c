@@ -228,7 +228,9 @@ find_policy(const text *name)
 	ereport(errors_are_decided() ? WARNING : ERROR,
 			(errcode(error ? error->sqlerrcode : ERRCODE_UNDEFINED_OBJECT),
 			 error ? errmsg("could not read policy \"%s\": %s", call.name, error->message) :
-			 errmsg("policy \"%s\" does not exist", call.name)));
+			 errmsg("policy \"%s\" does not exist", call.name),
+			 error ? 0 :
+			 errhint("Policies are the rows of the table rate_limit_policies.")));
 	return NULL;
 }
 
@@ -242,14 +244,24 @@ make_call(BucketCall *call, TierName *name, const Tier *tier, const text *key,
 	call->rule = *get_rule(tier->capacity, tier->refill, cost);
 }
 
+/* Is one of the decided calls allowed only because it is in shadow? */
+static bool
+any_shadowed(const BucketCall *calls, int n)
+{
+	for (int i = 0; i < n; i++)
+		if (calls[i].decision.shadowed)
+			return true;
+	return false;
+}
+
 /*
  * Decide a call by a policy: is it allowed?  Left in calls are the decisions that
  * count for that, or one that allows; how many.  None if it was not a policy that
- * decided.
+ * decided.  Left in shadowed: is it allowed only because of shadow, of one tier or all?
  */
 bool
 decide_by_policy(const text *policy_name, const text *key, double cost,
-				 BucketCall *calls, TierName *names, int *n_calls)
+				 BucketCall *calls, TierName *names, int *n_calls, bool *shadowed)
 {
 	const Policy *policy;
 	BucketCall *shadows;
@@ -259,6 +271,7 @@ decide_by_policy(const text *policy_name, const text *key, double cost,
 
 	/* off is off, whatever state the policies are in */
 	*n_calls = 0;
+	*shadowed = false;
 	if (!enabled_setting)
 		return true;
 	policy = find_policy(policy_name);
@@ -305,8 +318,36 @@ decide_by_policy(const text *policy_name, const text *key, double cost,
 		decide_uncounted(&call->id, &call->rule, &call->decision);
 		decide_counted(&call->id, &call->rule, &call->decision, true);
 	}
+	*shadowed = any_shadowed(calls, n) || (allowed && any_shadowed(shadows, n_shadows));
 	if (n == 0)
 		memmove(calls, shadows, (n = n_shadows) * sizeof(BucketCall));
 	*n_calls = n;
 	return allowed;
+}
+
+/*
+ * What a call by a policy would find, changing nothing: a call for each of its tiers,
+ * also of those that are not enabled; how many.  None if there is no such policy, and
+ * ratelimit.on_error says that this is no error.
+ */
+int
+look_by_policy(const text *policy_name, const text *key, double cost,
+			   BucketCall *calls, TierName *names, TierKind *kinds)
+{
+	const Policy *policy = find_policy(policy_name);
+	int			n = policy ? policy->n_tiers : 0;
+
+	/* first what is the policy's: looking at buckets may have it read anew */
+	for (int i = 0; i < n; i++)
+	{
+		make_call(&calls[i], &names[i], &policy->tiers[i], key, cost);
+		kinds[i].shadow = policy->tiers[i].shadow;
+		kinds[i].enabled = policy->tiers[i].enabled;
+	}
+	for (int i = 0; i < n; i++)
+	{
+		CHECK_FOR_INTERRUPTS();
+		decide_look(&calls[i].id, &calls[i].rule, &calls[i].decision);
+	}
+	return n;
 }

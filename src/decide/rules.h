@@ -36,7 +36,7 @@ find_rule(double capacity, double refill, double cost)
 	rule = &remembered_rules[((bits[0] ^ bits[1] * 3 ^ bits[2] * 5) *
 						UINT64CONST(0x9E3779B97F4A7C15)) >> 60].rule;
 
-	/* an unused entry has capacity 0, which no rule has */
+	/* an entry with capacity 0 is unused, or of a rule that is worked out anew */
 	memcpy(its, rule, sizeof(its));
 	if (unlikely(bits[0] == 0 ||
 				 its[0] != bits[0] || its[1] != bits[1] || its[2] != bits[2]))

@@ -91,7 +91,7 @@ static void
 decide_all_slowly(BucketCall *calls, int n)
 {
 	PlaceMode	mode = place_mode();
-	bool		blocked = false;
+	bool		denied = false; /* before any bucket is looked at */
 
 	if (unlikely(refund_pending))
 		refund_settle();
@@ -101,9 +101,9 @@ decide_all_slowly(BucketCall *calls, int n)
 
 		decision->blocked = block_possible(&calls[i].id) ? block_left(&calls[i].id) : 0;
 		decision->in_table = !memory_attached();
-		blocked |= decision->blocked > 0;
+		denied |= decision->blocked > 0 || bucket_rule_is_closed(&calls[i].rule);
 	}
-	if (blocked)
+	if (denied)
 	{
 		for (int i = 0; i < n; i++)
 		{
@@ -171,7 +171,8 @@ decide_all(BucketCall *calls, int n)
 		calls[i].absent = 0;
 		calls[i].decision.allowed = true;
 		calls[i].decision.known = true;
-		possible = possible || block_possible(&calls[i].id);
+		possible = possible || block_possible(&calls[i].id) ||
+			bucket_rule_is_closed(&calls[i].rule);
 	}
 	if (!enabled_setting || n == 0)
 		return true;

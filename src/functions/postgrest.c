@@ -460,7 +460,9 @@ take_token(const Limited *limited, HttpFields *fields, HttpError form)
 	TierName	names[MAX_CALLS];
 	int			n;
 	int			most;
-	bool		allowed = decide_by_policy(limited->policy, limited->key, 1, calls, names, &n);
+	bool		shadowed;
+	bool		allowed = decide_by_policy(limited->policy, limited->key, 1, calls, names,
+										   &n, &shadowed);
 
 	most = most_binding(calls, n);
 	if (!allowed)
