@@ -17,8 +17,13 @@ use RateLimitTest;
 use Test::More;
 
 my $json = JSON::PP->new->canonical;
-my %doc = map { $_->{title} => $_->{blocks} }
-  doc_sections(slurp_file("$FindBin::RealBin/../../docs/postgrest.md"));
+
+# The statements of the document, a block each: what an API needs, and the functions of
+# one's own, the first of which raises errors and the second adds headers.
+my @doc = map { map { $_->{sql} } @{ $_->{blocks} } } doc_sections(slurp_file("$FindBin::RealBin/../../docs/postgrest.md"));
+my ($needs) = grep { /CREATE ROLE authenticator/ } @doc;
+my ($function) = grep { /^CREATE FUNCTION public.limit_request/ } @doc;
+my ($with_headers) = grep { /^CREATE OR REPLACE FUNCTION public.limit_request/ } @doc;
 
 # A server with the roles, the table and the function of the document.
 sub start_api
@@ -26,11 +31,9 @@ sub start_api
 	my ($name, %options) = @_;
 	my $node = start_server($name, %options, conf => 'ratelimit.flush_interval = 1h');
 
-	$node->safe_psql('postgres', 'CREATE SCHEMA ratelimit; ALTER EXTENSION ratelimit SET SCHEMA ratelimit; ALTER DATABASE postgres SET search_path = "$user", public, ratelimit');
-	foreach my $block (@{ $doc{'The function'} }[ 0 .. 2 ])
-	{
-		$node->safe_psql('postgres', $block->{sql});
-	}
+	$node->safe_psql('postgres', "DROP EXTENSION ratelimit;\n$needs");
+	$node->safe_psql('postgres', 'ALTER DATABASE postgres SET search_path = "$user", public, ratelimit');
+	$node->safe_psql('postgres', $function);
 	return $node;
 }
 
@@ -108,7 +111,7 @@ like($answer->{detail}, qr/^key "203\.0\.113\.7", limiter "api_ip": [\d.]+ of 10
 like($answer->{hint}, qr/^Wait \d+ s\.$/, '... hint');
 
 # headers on every answer
-$node->safe_psql('postgres', $doc{'Headers on every answer'}[0]{sql});
+$node->safe_psql('postgres', $with_headers);
 $answer = request($node, 'GET', claims => { sub => 'dave' });
 my ($set) = $answer->{out} =~ /^headers (.*)$/m;
 is($json->encode($json->decode($set)),
