@@ -284,6 +284,15 @@ like($session->{stderr}, qr/rate limit exceeded/, '... and obeyed when they can'
 $session->{stderr} = '';
 $session->query('RESET ROLE; SET ROLE web_anon; TABLE ratelimit.rate_limit_postgrest_rules');
 like($session->{stderr}, qr/permission denied for table rate_limit_postgrest_rules/, 'the roles of the API cannot read them');
+$session->{stderr} = '';
+$session->query(q(CREATE TEMP TABLE rate_limit_postgrest_rules (position integer, enabled boolean); SET search_path = pg_temp, pg_catalog; SELECT ratelimit.rl_postgrest_check()));
+like($session->{stderr}, qr/rate limit exceeded/, '... nor put others in their place');
+$session->{stderr} = '';
+$session->query(q(SELECT set_config('request.headers', '{"x-forwarded-for": "192.0.2.99"}', false); SELECT ratelimit.rl_postgrest_check() FROM generate_series(1, 3)));
+like($session->{stderr}, qr/key \\"192\.0\.2\.99\\"/, 'a role with SQL of its own can use up the tokens of any key');
+$session->{stderr} = '';
+$session->query(q(SELECT set_config('request.headers', '{', false); SELECT ratelimit.rl_postgrest_check()));
+like($session->{stderr}, qr/invalid input syntax for type json/, '... and gets an error for what is not JSON');
 finish_session($session);
 
 # What the constraints forbid does no harm once the table's owner has dropped them.
