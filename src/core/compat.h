@@ -57,9 +57,11 @@
 	SetConfigOption("transaction_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE)
 #endif
 
-/* 17 made intervals infinite. */
-#ifndef INTERVAL_NOT_FINITE
-#define INTERVAL_NOT_FINITE(span) false
+/* Since 17, an interval may be infinite; needs datatype/timestamp.h. */
+#if PG_VERSION_NUM < 170000
+#define interval_is_finite(span) true
+#else
+#define interval_is_finite(span) (!INTERVAL_NOT_FINITE(span))
 #endif
 
 /* Which of MaxBackends this one is; needs storage/proc.h. */

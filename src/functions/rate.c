@@ -100,7 +100,7 @@ rl_per(PG_FUNCTION_ARGS)
 	tokens = PG_GETARG_FLOAT8(0);
 	per = PG_GETARG_INTERVAL_P(1);
 	check_tokens("tokens", tokens);
-	if (INTERVAL_NOT_FINITE(per))
+	if (!interval_is_finite(per))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("per must be finite, not %s",
