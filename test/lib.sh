@@ -98,6 +98,9 @@ install_missing()
 	done
 	[ ${#missing[@]} -gt 0 ] || return 0
 
+	if [ "$(id -u)" != 0 ] && ! command -v sudo >/dev/null; then
+		fail "packages are missing, and only root can install them, as there is no sudo here. Run this as root, or let root run: apt-get install --no-install-recommends ${missing[*]}"
+	fi
 	echo "installing ${missing[*]}"
 	if ! { as_root apt-get -q update &&
 		as_root env DEBIAN_FRONTEND=noninteractive \
@@ -129,8 +132,9 @@ postgresql_packages()
 	esac
 }
 
-# enter SCRIPT PACKAGES [ARGUMENT...]: returns in the copy, with $work set, the
-# original's standard input in $work/input if save_input is set.
+# enter SCRIPT PACKAGES [ARGUMENT...]: returns in the copy, with $work set.  If save_input
+# is set, the original's standard input is in $work/input, and the script's function
+# check_input has looked at it before anything is installed or built.
 enter()
 {
 	local script packages=$2 postgresql run_as=() top log
@@ -145,7 +149,10 @@ enter()
 	fi
 
 	work=$(mktemp -d "${TMPDIR:-/tmp}/ratelimit.XXXXXX")
-	[ -z "${save_input:-}" ] || cat >"$work/input"
+	if [ "${save_input:-}" ]; then
+		cat >"$work/input"
+		check_input
+	fi
 
 	postgresql=$(postgresql_packages)
 	if command -v apt-get >/dev/null; then
