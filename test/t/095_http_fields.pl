@@ -218,6 +218,20 @@ is_fields({ map { $_ => $message->{$_} } qw(type title status violated-policies)
 	'... whose members are the message\'s as well, for whoever answers with all of it');
 is("$message->{code} | $message->{message} | $message->{hint}", 'PT429 | rate limit exceeded | Wait 100 s.', '... and the members that PostgREST needs');
 
+# Several limits are one list
+my $response = $node->safe_psql('postgres', <<'SQL');
+INSERT INTO rate_limit_policies (policy, capacity, refill) VALUES ('address', 10, rl_per(10, '1 minute')), ('user', 1000, rl_per(1000, '1 day'));
+INSERT INTO rate_limit_postgrest_rules (position, policy, key_from, key_name) VALUES (1, 'address', 'address', NULL), (2, 'user', 'claim', 'sub');
+BEGIN READ ONLY;
+SELECT set_config('request.headers', '{"x-forwarded-for": "192.0.2.1"}', true), set_config('request.jwt.claims', '{"sub": "alice"}', true) \g /dev/null
+SELECT rl_postgrest_check() \g /dev/null
+SELECT current_setting('response.headers');
+SQL
+is_fields((parse($json->encode({ map { %$_ } @{ $json->decode($response) } })))[0],
+	{ RateLimit => [ { name => 'address', r => 9, t => 6 }, { name => 'user', r => 999, t => 87 } ],
+		'RateLimit-Policy' => [ { name => 'address', q => 10, w => 60 }, { name => 'user', q => 1000, w => 86400 } ] },
+	'rl_postgrest_check(): a list of the limits of all rules');
+
 # Errors
 foreach my $case (
 	[ q(rl_headers(r, quota_unit => '')), '22023: quota_unit must not be empty' ],

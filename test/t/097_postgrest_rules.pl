@@ -356,6 +356,30 @@ isnt($node->safe_psql('restored', 'SELECT count(*) FROM ratelimit.rate_limit_pos
 $node->stop;
 
 #
+# On a standby
+#
+my $primary = start_api('primary', streaming => 1);
+set_rules($primary, @rules);
+$primary->backup('copy');
+my $standby = PostgreSQL::Test::Cluster->new('standby');
+$standby->init_from_backup($primary, 'copy', has_streaming => 1);
+$standby->start;
+$primary->wait_for_catchup($standby);
+is(answered($standby, 'GET', from('192.0.2.1')), 2, 'on a standby: GET is limited');
+$session = $standby->background_psql('postgres', on_error_stop => 0);
+$session->query_safe('SET ROLE web_anon');
+$session->query($requests);
+like($session->{stderr}, qr/rate limit exceeded/, '... in a session');
+$session->{stderr} = '';
+$primary->safe_psql('postgres', 'DELETE FROM ratelimit.rate_limit_postgrest_rules');
+$primary->wait_for_catchup($standby);
+$session->query_safe($requests);
+is($session->{stderr}, '', '... that obeys a change on the primary');
+finish_session($session);
+$standby->stop;
+$primary->stop;
+
+#
 # Not preloaded
 #
 $node = start_api('not_preloaded', preload => 0);
