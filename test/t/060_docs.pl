@@ -107,7 +107,7 @@ foreach my $file ("$top/README.md", sort glob "$top/docs/*.md")
 #
 # What runs is all that there is to run, and links lead somewhere
 #
-my %text = map { s{^\Q$top\E/}{}r => slurp_file($_) } ("$top/README.md", glob "$top/docs/*.md");
+my %text = map { s{^\Q$top\E/}{}r => slurp_file($_) } ("$top/README.md", "$top/CONTRIBUTING.md", glob "$top/docs/*.md");
 
 is(join("\n", other_statements("```sql\nSELECT 1;\n```\n```\napp=# SELECT 2;\n```\n")), 'app=# SELECT 2;', 'a statement that does not run is found');
 is(join("\n", broken_links('a.md', '[b](b.md) [c](#c) [README](README.md#install)')), "b.md\n#c", 'a link that leads nowhere is found');
