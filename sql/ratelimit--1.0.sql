@@ -20,7 +20,7 @@ CREATE TYPE rl_result AS (
 	shadowed boolean
 );
 COMMENT ON TYPE rl_result IS
-'A decision with what an HTTP answer needs. When ratelimit.on_error decided, remaining, retry_after and reset_after are null.';
+'A decision with what an HTTP answer needs. When ratelimit.on_error decided, remaining, retry_after and reset_after are null, and, if a policy was unknown, capacity and limiter as well.';
 COMMENT ON COLUMN rl_result.allowed IS 'whether the call may go on';
 COMMENT ON COLUMN rl_result.capacity IS 'tokens, as the call named it';
 COMMENT ON COLUMN rl_result.remaining IS 'tokens that the call left; below 0: in debt';

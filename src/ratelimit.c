@@ -1,6 +1,11 @@
 /*
  * ratelimit.c
- *		Loading: the list of parts, hooks, workers.
+ *		What happens when the library is loaded, and the hooks that it sets.
+ *
+ * This is the only file that knows all parts of the extension.  It lists those that
+ * keep something in shared memory, has the server reserve and initialize that memory,
+ * loads the saved state, registers the background workers, and notices when the
+ * extension or a database is dropped.
  */
 #include "postgres.h"
 
@@ -29,7 +34,6 @@
 #include "table/rows.h"
 #include "table/sql.h"
 #include "utils/fmgroids.h"
-#include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "violations/due_flags.h"
 #include "violations/episodes.h"
@@ -42,9 +46,9 @@
 PG_MODULE_MAGIC;
 
 /*
- * All parts.  Those that others need when they start or are loaded come first: the
- * block filter's number of cells is in the memory of buckets, whose hash violations
- * are found by.
+ * All parts.  A part comes after the parts that it needs when it starts or is loaded.
+ * The memory of buckets comes first: it holds the block filter's count of cells and
+ * the seed of the hash, by which violations are found, too.
  */
 static const Part *const parts[] = {
 	&memory_part,
@@ -61,12 +65,14 @@ static shmem_request_hook_type prev_shmem_request_hook = NULL;
 static shmem_startup_hook_type prev_shmem_startup_hook = NULL;
 static object_access_hook_type prev_object_access_hook = NULL;
 
-/* What this transaction drops, if it commits. */
-static Oid	dropped_database = InvalidOid;	/* InvalidOid: none */
-static int	dropped_level = 0;	/* the extension, at this nest level; 0: not */
+/* What this transaction drops if it commits. */
+static Oid	dropped_database = InvalidOid;	/* InvalidOid if it drops no database */
+static int	dropped_level = 0;	/* nest level at which it drops the extension; 0
+								 * if it does not */
 
 extern PGDLLEXPORT void _PG_init(void);
 
+/* Ask for the shared memory and the locks that all parts need. */
 static void
 shmem_request(void)
 {
@@ -76,6 +82,7 @@ shmem_request(void)
 	RequestNamedLWLockTranche("ratelimit", parts_locks());
 }
 
+/* Attach or make shared memory, and load the saved state when the server starts. */
 static void
 shmem_startup(void)
 {
@@ -97,13 +104,14 @@ shmem_startup(void)
 }
 
 /*
- * DROP EXTENSION and DROP DATABASE leave nothing behind: what is in shared memory
- * goes when the transaction commits, after its changes can be seen and while it
- * holds its locks.  Nothing of this can fail.
+ * DROP EXTENSION and DROP DATABASE leave nothing behind.  What is in shared memory is
+ * forgotten when the transaction commits, at a moment when others can see its changes
+ * and it still holds its locks.  Forgetting cannot fail.
  *
- * A drop of the extension can be rolled back to a savepoint.  Of all that are not,
- * the one in the outermost subtransaction stands for the others, which are within
- * it: dropped_level is its nest level.
+ * A transaction may drop the extension several times, and roll drops back to a
+ * savepoint.  Of the drops that are not rolled back, dropped_level is the nest level
+ * of the outermost.  The subtransaction at that level contains those of the other
+ * drops.
  */
 static void
 forget_at_xact_end(XactEvent event, void *arg)
@@ -117,8 +125,8 @@ forget_at_xact_end(XactEvent event, void *arg)
 		case XACT_EVENT_PRE_PREPARE:
 
 			/*
-			 * Whoever commits it later is another session, or this server without
-			 * this library.
+			 * It may be committed by another session, or when the library is not
+			 * loaded any more.
 			 */
 			if (dropped_level > 0)
 				ereport(ERROR,
@@ -148,7 +156,7 @@ forget_at_subxact_end(SubXactEvent event, SubTransactionId mine,
 		dropped_level = 0;
 }
 
-/* Is the extension that this command has just created this one? */
+/* Is this extension, which the current command has just created, ours? */
 static bool
 has_created_us(Oid extension)
 {
@@ -161,7 +169,7 @@ has_created_us(Oid extension)
 	ScanKeyInit(&key, Anum_pg_extension_oid, BTEqualStrategyNumber, F_OIDEQ,
 				ObjectIdGetDatum(extension));
 	rel = table_open(ExtensionRelationId, AccessShareLock);
-	/* other snapshots do not see it yet */
+	/* only SnapshotSelf sees what the current command has done */
 	scan = systable_beginscan(rel, ExtensionOidIndexId, true, SnapshotSelf, 1, &key);
 	tuple = systable_getnext(scan);
 	us = HeapTupleIsValid(tuple) &&
@@ -171,6 +179,7 @@ has_created_us(Oid extension)
 	return us;
 }
 
+/* The hook that is called when an object is created, dropped or otherwise used. */
 static void
 object_access(ObjectAccessType access, Oid classId, Oid objectId, int subId,
 			  void *arg)
@@ -196,13 +205,18 @@ object_access(ObjectAccessType access, Oid classId, Oid objectId, int subId,
 			 dropped_level == 0 && has_created_us(objectId))
 	{
 		/*
-		 * There was none until now, as a name is unique.  So what is there is of
-		 * statements that have outlasted an earlier one.
+		 * The extension's name is unique, so it did not exist until now.  What shared
+		 * memory holds was left by statements that were still running when an earlier
+		 * extension was dropped.
 		 */
 		forget_database(MyDatabaseId, false);
 	}
 }
 
+/*
+ * The server calls this when it loads the library, in each process or, if preloaded,
+ * once.
+ */
 void
 _PG_init(void)
 {

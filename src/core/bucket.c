@@ -2,39 +2,41 @@
  * core/bucket.c
  *		The arithmetic of one token bucket.
  *
- * Pure: no shared state, no clock, no error.  The shared-memory tier, the
- * table tier and rl_simulate() all decide through it.
+ * It is pure: it uses no shared state and no clock, and raises no errors.  The memory
+ * store, the table store and rl_simulate() all decide through it.
  *
- * A bucket is kept as what it owes, not as what it holds: the nanoseconds of
- * refill it lacks to be full (the generic cell rate algorithm).  A call may go
- * on iff owed <= room, where room = (capacity - cost) / refill, and it then
- * adds take = cost / refill.  Both are quotients of two doubles, and doubles
- * are dyadic rationals, so both are computed exactly, in integers, and rounded
- * once: take down to a whole nanosecond; room, compared with a whole number of
- * nanoseconds, loses nothing by being rounded down.  So every error favours
- * the caller, and by less than one nanosecond of refill a call; a call that
- * exact arithmetic allows is never denied.
+ * A bucket is kept as what it owes, not as what it holds: the nanoseconds of refill
+ * that it lacks to be full (the generic cell rate algorithm).  A call is allowed if
+ * and only if owed <= room, where room = (capacity - cost) / refill, and then adds
+ * take = cost / refill.  Both are quotients of two doubles.  Doubles are dyadic
+ * rationals, so both quotients are computed exactly, in integers, and rounded once.
+ * Take is rounded down to a whole nanosecond.  Room is rounded down as well, which
+ * loses nothing, because it is compared with a whole number of nanoseconds.  So every
+ * error favours the caller, by less than one nanosecond of refill a call, and a call
+ * that exact arithmetic allows is never denied.
  *
- * That is exact for the doubles, but the caller wrote 0.1 or 1.0 / 3, whose
- * doubles are off by up to half a unit in their last place, so a quotient may be
- * off by 2^-52 of itself ("noise"), and room by 2^-52 of the whole capacity's
- * time.  Below 2^52 ns (52 days) that is less than a nanosecond: rounding take
- * down absorbs it, and room is rounded down only after it is added, or a call
- * might be denied at the very nanosecond it is due.  Above, one token a year
- * would fall due 3 ns late: there a quotient as close to a whole microsecond
- * (or more, the more noise) as the doubles can tell is taken to be that.
+ * This is exact for the doubles.  But the caller wrote 0.1 or 1.0 / 3, and the
+ * doubles for these are off by up to half a unit in their last place.  So a quotient
+ * may be off by 2^-52 of itself ("noise"), and room by 2^-52 of the time in which the
+ * whole capacity refills.  Below 2^52 ns (52 days) that is less than a nanosecond.
+ * Rounding take down absorbs it.  It is added to room before room is rounded down;
+ * otherwise a call might be denied at the very nanosecond at which it is due.  Above
+ * 2^52 ns, a call could fall due several nanoseconds late, such as 3 ns at one token
+ * a year.  There a quotient that the doubles cannot tell from a whole microsecond is
+ * taken to be that (or from a whole number of a larger unit, if there is more noise).
  *
- * With refill 0 nothing ever comes back and time plays no part: owed is the
- * tokens taken, in units of 1/scale, a power of ten that gives the capacity
- * between 10^17 and 10^18 units.  Costs are rounded down, but what the doubles
- * cannot tell from a whole number is that number.  So decimal fractions are
- * exact, and ten calls of cost 0.1 fit in a capacity of 1.  All that is taken is
- * never more than the capacity, so the noise of all costs together is bounded,
- * and room leaves as much: three calls of 2/3 fit in 2.  However small, a cost
- * above 0 takes a unit.  The same serves refills so slow that filling the bucket
- * takes 2^96 ns (2.5e12 years) or longer.
+ * With refill 0 nothing ever comes back, and time plays no part.  Owed is then the
+ * tokens taken, in units of 1/scale.  Scale is a power of ten with which the capacity
+ * has between 10^17 and 10^18 units (for a capacity below 10^-4 or above 10^17 it is
+ * a power of two).  Costs are rounded down to units, but a cost that the doubles
+ * cannot tell from a whole number of units is that number.  So decimal fractions are
+ * exact, and ten calls of cost 0.1 fit in a capacity of 1.  All costs together never
+ * exceed the capacity, so their noise is bounded as well, and room leaves space for
+ * it: three calls of 2/3 fit in 2.  However small it is, a cost above 0 takes at
+ * least one unit.  Refills so slow that filling the bucket takes 2^96 ns (2.5e12
+ * years) or longer are treated in the same way.
  *
- * Ranges: a capacity of 1e12 at a token a year is 2^95 ns, hence 128 bits.
+ * Owed has 128 bits because a capacity of 1e12 at one token a year takes 2^95 ns.
  */
 #include "postgres.h"
 
@@ -42,24 +44,53 @@
 
 #include "core/bucket.h"
 
-/* Quotients that are subtracted from each other carry this many more bits. */
+/* Quotients that are subtracted from each other are computed to so many more bits. */
 #define FRACTION_BITS	24
 #define FRACTION_MASK	(((Owed) 1 << FRACTION_BITS) - 1)
 
 #define NS_PER_SECOND	1000000000
 
-/* Saturated result of muldiv; 2^2 above what callers may meet. */
+/* Where muldiv() saturates.  Results that must be exact stay below 2^122. */
 #define MULDIV_MAX		((uint128) 1 << 126)
 
-/* Buckets that take this long to fill count as never refilling. */
+/* A bucket that takes this long to fill is treated as one that never refills. */
 #define WINDOW_MAX		((Owed) 1 << 96)
 
-/* Doubles are exact to this many bits; beyond, quotients are noise. */
+/* Doubles are exact to this many bits; what is beyond them in a quotient is noise. */
 #define NOISE_BITS		52
 
 /*
- * a * n / d * 2^shift, rounded down, or up if asked; saturating at MULDIV_MAX.
- * n >= 0 and d > 0 are finite.
+ * Shift a number of four limbs, least significant first, to the left, or to the right
+ * if shift is negative.  Returns whether the latter dropped bits that were not 0.
+ */
+static bool
+shift_limbs(uint64 *limb, int shift)
+{
+	bool		inexact = false;
+
+	for (; shift > 0; shift -= Min(shift, 63))
+	{
+		int			step = Min(shift, 63);
+
+		for (int i = 3; i > 0; i--)
+			limb[i] = limb[i] << step | limb[i - 1] >> (64 - step);
+		limb[0] <<= step;
+	}
+	for (; shift < 0; shift += Min(-shift, 63))
+	{
+		int			step = Min(-shift, 63);
+
+		inexact |= (limb[0] & (((uint64) 1 << step) - 1)) != 0;
+		for (int i = 0; i < 3; i++)
+			limb[i] = limb[i] >> step | limb[i + 1] << (64 - step);
+		limb[3] >>= step;
+	}
+	return inexact;
+}
+
+/*
+ * Returns a * n / d * 2^shift, rounded up if "up" is true and down otherwise, but at
+ * most MULDIV_MAX.  n >= 0 and d > 0 must be finite.
  */
 static uint128
 muldiv(uint128 a, double n, double d, int shift, bool up)
@@ -70,7 +101,7 @@ muldiv(uint128 a, double n, double d, int shift, bool up)
 	uint128		part;
 	uint128		quotient = 0;
 	uint128		rest = 0;
-	bool		inexact = false;
+	bool		inexact;
 	int			exponent;
 	int			bits;
 
@@ -91,30 +122,15 @@ muldiv(uint128 a, double n, double d, int shift, bool up)
 			break;
 	if (bits == 0)
 		return 0;
-	/* the divisor has 53 bits: the quotient has bits + shift - 52 or one less */
+	/* the divisor has 53 bits, so the quotient has bits + shift - 52 or one less */
 	if (bits + shift - 52 > 126)
 		return MULDIV_MAX;
 
-	/* A left shift ends below 179 bits, a right one may drop the rest. */
-	for (; shift > 0; shift -= Min(shift, 63))
-	{
-		int			step = Min(shift, 63);
-
-		for (int i = 3; i > 0; i--)
-			limb[i] = limb[i] << step | limb[i - 1] >> (64 - step);
-		limb[0] <<= step;
-	}
+	/* the product had at most 181 bits: all of them are gone */
 	if (shift <= -192)
 		return up ? 1 : 0;
-	for (; shift < 0; shift += Min(-shift, 63))
-	{
-		int			step = Min(-shift, 63);
-
-		inexact |= (limb[0] & (((uint64) 1 << step) - 1)) != 0;
-		for (int i = 0; i < 3; i++)
-			limb[i] = limb[i] >> step | limb[i + 1] << (64 - step);
-		limb[3] >>= step;
-	}
+	/* a left shift ends below 179 bits */
+	inexact = shift_limbs(limb, shift);
 
 	for (int i = 3; i >= 0; i--)
 	{
@@ -126,7 +142,9 @@ muldiv(uint128 a, double n, double d, int shift, bool up)
 	return quotient + (up && inexact ? 1 : 0);
 }
 
-/* Units of 1/scale of a token that a capacity with refill 0 is counted in. */
+/*
+ * The scale with which a bucket of this capacity counts tokens if it never refills.
+ */
 static double
 quota_scale(double capacity)
 {
@@ -144,6 +162,7 @@ quota_scale(double capacity)
 	return ldexp(1.0, Min(59 - exponent, 1000));
 }
 
+/* So many tokens in units of 1/scale, rounded down except for noise. */
 static Owed
 quota_units(double tokens, double scale)
 {
@@ -154,11 +173,13 @@ quota_units(double tokens, double scale)
 	Owed		units = (Owed) ((fine + (fine >> (NOISE_BITS + 1))) >> FRACTION_BITS);
 	Owed		beyond = units % 1000;
 
-	/* above 2^53 units that was several units of noise */
+	/* above 2^53 units the noise is several units, more than was added */
 	return beyond <= units >> NOISE_BITS ? units - beyond : units;
 }
 
-/* What a span is a whole number of, if the doubles cannot tell: microseconds. */
+/*
+ * The unit to which a span with so much noise is rounded: a microsecond, or larger.
+ */
 static Owed
 noise_grain(Owed noise)
 {
@@ -174,20 +195,20 @@ bool
 bucket_timed(double capacity, double refill)
 {
 	if (capacity <= refill * 1e15)
-		return refill > 0;		/* 3e7 years: no need to look closely */
+		return refill > 0;		/* fills within 3e7 years, so it is not close */
 	return refill > 0 &&
 		muldiv(NS_PER_SECOND, capacity, refill, 0, false) < (uint128) WINDOW_MAX;
 }
 
 /*
- * Work out what a call means.  capacity, refill and cost are finite and >= 0; the
- * caller has checked them.
+ * Compute what follows from the arguments of a call.  The caller has checked that
+ * capacity, refill and cost are finite and >= 0.
  */
 void
 bucket_rule(BucketRule *rule, double capacity, double refill, double cost)
 {
 	Owed		whole;			/* what an empty bucket owes */
-	Owed		noise;			/* that the doubles may be off by */
+	Owed		noise;			/* how far the doubles may be off */
 
 	memset(rule, 0, sizeof(*rule));
 	rule->capacity = capacity;
@@ -219,12 +240,12 @@ bucket_rule(BucketRule *rule, double capacity, double refill, double cost)
 		whole = (Owed) muldiv(NS_PER_SECOND, capacity, refill, FRACTION_BITS, true);
 		part = (Owed) muldiv(NS_PER_SECOND, cost, refill, FRACTION_BITS, false);
 		noise = whole >> NOISE_BITS;
-		/* as much as rounding may leave: a row that owes more is corrupt */
+		/* the most that rounding may leave; a row that owes more is corrupt */
 		rule->window = ((whole + noise) >> FRACTION_BITS) + (noise > FRACTION_MASK);
 		rule->take = part >> FRACTION_BITS;
 		rule->room = (whole - part + Min(noise, FRACTION_MASK)) >> FRACTION_BITS;
 
-		/* noise of a nanosecond and more */
+		/* noise of a nanosecond or more: round to what the doubles can tell */
 		noise >>= FRACTION_BITS;
 		beyond = rule->take % noise_grain(rule->take >> NOISE_BITS);
 		if (beyond <= rule->take >> NOISE_BITS)
@@ -235,18 +256,21 @@ bucket_rule(BucketRule *rule, double capacity, double refill, double cost)
 	}
 
 	if (cost > capacity)
-		rule->room = -1;		/* exact, whatever the rounding above said */
+		rule->room = -1;		/* exactly, whatever the rounding above gave */
 	else if (rule->room < 0)
 		rule->room = 0;
 	if (cost == 0)
 	{
-		/* always allowed, also for a bucket in debt */
+		/* always allowed, even from a bucket in debt */
 		rule->take = 0;
 		rule->room = BUCKET_OWED_MAX;
 	}
 }
 
-/* The sum of two costs; what is the capacity but for rounding is the capacity. */
+/*
+ * The sum of two costs.  A sum that exceeds the capacity by rounding only is cut to
+ * it.
+ */
 double
 bucket_costs(double capacity, double cost, double other)
 {
@@ -258,7 +282,7 @@ bucket_costs(double capacity, double cost, double other)
 	return sum;
 }
 
-/* Let the call take its cost also from a bucket that does not have it. */
+/* Change the rule so that the call takes its cost even if the bucket lacks it. */
 void
 bucket_rule_for_debt(BucketRule *rule)
 {
@@ -266,7 +290,10 @@ bucket_rule_for_debt(BucketRule *rule)
 	rule->room = rule->window + BUCKET_DEBT_MAX - rule->take;
 }
 
-/* Let the call take what the bucket will have after so many nanoseconds. */
+/*
+ * Change the rule so that the call takes what the bucket will have after "timeout"
+ * nanoseconds.
+ */
 void
 bucket_rule_for_wait(BucketRule *rule, Owed timeout)
 {
@@ -275,10 +302,61 @@ bucket_rule_for_wait(BucketRule *rule, Owed timeout)
 }
 
 /*
- * What a bucket owes once its parameters change to those of the rule.  The
- * tokens in it carry over and are cut to the new capacity; a bucket that is
- * full is the same as none, and stays full.  One that is in debt by what is
- * noise at the old capacity is empty: at a small new one that could be much.
+ * bucket_carry(), unless the bucket refills both before and after the change:
+ * converts what it owes by way of the tokens that it holds.
+ */
+static Owed
+carry_tokens(double capacity, double refill, bool timed, Owed owed,
+			 const BucketRule *rule)
+{
+	Owed		held;			/* tokens in the bucket, in units of 2^-shift */
+	Owed		result;
+	int			shift;
+
+	/* 2^100 units of capacity keep every bit; 2^26 times as much debt fits, too */
+	(void) frexp(capacity, &shift);
+	shift = 100 - shift;
+	held = (Owed) muldiv(1, capacity, 1.0, shift, true);
+	if (timed)
+		held -= (Owed) muldiv((uint128) owed, refill, NS_PER_SECOND, shift, false);
+	else
+		held -= (Owed) muldiv((uint128) owed, 1.0, quota_scale(capacity), shift, false);
+
+	if (held < 0 && held > -((Owed) 1 << (102 - NOISE_BITS)))
+		held = 0;
+
+	/*
+	 * A saturated result below is more than the new capacity, so the bucket is full,
+	 * or more debt than bucket_carry() leaves.
+	 */
+	if (rule->timed)
+	{
+		Owed		span = (Owed)
+			muldiv((uint128) (held < 0 ? -held : held), NS_PER_SECOND,
+				   rule->refill, FRACTION_BITS - shift, held > 0);
+
+		result = (Owed) muldiv(NS_PER_SECOND, rule->capacity, rule->refill,
+							   FRACTION_BITS, false);
+		result = (result - (held < 0 ? -span : span)) >> FRACTION_BITS;
+	}
+	else
+	{
+		Owed		units = (Owed)
+			muldiv((uint128) (held < 0 ? -held : held), rule->scale, 1.0,
+				   -shift, held > 0);
+
+		result = quota_units(rule->capacity, rule->scale);
+		result -= held < 0 ? -units : units;
+	}
+	return result;
+}
+
+/*
+ * What a bucket owes after its parameters have changed to those of the rule.  Its
+ * tokens carry over and are cut to the new capacity.  A full bucket is the same as
+ * one that does not exist, so it stays full.  A bucket whose debt is only noise at
+ * the old capacity counts as empty, because at a small new capacity that noise could
+ * be much.
  */
 Owed
 bucket_carry(double capacity, double refill, Owed owed, const BucketRule *rule)
@@ -305,47 +383,11 @@ bucket_carry(double capacity, double refill, Owed owed, const BucketRule *rule)
 		result = result < 0 ? 0 : result >> FRACTION_BITS;
 	}
 	else
-	{
-		Owed		held;		/* what is in it, in units of 2^-shift tokens */
-		int			shift;
-
-		/* a capacity of 2^100 units keeps every bit, and owed from saturating */
-		(void) frexp(capacity, &shift);
-		shift = 100 - shift;
-		held = (Owed) muldiv(1, capacity, 1.0, shift, true);
-		if (timed)
-			held -= (Owed) muldiv((uint128) owed, refill, NS_PER_SECOND, shift, false);
-		else
-			held -= (Owed) muldiv((uint128) owed, 1.0, quota_scale(capacity), shift, false);
-
-		if (held < 0 && held > -((Owed) 1 << (102 - NOISE_BITS)))
-			held = 0;
-
-		/* what saturates is more than the new capacity, and so full */
-		if (rule->timed)
-		{
-			Owed		span = (Owed)
-				muldiv((uint128) (held < 0 ? -held : held), NS_PER_SECOND,
-					   rule->refill, FRACTION_BITS - shift, held > 0);
-
-			result = (Owed) muldiv(NS_PER_SECOND, rule->capacity, rule->refill,
-								   FRACTION_BITS, false);
-			result = (result - (held < 0 ? -span : span)) >> FRACTION_BITS;
-		}
-		else
-		{
-			Owed		units = (Owed)
-				muldiv((uint128) (held < 0 ? -held : held), rule->scale, 1.0,
-					   -shift, held > 0);
-
-			result = quota_units(rule->capacity, rule->scale);
-			result -= held < 0 ? -units : units;
-		}
-	}
+		result = carry_tokens(capacity, refill, timed, owed, rule);
 	return result < 0 ? 0 : Min(result, rule->window + BUCKET_DEBT_MAX);
 }
 
-/* The tokens that a bucket lacks to be full. */
+/* How many tokens a bucket lacks to be full. */
 double
 bucket_lacks(const BucketRule *rule, Owed owed)
 {
@@ -354,13 +396,13 @@ bucket_lacks(const BucketRule *rule, Owed owed)
 	return (double) owed / rule->scale;
 }
 
-/* The tokens in a bucket; negative for one in debt. */
+/* How many tokens a bucket has; negative if it is in debt. */
 double
 bucket_tokens(const BucketRule *rule, Owed owed)
 {
 	double		lacking = bucket_lacks(rule, owed);
 
-	/* a bucket that is empty but for noise is not in debt */
+	/* a bucket that is empty except for noise is not in debt */
 	if (lacking > rule->capacity && lacking <= rule->capacity * (1 + 0x1p-50))
 		return 0;
 	return rule->capacity - lacking;

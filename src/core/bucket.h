@@ -6,30 +6,30 @@
 #define RATELIMIT_BUCKET_H
 
 /*
- * What a bucket lacks to be full.  With a refill it is the time that refilling
- * will take, in nanoseconds; with refill 0 it is the tokens taken, in units of
- * 1/scale of a token.  Zero is a full bucket.
+ * What a bucket lacks to be full.  If the bucket refills, it is the time that
+ * refilling takes, in nanoseconds; with refill 0 it is the tokens taken, in units of
+ * 1/scale of a token.  A full bucket owes 0.
  */
 typedef int128 Owed;
 
-/* No rule's bucket can owe this much: it bounds what a store accepts. */
+/* More than a bucket of any rule can owe; stores refuse more. */
 #define BUCKET_OWED_MAX		((Owed) 1 << 98)
 
-/* A bucket in debt owes at most so much more than an empty one. */
+/* A bucket in debt owes at most this much more than an empty one. */
 #define BUCKET_DEBT_MAX		((Owed) 1 << 97)
 
-/* The arguments of a call, and what follows from them alone. */
+/* The arguments of a call, and what can be computed from them alone. */
 typedef struct BucketRule
 {
 	double		capacity;		/* tokens, >= 0; 0: no bucket, never allowed */
 	double		refill;			/* tokens per second, >= 0 */
 	double		cost;			/* tokens, >= 0 */
-	bool		timed;			/* owed is time (refills), else tokens taken */
+	bool		timed;			/* owed is time, as it refills; else tokens taken */
 	Owed		take;			/* what an allowed call adds to owed */
-	Owed		room;			/* most that may be owed for it to be allowed;
-								 * -1: never allowed */
-	/* so far what every call needs: a cache line */
-	Owed		window;			/* most that an empty bucket owes */
+	Owed		room;			/* the most that the bucket may owe before an
+								 * allowed call; -1: never allowed */
+	/* every call needs what comes before this; it fills a cache line */
+	Owed		window;			/* the most that an empty bucket owes */
 	double		scale;			/* units of owed per token, if not timed */
 } BucketRule;
 
@@ -54,7 +54,7 @@ bucket_rule_is_closed(const BucketRule *rule)
 	return rule->capacity == 0;
 }
 
-/* What is still owed once "elapsed" nanoseconds (>= 0) have passed. */
+/* What is still owed after "elapsed" nanoseconds (>= 0). */
 static inline Owed
 bucket_refilled(bool timed, Owed owed, Owed elapsed)
 {
@@ -63,14 +63,17 @@ bucket_refilled(bool timed, Owed owed, Owed elapsed)
 	return owed > elapsed ? owed - elapsed : 0;
 }
 
-/* Put back what a call took, or what of it does not make the bucket overflow. */
+/*
+ * What is owed after a call's cost is put back, or as much of it as there is room
+ * for.
+ */
 static inline Owed
 bucket_give(const BucketRule *rule, Owed owed)
 {
 	return owed > rule->take ? owed - rule->take : 0;
 }
 
-/* Decide one call: true, and the tokens taken, or false and nothing changed. */
+/* Decide one call.  True: its tokens have been taken.  False: nothing has changed. */
 static inline bool
 bucket_take(const BucketRule *rule, Owed *owed)
 {

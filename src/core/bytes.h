@@ -1,6 +1,7 @@
 /*
  * core/bytes.h
- *		Bytes of texts and of names, without calls.
+ *		Reading, copying and comparing the bytes of short names, without function
+ *		calls.
  */
 #ifndef RATELIMIT_BYTES_H
 #define RATELIMIT_BYTES_H
@@ -8,7 +9,7 @@
 #include "core/compat.h"
 #include "fmgr.h"
 
-/* The bytes of a text; without calling anything if it is not toasted. */
+/* The bytes of a text.  Only a toasted one needs a function call. */
 static inline const char *
 text_bytes(Datum datum, int *len)
 {
@@ -44,8 +45,8 @@ load_32(const char *bytes)
 }
 
 /*
- * memcpy() and memcmp() == 0 for names: short, and where a call of libc is not cheap.
- * The last bytes taken together may overlap those before.
+ * These replace memcpy() and memcmp() == 0 for names, which are so short that calling
+ * libc costs more than the work.  The last load may overlap the one before it.
  */
 static inline void
 copy_bytes(char *to, const char *from, int n)

@@ -1,6 +1,6 @@
 /*
  * core/call.h
- *		A call on a bucket, and what becomes of it.
+ *		A call on a bucket, and its result.
  */
 #ifndef RATELIMIT_CALL_H
 #define RATELIMIT_CALL_H
@@ -8,19 +8,19 @@
 #include "core/bucket.h"
 #include "core/names.h"
 
-/* What became of a call. */
+/* The result of a call. */
 typedef struct Decision
 {
 	bool		allowed;
 	bool		known;			/* false: ratelimit.on_error decided, not a bucket */
-	Owed		owed;			/* by the bucket after the call */
-	Owed		blocked;		/* for so many ns is the key blocked; 0: it is not */
-	int64		now;			/* when, on the monotonic clock; 0: not known */
-	bool		in_table;		/* the bucket is there */
-	bool		shadowed;		/* would have been denied; once it is counted */
+	Owed		owed;			/* what the bucket owes after the call */
+	Owed		blocked;		/* ns that a block still lasts; 0: not blocked */
+	int64		now;			/* time of the call, monotonic; 0: not known */
+	bool		in_table;		/* the bucket is in the table, not in memory */
+	bool		shadowed;		/* allowed only because of shadow; set when counted */
 } Decision;
 
-/* What is so before it is known otherwise. */
+/* Set the fields that not every decision sets. */
 static inline void
 begin_decision(Decision *decision)
 {
@@ -30,31 +30,31 @@ begin_decision(Decision *decision)
 	decision->now = 0;
 }
 
-#define MAX_CALLS	64			/* that are decided together */
+#define MAX_CALLS	64			/* the most that are decided together */
 
-/* A call on its way to a decision, one of several. */
+/* One of several calls that are decided together. */
 typedef struct BucketCall
 {
 	BucketId	id;
 	BucketRule	rule;
-	Owed		absent;			/* what the bucket owes if it is not in memory */
+	Owed		absent;			/* what the bucket owes if memory does not have it */
 	Decision	decision;
 } BucketCall;
 
-/* What became of an attempt to decide several calls together. */
+/* The result of an attempt to decide several calls together. */
 typedef enum AllResult
 {
 	ALL_DECIDED,
-	ALL_BUSY,					/* start anew */
-	ALL_MISSING,				/* start anew with more partitions locked */
-	ALL_ELSEWHERE,				/* some belong into the table */
-	ALL_NO_ROOM					/* and nothing more to evict */
+	ALL_BUSY,					/* try again */
+	ALL_MISSING,				/* try again with more partitions locked */
+	ALL_ELSEWHERE,				/* some buckets belong in the table */
+	ALL_NO_ROOM					/* memory has no room, and nothing more to evict */
 } AllResult;
 
 /* A living bucket, as rate_limit_status shows it. */
 typedef struct BucketView
 {
-	char		limiter[MAX_LIMITER_LEN + 1];	/* a block's with its prefix */
+	char		limiter[MAX_LIMITER_LEN + 1];	/* that of a block with its prefix */
 	char		key[MAX_KEY_LEN];
 	int			limiter_len;
 	int			key_len;

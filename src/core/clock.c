@@ -1,6 +1,9 @@
 /*
  * core/clock.c
- *		The clock of shared memory, and secret numbers.
+ *		The monotonic clock, and a secret number.
+ *
+ * Buckets in memory refill by this clock.  Buckets in the table go by the wall clock,
+ * which is not here (table/owed.c).
  */
 #include "postgres.h"
 
@@ -10,8 +13,8 @@
 #include "core/hot.h"
 
 /*
- * The kernel's part of clock_gettime().  Going there through libc touches two more
- * pages of data and one of code, which little else in a server does.
+ * The kernel's own clock_gettime(), in the vdso.  Calling it through libc touches two
+ * more pages of data and one of code that little else in a server uses.
  */
 int			(*read_clock) (clockid_t, struct timespec *) hot_data = clock_gettime;
 
@@ -33,7 +36,7 @@ clock_init(void)
 #endif
 }
 
-/* What hashes of names that callers choose start from: nobody else can know it. */
+/* A secret number, from which hashes of names that callers choose start. */
 uint64
 secret_seed(void)
 {

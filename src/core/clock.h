@@ -1,19 +1,19 @@
 /*
  * core/clock.h
- *		The clock of shared memory, and secret numbers.  See core/clock.c.
+ *		The monotonic clock, and a secret number: see core/clock.c.
  */
 #ifndef RATELIMIT_CLOCK_H
 #define RATELIMIT_CLOCK_H
 
 #include <time.h>
 
-/* clock_gettime(), but by a shorter way */
+/* clock_gettime(), called by a shorter way */
 extern int	(*read_clock) (clockid_t, struct timespec *);
 
 extern void clock_init(void);
 extern uint64 secret_seed(void);
 
-/* Nanoseconds of a clock that is never set, and the same in every process. */
+/* Nanoseconds, by a clock that is never set and is the same in every process. */
 static inline int64
 monotonic_ns(void)
 {

@@ -1,7 +1,10 @@
 /*
  * core/hot.h
- *		What every call needs of a backend's own data lies side by side, as a call waits
- *		for cache lines and pages longer than for anything else.
+ *		Keeping together the variables that every call needs.
+ *
+ * A call spends more time waiting for cache lines and pages than on anything else.
+ * So the variables of a backend that every call needs are marked as hot_data, which
+ * places them side by side.
  */
 #ifndef RATELIMIT_HOT_H
 #define RATELIMIT_HOT_H

@@ -1,10 +1,10 @@
 /*
  * core/names.c
- *		What a bucket is called: limiter and key, and their hash.
+ *		The name of a bucket, which is limiter and key, and its hash; checking names.
  *
- * The hash is seeded in secret, as any role may choose limiters and keys: nobody can
- * choose names that collide.  The seed is whatever the part that places buckets by
- * the hash says, the same in all processes of a server.
+ * Any role may choose limiters and keys, so the hash has a secret seed: without it,
+ * nobody can choose names that collide.  All processes of a server use the same seed.
+ * It comes from the part that places buckets by the hash (hash_use_seed()).
  */
 #include "postgres.h"
 
@@ -15,7 +15,7 @@
 
 uint64		hash_secrets[3] hot_data;
 
-/* Hash by this seed from here on. */
+/* Use this seed from now on. */
 void
 hash_use_seed(uint64 seed)
 {
@@ -23,7 +23,9 @@ hash_use_seed(uint64 seed)
 		hash_secrets[i] = hash_bytes_uint32_extended(i, seed);
 }
 
-/* Could these be the names of a bucket, or of a block, whose limiter has a prefix? */
+/*
+ * Can a bucket have these names?  A block is a bucket too; its limiter has a prefix.
+ */
 bool
 names_valid(const char *limiter, int limiter_len, const char *key, int key_len)
 {
@@ -38,7 +40,7 @@ names_valid(const char *limiter, int limiter_len, const char *key, int key_len)
 		!memchr(limiter, '\0', limiter_len) && !memchr(key, '\0', key_len);
 }
 
-/* The head of a name whose key is still to be added. */
+/* Begin the head of a name with its limiter; head_add_key() completes it. */
 void
 head_of_limiter(NameHead *name, const char *limiter, int len)
 {
@@ -47,7 +49,7 @@ head_of_limiter(NameHead *name, const char *limiter, int len)
 	memcpy(name->bytes, limiter, Min(len, HEAD_BYTES));
 }
 
-/* Put a bucket's name together; nothing is checked. */
+/* Put a bucket's name together, without checking it. */
 void
 make_bucket_id(BucketId *id, Oid database, const char *limiter, int limiter_len,
 			   const char *key, int key_len)
@@ -62,7 +64,7 @@ make_bucket_id(BucketId *id, Oid database, const char *limiter, int limiter_len,
 	id->hash = hash_key(hash_limiter(database, limiter, limiter_len), key, key_len);
 }
 
-/* The name is empty, or too long. */
+/* Raise the error for a name that is empty or too long. */
 void
 fail_length(const char *name, const char *value, int len, int max)
 {
@@ -77,7 +79,7 @@ fail_length(const char *name, const char *value, int len, int max)
 						name, max, pg_mbcliplen(value, len, 32), value, len)));
 }
 
-/* May a limiter have this name? */
+/* Raise an error unless a limiter may have this name. */
 void
 check_limiter(const char *limiter, int len)
 {

@@ -1,20 +1,21 @@
 /*
  * core/names.h
- *		What a bucket is called: limiter and key, and their hash.  See core/names.c.
+ *		The name of a bucket and its hash: see core/names.c.
  */
 #ifndef RATELIMIT_NAMES_H
 #define RATELIMIT_NAMES_H
 
+#include "common/hashfn.h"
 #include "core/bytes.h"
 #include "core/compat.h"
 
 #define MAX_KEY_LEN			255 /* bytes */
 #define MAX_LIMITER_LEN		63	/* bytes */
-#define BLOCK_PREFIX		':' /* begins the limiter of a bucket that is a block */
+#define BLOCK_PREFIX		':' /* starts the limiter of a bucket that is a block */
 
 /*
  * The head of a name: the lengths of limiter and key, and the first bytes of the two
- * together, followed by zeros.  A short name is all in its head.
+ * together, followed by zeros.  The head of a short name contains all of it.
  */
 #define HEAD_BYTES			22
 
@@ -32,8 +33,8 @@ typedef union NameHead
 StaticAssertDecl(sizeof(NameHead) == 24, "a head has other bytes than its words");
 
 /*
- * Which bucket.  The texts need not end in a zero byte and belong to the
- * caller.
+ * The name of a bucket.  The strings belong to the caller and need not end with a
+ * zero byte.
  */
 typedef struct BucketId
 {
@@ -46,7 +47,7 @@ typedef struct BucketId
 	NameHead	name;
 } BucketId;
 
-/* What hashes start from: secret, and the same in all processes of a server. */
+/* Hashes start from these; they are secret and the same in all processes. */
 extern uint64 hash_secrets[3];
 
 extern void hash_use_seed(uint64 seed);
@@ -60,7 +61,7 @@ pg_noreturn extern void fail_length(const char *name, const char *value, int len
 									int max);
 extern void check_limiter(const char *limiter, int len);
 
-/* A name must be neither empty nor longer than max bytes. */
+/* Raise an error if a name is empty or longer than max bytes. */
 static inline void
 check_length(const char *name, const char *value, int len, int max)
 {
@@ -68,7 +69,7 @@ check_length(const char *name, const char *value, int len, int max)
 		fail_length(name, value, len, max);
 }
 
-/* Are these heads the same?  Then so are the names, if they are short. */
+/* Are these heads the same?  If the names are short, the names are the same then. */
 static inline bool
 same_head(const NameHead *a, const NameHead *b)
 {
@@ -82,7 +83,7 @@ name_is_short(const BucketId *id)
 	return id->limiter_len + id->key_len <= HEAD_BYTES;
 }
 
-/* Complete a head that has its limiter. */
+/* Complete a head that head_of_limiter() has begun. */
 static pg_attribute_always_inline void
 head_add_key(BucketId *id)
 {
@@ -92,7 +93,7 @@ head_add_key(BucketId *id)
 	copy_bytes(id->name.bytes + at, id->key, Min(id->key_len, HEAD_BYTES - at));
 }
 
-/* Multiply, so that every bit of both changes about every bit of the result. */
+/* Mix two numbers: each of their bits affects about every bit of the result. */
 static inline uint64
 hash_fold(uint64 a, uint64 b)
 {
@@ -102,8 +103,8 @@ hash_fold(uint64 a, uint64 b)
 }
 
 /*
- * The hash of some bytes: a fourth of hash_bytes_extended()'s code, and inline.
- * Without the secrets nobody can tell which names collide.
+ * The hash of some bytes.  It is inline, and a fourth of the size of
+ * hash_bytes_extended().  Without the secrets nobody can tell which names collide.
  */
 static inline uint64
 hash_bytes_of_name(uint64 seed, const char *name, int len)
@@ -114,7 +115,7 @@ hash_bytes_of_name(uint64 seed, const char *name, int len)
 
 	for (; left > 16; left -= 16, name += 16)
 		seed = hash_fold(load_64(name) ^ hash_secrets[0], load_64(name + 8) ^ seed);
-	/* a and b may have bytes in common */
+	/* a and b may overlap */
 	if (likely(left >= 8))
 	{
 		a = load_64(name);
@@ -136,19 +137,19 @@ hash_bytes_of_name(uint64 seed, const char *name, int len)
 	return hash_fold(seed ^ len, hash_secrets[1]);
 }
 
-/* The hash that those of a limiter's keys start from. */
+/* The hash of a limiter, from which the hashes of its buckets start. */
 static inline uint64
 hash_limiter(Oid database, const char *limiter, int len)
 {
 	return hash_bytes_of_name(hash_secrets[2] ^ database, limiter, len);
 }
 
-/* The hash of a bucket, from its limiter's. */
+/* The hash of a bucket, given that of its limiter. */
 static inline uint64
 hash_key(uint64 limiter_hash, const char *key, int len)
 {
 #ifdef RATELIMIT_WEAK_HASH
-	/* for a test: many names have the same hash, so that only names tell them apart */
+	/* for a test: many names share a hash, and only comparing tells them apart */
 	return hash_bytes_extended((const unsigned char *) key, Min(len, 7), len);
 #else
 	return hash_bytes_of_name(limiter_hash, key, len);

@@ -1,6 +1,8 @@
 /*
  * core/parts.c
- *		What is done for all parts of the extension, one after the other.
+ *		The list of the extension's parts, and what is done for each of them in turn.
+ *
+ * A part is what keeps something in shared memory; core/parts.h says what it can do.
  */
 #include "postgres.h"
 
@@ -10,7 +12,7 @@
 static const Part *const *parts = NULL;
 static int	n_parts = 0;
 
-/* These are the parts, in this order. */
+/* Use this list of parts, in this order. */
 void
 parts_use(const Part *const *list, int n)
 {
@@ -18,6 +20,7 @@ parts_use(const Part *const *list, int n)
 	n_parts = n;
 }
 
+/* The list of parts; *n is how many there are. */
 const Part *const *
 parts_list(int *n)
 {
@@ -25,7 +28,7 @@ parts_list(int *n)
 	return parts;
 }
 
-/* The shared memory that all parts need, each of which begins a cache line. */
+/* The size of shared memory that the parts need; each begins on a cache line. */
 Size
 parts_size(void)
 {
@@ -36,6 +39,7 @@ parts_size(void)
 	return add_size(size, n_parts * PG_CACHE_LINE_SIZE);
 }
 
+/* How many LWLocks the parts need. */
 int
 parts_locks(void)
 {
@@ -48,8 +52,8 @@ parts_locks(void)
 }
 
 /*
- * Attach each part's memory, and make it when the server starts: was it there?  The
- * caller holds AddinShmemInitLock.
+ * Attach each part's memory, and initialize it when the server starts.  Returns
+ * whether it existed already.  The caller holds AddinShmemInitLock.
  */
 bool
 parts_startup(LWLockPadded *locks)
@@ -67,7 +71,27 @@ parts_startup(LWLockPadded *locks)
 	return found;
 }
 
-/* The database's extension is gone, or, if it was dropped, the database itself. */
+/*
+ * The part that has records of this kind.  The file of saved state numbers the kinds
+ * of all parts consecutively; *kind is replaced by the part's own number of it.
+ * Returns NULL if no part has such records.
+ */
+const Part *
+part_of_kind(int *kind)
+{
+	for (int i = 0; i < n_parts; i++)
+	{
+		if (*kind < parts[i]->n_kinds)
+			return parts[i];
+		*kind -= parts[i]->n_kinds;
+	}
+	return NULL;
+}
+
+/*
+ * Tell the parts that the database has lost the extension or, if "dropped" is true,
+ * has been dropped itself.
+ */
 void
 forget_database(Oid database, bool dropped)
 {

@@ -2,8 +2,9 @@
  * core/parts.h
  *		The parts of the extension that keep something in shared memory.
  *
- * Each part says by a Part what it needs, beside what it does.  ratelimit.c lists all
- * of them; nothing else knows which there are.  See core/parts.c.
+ * Each part describes itself in a Part: what it needs, and which of its functions to
+ * call when.  ratelimit.c has the list of all parts; nothing else knows which exist.
+ * See core/parts.c.
  */
 #ifndef RATELIMIT_PARTS_H
 #define RATELIMIT_PARTS_H
@@ -13,39 +14,46 @@
 struct Saving;					/* core/saved_file.h */
 struct Loading;
 
-/* Pointers may be null where a part has nothing to do. */
+/*
+ * Functions other than size() and startup() may be null if the part has nothing to
+ * do.
+ */
 typedef struct Part
 {
-	const char *name;			/* of its shared memory */
+	const char *name;			/* of the part's shared memory */
 	Size		(*size) (void);
-	int			(*locks) (void);	/* how many it needs */
+	int			(*locks) (void);	/* how many LWLocks it needs */
 
-	/* attach the memory, and make it if it was not found */
+	/* attach the memory, and initialize it if it was not found */
 	void		(*startup) (void *memory, LWLockPadded *locks, bool found);
 
-	/* the database's extension is gone, or the database itself; cannot fail */
+	/* the database has lost the extension, or has been dropped; cannot fail */
 	void		(*forget_database) (Oid database, bool dropped);
 
 	/*
-	 * What is saved for the next start (core/saved_file.c): records of so many kinds,
-	 * numbered from 0.  Those of the last kind are taken by one start only, if the part
-	 * has "pending" ones.
+	 * What the part saves for the next start (core/saved_file.c): records of n_kinds
+	 * kinds, numbered from 0.  If "pending" is true, only one start takes the records
+	 * of the last kind.
 	 */
 	int			n_kinds;
 	bool		pending;
 	void		(*save) (struct Saving *saving);
-	/* false if the record makes no sense */
+	/* check or take a record; false if it makes no sense */
 	bool		(*load) (int kind, const char *record, Size size, struct Loading *loading);
-	void		(*loaded) (void);	/* all parts are */
 } Part;
 
 #define MAX_PARTS	16
+
+/* Limits on the records that parts save. */
+#define MAX_SAVED_SIZE	2048	/* bytes in a record */
+#define MAX_SAVED_KINDS 16		/* kinds of records, of all parts together */
 
 extern void parts_use(const Part *const *list, int n);
 extern const Part *const *parts_list(int *n);
 extern Size parts_size(void);
 extern int	parts_locks(void);
 extern bool parts_startup(LWLockPadded *locks);
+extern const Part *part_of_kind(int *kind);
 extern void forget_database(Oid database, bool dropped);
 
 #endif							/* RATELIMIT_PARTS_H */

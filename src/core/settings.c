@@ -1,6 +1,6 @@
 /*
  * core/settings.c
- *		The settings ratelimit.*.
+ *		The settings ratelimit.*, with their default values and checks.
  */
 #include "postgres.h"
 
@@ -64,6 +64,7 @@ static const struct config_enum_entry postgrest_headers_options[] = {
 	{NULL, 0, false}
 };
 
+/* check_hook of ratelimit.gateway_name */
 static bool
 check_gateway_name(char **value, void **extra, GucSource source)
 {
@@ -73,10 +74,11 @@ check_gateway_name(char **value, void **extra, GucSource source)
 	return false;
 }
 
+/* Define all settings, when the library is loaded. */
 void
 settings_define(void)
 {
-	/* loaded later, by the first call: it is too late for such settings */
+	/* if the library is not preloaded, it is too late for PGC_POSTMASTER */
 	GucContext	postmaster = process_shared_preload_libraries_in_progress ?
 		PGC_POSTMASTER : PGC_SIGHUP;
 

@@ -44,16 +44,16 @@ extern int	flush_interval_setting; /* seconds */
 extern char *gateway_name_setting;
 extern int	max_violations_setting;
 extern int	violation_sink_setting;
-extern int	violation_retention_setting;	/* seconds; 0: keep */
+extern int	violation_retention_setting;	/* seconds; 0: forever */
 extern int	flag_threshold_setting;
 extern int	flag_window_setting;	/* seconds */
 extern char *flag_limiters_setting; /* separated by commas */
 extern int	max_episodes_setting;
 extern int	episode_retention_setting;	/* seconds */
-extern int	save_interval_setting;	/* seconds; 0: only at a stop */
+extern int	save_interval_setting;	/* seconds; 0: only at a clean stop */
 extern bool enabled_setting;
 extern bool shadow_setting;
-extern bool refund_setting;		/* on rollback */
+extern bool refund_setting;		/* refund_on_rollback */
 extern int	postgrest_headers_setting;	/* an HttpError */
 
 extern void settings_define(void);

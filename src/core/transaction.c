@@ -1,15 +1,15 @@
 /*
  * core/transaction.c
- *		Being called at the ends of transactions.
+ *		Registering functions that are called at the ends of transactions.
  */
 #include "postgres.h"
 
 #include "core/transaction.h"
 
 /*
- * Have functions called at the ends of transactions and subtransactions, from here
- * on.  Each takes its time of every transaction, so a part asks for this only once it
- * has something to do there.
+ * Have these functions called at the ends of transactions and subtransactions from
+ * now on, unless *called says that they already are.  Each call takes time in every
+ * transaction, so a part asks for this only when it first has something to do there.
  */
 void
 call_at_ends(bool *called, XactCallback at_xact_end, SubXactCallback at_subxact_end)

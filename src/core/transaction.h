@@ -1,6 +1,7 @@
 /*
  * core/transaction.h
- *		Being called at the ends of transactions: see core/transaction.c.
+ *		Registering functions that are called at the ends of transactions: see
+ *		core/transaction.c.
  */
 #ifndef RATELIMIT_TRANSACTION_H
 #define RATELIMIT_TRANSACTION_H

@@ -1,16 +1,18 @@
 /*
  * decide/blocks.c
- *		Keys that are blocked for a time.
+ *		Blocking keys for a time, and finding out whether a key is blocked.
  *
- * A block is kept as a bucket of its own, of one token a second, which owes the
- * seconds that the block still lasts: it is full, and so gone, when the block
- * ends.  So it lives where buckets live, in shared memory or as a row, is
- * forgotten, saved and restored as they are.  Its limiter is that of the key with
- * a colon before it, which no other bucket's has.
+ * A block is kept as a bucket of its own.  That bucket refills by one token a second
+ * and owes the seconds that the block still lasts, so it is full, and thereby gone,
+ * when the block ends.  It lives where other buckets live, in shared memory or as a
+ * row, and is forgotten, saved and restored as they are.  Its limiter is the limiter
+ * of the blocked key with a colon in front, which no other bucket's limiter has.
  *
- * Nearly every key has none, and memory/block_filter.c tells so.  Rows from before the
- * server started are noticed when the worker goes through the table; until then every
- * key may be blocked.
+ * Nearly every key has no block, and the filter in memory/block_filter.c says so
+ * without a search.  The filter learns of rows that are older than the start of the
+ * server when the worker goes through the table; until then every key may be blocked.
+ *
+ * Calls on blocked keys are denied in decide/one.c and decide/several.c.
  */
 #include "postgres.h"
 
@@ -24,10 +26,10 @@
 #include "memory/spill.h"
 #include "table/store.h"
 
-/* Longer blocks, of 30,000 years, are as good as this. */
+/* 30,000 years; a longer block lasts no longer than this. */
 #define BLOCK_MAX_SECONDS	1e12
 
-/* The bucket that is the block of a bucket's key. */
+/* The bucket that stands for the block of another bucket's key. */
 typedef struct KeyBlock
 {
 	BucketId	id;
@@ -49,11 +51,11 @@ block_rule(BucketRule *rule)
 	bucket_rule(rule, BLOCK_MAX_SECONDS, 1, 0);
 }
 
-/* For how many ns is the key still blocked?  0: it is not. */
+/* For how many nanoseconds is the key still blocked?  0 if it is not. */
 Owed
 block_left(const BucketId *id)
 {
-	KeyBlock		block;
+	KeyBlock	block;
 	BucketRule	rule;
 	Decision	decision;
 	Owed		left = 0;
@@ -61,7 +63,10 @@ block_left(const BucketId *id)
 	make_block_id(&block, id);
 	block_rule(&rule);
 
-	/* the second look: it was moved from the table meanwhile */
+	/*
+	 * The worker may move the block from the table to memory after we have looked in
+	 * memory and before we look in the table.  So if it is in neither, look again.
+	 */
 	for (int look = 0; look < 2 && left == 0; look++)
 	{
 		bool		in_table = table_may_hold(&block.id);
@@ -76,7 +81,10 @@ block_left(const BucketId *id)
 
 	if (memory_attached())
 	{
-		/* a standby has none in the table, also as a primary */
+		/*
+		 * A standby has no blocks in its table, and still has none when it is
+		 * promoted, because an unlogged table is then empty.
+		 */
 		blocks_known = RecoveryInProgress() ||
 			(my_shared_database() != NULL && spill_known());
 		if (left == 0)
@@ -85,7 +93,13 @@ block_left(const BucketId *id)
 	return left;
 }
 
-/* Block the key for so many ns. */
+/*
+ * Block the key for so many nanoseconds.
+ *
+ * The filter is told before the block is set, so that no call overlooks a block that
+ * is there, and again afterwards: setting the block may have waited, and the block
+ * then ends that much later than the filter was told.
+ */
 void
 block_key(const BucketId *id, Owed left)
 {
@@ -98,12 +112,11 @@ block_key(const BucketId *id, Owed left)
 	if (block_filter)
 		block_filter_raise(id->hash, left);
 	set_bucket(&block.id, &rule, left);
-	/* it may have waited, and the block ends as much later */
 	if (block_filter)
 		block_filter_raise(id->hash, left);
 }
 
-/* Unblock the key: was it blocked? */
+/* Unblock the key.  Returns whether it was blocked. */
 bool
 unblock_key(const BucketId *id)
 {

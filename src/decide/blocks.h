@@ -1,6 +1,6 @@
 /*
  * decide/blocks.h
- *		Keys that are blocked for a time: see decide/blocks.c.
+ *		Blocking keys for a time: see decide/blocks.c.
  */
 #ifndef RATELIMIT_DECIDE_BLOCKS_H
 #define RATELIMIT_DECIDE_BLOCKS_H

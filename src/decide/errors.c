@@ -1,16 +1,19 @@
 /*
  * decide/errors.c
- *		What becomes of a call that cannot be decided: ratelimit.on_error.
+ *		What happens to a call that cannot be decided: ratelimit.on_error.
+ *
+ * A call on a bucket in the table can fail: a lock times out, the table is missing or
+ * cannot be written.  Then either the caller gets the error, or the error is turned
+ * into a warning and the setting decides whether the call is allowed.
  */
 #include "postgres.h"
 
 #include "access/xact.h"
-#include "access/xlog.h"
 #include "core/settings.h"
 #include "decide/errors.h"
 #include "table/sql.h"
 
-/* The bucket cannot be decided on: what ratelimit.on_error says, if not "error". */
+/* Decide as ratelimit.on_error says, which is not "error" here. */
 void
 decide_by_setting(Decision *decision)
 {
@@ -20,6 +23,7 @@ decide_by_setting(Decision *decision)
 	decision->blocked = 0;
 }
 
+/* Warn that the setting has decided this call, and why. */
 void
 warn_undecided(const BucketId *id, const Decision *decision, int sqlerrcode,
 			   const char *why)
@@ -32,14 +36,17 @@ warn_undecided(const BucketId *id, const Decision *decision, int sqlerrcode,
 			 errdetail("%s", why)));
 }
 
-/* May an error be kept from the caller?  A parallel worker cannot undo. */
+/*
+ * Does the setting decide calls that fail?  Not in a parallel query, which cannot
+ * undo what the failed call has done.
+ */
 bool
 errors_are_decided(void)
 {
 	return on_error_setting != ON_ERROR_ERROR && !IsInParallelMode();
 }
 
-/* Deciding has failed, and its subtransaction is undone. */
+/* Deciding has failed, and sql_try() has undone its subtransaction. */
 static void
 decide_failed(const BucketId *id, Decision *decision, ErrorData *error)
 {
@@ -50,7 +57,7 @@ decide_failed(const BucketId *id, Decision *decision, ErrorData *error)
 	FreeErrorData(error);
 }
 
-/* A call on its way to a decision in the table. */
+/* The arguments of decide_guarded(), for sql_try(). */
 typedef struct GuardedCall
 {
 	DecideWork	work;
@@ -68,8 +75,8 @@ do_guarded_call(void *arg)
 }
 
 /*
- * Run a function that works with the table.  Should it fail, its error goes to
- * the caller, or the call is decided as ratelimit.on_error says.
+ * Run a function that may use the table.  If it fails, the caller gets its error, or
+ * the call is decided as ratelimit.on_error says.
  */
 void
 decide_guarded(DecideWork work, const BucketId *id, const BucketRule *rule,
@@ -88,7 +95,9 @@ decide_guarded(DecideWork work, const BucketId *id, const BucketRule *rule,
 		decide_failed(id, decision, error);
 }
 
-/* There is no shared memory, and no row can be made. */
+/*
+ * There is no shared memory, and no row can be made: fail, or decide by the setting.
+ */
 void
 fail_without_rows(const BucketId *id, Decision *decision)
 {

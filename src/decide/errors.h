@@ -1,12 +1,13 @@
 /*
  * decide/errors.h
- *		Calls that cannot be decided: see decide/errors.c.
+ *		Calls that cannot be decided, and ratelimit.on_error: see decide/errors.c.
  */
 #ifndef RATELIMIT_DECIDE_ERRORS_H
 #define RATELIMIT_DECIDE_ERRORS_H
 
 #include "core/call.h"
 
+/* A function that decides a call, or looks at what a call would find. */
 typedef void (*DecideWork) (const BucketId *, const BucketRule *, Decision *);
 
 extern bool errors_are_decided(void);

@@ -1,7 +1,10 @@
 /*
  * decide/limiter.c
- *		The limiter that this session called last: checked once, and counted for until
- *		another one is called.
+ *		The limiter that this session called last.
+ *
+ * Most calls name the same limiter as the call before.  So a limiter is checked and
+ * hashed when it is first named, and calls are counted for it (violations/stats.c)
+ * until another limiter is named.
  */
 #include "postgres.h"
 
@@ -13,7 +16,7 @@
 CurrentLimiter current_limiter hot_data;
 char		current_limiter_whole[MAX_LIMITER_LEN];
 
-/* Another limiter is called; its name is checked. */
+/* Make another limiter the current one, after checking its name. */
 void
 limiter_set(const char *limiter, int len)
 {
@@ -25,14 +28,14 @@ limiter_set(const char *limiter, int len)
 	stats_set_limiter(limiter, len);
 }
 
-/* Check the limiter, and count for it from here on. */
+/* Make this the current limiter: calls are counted for it from now on. */
 void
 limiter_use(const char *limiter, int len)
 {
 	limiter_use_quickly(limiter, len);
 }
 
-/* The name of a bucket, checked; its calls are counted from here on. */
+/* The identity of a bucket, checked.  Its limiter becomes the current one. */
 void
 use_bucket(BucketId *id, const char *key, int key_len, const char *limiter,
 		   int limiter_len)

@@ -1,6 +1,6 @@
 /*
  * decide/limiter.h
- *		The limiter that was called last: see decide/limiter.c.
+ *		The limiter that this session called last: see decide/limiter.c.
  */
 #ifndef RATELIMIT_DECIDE_LIMITER_H
 #define RATELIMIT_DECIDE_LIMITER_H
@@ -9,19 +9,20 @@
 
 typedef struct CurrentLimiter
 {
-	NameHead	name;			/* no limiter: its length is 0 */
+	NameHead	name;			/* its length is 0 if there is no limiter yet */
 	Oid			database;
-	uint64		hash;			/* hash_limiter() */
+	uint64		hash;			/* the result of hash_limiter() */
 } CurrentLimiter;
 
 extern CurrentLimiter current_limiter;
-extern char current_limiter_whole[MAX_LIMITER_LEN]; /* if it is not all in its head */
+extern char current_limiter_whole[MAX_LIMITER_LEN]; /* head and rest */
 
 extern void limiter_set(const char *limiter, int len) pg_attribute_cold;
 extern void limiter_use(const char *limiter, int len);
 extern void use_bucket(BucketId *id, const char *key, int key_len,
 					   const char *limiter, int limiter_len);
 
+/* Make this the current limiter, checked, unless it is that already. */
 static pg_attribute_always_inline void
 limiter_use_quickly(const char *limiter, int len)
 {
@@ -31,7 +32,10 @@ limiter_use_quickly(const char *limiter, int len)
 		limiter_set(limiter, len);
 }
 
-/* The name of a bucket of the current limiter. */
+/*
+ * The identity of a bucket of the current limiter.  It points to the bytes of key and
+ * limiter, which must outlive it.
+ */
 static pg_attribute_always_inline void
 name_in_current_limiter(BucketId *id, const char *key, int key_len, const char *limiter)
 {

@@ -2,13 +2,14 @@
  * decide/one.c
  *		Decisions on one bucket, when the short way does not lead to one.
  *
- * The short way is decide_quickly() in decide/short_way.h: a bucket that is in shared
- * memory, a key that cannot be blocked, no setting that has a say.  Here is the rest:
- * blocks, and the store that a bucket is in.
+ * The short way is decide_quickly() in decide/short_way.h.  It serves a bucket that
+ * is in shared memory and whose key cannot be blocked.  The functions here do the
+ * rest: they heed blocks, find the store that the bucket is in, make the bucket if it
+ * is nowhere, and count decisions.  Several buckets at once are the business of
+ * decide/several.c.
  */
 #include "postgres.h"
 
-#include "access/xact.h"
 #include "access/xlog.h"
 #include "core/settings.h"
 #include "decide/blocks.h"
@@ -26,9 +27,7 @@
 #include "violations/flush.h"
 #include "violations/stats.h"
 
-/*
- * Decide on the bucket, wherever it is; nothing but its tokens counts.
- */
+/* Decide by the bucket's tokens alone, in whichever store it is. */
 void
 take_tokens(const BucketId *id, const BucketRule *rule, Decision *decision)
 {
@@ -54,8 +53,10 @@ take_tokens(const BucketId *id, const BucketRule *rule, Decision *decision)
 	}
 
 	/*
-	 * Memory, which has just been searched, is no place for it while its partition is
-	 * spilled.  The second round: the mark was cleared between the two.
+	 * Memory has just been searched in vain.  While the bucket's partition is marked
+	 * as spilled, memory must not hold the bucket, and the table decides.  Each store
+	 * refuses if the other one has to decide by now, because the mark was set or
+	 * cleared meanwhile; so from the second round on both are asked in turn.
 	 */
 	for (bool here = !spill_is_set(memory_partition(id->hash));; here = true)
 	{
@@ -80,8 +81,8 @@ deny_closed(Decision *decision)
 }
 
 /*
- * What the bucket owes, changing nothing, and whether the call would be allowed;
- * decision->owed is before the call.
+ * What the bucket owes and whether the call would be allowed.  Changes nothing, so
+ * decision->owed is what the bucket owes before the call.
  */
 void
 look_at_bucket(const BucketId *id, const BucketRule *rule, Decision *decision)
@@ -99,7 +100,7 @@ look_at_bucket(const BucketId *id, const BucketRule *rule, Decision *decision)
 		refund_settle();
 	if (memory_attached() && memory_peek(id, rule, decision))
 		return;
-	/* should it have no row any more, it may have moved meanwhile */
+	/* if it has no row, it may have moved to memory since we looked there */
 	if (may_hold && !table_peek(id, rule, &owed) &&
 		memory_attached() && memory_peek(id, rule, decision))
 		return;
@@ -107,6 +108,7 @@ look_at_bucket(const BucketId *id, const BucketRule *rule, Decision *decision)
 	decision->allowed = bucket_take(rule, &owed);
 }
 
+/* Look at a bucket that is not in memory, or whose key may be blocked. */
 static void
 look_slowly(const BucketId *id, const BucketRule *rule, Decision *decision)
 {
@@ -116,7 +118,10 @@ look_slowly(const BucketId *id, const BucketRule *rule, Decision *decision)
 		decision->allowed = false;
 }
 
-/* What a decision would find, changing nothing; decision->owed is before the call. */
+/*
+ * What a call would be told, changing nothing.  decision->owed is what the bucket
+ * owes before the call.
+ */
 void
 decide_look(const BucketId *id, const BucketRule *rule, Decision *decision)
 {
@@ -133,7 +138,7 @@ decide_look(const BucketId *id, const BucketRule *rule, Decision *decision)
 		decide_guarded(look_slowly, id, rule, decision);
 }
 
-/* Decide, with no setting to say what becomes of an error. */
+/* Decide; an error goes to the caller. */
 static void
 decide_unguarded(const BucketId *id, const BucketRule *rule, Decision *decision)
 {
@@ -150,7 +155,7 @@ decide_unguarded(const BucketId *id, const BucketRule *rule, Decision *decision)
 		take_tokens(id, rule, decision);
 }
 
-/* The short way did not lead to a decision. */
+/* Decide a call for which the short way did not lead to a decision. */
 void
 decide_slowly(const BucketId *id, const BucketRule *rule, Decision *decision)
 {
@@ -160,7 +165,11 @@ decide_slowly(const BucketId *id, const BucketRule *rule, Decision *decision)
 		decide_guarded(decide_unguarded, id, rule, decision);
 }
 
-/* Count a decision, and answer as the settings want it. */
+/*
+ * Count a decision, note what may have to be given back, and allow the call after all
+ * if it is in shadow: "shadow" says that its tier is, ratelimit.shadow that all calls
+ * are.
+ */
 void pg_attribute_hot
 decide_counted(const BucketId *id, const BucketRule *rule, Decision *decision,
 			   bool shadow)

@@ -1,6 +1,6 @@
 /*
  * decide/one.h
- *		Decisions on one bucket: see decide/one.c.
+ *		Decisions on one bucket, the long way: see decide/one.c.
  */
 #ifndef RATELIMIT_DECIDE_ONE_H
 #define RATELIMIT_DECIDE_ONE_H

@@ -1,17 +1,18 @@
 /*
  * decide/policies.c
- *		Rules looked up by name.
+ *		Calls whose rules are looked up by a policy's name.
  *
- * A policy is one or more tiers, rows of rate_limit_policies, each a bucket of its
- * own: its limiter is the policy's name, or, if the tier is not called "default",
- * policy/tier.  What is taken is taken from all tiers or from none.  A tier in
- * shadow never keeps the others from it: it is decided afterwards, by itself.
+ * A policy has one or more tiers, which are rows of rate_limit_policies.  Each tier
+ * has a bucket of its own for a key, whose limiter is the policy's name, or
+ * policy/tier if the tier is not called "default".  Tokens are taken from all tiers
+ * or from none.  A tier in shadow never makes the others deny a call: it is decided
+ * after them, by itself.
  *
- * Policies are read when first called for and kept in the session.  A trigger on
- * the table has whoever changes it send a relcache invalidation, which is as
- * transactional as the change: it reaches other sessions when it commits, and our
- * own at once, and again should it roll back.  So a call only has to see whether
- * there is an invalidation to be read.
+ * A policy is read when it is first called and then kept in the session.  A trigger
+ * on the table sends a relcache invalidation for every change.  The invalidation is
+ * as transactional as the change: it reaches other sessions when the change commits,
+ * and our own session at once, and once more if the change is rolled back.  So a call
+ * only has to see whether there is an invalidation to be read.
  */
 #include "postgres.h"
 
@@ -44,7 +45,7 @@ typedef struct Tier
 
 typedef struct Policy
 {
-	char		name[MAX_LIMITER_LEN + 1];	/* of the hash table */
+	char		name[MAX_LIMITER_LEN + 1];	/* the key of the hash table */
 	int			n_tiers;
 	Tier	   *tiers;
 } Policy;
@@ -58,19 +59,20 @@ static SqlStatement read_policy = {
 	1, {TEXTOID}
 };
 
-/* Those read so far; all of it goes when any of them may have changed. */
+/* The policies read so far.  All are dropped when any of them may have changed. */
 static struct
 {
 	bool		valid;
 	Oid			relid;			/* of rate_limit_policies */
 	MemoryContext context;
 	HTAB	   *table;
-	Policy	   *last;			/* found; or NULL */
+	Policy	   *last;			/* the one that was called last, or NULL */
 }			cache;
 
-/* Has this transaction read policies that it may have changed? */
+/* Has this transaction, which may have changed policies, read any? */
 static bool read_own = false;
 
+/* The relation, or all of them, may have changed. */
 static void
 invalidate(Datum arg, Oid relid)
 {
@@ -79,8 +81,10 @@ invalidate(Datum arg, Oid relid)
 }
 
 /*
- * A change that is rolled back is invalidated, too, but not one by a statement
- * that fails: then what a trigger has called for meanwhile may be in the cache.
+ * An invalidation is repeated when a change is rolled back, except for a change by
+ * the very statement that fails.  If a trigger has called a policy during that
+ * statement, the cache may hold what the statement had changed.  So a rollback drops
+ * what the transaction has read.
  */
 static void
 at_subxact_end(SubXactEvent event, SubTransactionId mine,
@@ -124,12 +128,36 @@ empty_cache(void)
 							  HASH_ELEM | HASH_STRINGS | HASH_CONTEXT);
 }
 
-/* A call on its way to a policy. */
+/* A policy to be read, for sql_try(). */
 typedef struct PolicyCall
 {
 	char		name[MAX_LIMITER_LEN + 1];
-	Policy	   *policy;			/* NULL: there is none of that name */
+	Policy	   *policy;			/* NULL if no policy has the name */
 } PolicyCall;
+
+/* Copy the n rows that read_policy has found into the cache's memory. */
+static Tier *
+read_tiers(int n)
+{
+	Tier	   *tiers = MemoryContextAllocZero(cache.context, n * sizeof(Tier));
+
+	for (int i = 0; i < n; i++)
+	{
+		HeapTuple	row = SPI_tuptable->vals[i];
+		TupleDesc	desc = SPI_tuptable->tupdesc;
+		bool		isnull;
+		text	   *limiter = DatumGetTextPP(SPI_getbinval(row, desc, 1, &isnull));
+
+		check_limiter(VARDATA_ANY(limiter), VARSIZE_ANY_EXHDR(limiter));
+		tiers[i].limiter_len = VARSIZE_ANY_EXHDR(limiter);
+		memcpy(tiers[i].limiter, VARDATA_ANY(limiter), tiers[i].limiter_len);
+		tiers[i].capacity = DatumGetFloat8(SPI_getbinval(row, desc, 2, &isnull));
+		tiers[i].refill = DatumGetFloat8(SPI_getbinval(row, desc, 3, &isnull));
+		tiers[i].shadow = DatumGetBool(SPI_getbinval(row, desc, 4, &isnull));
+		tiers[i].enabled = DatumGetBool(SPI_getbinval(row, desc, 5, &isnull));
+	}
+	return tiers;
+}
 
 /* Read a policy from the table. */
 static void
@@ -139,12 +167,11 @@ load(void *arg)
 	PolicyCall *call = arg;
 	SqlCaller	caller = sql_begin();
 	Datum		values[1];
-	Tier	   *tiers;
 	int			n;
 
 	sql_lock(SQL_POLICIES, AccessShareLock);
 
-	/* before reading: who changes it meanwhile undoes this */
+	/* set before reading, so that a change meanwhile makes it false again */
 	if (!cache.valid)
 	{
 		empty_cache();
@@ -171,22 +198,8 @@ load(void *arg)
 						call->name, MAX_CALLS, n)));
 	if (n > 0)
 	{
-		tiers = MemoryContextAllocZero(cache.context, n * sizeof(Tier));
-		for (int i = 0; i < n; i++)
-		{
-			HeapTuple	row = SPI_tuptable->vals[i];
-			TupleDesc	desc = SPI_tuptable->tupdesc;
-			bool		isnull;
-			text	   *limiter = DatumGetTextPP(SPI_getbinval(row, desc, 1, &isnull));
+		Tier	   *tiers = read_tiers(n);
 
-			check_limiter(VARDATA_ANY(limiter), VARSIZE_ANY_EXHDR(limiter));
-			tiers[i].limiter_len = VARSIZE_ANY_EXHDR(limiter);
-			memcpy(tiers[i].limiter, VARDATA_ANY(limiter), tiers[i].limiter_len);
-			tiers[i].capacity = DatumGetFloat8(SPI_getbinval(row, desc, 2, &isnull));
-			tiers[i].refill = DatumGetFloat8(SPI_getbinval(row, desc, 3, &isnull));
-			tiers[i].shadow = DatumGetBool(SPI_getbinval(row, desc, 4, &isnull));
-			tiers[i].enabled = DatumGetBool(SPI_getbinval(row, desc, 5, &isnull));
-		}
 		call->policy = hash_search(cache.table, call->name, HASH_ENTER, NULL);
 		call->policy->tiers = tiers;
 		call->policy->n_tiers = n;
@@ -195,8 +208,8 @@ load(void *arg)
 }
 
 /*
- * The policy, or NULL: then there is none, or it cannot be read, and
- * ratelimit.on_error says what becomes of the call.
+ * The policy.  If it does not exist or cannot be read, raises an error, or warns and
+ * returns NULL if ratelimit.on_error is to decide the call.
  */
 static const Policy *
 find_policy(const text *name)
@@ -255,9 +268,45 @@ any_shadowed(const BucketCall *calls, int n)
 }
 
 /*
- * Decide a call by a policy: is it allowed?  Left in calls are the decisions that
- * count for that, or one that allows; how many.  None if it was not a policy that
- * decided.  Left in shadowed: is it allowed only because of shadow, of one tier or all?
+ * Make the calls on the tiers that are enabled.  Those on tiers that count go to the
+ * front of "calls", which has room for MAX_CALLS, those on tiers in shadow to its end.
+ * Returns how many count.
+ */
+static int
+make_calls(BucketCall *calls, TierName *names, const Policy *policy, const text *key,
+		   double cost, int *n_shadows)
+{
+	int			n = 0;
+
+	*n_shadows = 0;
+	for (int i = 0; i < policy->n_tiers; i++)
+	{
+		const Tier *tier = &policy->tiers[i];
+
+		if (tier->enabled)
+			make_call(tier->shadow ? &calls[MAX_CALLS - ++*n_shadows] : &calls[n++],
+					  &names[i], tier, key, cost);
+	}
+	return n;
+}
+
+/* Decide and count a call on one tier. */
+static void
+decide_tier(BucketCall *call, bool shadow)
+{
+	limiter_use(call->id.limiter, call->id.limiter_len);
+	decide_uncounted(&call->id, &call->rule, &call->decision);
+	decide_counted(&call->id, &call->rule, &call->decision, shadow);
+}
+
+/*
+ * Decide a call by a policy.  Returns whether it is allowed.
+ *
+ * "calls" and "names" have room for MAX_CALLS.  Afterwards the first n_calls of
+ * "calls" have the decisions of the tiers that count; if no tier counts, those of the
+ * tiers in shadow; and if no tier is enabled, one decision that allows.  n_calls is 0
+ * if a setting has decided, and not the policy.  "shadowed" says whether the call is
+ * allowed only because of shadow, that of one tier or of all.
  */
 bool
 decide_by_policy(const text *policy_name, const text *key, double cost,
@@ -265,11 +314,11 @@ decide_by_policy(const text *policy_name, const text *key, double cost,
 {
 	const Policy *policy;
 	BucketCall *shadows;
-	int			n = 0;
-	int			n_shadows = 0;
+	int			n;
+	int			n_shadows;
 	bool		allowed = true;
 
-	/* off is off, whatever state the policies are in */
+	/* with ratelimit.enabled off, even a missing policy must not raise an error */
 	*n_calls = 0;
 	*shadowed = false;
 	if (!enabled_setting)
@@ -278,22 +327,11 @@ decide_by_policy(const text *policy_name, const text *key, double cost,
 	if (!policy)
 		return on_error_setting == ON_ERROR_ALLOW;
 
-	/* those that count from the front, those in shadow from the back */
-	shadows = calls + MAX_CALLS;
-	for (int i = 0; i < policy->n_tiers; i++)
-	{
-		const Tier *tier = &policy->tiers[i];
-
-		if (!tier->enabled)
-			continue;
-		make_call(tier->shadow ? shadows - ++n_shadows : &calls[n++],
-				  &names[i], tier, key, cost);
-	}
-	shadows -= n_shadows;
-
+	n = make_calls(calls, names, policy, key, cost, &n_shadows);
+	shadows = calls + MAX_CALLS - n_shadows;
 	if (n + n_shadows == 0)
 	{
-		/* as from a full bucket, that of any tier */
+		/* the answer is that of a full bucket of the first tier */
 		make_call(&calls[0], &names[0], &policy->tiers[0], key, cost);
 		memset(&calls[0].decision, 0, sizeof(Decision));
 		calls[0].decision.known = calls[0].decision.allowed = true;
@@ -302,22 +340,14 @@ decide_by_policy(const text *policy_name, const text *key, double cost,
 	}
 	if (n == 1)
 	{
-		limiter_use(calls[0].id.limiter, calls[0].id.limiter_len);
-		decide_uncounted(&calls[0].id, &calls[0].rule, &calls[0].decision);
-		decide_counted(&calls[0].id, &calls[0].rule, &calls[0].decision, false);
+		decide_tier(&calls[0], false);
 		allowed = calls[0].decision.allowed;
 	}
 	else if (n > 1)
 		allowed = decide_all(calls, n);
 
 	for (int i = 0; i < n_shadows && allowed; i++)
-	{
-		BucketCall *call = &shadows[i];
-
-		limiter_use(call->id.limiter, call->id.limiter_len);
-		decide_uncounted(&call->id, &call->rule, &call->decision);
-		decide_counted(&call->id, &call->rule, &call->decision, true);
-	}
+		decide_tier(&shadows[i], true);
 	*shadowed = any_shadowed(calls, n) || (allowed && any_shadowed(shadows, n_shadows));
 	if (n == 0)
 		memmove(calls, shadows, (n = n_shadows) * sizeof(BucketCall));

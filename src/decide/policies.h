@@ -1,13 +1,13 @@
 /*
  * decide/policies.h
- *		Rules looked up by name: see decide/policies.c.
+ *		Calls whose rules are looked up by a policy's name: see decide/policies.c.
  */
 #ifndef RATELIMIT_DECIDE_POLICIES_H
 #define RATELIMIT_DECIDE_POLICIES_H
 
 #include "core/call.h"
 
-/* The name of a tier's limiter: it outlasts what the cache holds. */
+/* A copy of the name of a tier's limiter: the cache may be emptied during a call. */
 typedef struct TierName
 {
 	char		limiter[MAX_LIMITER_LEN];

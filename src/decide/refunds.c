@@ -1,30 +1,32 @@
 /*
  * decide/refunds.c
- *		Tokens that come back when what took them is rolled back:
+ *		Giving tokens back when the call that took them is rolled back:
  *		ratelimit.refund_on_rollback.
  *
- * What allowed calls took is noted until the transaction ends: one note for each
- * bucket and subtransaction that took from it, so memory grows with the buckets,
- * not with the calls.  Subtransactions that have notes make a stack of levels, and
- * so do the notes of a bucket, the innermost on top.  When a subtransaction
- * commits, its notes become its parent's, added to those that the parent has of
- * the same buckets; when it aborts, their tokens go back.
+ * What allowed calls have taken is noted until the transaction ends.  There is one
+ * note for each bucket and each subtransaction that took from it, so memory grows
+ * with the number of buckets, not of calls.  The subtransactions that have notes form
+ * a stack of levels.  The notes of one bucket form a stack, too, with the innermost
+ * on top.  When a subtransaction commits, its notes become its parent's and are added
+ * to those that the parent has for the same buckets.  When it aborts, their tokens
+ * are given back.
  *
- * Room for a note is made before the decision, so that nothing is taken that
- * could not be noted.  Nothing that happens at the end of a (sub)transaction
- * allocates memory or can fail, since a transaction may be aborting.  So a bucket
- * that is in shared memory gets its tokens back at once.  One that is in the table,
- * or may be, cannot be reached from there.  What it is to get stays pending with
- * its record, beyond the end of the transaction, and goes back with the session's next
- * call on the long way, before the commit of a transaction that has made a call, or
- * when the session ends.  At most MAX_PENDING
- * buckets wait so; what further ones are to get is lost, which favours the limit.
+ * Room for a note is made before the decision, so that nothing is taken that could
+ * not be noted.  The end of a (sub)transaction must neither allocate memory nor fail,
+ * because the transaction may be aborting.  So at that point only a bucket in shared
+ * memory gets its tokens back.  A bucket that is or may be in the table cannot be
+ * reached from there.  Its tokens stay pending with its record, beyond the end of the
+ * transaction.  They are given back by the session's next call that takes the long
+ * way, before the commit of a transaction that has made a call, or when the session
+ * ends.  At most MAX_PENDING buckets can have pending tokens.  The tokens of further
+ * ones are lost, which errs on the side of the limit.
  *
- * What goes back is tokens: should the bucket's parameters have changed, they
- * count by the new ones.  What has been evicted or reset meanwhile is full already.
+ * Tokens are given back as a number.  If the bucket's parameters have changed
+ * meanwhile, that many tokens count by the new parameters.  A bucket that was evicted
+ * or reset meanwhile is full already.
  *
- * PREPARE TRANSACTION forgets the notes: who rolls back later is another session,
- * or the same after a restart.
+ * PREPARE TRANSACTION forgets the notes, because the transaction may be rolled back
+ * by another session, or after a restart.
  */
 #include "postgres.h"
 
@@ -44,61 +46,68 @@
 
 #define MAX_NAME	(MAX_LIMITER_LEN + MAX_KEY_LEN)
 #define MAX_PENDING	10000
-#define EXIT_LOCK_MS	100		/* that the end of a session may wait for the table */
-#define NONE		(-1)
+#define EXIT_LOCK_MS	100		/* how long a session that ends waits for the table */
+#define NONE		(-1)		/* instead of an index */
 
-/* A bucket that was taken from: remembered to the transaction's end, or longer. */
+/*
+ * A bucket from which tokens were taken.  It is remembered until the transaction
+ * ends, or until its pending tokens are given back.
+ */
 typedef struct Bucket
 {
-	double		pending;		/* tokens for refund_settle() to give; 0: none */
-	Size		name;			/* limiter, then key: at this place of names */
+	double		pending;		/* tokens that refund_settle() has to give */
+	Size		name;			/* where in names its limiter and key are */
 	uint32		hash;
-	int			next;			/* of the same chain; or NONE */
-	int			top;			/* its innermost note; or NONE */
+	int			next;			/* the next one in the same chain, or NONE */
+	int			top;			/* its innermost note, or NONE */
 	uint8		limiter_len;
 	uint8		key_len;
 } Bucket;
 
-/* What a subtransaction has taken from a bucket. */
+/* How much a subtransaction has taken from a bucket. */
 typedef struct Note
 {
 	double		tokens;
 	int			bucket;
-	int			level;			/* the subtransaction's */
-	int			below;			/* the same bucket's, of an outer level; or NONE */
-	int			next;			/* of the same level, or free; or NONE */
+	int			level;			/* the level of the subtransaction */
+	int			below;			/* the bucket's note of an outer level, or NONE */
+	int			next;			/* the next one of the level, or free one, or NONE */
 } Note;
 
 /* A subtransaction that has notes. */
 typedef struct Level
 {
 	SubTransactionId subxact;
-	int			first;			/* note; or NONE */
+	int			first;			/* its first note, or NONE */
 } Level;
 
 bool		refund_pending = false;
 
-/* All arrays are there, or none; they outlive a transaction if something is pending. */
+/*
+ * The arrays, all in this memory context.  They outlive a transaction only if tokens
+ * are pending; otherwise its end frees them all.
+ */
 static MemoryContext refunds = NULL;
 static Bucket *buckets = NULL;
 static int	n_buckets = 0;
 static int	max_buckets = 0;
 static Note *notes = NULL;
-static int	n_notes = 0;		/* those that are free included */
+static int	n_notes = 0;		/* including free ones */
 static int	max_notes = 0;
-static int	free_note = NONE;	/* the first of them */
+static int	free_note = NONE;	/* the first free one */
 static int	n_free = 0;
 static Level *levels = NULL;
 static int	n_levels = 0;
 static int	max_levels = 0;
-static int *chains = NULL;		/* the first bucket of each; as many as max_buckets */
-static int	n_chains = 0;		/* a power of 2 */
+static int *chains = NULL;		/* the first bucket of each chain, or NONE */
+static int	n_chains = 0;		/* a power of 2, at least max_buckets */
 static char *names = NULL;
 static Size names_len = 0;
 static Size names_max = 0;
-static int	n_pending = 0;		/* buckets */
-static bool reserved = false;	/* in this transaction */
+static int	n_pending = 0;		/* buckets with pending tokens */
+static bool reserved = false;	/* has this transaction called refund_reserve()? */
 
+/* Put all buckets into chains by their hash. */
 static void
 chain_up(void)
 {
@@ -124,7 +133,7 @@ hash_names(const BucketId *id)
 						hash_bytes((const unsigned char *) id->key, id->key_len));
 }
 
-/* The bucket's record, made if need be; NONE if there is no room. */
+/* Find the bucket's record, or make it.  NONE if there is no room. */
 static int
 find_bucket(const BucketId *id)
 {
@@ -180,7 +189,7 @@ put_free_note(int note)
 	n_free++;
 }
 
-/* The current subtransaction has taken so many tokens from a bucket, wherever it is. */
+/* Note that the current subtransaction has taken so many tokens from the bucket. */
 void
 refund_note(const BucketId *id, double tokens)
 {
@@ -189,7 +198,7 @@ refund_note(const BucketId *id, double tokens)
 	int			note;
 	int			level = n_levels - 1;
 
-	/* not reserved: cannot be, but costs no more than the tokens */
+	/* refund_reserve() has made room; without it, the tokens are not given back */
 	if (bucket == NONE)
 		return;
 	note = buckets[bucket].top;
@@ -221,7 +230,7 @@ refund_note(const BucketId *id, double tokens)
 	buckets[bucket].top = note;
 }
 
-/* The array, with room for so many. */
+/* Enlarge the array, or make it, to have room for so many elements. */
 static void *
 enlarge(void *array, int *max, int wanted, Size size)
 {
@@ -236,7 +245,7 @@ static void at_xact_end(XactEvent event, void *arg);
 static void at_subxact_end(SubXactEvent event, SubTransactionId mine,
 						   SubTransactionId parent, void *arg);
 
-/* Make room for n notes; before anything is taken. */
+/* Make room for n notes, before anything is taken. */
 void
 refund_reserve(int n)
 {
@@ -268,7 +277,7 @@ refund_reserve(int n)
 
 		while (wanted - n_buckets < n)
 			wanted *= 2;
-		/* a power of 2, and so there is a chain for each bucket */
+		/* wanted is a power of 2, as n_chains has to be */
 		if (n_chains < wanted)
 		{
 			chains = enlarge(chains, &n_chains, wanted, sizeof(int));
@@ -289,7 +298,7 @@ bucket_id(BucketId *id, const Bucket *bucket, const char *name)
 				   name + bucket->limiter_len, bucket->key_len);
 }
 
-/* May the bucket be in the table?  Without looking there. */
+/* May the bucket be in the table?  Found out without looking there. */
 static bool
 may_be_in_table(const BucketId *id)
 {
@@ -300,8 +309,9 @@ may_be_in_table(const BucketId *id)
 }
 
 /*
- * Give tokens back to a bucket, or let them be pending.  May be called where nothing
- * may fail, if there is a record of the bucket or room for it was made.
+ * Give tokens back to a bucket in memory, or make them pending.  A bucket that is in
+ * neither store is full.  Nothing here can fail or allocate memory: the bucket has a
+ * record already, or refund_reserve() has made room for one.
  */
 static void
 refund_give(const BucketId *id, double tokens)
@@ -319,7 +329,7 @@ refund_give(const BucketId *id, double tokens)
 	refund_pending = true;
 }
 
-/* Give the tokens of the topmost level back, and forget it. */
+/* Give back the tokens of the topmost level, and forget the level. */
 static void
 refund_level(void)
 {
@@ -339,7 +349,7 @@ refund_level(void)
 	n_levels--;
 }
 
-/* The topmost level's notes become those of the level below it. */
+/* The topmost level commits: its notes go to the level below it. */
 static void
 merge_level(void)
 {
@@ -365,7 +375,7 @@ merge_level(void)
 	n_levels--;
 }
 
-/* No note is left.  Keep of the buckets those for which something is pending. */
+/* No note is needed any more.  Keep only the buckets that have pending tokens. */
 static void
 forget_settled(void)
 {
@@ -407,8 +417,9 @@ forget_settled(void)
 }
 
 /*
- * Give back what is pending, if the table can be written here.  Whatever becomes of
- * it, nothing is given twice: what fails, or would have to wait and is not to, is lost.
+ * Give back the pending tokens, if the table can be written here.  Nothing is given
+ * twice: tokens stop being pending before they are given, so they are lost if giving
+ * them fails, or if it would have to wait and "wait" is false.
  */
 static void
 settle_pending(bool wait)
@@ -427,7 +438,7 @@ settle_pending(bool wait)
 			continue;
 		buckets[i].pending = 0;
 		n_pending--;
-		/* the arrays may move meanwhile */
+		/* copy the name, as enlarging the arrays meanwhile may move it */
 		memcpy(name, names + buckets[i].name,
 			   buckets[i].limiter_len + buckets[i].key_len);
 		bucket_id(&id, &buckets[i], name);
@@ -436,6 +447,7 @@ settle_pending(bool wait)
 	refund_pending = n_pending > 0;
 }
 
+/* Give back the pending tokens, on a call's long way. */
 void
 refund_settle(void)
 {
@@ -452,7 +464,7 @@ at_subxact_end(SubXactEvent event, SubTransactionId mine,
 {
 	if (event == SUBXACT_EVENT_ABORT_SUB)
 	{
-		/* subtransactions within it have higher numbers */
+		/* subtransactions inside this one have higher numbers */
 		while (n_levels > 0 && levels[n_levels - 1].subxact >= mine)
 			refund_level();
 	}
@@ -467,10 +479,13 @@ at_subxact_end(SubXactEvent event, SubTransactionId mine,
 }
 
 /*
- * Before the commit, if nothing is in the way: what savepoints had to give back
- * would else be lost should the session end here.  Only in a transaction that has
- * called one of our functions: others, such as VACUUM's, may not be allowed to
- * write anywhere.
+ * Give back the pending tokens if the table can be locked within so many
+ * milliseconds.
+ *
+ * This is done before a commit, so that tokens that a savepoint's rollback made
+ * pending are not lost if the session is then cut off.  It is done only in a
+ * transaction that has called one of our functions, because others, such as VACUUM's,
+ * may not be allowed to write to a table.
  */
 static void
 settle(int ms)
@@ -484,7 +499,7 @@ settle(int ms)
 	}
 }
 
-/* The session ends: likewise, waiting for the table for a moment. */
+/* Give back the pending tokens at the end of the session. */
 static void
 settle_at_exit(int code, Datum arg)
 {

@@ -1,9 +1,10 @@
 /*
  * decide/rules.c
- *		What follows from a call's numbers alone: checked, and remembered for the session.
+ *		Rules: what follows from a call's capacity, refill and cost alone.
  *
- * The next call mostly has the same capacity, refill and cost.  They are checked, and
- * quotients worked out, when they first appear.
+ * Most calls have the same three numbers as an earlier call of the session.  So the
+ * numbers are checked, and their quotients computed (core/bucket.c), when they first
+ * appear, and the rule is remembered for the session.
  */
 #include "postgres.h"
 
@@ -13,16 +14,15 @@
 #include "decide/rules.h"
 #include "fmgr.h"
 #include "utils/builtins.h"
-#include "utils/float.h"
 
-/* The number as SQL would show it. */
+/* The number as SQL shows it. */
 static char *
 show_number(double value)
 {
 	return DatumGetCString(DirectFunctionCall1(float8out, Float8GetDatum(value)));
 }
 
-/* A number of tokens, above 0 or 0? */
+/* Raise an error unless this is a number of tokens that can be taken or given. */
 void
 check_tokens(const char *name, double tokens)
 {
@@ -41,6 +41,7 @@ check_rule(double capacity, double refill, double cost)
 	check_tokens("cost", cost);
 }
 
+/* Check the numbers and make their rule. */
 void
 rule_make(BucketRule *rule, double capacity, double refill, double cost)
 {
@@ -51,8 +52,8 @@ rule_make(BucketRule *rule, double capacity, double refill, double cost)
 RuleLine	remembered_rules[REMEMBERED_RULES] hot_data pg_attribute_aligned(PG_CACHE_LINE_SIZE);
 
 /*
- * The rule for a call's numbers, checked.  Lasts for the session, but may be
- * overwritten by the next call of this function.
+ * The rule of these numbers, checked.  The caller has to copy it if it still needs it
+ * after the next call of this function, which may overwrite it.
  */
 const BucketRule *
 get_rule(double capacity, double refill, double cost)

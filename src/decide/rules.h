@@ -1,14 +1,15 @@
 /*
  * decide/rules.h
- *		The rule of a call's numbers: see decide/rules.c.
+ *		The rule that a call's capacity, refill and cost make: see decide/rules.c.
  */
 #ifndef RATELIMIT_DECIDE_RULES_H
 #define RATELIMIT_DECIDE_RULES_H
 
 #include "core/bucket.h"
 
-#define REMEMBERED_RULES	16		/* as many as the hash below tells apart */
+#define REMEMBERED_RULES	16	/* the hash below has 4 bits */
 
+/* A rule in a cache line of its own. */
 typedef union RuleLine
 {
 	BucketRule	rule;
@@ -22,7 +23,7 @@ extern const BucketRule *get_rule(double capacity, double refill, double cost);
 extern void rule_make(BucketRule *rule, double capacity, double refill, double cost)
 			pg_attribute_cold;
 
-/* The rule for a call's numbers, checked: see get_rule(). */
+/* The rule of these numbers, checked: see get_rule(). */
 static pg_attribute_always_inline const BucketRule *
 find_rule(double capacity, double refill, double cost)
 {
@@ -34,9 +35,12 @@ find_rule(double capacity, double refill, double cost)
 	memcpy(&bits[1], &refill, sizeof(double));
 	memcpy(&bits[2], &cost, sizeof(double));
 	rule = &remembered_rules[((bits[0] ^ bits[1] * 3 ^ bits[2] * 5) *
-						UINT64CONST(0x9E3779B97F4A7C15)) >> 60].rule;
+							  UINT64CONST(0x9E3779B97F4A7C15)) >> 60].rule;
 
-	/* an entry with capacity 0 is unused, or of a rule that is worked out anew */
+	/*
+	 * An entry with capacity 0 is unused, or of a call with capacity 0, for which the
+	 * rule is always made anew.
+	 */
 	memcpy(its, rule, sizeof(its));
 	if (unlikely(bits[0] == 0 ||
 				 its[0] != bits[0] || its[1] != bits[1] || its[2] != bits[2]))

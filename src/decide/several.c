@@ -1,6 +1,11 @@
 /*
  * decide/several.c
  *		Decisions on several buckets, all or nothing.
+ *
+ * Tokens are taken from all buckets of the calls, or from none.  The stores do the
+ * taking, each for buckets of its own (memory/together.c) or for both stores at once
+ * (table_consume_all() in table/store.c).  The functions here merge calls on the same
+ * bucket, heed blocks, choose the store and count the decisions.
  */
 #include "postgres.h"
 
@@ -24,7 +29,11 @@
 #include "table/store.h"
 #include "violations/stats.h"
 
-/* By limiter and key: the order in which keys are locked, so nobody deadlocks. */
+/*
+ * Compare by limiter and key.  Sorting brings calls on the same bucket together, and
+ * has all sessions lock keys (table/store.c) in the same order, so that they do not
+ * deadlock.
+ */
 static int
 compare_calls(const void *a, const void *b)
 {
@@ -42,7 +51,10 @@ compare_calls(const void *a, const void *b)
 	return memcmp(x->key, y->key, x->key_len);
 }
 
-/* Calls that name one bucket become one, of their costs' sum; how many are left. */
+/*
+ * Merge calls on the same bucket into one that costs their sum.  Returns how many
+ * calls are left, sorted.
+ */
 static int
 merge_calls(BucketCall *calls, int n)
 {
@@ -80,54 +92,56 @@ all_allowed(const BucketCall *calls, int n)
 	return true;
 }
 
-/* Calls on their way to a decision, all or nothing. */
-typedef struct AllCall
+/*
+ * Look whether keys are blocked.  Returns whether any is, or whether a call has a
+ * capacity of 0: then nothing is taken from any bucket.
+ */
+static bool
+denied_at_once(BucketCall *calls, int n)
 {
-	BucketCall *calls;
-	int			n;
-} AllCall;
+	bool		denied = false;
 
-static void
-decide_all_slowly(BucketCall *calls, int n)
-{
-	PlaceMode	mode = place_mode();
-	bool		denied = false; /* before any bucket is looked at */
-
-	if (unlikely(refund_pending))
-		refund_settle();
 	for (int i = 0; i < n; i++)
 	{
 		Decision   *decision = &calls[i].decision;
 
 		decision->blocked = block_possible(&calls[i].id) ? block_left(&calls[i].id) : 0;
-		decision->in_table = !memory_attached();
 		denied |= decision->blocked > 0 || bucket_rule_is_closed(&calls[i].rule);
 	}
-	if (denied)
-	{
-		for (int i = 0; i < n; i++)
-		{
-			look_at_bucket(&calls[i].id, &calls[i].rule, &calls[i].decision);
-			if (calls[i].decision.blocked > 0)
-				calls[i].decision.allowed = false;
-		}
-		return;
-	}
+	return denied;
+}
 
-	if (!memory_attached() && !rows_can_be_made())
-	{
-		fail_without_rows(&calls[0].id, &calls[0].decision);
-		for (int i = 1; i < n; i++)
-			calls[i].decision = calls[0].decision;
-		return;
-	}
+/* Some call is denied already: take nothing, and say what each bucket would have decided. */
+static void
+deny_all(BucketCall *calls, int n)
+{
 	for (int i = 0; i < n; i++)
+	{
+		look_at_bucket(&calls[i].id, &calls[i].rule, &calls[i].decision);
+		if (calls[i].decision.blocked > 0)
+			calls[i].decision.allowed = false;
+	}
+}
+
+/* Take tokens from all buckets or from none, in whichever stores they are. */
+static void
+take_from_all(BucketCall *calls, int n)
+{
+	PlaceMode	mode = place_mode();
+
+	for (int i = 0; i < n; i++)
+	{
+		calls[i].decision.in_table = !memory_attached();
 		settle_place(&calls[i].id);
+	}
 	if (RecoveryInProgress())
 		mode = PLACE_HERE;
 	else if (memory_attached() && IsInParallelMode())
 	{
-		/* those that have no row are made in memory, whatever is marked */
+		/*
+		 * A parallel query cannot make rows.  Buckets that have none are made in
+		 * memory, even if their partition is marked as spilled.
+		 */
 		mode = PLACE_HERE;
 		for (int i = 0; i < n; i++)
 			calls[i].decision.in_table = spill_is_set(memory_partition(calls[i].id.hash));
@@ -146,6 +160,31 @@ decide_all_slowly(BucketCall *calls, int n)
 	}
 }
 
+/* Decide calls that memory alone could not decide; an error goes to the caller. */
+static void
+decide_all_slowly(BucketCall *calls, int n)
+{
+	if (unlikely(refund_pending))
+		refund_settle();
+	if (denied_at_once(calls, n))
+		deny_all(calls, n);
+	else if (memory_attached() || rows_can_be_made())
+		take_from_all(calls, n);
+	else
+	{
+		fail_without_rows(&calls[0].id, &calls[0].decision);
+		for (int i = 1; i < n; i++)
+			calls[i].decision = calls[0].decision;
+	}
+}
+
+/* The arguments of decide_all_slowly(), for sql_try(). */
+typedef struct AllCall
+{
+	BucketCall *calls;
+	int			n;
+} AllCall;
+
 static void
 do_all_slowly(void *arg)
 {
@@ -154,14 +193,54 @@ do_all_slowly(void *arg)
 	decide_all_slowly(all->calls, all->n);
 }
 
+/* Likewise, but ratelimit.on_error may decide calls that fail. */
+static void
+decide_all_guarded(BucketCall *calls, int n)
+{
+	AllCall		all = {calls, n};
+	ErrorData  *error;
+
+	if (!errors_are_decided())
+	{
+		decide_all_slowly(calls, n);
+		return;
+	}
+	error = sql_try(do_all_slowly, &all);
+	if (!error)
+		return;
+	for (int i = 0; i < n; i++)
+		decide_by_setting(&calls[i].decision);
+	warn_undecided(&calls[0].id, &calls[0].decision, error->sqlerrcode, error->message);
+	FreeErrorData(error);
+}
+
+/* Count the decisions. */
+static void
+count_all(BucketCall *calls, int n, bool allowed)
+{
+	for (int i = 0; i < n; i++)
+	{
+		BucketCall *call = &calls[i];
+
+		/* when nothing is taken, only the refusals count */
+		if (!allowed && call->decision.allowed)
+			continue;
+		limiter_use(call->id.limiter, call->id.limiter_len);
+		if (call->decision.in_table && memory_attached())
+			stats_count(COUNT_OVERFLOWED);
+		decide_counted(&call->id, &call->rule, &call->decision, false);
+	}
+}
+
 /*
- * Decide calls on several buckets, all or nothing, and count them: a call that is
- * denied is a violation of the buckets that refused.
+ * Decide calls on several buckets, all or nothing, and count the decisions.  A denied
+ * call is a violation of the buckets that refused it.  Changes the order of the
+ * calls, and merges those on the same bucket.
  */
 bool
 decide_all(BucketCall *calls, int n)
 {
-	bool		possible = !memory_attached();
+	bool		long_way = !memory_attached();
 	bool		allowed;
 
 	n = merge_calls(calls, n);
@@ -171,7 +250,7 @@ decide_all(BucketCall *calls, int n)
 		calls[i].absent = 0;
 		calls[i].decision.allowed = true;
 		calls[i].decision.known = true;
-		possible = possible || block_possible(&calls[i].id) ||
+		long_way = long_way || block_possible(&calls[i].id) ||
 			bucket_rule_is_closed(&calls[i].rule);
 	}
 	if (!enabled_setting || n == 0)
@@ -179,36 +258,10 @@ decide_all(BucketCall *calls, int n)
 	if (refund_setting)
 		refund_reserve(n);
 
-	if (possible || !memory_consume_all(calls, n, PLACE_NOTHING, true))
-	{
-		if (!errors_are_decided())
-			decide_all_slowly(calls, n);
-		else
-		{
-			AllCall		all = {calls, n};
-			ErrorData  *error = sql_try(do_all_slowly, &all);
-
-			for (int i = 0; error && i < n; i++)
-				decide_by_setting(&calls[i].decision);
-			if (error)
-			{
-				warn_undecided(&calls[0].id, &calls[0].decision,
-							   error->sqlerrcode, error->message);
-				FreeErrorData(error);
-			}
-		}
-	}
+	if (long_way || !memory_consume_all(calls, n, PLACE_NOTHING, true))
+		decide_all_guarded(calls, n);
 
 	allowed = all_allowed(calls, n);
-	for (int i = 0; i < n; i++)
-	{
-		/* with nothing taken there is nothing to count, but the refusals */
-		if (!allowed && calls[i].decision.allowed)
-			continue;
-		limiter_use(calls[i].id.limiter, calls[i].id.limiter_len);
-		if (calls[i].decision.in_table && memory_attached())
-			stats_count(COUNT_OVERFLOWED);
-		decide_counted(&calls[i].id, &calls[i].rule, &calls[i].decision, false);
-	}
+	count_all(calls, n, allowed);
 	return allowed || shadow_setting;
 }

@@ -1,6 +1,6 @@
 /*
  * decide/several.h
- *		Decisions on several buckets: see decide/several.c.
+ *		Decisions on several buckets, all or nothing: see decide/several.c.
  */
 #ifndef RATELIMIT_DECIDE_SEVERAL_H
 #define RATELIMIT_DECIDE_SEVERAL_H

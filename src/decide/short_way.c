@@ -1,6 +1,6 @@
 /*
  * decide/short_way.c
- *		The short way to a decision, for those who need not have it inline.
+ *		The short way to a decision, for callers that need not have it inline.
  */
 #include "postgres.h"
 

@@ -1,8 +1,10 @@
 /*
  * decide/short_way.h
- *		The short way to a decision: a bucket that is in shared memory, a key that cannot
- *		be blocked, no setting that has a say.  Inline, as a call waits longer for its code
- *		than it takes to execute it.
+ *		The short way to a decision.
+ *
+ * It serves a bucket that is in shared memory and whose key cannot be blocked.  It is
+ * inline because fetching code that is spread over several functions takes a call
+ * longer than executing it.  Whatever else a call may need is in decide/one.c.
  */
 #ifndef RATELIMIT_DECIDE_SHORT_WAY_H
 #define RATELIMIT_DECIDE_SHORT_WAY_H
@@ -18,7 +20,9 @@
 extern void decide_uncounted(const BucketId *id, const BucketRule *rule,
 							 Decision *decision);
 
-/* Decide a call; decide_counted() is to follow. */
+/*
+ * Decide a call.  The caller then has it counted: count_quickly(), decide_counted().
+ */
 static pg_attribute_always_inline void
 decide_quickly(const BucketId *id, const BucketRule *rule, Decision *decision)
 {
@@ -38,7 +42,7 @@ decide_quickly(const BucketId *id, const BucketRule *rule, Decision *decision)
 		decide_slowly(id, rule, decision);
 }
 
-/* Count a decision: here, if that is all there is to do about it. */
+/* Count a decision; an allowed call that needs no refund note is counted inline. */
 static pg_attribute_always_inline void
 count_quickly(const BucketId *id, const BucketRule *rule, Decision *decision)
 {

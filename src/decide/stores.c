@@ -1,7 +1,10 @@
 /*
  * decide/stores.c
- *		Both stores, memory and the table, where a bucket is in one of them: in which, and
- *		what is done wherever that is.
+ *		What is done to a bucket in whichever of the two stores it is.
+ *
+ * A bucket is in shared memory or in the table, never in both: memory/spill.c has the
+ * rules.  The functions here ask which store it is in, and set it, give it tokens and
+ * reset it there.  Decisions are made in decide/one.c and decide/several.c.
  */
 #include "postgres.h"
 
@@ -17,8 +20,9 @@
 #include "table/store.h"
 
 /*
- * The table may have rows from before the server started that nobody has gone through
- * yet, and memory what was loaded: the bucket is to be in one of them.
+ * See to it that the bucket is in one store only.  After the start of the server, and
+ * until the worker has gone through the table, a bucket may be both in memory, loaded
+ * from the saved state, and in a row from before the start.
  */
 void
 settle_place(const BucketId *id)
@@ -28,7 +32,7 @@ settle_place(const BucketId *id)
 		table_merge(id);
 }
 
-/* Is there a table that may hold the bucket? */
+/* May the bucket have a row? */
 bool
 table_may_hold(const BucketId *id)
 {
@@ -40,21 +44,21 @@ table_may_hold(const BucketId *id)
 	return spill_is_set(memory_partition(id->hash));
 }
 
-/* Where buckets are made for which there is no room. */
+/* What happens to a bucket for which memory has no room. */
 PlaceMode
 place_mode(void)
 {
 	return overflow_setting == OVERFLOW_EVICT ? PLACE_OR_EVICT : PLACE_OR_SPILL;
 }
 
-/* Without shared memory: can rows be made here? */
+/* Without shared memory: can this process make rows? */
 bool
 rows_can_be_made(void)
 {
 	return !RecoveryInProgress() && !IsInParallelMode();
 }
 
-/* Let the bucket owe so much, wherever it is, whatever it owed. */
+/* Set what the bucket owes, and its rule, and make it if it is nowhere. */
 void
 set_bucket(const BucketId *id, const BucketRule *rule, Owed owed)
 {
@@ -78,8 +82,9 @@ set_bucket(const BucketId *id, const BucketRule *rule, Owed owed)
 }
 
 /*
- * Put tokens back, wherever the bucket is; how many it had room for.  If not asked to
- * wait, nothing is waited for for long, and they may be lost.
+ * Give tokens back to the bucket.  *given is how many it had room for.  Without
+ * "wait" no lock is waited for for long, the tokens may be lost, and *given may say 0
+ * although they were given.
  */
 void
 give_tokens(const BucketId *id, double tokens, bool wait, double *given)
@@ -88,7 +93,7 @@ give_tokens(const BucketId *id, double tokens, bool wait, double *given)
 		(!memory_attached() || spill_is_set(memory_partition(id->hash)));
 
 	*given = 0;
-	/* from the table it may move to memory, but not the other way */
+	/* the table first, as a bucket may move from the table to memory, but not back */
 	if (in_table && table_give(id, tokens, given, wait))
 		return;
 	if (!memory_attached())
@@ -99,7 +104,7 @@ give_tokens(const BucketId *id, double tokens, bool wait, double *given)
 		memory_give_back(id, tokens);
 }
 
-/* Make the bucket full, wherever it is.  Was it not? */
+/* Make the bucket full.  Returns whether it was not. */
 bool
 reset_bucket(const BucketId *id)
 {
@@ -112,7 +117,9 @@ reset_bucket(const BucketId *id)
 	return living;
 }
 
-/* Make all buckets of a limiter full, or those of all limiters: how many were not. */
+/*
+ * Make all buckets of a limiter full, or of all limiters.  Returns how many were not.
+ */
 int64
 reset_all_buckets(const char *limiter, int len)
 {

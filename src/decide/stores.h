@@ -1,6 +1,6 @@
 /*
  * decide/stores.h
- *		Both stores: see decide/stores.c.
+ *		Buckets in whichever store they are: see decide/stores.c.
  */
 #ifndef RATELIMIT_DECIDE_STORES_H
 #define RATELIMIT_DECIDE_STORES_H

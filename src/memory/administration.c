@@ -1,22 +1,26 @@
 /*
  * memory/administration.c
- *		Buckets in shared memory, as an administrator resets and looks at them.
+ *		What administrators and the ends of transactions do to buckets in shared
+ *		memory: reset them, give tokens back, look at them, forget a database's.
  *
- * How they are kept: memory/slots.h.
+ * Nothing here makes a bucket.  memory/slots.h explains how buckets are kept.
+ *
+ * As in consume_locked(), what to write is worked out before the word is locked.
+ * These operations are rare, so if another process changes the bucket meanwhile they
+ * start anew.
  */
 #include "postgres.h"
 
+#include "core/oids.h"
 #include "memory/administration.h"
 #include "memory/search.h"
 #include "memory/wait.h"
 #include "miscadmin.h"
 
-/*
- * As in consume_locked(), what to write is worked out before the word is locked.  These
- * are rare, so if somebody else changes the bucket meanwhile they start anew.
- */
+/* Slots between looks at whether the caller has been cancelled. */
+#define CHECK_EVERY		1024
 
-/* Make the bucket full.  Was it here, and not full? */
+/* Make the bucket full.  Return whether it was here, and not full. */
 bool
 memory_reset(const BucketId *id)
 {
@@ -42,15 +46,19 @@ memory_reset(const BucketId *id)
 /*
  * Giving back
  *
- * A transaction that has been undone gives back what it took, where nothing may fail
- * and nobody can cancel.  A bucket whose word stays locked, which only that of a stopped
- * process does, is given up after a second: its tokens then stay taken.  As the same
- * process may hold more, the next ones are not waited for.
+ * A transaction that has been undone gives back what it took, at a point where
+ * nothing may fail and nobody can cancel.  A word that stays locked is that of a
+ * stopped process.  Its bucket is given up after a second, and the tokens stay taken.
+ * As the same process may hold more words, for a while the next ones are not waited
+ * for.
  */
 #define GIVE_PATIENCE	INT64CONST(1000000000)	/* ns */
 #define IMPATIENT_FOR	INT64CONST(10000000000)
 
-/* Find the bucket, waiting as the caller may; false if it is not here, or given up. */
+/*
+ * Find the bucket, waiting without end only if that can be cancelled.  Return false
+ * if the bucket is not here, or is given up.
+ */
 static bool
 find_to_give(const BucketId *id, Slot **slot, uint64 *word)
 {
@@ -60,9 +68,7 @@ find_to_give(const BucketId *id, Slot **slot, uint64 *word)
 
 	for (int round = 0; (result = find_once(id, slot, word)) == FIND_BUSY; round++)
 	{
-		if (INTERRUPTS_CAN_BE_PROCESSED())
-			give_way(round);
-		else if (!give_way_for(round, &patience))
+		if (!give_way_for(round, INTERRUPTS_CAN_BE_PROCESSED() ? NULL : &patience))
 		{
 			impatient_until = monotonic_ns() + IMPATIENT_FOR;
 			return false;
@@ -72,8 +78,8 @@ find_to_give(const BucketId *id, Slot **slot, uint64 *word)
 }
 
 /*
- * Put tokens back, by the bucket's own parameters; how many it had room for.
- * False if it is not here.
+ * Put tokens back, by the bucket's own parameters; *given is how many it had room
+ * for.  Return false if the bucket is not here, or is given up.
  */
 bool
 memory_give(const BucketId *id, double tokens, double *given)
@@ -103,7 +109,7 @@ memory_give(const BucketId *id, double tokens, double *given)
 	return false;
 }
 
-/* The same where nothing may fail, whatever it was that failed before. */
+/* Do the same where nothing may fail, after whatever else has failed. */
 void
 memory_give_back(const BucketId *id, double tokens)
 {
@@ -114,6 +120,7 @@ memory_give_back(const BucketId *id, double tokens)
 	RESUME_INTERRUPTS();
 }
 
+/* Does the slot's bucket have this limiter?  Reliable only as slot_is() is. */
 static bool
 limiter_is(const Slot *slot, const char *limiter, int limiter_len)
 {
@@ -125,41 +132,36 @@ limiter_is(const Slot *slot, const char *limiter, int limiter_len)
 	return memcmp(names, limiter, limiter_len) == 0;
 }
 
-/* Which buckets are to be made full. */
-typedef struct Wanted
+/* Which buckets to make full, and how far that has got. */
+typedef struct Reset
 {
 	Oid			database;
-	const char *limiter;		/* NULL: every limiter's ... */
+	const char *limiter;		/* NULL: those of every limiter ... */
 	int			limiter_len;
-	bool		blocks;			/* ... and blocks, too */
-	int64	   *patience;		/* of one who cannot be cancelled, or NULL */
-} Wanted;
+	bool		blocks;			/* ... and, if set, blocks, too */
+	int64	   *patience;		/* of a caller that cannot be cancelled, or NULL */
+	int64		visited;		/* slots */
+	int64		done;			/* buckets that have been made full */
+} Reset;
 
-/* Make the slot's bucket full if it is wanted, and was not. */
+/* Make the slot's bucket full if it is wanted and lives.  Return whether it did. */
 static bool
-reset_slot(uint32 n, const Wanted *wanted)
+reset_slot(uint32 n, const Reset *reset)
 {
 	Slot	   *slot = &store.slots[n];
 
-	for (int round = 0; ((volatile uint32 *) store.tags)[n] >= TAG_FIRST; round++)
+	while (((volatile uint32 *) store.tags)[n] >= TAG_FIRST)
 	{
-		uint64		word = pg_atomic_read_u64(&slot->word);
+		uint64		word;
 		State		state;
 		bool		living;
 
-		if (word & WORD_LOCKED)
-		{
-			if (!wanted->patience)
-				give_way(round);
-			else if (!give_way_for(round, wanted->patience))
-				return false;
-			continue;
-		}
-		pg_read_barrier();
-		if (slot->database != wanted->database)
+		if (!read_word_for(slot, &word, reset->patience))
 			return false;
-		if (wanted->limiter ? !limiter_is(slot, wanted->limiter, wanted->limiter_len) :
-			!wanted->blocks && slot->u.bucket.name.bytes[0] == BLOCK_PREFIX)
+		if (slot->database != reset->database)
+			return false;
+		if (reset->limiter ? !limiter_is(slot, reset->limiter, reset->limiter_len) :
+			!reset->blocks && slot->u.bucket.name.bytes[0] == BLOCK_PREFIX)
 		{
 			if (unchanged(slot, word))
 				return false;
@@ -178,60 +180,47 @@ reset_slot(uint32 n, const Wanted *wanted)
 	return false;
 }
 
-static int64
-reset_slots(const Wanted *wanted)
+/* Reset the slot's bucket if it is wanted; for visit_slots(). */
+static bool
+visit_to_reset(uint32 n, void *arg)
 {
-	uint32		per_partition = store.groups * GROUP_SLOTS;
-	int64		reset = 0;
+	Reset	   *reset = arg;
 
-	for (uint32 partition = 0; partition < store.partitions; partition++)
-	{
-		uint32		before;
-
-		/* buckets that moved meanwhile may have passed us by */
-		do
-		{
-			before = wait_for_layout(partition, wanted->patience);
-			pg_read_barrier();
-			for (uint32 i = 0; i < per_partition; i++)
-			{
-				if (i % 1024 == 0)
-					CHECK_FOR_INTERRUPTS();
-				reset += reset_slot(partition_slot(partition, i), wanted);
-			}
-			pg_read_barrier();
-		} while (pg_atomic_read_u32(&store.header->layout[partition]) != before);
-	}
-	return reset;
+	if (reset->visited++ % CHECK_EVERY == 0)
+		CHECK_FOR_INTERRUPTS();
+	reset->done += reset_slot(n, reset);
+	return true;
 }
 
 /*
- * Make all buckets of a database, or of a limiter in it, full, blocks excepted;
- * how many.
+ * Make all buckets of a database, or of a limiter in it, full, except blocks.  Return
+ * how many were not full.
  */
 int64
 memory_reset_all(Oid database, const char *limiter, int limiter_len)
 {
-	Wanted		wanted = {database, limiter, limiter_len};
+	Reset		reset = {database, limiter, limiter_len};
 
-	return reset_slots(&wanted);
+	visit_slots(visit_to_reset, &reset, NULL);
+	return reset.done;
 }
 
 /*
- * The database's buckets are no more: all are full, and their slots free.  This happens
- * as a transaction commits, so what a stopped process holds is given up after a
- * second, and may stay: as if that process had called once more.
+ * Make all buckets of a database that is gone full, so that their slots are free.
+ * This happens while a transaction commits, so a bucket that a stopped process holds
+ * is given up after a second, and may stay, as if that process had made one more
+ * call.
  */
 void
 memory_forget_database(Oid database)
 {
 	int64		patience = GIVE_PATIENCE;
-	Wanted		wanted = {database,.blocks = true,.patience = &patience};
+	Reset		reset = {database,.blocks = true,.patience = &patience};
 
-	(void) reset_slots(&wanted);
+	visit_slots(visit_to_reset, &reset, &patience);
 }
 
-/* The database of the slot's bucket, if it lives; else InvalidOid. */
+/* Return the database of the slot's bucket if it lives, else InvalidOid. */
 static Oid
 living_in(uint32 n)
 {
@@ -243,7 +232,7 @@ living_in(uint32 n)
 		Oid			database;
 		State		state;
 
-		/* somebody is at it, so it may live: the launcher must not wait for that */
+		/* it may live, as a process uses it, for which we must not wait */
 		if (word & WORD_LOCKED)
 			return slot->database;
 		pg_read_barrier();
@@ -255,31 +244,31 @@ living_in(uint32 n)
 	return InvalidOid;
 }
 
-/* Add to n databases those that have living buckets here: their number, at most max. */
+/*
+ * Add to a list of n databases those that have living buckets here.  Return how many
+ * the list then has, at most max.
+ */
 int
 memory_databases(Oid *databases, int n, int max)
 {
 	for (uint32 slot = 0; slot < n_slots(); slot++)
 	{
 		Oid			database;
-		int			i;
 
-		if (slot % 1024 == 0)
+		if (slot % CHECK_EVERY == 0)
 			CHECK_FOR_INTERRUPTS();
-		/* most are of one database: nearly none is looked at closely */
+		/* most are of one database, so hardly any has to be looked at closely */
 		database = store.slots[slot].database;
-		for (i = 0; i < n && databases[i] != database; i++)
-			;
-		if (i < n || !OidIsValid(database) || !OidIsValid(database = living_in(slot)))
+		if (!OidIsValid(database) || oids_have(databases, n, database))
 			continue;
-		for (i = 0; i < n && databases[i] != database; i++)
-			;
-		if (i == n && n < max)
-			databases[n++] = database;
+		database = living_in(slot);
+		if (OidIsValid(database))
+			n = oids_add(databases, n, max, database);
 	}
 	return n;
 }
 
+/* How many slots there are for memory_view(). */
 uint32
 memory_slots(void)
 {
@@ -287,8 +276,9 @@ memory_slots(void)
 }
 
 /*
- * Copy out the slot's bucket if it lives and is the database's.  Who looks at one
- * slot after the other may see a bucket that moves meanwhile twice, or not.
+ * Copy out the slot's bucket if it lives and is the database's.  A caller that looks
+ * at one slot after the other may see a bucket that moves meanwhile twice, or not at
+ * all.
  */
 bool
 memory_view(uint32 n, Oid database, BucketView *view)
@@ -327,15 +317,15 @@ memory_view(uint32 n, Oid database, BucketView *view)
 	return false;
 }
 
-/* Of one partition: slots, living buckets of a database, evictions so far. */
+/* Count a partition's slots, its living buckets of a database, and its evictions. */
 void
-memory_partition_stats(int partition, Oid database, int64 *n_slots,
-					  int64 *living, int64 *evicted)
+memory_partition_stats(int partition, Oid database, int64 *slots,
+					   int64 *living, int64 *evicted)
 {
 	uint32		per_partition = store.groups * GROUP_SLOTS;
 	BucketView	view;
 
-	*n_slots = per_partition;
+	*slots = per_partition;
 	*living = 0;
 	for (uint32 i = 0; i < per_partition; i++)
 		*living += memory_view(partition_slot(partition, i), database, &view);

@@ -1,6 +1,7 @@
 /*
  * memory/administration.h
- *		What administrators do to buckets in shared memory: see memory/administration.c.
+ *		What administrators and the ends of transactions do to buckets in shared
+ *		memory: see memory/administration.c.
  */
 #ifndef RATELIMIT_MEMORY_ADMINISTRATION_H
 #define RATELIMIT_MEMORY_ADMINISTRATION_H
@@ -16,6 +17,6 @@ extern int	memory_databases(Oid *databases, int n, int max);
 extern uint32 memory_slots(void);
 extern bool memory_view(uint32 slot, Oid database, BucketView *view);
 extern void memory_partition_stats(int partition, Oid database, int64 *slots,
-								  int64 *living, int64 *evicted);
+								   int64 *living, int64 *evicted);
 
 #endif							/* RATELIMIT_MEMORY_ADMINISTRATION_H */

@@ -3,9 +3,11 @@
  *		Which keys may be blocked.
  *
  * Blocks are rare (decide/blocks.c), and a decision must not pay for looking for one.
- * The filter tells for nearly every key that it has none.  It has a cell for every
- * 4096th part of the hashes, which is set before the block is, wherever that lives, and
- * cleared when somebody finds that all of its blocks have ended.
+ * For nearly every key the filter tells that it has none.  It has a cell for every
+ * 4096th part of the hashes.  A cell is set before a block of one of its keys is
+ * made, whichever store that lives in, and is cleared when somebody finds that all
+ * blocks of its keys have ended.  The blocks themselves are buckets, and are not kept
+ * here.
  */
 #include "postgres.h"
 
@@ -20,7 +22,7 @@ BlockFilter *block_filter = NULL;
 pg_atomic_uint32 *block_cells_used hot_data = NULL;
 bool		blocks_known hot_data = false;
 
-/* A key with this hash is to be blocked for so many ns. */
+/* Note that a key with this hash is going to be blocked for so many ns. */
 void
 block_filter_raise(uint64 hash, Owed left)
 {
@@ -29,7 +31,10 @@ block_filter_raise(uint64 hash, Owed left)
 	pg_atomic_uint32 *cell = block_cell(hash);
 	uint32		old = pg_atomic_read_u32(cell);
 
-	/* counted before it is set, so never too low; swapping is a full barrier */
+	/*
+	 * The cell is counted before it is set, so that the count is never too low:
+	 * swapping is a store-release at least.
+	 */
 	pg_atomic_fetch_add_u32(block_cells_used, 1);
 	while (old < until && !pg_atomic_compare_exchange_u32(cell, &old, until))
 		;
@@ -37,7 +42,7 @@ block_filter_raise(uint64 hash, Owed left)
 		pg_atomic_fetch_sub_u32(block_cells_used, 1);
 }
 
-/* Clear the key's cell if all of its blocks have ended. */
+/* Clear the key's cell if all blocks of the cell's keys have ended. */
 void
 block_filter_lower(uint64 hash)
 {
@@ -49,7 +54,7 @@ block_filter_lower(uint64 hash)
 		pg_atomic_fetch_sub_u32(block_cells_used, 1);
 }
 
-/* A block has been found in the table, or is restored. */
+/* Note a block that has been found in the table or in the saved state. */
 void
 block_noticed(const BucketId *block, Owed left)
 {
@@ -69,8 +74,9 @@ size(void)
 }
 
 /*
- * The number of cells used, which every call reads, is where a call reads anyway.  So
- * this comes after the memory of buckets.
+ * Attach the filter, and make it if it was not found.  The number of used cells,
+ * which every call reads, is in the header of memory_part, where a call reads anyway,
+ * so that part must come before this one.
  */
 static void
 startup(void *memory, LWLockPadded *locks, bool found)

@@ -12,20 +12,21 @@
 #define BLOCK_CELLS 4096
 
 /*
- * Which keys may be blocked: each has a cell, by its hash, that is not 0 while
- * any of the cell's keys may be.
+ * Each key has a cell, by its hash, which is not 0 while one of its keys may be
+ * blocked.
  */
 typedef struct BlockFilter
 {
-	pg_atomic_uint32 until[BLOCK_CELLS];	/* when the last block of its keys
-											 * ends, in 2^30 ns, rounded up */
+	pg_atomic_uint32 until[BLOCK_CELLS];	/* when the last block of the cell's
+											 * keys ends, in 2^30 ns, rounded up */
 } BlockFilter;
 
 extern const Part block_filter_part;
 
-extern BlockFilter *block_filter;	/* NULL: not preloaded */
-extern pg_atomic_uint32 *block_cells_used;	/* that are not 0, or more */
-extern bool blocks_known;		/* those in the table have been noticed */
+extern BlockFilter *block_filter;	/* NULL if the library is not preloaded */
+extern pg_atomic_uint32 *block_cells_used;	/* how many are not 0, or a higher
+											 * number */
+extern bool blocks_known;		/* have those in the table been noticed? */
 
 extern void block_filter_raise(uint64 hash, Owed left);
 extern void block_filter_lower(uint64 hash);
@@ -37,7 +38,7 @@ block_cell(uint64 hash)
 	return &block_filter->until[hash / (PG_UINT64_MAX / BLOCK_CELLS + 1)];
 }
 
-/* May the key be blocked?  If not, it is not. */
+/* May the key be blocked?  "No" is certain. */
 static inline bool
 block_possible(const BucketId *id)
 {

@@ -1,36 +1,44 @@
 /*
  * memory/claim.c
- *		Slots for buckets: claiming those that are free, filling and emptying them, and
- *		which bucket gives way, all with the partition's lock held.
+ *		Claiming slots that are free, filling and emptying them, and choosing which
+ *		bucket gives way if no slot is free.
  *
- * How buckets are kept, and who may wait for what: memory/slots.h.
+ * The caller of everything here holds the partition's lock, or is the only process.
+ * When a bucket may be made at all is decided elsewhere (memory/place.c,
+ * memory/together.c).  memory/slots.h explains how buckets are kept, and who may wait
+ * for what.
  *
  * Reading a slot that may be changing.  The holder of the partition's lock decides
  * without the words' locks which slots are free and which bucket is nearest to full
- * (claim_slot(), evict_one()), while others decide on those buckets, and change their
- * parameters.  Nothing can go wrong on the way:
- * - That the slot has a bucket, and which, does not change, as that takes the
- *	 partition's lock.  So capacity, refill and base are what somebody stored who had
- *	 checked them, never the bytes of a name.
- * - Each is 8 bytes, aligned, and so read whole.  Together they may be of different
- *	 states: one's capacity, another's refill, a third's base and word.  The arithmetic
- *	 takes any such mixture, as any capacity > 0 goes with any refill >= 0, both
- *	 finite (bucket_timed() divides only by a refill > 0), and base * 2^36 + word / 2
- *	 stays within 128 bits for any two 64-bit numbers.  What comes out may be wrong.
- * - It is acted upon only if the word can then be locked at the value that was read
- *	 before the rest.  As every change of the rest locks the word and leaves it another
- *	 value, that proves that nothing was changing, and that what came out is right.
- * So a wrong answer that says "free" or "nearest" is thrown away, and one that says "in
- * use" only means that another slot is taken.
- * Without the partition's lock, where a slot may become another bucket's, or the rest of
- * a name, nothing but comparisons for equality is done before the word has been seen to
- * be unchanged (read_state()); swap_word() keeps to integers that cannot overflow.
+ * (claim_slot(), evict_one()), while others decide on those buckets and change their
+ * parameters.  This is safe for three reasons:
+ * - Whether the slot has a bucket, and which, does not change, as that takes the
+ *	 partition's lock.  So capacity, refill and base are values that somebody stored
+ *	 after checking them, and never the bytes of a name.
+ * - Each of them is 8 bytes, aligned, and so is read whole.  Together they may belong
+ *	 to different states: the capacity to one, the refill to another, the base and the
+ *	 word to a third.  The arithmetic accepts any such mixture, because any capacity >
+ *	 0 goes with any refill >= 0 if both are finite (bucket_timed() divides only by a
+ *	 refill > 0), and base * 2^36 + word / 2 stays within 128 bits for any two 64-bit
+ *	 numbers.  The result may be wrong.
+ * - The result is acted upon only if the word can then be locked at the value that
+ *	 was read before the rest.  Every change of the rest locks the word and leaves it
+ *	 another value, so that success proves that nothing was changing, and that the
+ *	 result is right.
+ *
+ * So a wrong result that says "free" or "nearest" is thrown away, and a wrong one
+ * that says "in use" only means that another slot is taken.
+ *
+ * Without the partition's lock a slot may become another bucket's, or the rest of a
+ * name.  There, a slot's content is only compared for equality before the word has
+ * been seen to be unchanged (read_state()); swap_word() keeps to integers that cannot
+ * overflow.
  */
 #include "postgres.h"
 
 #include "memory/claim.h"
 
-/* The slot is locked.  What was in it is no more; its continuations are free. */
+/* Empty a slot that the caller has locked, and free its bucket's continuations. */
 void
 empty_slot(uint32 n)
 {
@@ -53,13 +61,14 @@ empty_slot(uint32 n)
 }
 
 /*
- * Lock and empty the slot if it is free or its bucket is full again; false if it
- * is neither, or locked.
+ * Lock and empty the slot if it is free or its bucket is full again.  Return false if
+ * it is neither, or if it is locked already: by another process, or because this call
+ * has claimed it.  A continuation is free once its bucket is, which is then emptied
+ * as well.
  */
 bool
 claim_slot(uint32 n, int64 now, uint64 *word)
 {
-	/* somebody is at it; or it is one that we have claimed */
 	*word = pg_atomic_read_u64(&store.slots[n].word);
 	if (*word & WORD_LOCKED)
 		return false;
@@ -78,7 +87,7 @@ claim_slot(uint32 n, int64 now, uint64 *word)
 			return false;
 		unlock_changed(&store.slots[owner], owner_word, 0);
 	}
-	/* fails if the bucket came to life meanwhile */
+	/* this fails if the bucket has come to life meanwhile */
 	if (!lock_word(&store.slots[n], *word))
 		return false;
 	empty_slot(n);
@@ -86,8 +95,8 @@ claim_slot(uint32 n, int64 now, uint64 *word)
 }
 
 /*
- * How far from full, for choosing what gives way: those that never refill, and
- * blocks, last.
+ * How far the bucket is from full, for choosing which one gives way.  Buckets that
+ * never refill, and blocks, come last.
  */
 static double
 distance_from_full(const Slot *slot, uint64 word, int64 now)
@@ -109,12 +118,12 @@ is_held(const Slot *slot, const Held *held, int n_held)
 	return false;
 }
 
-/* How often to try: others may change the chosen bucket all the time. */
+/* How often to try, as others may change the chosen bucket all the time. */
 #define EVICT_TRIES		100
 
 /*
- * Of the buckets on the way, the one nearest to full gives way; but not one that is
- * held, nor one whose word is locked just now.
+ * Let the bucket on the way that is nearest to full give way.  Buckets that the
+ * caller holds, and those whose words are locked just now, are passed over.
  */
 EvictResult
 evict_one(const Probe *probe, int partition, const Held *held, int n_held)
@@ -169,7 +178,7 @@ evict_one(const Probe *probe, int partition, const Held *held, int n_held)
 	return EVICT_BUSY;
 }
 
-/* Release slots that were claimed, and are free. */
+/* Release claimed slots that have not been filled, and so are free. */
 void
 release_slots(const uint32 *claimed, const uint64 *words, int n)
 {
@@ -177,7 +186,7 @@ release_slots(const uint32 *claimed, const uint64 *words, int n)
 		unlock_changed(&store.slots[claimed[n]], words[n], 0);
 }
 
-/* A search is to find what is so far on the way. */
+/* See to it that searches reach the i-th slot on the way. */
 void
 extend_reach(const Probe *probe, uint32 i)
 {
@@ -186,9 +195,9 @@ extend_reach(const Probe *probe, uint32 i)
 }
 
 /*
- * Lock and empty slots for a bucket: needed of them, the first for the bucket
- * itself, on its way through so many groups.  False, and none locked, if there
- * are not that many.
+ * Lock and empty as many slots as a bucket needs, on its way through so many groups.
+ * The first is for the bucket itself.  Return false, with no slot locked, if the way
+ * does not have enough free ones.
  */
 bool
 claim_slots(const Probe *probe, uint32 groups, int needed, uint32 *claimed, uint64 *words)
@@ -210,10 +219,10 @@ claim_slots(const Probe *probe, uint32 groups, int needed, uint32 *claimed, uint
 	return false;
 }
 
-/* Write the bucket into its claimed slots and release them. */
+/* Write the bucket into its claimed slots, and release them. */
 void
 fill_slots(const BucketId *id, const BucketRule *rule, Owed full_at,
-	 int needed, const uint32 *claimed, const uint64 *words)
+		   int needed, const uint32 *claimed, const uint64 *words)
 {
 	char		names[MAX_NAMES];
 	Slot	   *slot = &store.slots[claimed[0]];
@@ -234,16 +243,15 @@ fill_slots(const BucketId *id, const BucketRule *rule, Owed full_at,
 	}
 
 	slot->database = id->database;
-	slot->u.bucket.capacity = rule->capacity;
-	slot->u.bucket.refill = rule->refill;
 	slot->link = needed > 1 ? claimed[1] : NO_SLOT;
 	slot->u.bucket.name = id->name;
 	if (!name_is_short(id))
 		memcpy(store.tails[claimed[0]].name, names + HEAD_BYTES, TAIL_BYTES);
 	store.tags[claimed[0]] = probe_of(id->hash).tag;
-	unlock_changed(slot, words[0], full_at);
+	unlock_with_rule(slot, words[0], rule, full_at);
 }
 
+/* How many slots the bucket takes, with its continuations. */
 int
 slots_needed(const BucketId *id)
 {

@@ -1,9 +1,10 @@
 /*
  * memory/consume.c
- *		Decisions on buckets that are in shared memory: what is not inline in
- *		memory/short_way.h.
+ *		Deciding calls on buckets that are in shared memory, as far as this is not
+ *		inline in memory/short_way.h.
  *
- * How buckets are kept, and why a decision needs no lock: memory/slots.h.
+ * Nothing here makes a bucket: that is done in memory/place.c.  memory/slots.h
+ * explains how buckets are kept, and why a decision needs no lock.
  */
 #include "postgres.h"
 
@@ -15,19 +16,19 @@ bool		memory_denied_last hot_data = false;
 uint64		memory_last_hash hot_data = 0;
 
 /*
- * Decide by locking the slot: what swap_word() leaves.  False if somebody else changed
- * the bucket meanwhile.
+ * Decide what swap_word() leaves, by locking the slot.  Return false if somebody else
+ * has changed the bucket meanwhile.
  *
- * What to write is worked out before the word is locked, which is then so for a dozen
- * instructions: a process that is stopped is hardly ever stopped there.  Where others
- * change the bucket all the time that may fail again and again, so whoever has failed
- * locks first.
+ * What to write is worked out before the word is locked, so that the word is locked
+ * for a dozen instructions only, and a process that is stopped is hardly ever stopped
+ * there.  If others change the bucket all the time, the lock may fail again and
+ * again, so after two failures the word is locked first.
  */
 bool
 consume_locked(Slot *slot, uint64 word, const BucketRule *rule,
 			   Decision *decision)
 {
-	static int	failures = 0;	/* one after the other */
+	static int	failures = 0;	/* to lock, one after the other */
 	bool		locked = failures > 1;
 	State		state;
 	Owed		owed;
@@ -58,20 +59,21 @@ consume_locked(Slot *slot, uint64 word, const BucketRule *rule,
 		return false;
 	}
 	failures = 0;
-	slot->u.bucket.capacity = rule->capacity;
-	slot->u.bucket.refill = rule->refill;
-	unlock_changed(slot, word, rule->timed ? now + owed : owed);
+	unlock_with_rule(slot, word, rule, rule->timed ? now + owed : owed);
 	return true;
 }
 
-/* Decide a call on a bucket that is here; false if it is not. */
+/* Decide a call on a bucket that is here.  Return false if it is not. */
 bool
 memory_consume(const BucketId *id, const BucketRule *rule, Decision *decision)
 {
 	return consume_here(id, rule, decision);
 }
 
-/* What a call would find, changing nothing; false if the bucket is not here. */
+/*
+ * Tell what a call would get, without changing anything.  Return false if the bucket
+ * is not here.
+ */
 bool
 memory_peek(const BucketId *id, const BucketRule *rule, Decision *decision)
 {

@@ -1,6 +1,6 @@
 /*
  * memory/consume.h
- *		Decisions on buckets that are in shared memory: see memory/consume.c.
+ *		Deciding calls on buckets that are in shared memory: see memory/consume.c.
  */
 #ifndef RATELIMIT_MEMORY_CONSUME_H
 #define RATELIMIT_MEMORY_CONSUME_H
@@ -8,8 +8,8 @@
 #include "core/call.h"
 
 extern bool memory_consume(const BucketId *id, const BucketRule *rule,
-						  Decision *decision);
+						   Decision *decision);
 extern bool memory_peek(const BucketId *id, const BucketRule *rule,
-					   Decision *decision);
+						Decision *decision);
 
 #endif							/* RATELIMIT_MEMORY_CONSUME_H */

@@ -1,13 +1,15 @@
 /*
  * memory/databases.c
- *		The databases that use the extension, in shared memory.
+ *		The databases that use the extension, in shared memory: an entry for each, and
+ *		how sessions ask for a worker.
  *
- * A database takes an entry when it first needs one and keeps it until it or its
- * extension is dropped, or the server stops.  Whose entry it is changes only
- * under the registry's lock; what the fields are for, and under what they
- * change, stands at the struct.
+ * A database takes an entry when it first needs one, and keeps it until the database
+ * is dropped, or the server stops.  When the extension is dropped the entry is
+ * cleared.  Whose entry it is changes only under the registry's lock.  What the
+ * fields are for, and what protects them, is said at the struct; other files use most
+ * of them.  Starting the workers is up to workers/launcher.c.
  *
- * Should all entries be taken, a further database has none, and keeps all of its
+ * If all entries are taken, a further database has no entry, and keeps all of its
  * buckets in the table.
  */
 #include "postgres.h"
@@ -25,12 +27,13 @@
 /* How sessions ask for a worker before the launcher's next round. */
 typedef struct Launcher
 {
-	pg_atomic_uint32 process;	/* its number, from 1 on; 0: not there yet */
-	pg_atomic_uint32 wanted;
+	pg_atomic_uint32 process;	/* the launcher's number, from 1 on; 0 until it
+								 * is there */
+	pg_atomic_uint32 wanted;	/* has a session asked for a worker? */
 } Launcher;
 
 static SharedDatabase *databases = NULL;	/* MAX_DATABASES of them */
-static Launcher *launcher;		/* behind them */
+static Launcher *launcher;		/* after them, in the same memory */
 static LWLock *registry_lock;
 
 static Size
@@ -39,12 +42,13 @@ size(void)
 	return add_size(mul_size(MAX_DATABASES, sizeof(SharedDatabase)), sizeof(Launcher));
 }
 
+/* Let an entry be as it is for a database that is new. */
 static void
 clear_entry(SharedDatabase *entry)
 {
 	pg_atomic_write_u32(&entry->known, 0);
 	entry->memory_newer = false;
-	/* the table may have rows */
+	/* the table may have rows (memory/spill.c) */
 	for (int i = 0; i < MAX_PARTITIONS / 64; i++)
 		pg_atomic_write_u64(&entry->marks[i], PG_UINT64_MAX);
 	pg_atomic_write_u32(&entry->pass_wanted, 0);
@@ -83,7 +87,10 @@ startup(void *memory, LWLockPadded *my_locks, bool found)
 	}
 }
 
-/* The entry of a database, taken if need be; NULL if there is none to take. */
+/*
+ * Return the entry of a database, which takes a free one if it has none yet; NULL if
+ * all are taken.
+ */
 static SharedDatabase *
 find_entry(Oid database)
 {
@@ -109,8 +116,8 @@ find_entry(Oid database)
 }
 
 /*
- * This database's entry, or NULL.  It cannot go while a backend of the database
- * is here to ask.
+ * Return this database's entry, or NULL if it has none.  It stays this database's
+ * while a backend of the database is there to ask.
  */
 SharedDatabase *
 my_shared_database(void)
@@ -122,7 +129,9 @@ my_shared_database(void)
 	return mine;
 }
 
-/* Call visit() for every entry, holding the registry's lock shared. */
+/*
+ * Call visit() for every entry in use, with the registry's lock held in shared mode.
+ */
 void
 databases_visit(void (*visit) (SharedDatabase *entry, void *arg), void *arg)
 {
@@ -136,8 +145,8 @@ databases_visit(void (*visit) (SharedDatabase *entry, void *arg), void *arg)
 }
 
 /*
- * The database's extension is gone, with its tables, or the database itself.
- * Nobody can be writing there: the dropping transaction holds the locks.
+ * Forget a database whose extension is gone, with its tables, or that is gone itself.
+ * No process can be writing there, because the dropping transaction holds the locks.
  */
 static void
 forget(Oid database, bool dropped)
@@ -154,7 +163,7 @@ forget(Oid database, bool dropped)
 	LWLockRelease(registry_lock);
 }
 
-/* A worker is to go through this database's table soon. */
+/* Ask for a worker that goes through this database's table soon. */
 void
 databases_wake_launcher(void)
 {
@@ -166,25 +175,26 @@ databases_wake_launcher(void)
 	if (pg_atomic_exchange_u32(&launcher->wanted, 1) != 0)
 		return;
 	process = pg_atomic_read_u32(&launcher->process);
-	/* should it be another process by now, that wakes up for nothing */
+	/* if that number is another process's by now, it wakes up for nothing */
 	if (process > 0)
 		SetLatch(&GetPGProcByNumber(process - 1)->procLatch);
 }
 
+/* This process is the launcher, to be woken up from now on. */
 void
 databases_launcher_is_here(void)
 {
 	pg_atomic_write_u32(&launcher->process, my_proc_number() + 1);
 }
 
-/* Does anybody want a worker? */
+/* Has a session asked for a worker since the launcher's round began? */
 bool
 databases_worker_wanted(void)
 {
 	return pg_atomic_read_u32(&launcher->wanted) != 0;
 }
 
-/* A round begins; who wants a worker from here on wants another one. */
+/* Begin a round.  A session that asks from here on asks for another worker. */
 void
 databases_begin_round(void)
 {
@@ -192,8 +202,8 @@ databases_begin_round(void)
 }
 
 /*
- * A worker is to be started in the database.  Not yet if the last ones did not get
- * as far as connecting: then it returns false.
+ * Note that a worker is going to be started in the database.  Return false if it is
+ * too early for that, because the last ones did not get as far as connecting.
  */
 bool
 databases_try_worker(Oid database)
@@ -220,7 +230,7 @@ databases_try_worker(Oid database)
 	return due;
 }
 
-/* There was no slot for it. */
+/* Note that the worker could not be started, because no slot was free for it. */
 void
 databases_no_worker(Oid database)
 {
@@ -233,7 +243,7 @@ databases_no_worker(Oid database)
 	LWLockRelease(registry_lock);
 }
 
-/* This is the worker, and it has connected. */
+/* This process is the database's worker, and it has connected. */
 void
 databases_worker_connected(void)
 {
@@ -246,7 +256,7 @@ databases_worker_connected(void)
 	LWLockRelease(registry_lock);
 }
 
-/* Change or copy the flush figures under the registry's lock. */
+/* Take the registry's lock, to change or copy the figures on flushes. */
 void
 databases_lock_flushes(void)
 {
@@ -260,10 +270,11 @@ databases_unlock_flushes(void)
 }
 
 /*
- * Saved for the next start (core/saved_file.c).  Marks are not: the worker goes through the
- * table at the start, for blocks that have rows (decide/blocks.c), and as the server may have
- * run without this library since (memory/spill.c).  That flushes were failing does not matter
- * any more.
+ * What is saved of an entry for the next start (core/saved_file.c).  Marks are not
+ * saved: when the server starts, the worker goes through the table anyway, for blocks
+ * that have rows (decide/blocks.c), and because the server may have run without this
+ * library meanwhile (memory/spill.c).  It does not matter any more whether flushes
+ * were failing.
  */
 typedef struct SavedDatabase
 {

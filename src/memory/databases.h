@@ -2,8 +2,8 @@
  * memory/databases.h
  *		The databases that use the extension: see memory/databases.c.
  */
-#ifndef RATELIMIT_DATABASES_H
-#define RATELIMIT_DATABASES_H
+#ifndef RATELIMIT_MEMORY_DATABASES_H
+#define RATELIMIT_MEMORY_DATABASES_H
 
 #include "core/parts.h"
 #include "datatype/timestamp.h"
@@ -12,54 +12,55 @@
 #include "storage/block.h"
 #include "storage/lwlock.h"
 
-#define MAX_DATABASES	512		/* that have an entry */
+#define MAX_DATABASES	512		/* how many can have an entry */
 
 /* The longest pause after failures, unless flush_interval is longer. */
 #define MAX_BACKOFF_S		300
 
-/* How writing violations went. */
+/* How writing the database's violations has gone. */
 typedef struct FlushStats
 {
-	TimestampTz since;			/* counted from then on */
+	TimestampTz since;			/* the figures count from then on */
 	int64		flushed;		/* violations */
-	int64		failures;		/* flushes */
-	TimestampTz last_flush;		/* 0: none yet */
-	TimestampTz last_error_at;	/* 0: none yet */
+	int64		failures;		/* of flushes */
+	TimestampTz last_flush;		/* 0 if there was none */
+	TimestampTz last_error_at;	/* 0 if there was none */
 	char		last_error[256];
-	int			streak;			/* failures since the last success */
-	TimestampTz retry_at;		/* not before, if streak > 0 */
-	bool		others_fail;	/* other tasks of the worker did the last time */
+	int			streak;			/* of failures since the last success */
+	TimestampTz retry_at;		/* if streak > 0, the earliest next flush */
+	bool		others_fail;	/* did the worker's other tasks fail last time? */
 } FlushStats;
 
-/* What a look at the whole table goes by. */
+/* What a look at the whole table compares (memory/spill.c). */
 typedef struct SpillLook
 {
-	uint64		rows[MAX_PARTITIONS];	/* announced when it began */
-	PartitionSet with_rows;
+	uint64		rows[MAX_PARTITIONS];	/* the announcements when it began */
+	PartitionSet with_rows;		/* partitions of which it has found rows */
 } SpillLook;
 
+/* A database's entry. */
 typedef struct SharedDatabase
 {
-	Oid			database;		/* registry's lock; InvalidOid: free */
+	Oid			database;		/* registry's lock; InvalidOid if it is free */
 
-	/* memory/spill.c */
-	pg_atomic_uint32 known;		/* the table has been gone through */
-	bool		memory_newer;	/* set before anybody is there to read it:
-								 * nothing happened since memory was saved */
+	/* of memory/spill.c */
+	pg_atomic_uint32 known;		/* has the table been gone through? */
+	bool		memory_newer;	/* nothing happened since memory was saved; set
+								 * while the server starts, before any reader */
 	pg_atomic_uint64 marks[MAX_PARTITIONS / 64];	/* partition's lock */
-	pg_atomic_uint64 rows[MAX_PARTITIONS];	/* announced, in units of 2^32, and
-											 * of those in flight */
-	/* table/clean.c, in the database's worker: */
-	Oid			clean_file;		/* of the table */
+	pg_atomic_uint64 rows[MAX_PARTITIONS];	/* how many were announced, in units of
+											 * 2^32, plus how many are in flight */
+	/* of table/clean.c, in the database's worker */
+	Oid			clean_file;		/* the table's file */
 	BlockNumber clean_page;		/* where to go on */
-	SpillLook	look;			/* that it goes on with */
-	pg_atomic_uint32 pass_wanted;	/* to get to know what is in the table */
+	SpillLook	look;			/* the look to go on with */
+	pg_atomic_uint32 pass_wanted;	/* must a worker go through the table? */
 
 	FlushStats	flushes;		/* registry's lock */
 
-	/* workers/launcher.c; registry's lock */
+	/* of workers/launcher.c; registry's lock */
 	int			unanswered;		/* workers started since one connected */
-	int64		started_at;		/* the last one; monotonic clock */
+	int64		started_at;		/* when the last one was; monotonic clock */
 } SharedDatabase;
 
 extern const Part databases_part;
@@ -77,4 +78,4 @@ extern void databases_worker_connected(void);
 extern void databases_lock_flushes(void);
 extern void databases_unlock_flushes(void);
 
-#endif							/* RATELIMIT_DATABASES_H */
+#endif							/* RATELIMIT_MEMORY_DATABASES_H */

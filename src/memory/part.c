@@ -1,12 +1,13 @@
 /*
  * memory/part.c
- *		Buckets in shared memory: how much memory they take, and their start.
+ *		Buckets in shared memory, as a part (core/parts.h): how much memory they take,
+ *		and how it is set up when the server starts.
  *
- * How they are kept: memory/slots.h.
+ * memory/slots.h explains how buckets are kept, and memory/saved.c how they are
+ * saved.
  */
 #include "postgres.h"
 
-#include "core/saved_file.h"
 #include "core/settings.h"
 #include "memory/administration.h"
 #include "memory/part.h"
@@ -14,6 +15,7 @@
 #include "memory/slots.h"
 #include "storage/shmem.h"
 
+/* How many partitions there are, and how many groups each has. */
 static void
 dimensions(uint32 *partitions, uint32 *groups)
 {
@@ -22,9 +24,10 @@ dimensions(uint32 *partitions, uint32 *groups)
 	while (n > 1 && max_buckets_setting / n < MIN_PARTITION_SLOTS)
 		n /= 2;
 	*partitions = n;
-	/* a little more where there is room in 128 bytes a bucket: ways stay short */
+	/* a little more, for short ways, if it fits in 128 bytes a bucket */
 	*groups = Max((max_buckets_setting / n + GROUP_SLOTS - 1) / GROUP_SLOTS,
-				  (max_buckets_setting / 32 + (int64) max_buckets_setting) / n / GROUP_SLOTS);
+				  (max_buckets_setting / 32 + (int64) max_buckets_setting) /
+				  n / GROUP_SLOTS);
 }
 
 static Size
@@ -36,12 +39,14 @@ size(void)
 
 	dimensions(&partitions, &groups);
 	total = mul_size((Size) partitions * groups * GROUP_SLOTS,
-					sizeof(uint32) + sizeof(Slot) + sizeof(Tail));
+					 sizeof(uint32) + sizeof(Slot) + sizeof(Tail));
 	total = add_size(total, CACHELINEALIGN((Size) partitions * groups));
 	return add_size(total, CACHELINEALIGN(sizeof(Header)));
 }
 
-/* How much smaller than it may become a partition is at first. */
+/*
+ * The shift in a partition's first layout: how much smaller it is than it may become.
+ */
 static uint32
 first_shift(uint32 groups)
 {
@@ -52,7 +57,7 @@ first_shift(uint32 groups)
 	return shift;
 }
 
-/* One for each partition. */
+/* There is one lock for each partition. */
 static int
 locks(void)
 {
@@ -63,7 +68,7 @@ locks(void)
 	return partitions;
 }
 
-/* Attach shared memory, and make it if it is not there. */
+/* Attach shared memory, and make it if it was not found. */
 static void
 startup(void *memory, LWLockPadded *my_locks, bool found)
 {
@@ -80,7 +85,8 @@ startup(void *memory, LWLockPadded *my_locks, bool found)
 		store.header->seed = secret_seed();
 		for (int i = 0; i < MAX_PARTITIONS; i++)
 		{
-			pg_atomic_init_u32(&store.header->layout[i], first_shift(store.header->groups));
+			pg_atomic_init_u32(&store.header->layout[i],
+							   first_shift(store.header->groups));
 			pg_atomic_init_u64(&store.header->evicted[i], 0);
 		}
 	}

@@ -1,6 +1,6 @@
 /*
  * memory/part.h
- *		Buckets in shared memory as a part: see memory/part.c.
+ *		Buckets in shared memory, as a part (core/parts.h): see memory/part.c.
  */
 #ifndef RATELIMIT_MEMORY_PART_H
 #define RATELIMIT_MEMORY_PART_H

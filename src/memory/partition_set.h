@@ -7,6 +7,7 @@
 
 #define MAX_PARTITIONS	128
 
+/* A bit for each partition, from the lowest on. */
 typedef struct PartitionSet
 {
 	uint64		bits[MAX_PARTITIONS / 64];

@@ -1,6 +1,9 @@
 /*
  * memory/partitions.c
  *		Partitions of shared memory, and their locks.
+ *
+ * This is what the other floors need to know of partitions.  What is in them, and
+ * what their locks are for, is in memory/slots.h.
  */
 #include "postgres.h"
 
@@ -8,25 +11,31 @@
 #include "memory/slots.h"
 #include "memory/wait.h"
 
+/* Is shared memory there, that is, is the library preloaded? */
 bool
 memory_attached(void)
 {
 	return store.header != NULL;
 }
 
+/* How many partitions there are. */
 int
 memory_partitions(void)
 {
 	return store.partitions;
 }
 
+/* The partition of a key with this hash. */
 int
 memory_partition(uint64 hash)
 {
 	return hash & (store.partitions - 1);
 }
 
-/* May wait, and so be cancelled: the caller holds no other partition's lock. */
+/*
+ * Lock a partition.  This may wait, and so be cancelled: the caller must hold no
+ * other partition's lock.
+ */
 void
 memory_lock_partition(int partition)
 {
@@ -34,6 +43,7 @@ memory_lock_partition(int partition)
 		give_way(round);
 }
 
+/* Lock a partition without waiting.  Return false if its lock is not free. */
 bool
 memory_try_lock_partition(int partition)
 {

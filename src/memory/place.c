@@ -1,13 +1,15 @@
 /*
  * memory/place.c
- *		Making buckets in shared memory, moving them and taking them away, all with
- *		their partition's lock held.
+ *		Making a bucket in shared memory that is not there yet: for a call, to set
+ *		what it owes, or to take it over from the table.
  *
- * How they are kept, and who may wait for what: memory/slots.h.
+ * Slots for it are found in memory/claim.c.  Several buckets at once are made in
+ * memory/together.c.  memory/slots.h explains how buckets are kept, and who may wait
+ * for what.
  *
- * A bucket is in one slot.  A bucket is made only by the holder of its partition's lock
- * who has not found it (find_once()), and while that lock is held nobody else makes,
- * moves or takes away one there.
+ * Why a bucket is in one slot only.  A bucket is made only by a process that holds
+ * its partition's lock and has not found it (find_once()), and while that lock is
+ * held no other process makes, moves or takes away a bucket there.
  */
 #include "postgres.h"
 
@@ -20,14 +22,16 @@
 #include "memory/spill.h"
 #include "memory/wait.h"
 
-/* How far to look for room: not far where another bucket gives way anyway. */
+/*
+ * How many groups to look through for room: fewer if another bucket gives way anyway.
+ */
 uint32
 groups_for(PlaceMode mode)
 {
 	return mode == PLACE_OR_SPILL || mode == PLACE_IF_ROOM ? PROBE_GROUPS : EVICT_GROUPS;
 }
 
-/* Let a bucket owe so much, if it is here. */
+/* Let a bucket owe so much, under this rule.  Return false if it is not here. */
 static bool
 set_here(const BucketId *id, const BucketRule *rule, Owed owed)
 {
@@ -40,9 +44,7 @@ set_here(const BucketId *id, const BucketRule *rule, Owed owed)
 
 		if (!lock_word(slot, word))
 			continue;
-		slot->u.bucket.capacity = rule->capacity;
-		slot->u.bucket.refill = rule->refill;
-		unlock_changed(slot, word, full_at);
+		unlock_with_rule(slot, word, rule, full_at);
 		return true;
 	}
 	return false;
@@ -50,12 +52,12 @@ set_here(const BucketId *id, const BucketRule *rule, Owed owed)
 
 typedef enum PlaceResult
 {
-	PLACED,						/* or full, and so nowhere */
-	PLACE_ELSEWHERE,			/* in the table */
-	PLACE_BUSY					/* start anew */
+	PLACED,						/* or it is full, and so is nowhere */
+	PLACE_ELSEWHERE,			/* it belongs in the table */
+	PLACE_BUSY					/* the caller must start anew */
 } PlaceResult;
 
-/* Make a bucket that is not here, holding its partition's lock. */
+/* Make a bucket that is not here, with its partition's lock held. */
 static PlaceResult
 place_locked(const BucketId *id, const BucketRule *rule, Owed owed, PlaceMode mode)
 {
@@ -75,13 +77,13 @@ place_locked(const BucketId *id, const BucketRule *rule, Owed owed, PlaceMode mo
 			return PLACE_BUSY;
 	}
 	fill_slots(id, rule, owed + (rule->timed ? monotonic_ns() : 0),
-		 slots_needed(id), claimed, words);
+			   slots_needed(id), claimed, words);
 	return PLACED;
 }
 
 /*
- * Decide a call on a bucket that is not here, but owes so much, and make it, if it
- * is full no more; or let it, here or not, owe so much.  See memory_place().
+ * Do what memory_place() or, if "set" is true, memory_set() says.  The bucket may
+ * have been made by somebody else by now.
  */
 static bool
 place_or_set(const BucketId *id, const BucketRule *rule, Owed owed, bool set,
@@ -100,8 +102,8 @@ place_or_set(const BucketId *id, const BucketRule *rule, Owed owed, bool set,
 		memory_lock_partition(partition);
 
 		/*
-		 * Somebody else may have made it meanwhile, and may have its word locked: that
-		 * is not waited for with the partition's lock held.
+		 * Somebody else may have made it meanwhile, and may have locked its word, for
+		 * which we must not wait with the partition's lock held.
 		 */
 		if (find_once(id, &slot, &word) != FIND_ABSENT)
 		{
@@ -110,7 +112,7 @@ place_or_set(const BucketId *id, const BucketRule *rule, Owed owed, bool set,
 				return true;
 			continue;
 		}
-		/* from here on nobody can make it */
+		/* from here on nobody else can make it */
 		if ((mode == PLACE_OR_SPILL || mode == PLACE_OR_EVICT) && spill_is_set(partition))
 			result = PLACE_ELSEWHERE;
 		else
@@ -126,20 +128,23 @@ place_or_set(const BucketId *id, const BucketRule *rule, Owed owed, bool set,
 }
 
 /*
- * Decide a call on a bucket that memory_consume() did not find, and make the
- * bucket, which so far owes what the caller says, if it is full no more.
+ * Decide a call on a bucket that memory_consume() did not find, and that so far owes
+ * what the caller says.  Make the bucket if it is not full afterwards.
  *
- * False if the bucket is not made here, but belongs into the table (see memory/spill.c),
- * or stays there, if the mode is PLACE_IF_ROOM.
+ * Return false if the bucket is not made here: it belongs in the table (see
+ * memory/spill.c), or, if the mode is PLACE_IF_ROOM, it stays there.
  */
 bool
 memory_place(const BucketId *id, const BucketRule *rule, Owed owed,
-			PlaceMode mode, Decision *decision)
+			 PlaceMode mode, Decision *decision)
 {
 	return place_or_set(id, rule, owed, false, mode, decision);
 }
 
-/* Let the bucket owe so much, under a rule that takes nothing; or false, likewise. */
+/*
+ * Let the bucket owe so much, whether it is here or not, under a rule that takes
+ * nothing.  Return false as memory_place() does.
+ */
 bool
 memory_set(const BucketId *id, const BucketRule *rule, Owed owed, PlaceMode mode)
 {
@@ -149,8 +154,8 @@ memory_set(const BucketId *id, const BucketRule *rule, Owed owed, PlaceMode mode
 }
 
 /*
- * See to it that the slot's bucket, by a rule, owes at least so much; false if it has
- * changed meanwhile.
+ * See to it that the slot's bucket owes at least so much, under this rule.  Return
+ * false if the bucket has changed since its word was read.
  */
 static bool
 raise_here(Slot *slot, uint64 word, const BucketRule *rule, Owed owed)
@@ -164,20 +169,21 @@ raise_here(Slot *slot, uint64 word, const BucketRule *rule, Owed owed)
 	most = Max(owed, state_owes_by(&state, now, rule));
 	if (!lock_word(slot, word))
 		return false;
-	slot->u.bucket.capacity = rule->capacity;
-	slot->u.bucket.refill = rule->refill;
-	unlock_changed(slot, word, rule->timed ? now + most : most);
+	unlock_with_rule(slot, word, rule, rule->timed ? now + most : most);
 	return true;
 }
 
 /*
- * Take a bucket over from the table, whose row's page the caller has locked.  If it is
- * here already, it is to owe at least as much, if so asked; else it is made, if there is
- * room and it may be.  Waits for nothing: MOVE_BUSY if it would have to.
+ * Take a bucket over from the table; the caller has locked the page of its row.  If
+ * the bucket is here already, "raise" says whether it is then to owe at least as much
+ * as the row says.  If it is not, "make" says whether it is to be made, if there is
+ * room.
+ *
+ * This waits for nothing, and returns MOVE_BUSY if it would have to.
  */
 MoveResult
 memory_move_in(const BucketId *id, const BucketRule *rule, Owed owed, bool raise,
-			  bool make)
+			   bool make)
 {
 	int			partition = memory_partition(id->hash);
 	MoveResult	result = MOVE_BUSY;

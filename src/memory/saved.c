@@ -1,41 +1,42 @@
 /*
  * memory/saved.c
- *		Buckets in shared memory, as they are saved for the next start.
+ *		Saving the buckets in shared memory for the next start, and loading them.
  *
- * The file they go to: core/saved_file.c.  How they are kept: memory/slots.h.
+ * core/saved_file.c has the file that they are in, and memory/slots.h explains how
+ * buckets are kept.
  *
- * Each bucket is copied as a decision reads it, without a lock.  So a file is of
- * no one moment: each bucket is as it was when its turn came.  One that becomes
- * full meanwhile and is made anew in another slot may turn up twice; the one that
- * was saved later is loaded last, and holds.
+ * Each bucket is copied as a decision reads it, without a lock.  So the file does not
+ * show one moment: each bucket is as it was when its turn came.  A bucket that
+ * becomes full meanwhile and is made anew in another slot may be saved twice, and so
+ * may those of a partition that grows meanwhile.  The one that was saved later is
+ * loaded last, and counts.
  *
  * The hash's seed is saved, too.  If memory has the same dimensions at the next
- * start, every bucket comes to where it was: in any other order they might not all
- * find room; and the partitions that have spilled are known.  If it has not,
+ * start, every bucket returns to the slots where it was: in any other order the
+ * buckets might not all find room.  It also returns to the partition where it was, so
+ * the evictions of each partition are still its own.  If the dimensions differ,
  * buckets go where there is room.
  */
 #include "postgres.h"
 
 #include <math.h>
 
-#include "core/saved_file.h"
 #include "memory/block_filter.h"
 #include "memory/claim.h"
 #include "memory/grow.h"
 #include "memory/partitions.h"
 #include "memory/saved.h"
 #include "memory/search.h"
-#include "memory/wait.h"
 
 /* Slots between looks at whether to go on. */
 #define SAVE_BATCH	512
 
-/* Nanoseconds, in all of a save, to wait for what others hold. */
+/* Nanoseconds that all of a save may wait for what other processes hold. */
 #define SAVE_PATIENCE	INT64CONST(1000000000)
 
 /* Kinds of records. */
-#define SAVED_STORE		0		/* one: how buckets are placed */
-#define SAVED_BUCKET	1
+#define SAVED_STORE		0		/* one record: how buckets are placed */
+#define SAVED_BUCKET	1		/* a record for each bucket */
 
 typedef struct SavedStore
 {
@@ -43,16 +44,16 @@ typedef struct SavedStore
 	uint32		partitions;
 	uint32		groups;
 	uint64		evicted[MAX_PARTITIONS];
-	uint8		shift[MAX_PARTITIONS];	/* of the layout */
+	uint8		shift[MAX_PARTITIONS];	/* of the layouts */
 } SavedStore;
 
 typedef struct SavedBucket
 {
 	double		capacity;
 	double		refill;
-	uint64		owed[2];		/* when saving began; lower half first */
+	uint64		owed[2];		/* what it owed when saving began; lower half first */
 	Oid			database;
-	uint32		places[1 + MAX_CONTINUATIONS];	/* slots that it lives in */
+	uint32		places[1 + MAX_CONTINUATIONS];	/* the slots that it lives in */
 	uint8		limiter_len;
 	uint8		key_len;
 	char		names[MAX_NAMES];
@@ -82,31 +83,29 @@ save_store(Saving *saving)
 }
 
 /*
- * Copy the slot's bucket if it lives; what it owed when saving began.  One that a
- * stopped process holds is left out: it would keep all others from being saved.
+ * Copy the slot's bucket if it lives, with what it owed when saving began.  Return
+ * false if it does not live.  A bucket that a stopped process holds is left out, as
+ * waiting for it would keep all others from being saved.
  */
 static bool
 copy_bucket(uint32 n, int64 began, int64 *patience, SavedBucket *record)
 {
 	Slot	   *slot = &store.slots[n];
 
-	for (int round = 0; ((volatile uint32 *) store.tags)[n] >= TAG_FIRST; round++)
+	while (((volatile uint32 *) store.tags)[n] >= TAG_FIRST)
 	{
-		uint64		word = pg_atomic_read_u64(&slot->word);
+		uint64		word;
 		uint32		next;
 		int			len;
 		Owed		owed;
 
-		if (word & WORD_LOCKED)
+		if (!read_word_for(slot, &word, patience))
 		{
-			if (give_way_for(round, patience))
-				continue;
 			ereport(LOG,
 					(errmsg("ratelimit: leaving a bucket out of the saved state"),
 					 errdetail("A process that has been stopped is changing it.")));
 			return false;
 		}
-		pg_read_barrier();
 		next = slot->link;
 		memset(record->places, 0, sizeof(record->places));
 		record->places[0] = n;
@@ -127,7 +126,7 @@ copy_bucket(uint32 n, int64 began, int64 *patience, SavedBucket *record)
 		if (!unchanged(slot, word))
 			continue;
 
-		/* nothing of a slot that is changing may reach the arithmetic */
+		/* the copy is consistent, so it may reach the arithmetic */
 		if (!OidIsValid(record->database))
 			return false;
 		if (bucket_timed(record->capacity, record->refill))
@@ -143,43 +142,39 @@ copy_bucket(uint32 n, int64 began, int64 *patience, SavedBucket *record)
 	return false;
 }
 
-static void
-save_buckets(Saving *saving)
+/* How far saving the buckets has got. */
+typedef struct BucketSaving
 {
+	Saving	   *saving;
+	int64		patience;		/* that is left */
+	int64		visited;		/* slots */
+} BucketSaving;
+
+/* Save the slot's bucket if it lives; for visit_slots(). */
+static bool
+visit_to_save(uint32 n, void *arg)
+{
+	BucketSaving *mine = arg;
 	SavedBucket record;
-	uint32		per_partition = store.groups * GROUP_SLOTS;
-	int64		patience = SAVE_PATIENCE;
 
-	for (uint32 partition = 0; partition < store.partitions; partition++)
+	if (mine->visited++ % SAVE_BATCH == 0 && !saved_go_on(mine->saving))
+		return false;
+	if (copy_bucket(n, mine->saving->mono, &mine->patience, &record))
 	{
-		uint32		before;
-
-		/* buckets that moved meanwhile may have passed us by */
-		do
-		{
-			before = wait_for_layout(partition, &patience);
-			pg_read_barrier();
-			for (uint32 i = 0; i < per_partition; i++)
-			{
-				if (i % SAVE_BATCH == 0 && !saved_go_on(saving))
-					return;
-				if (!copy_bucket(partition_slot(partition, i), saving->mono, &patience,
-								 &record))
-					continue;
-				saved_put(saving, SAVED_BUCKET, &record,
-							 offsetof(SavedBucket, names) + record.limiter_len + record.key_len);
-				saving->buckets++;
-			}
-			pg_read_barrier();
-		} while (pg_atomic_read_u32(&store.header->layout[partition]) != before);
+		saved_put(mine->saving, SAVED_BUCKET, &record,
+				  offsetof(SavedBucket, names) + record.limiter_len + record.key_len);
+		mine->saving->buckets++;
 	}
+	return true;
 }
 
 void
 memory_save(Saving *saving)
 {
+	BucketSaving buckets = {.saving = saving,.patience = SAVE_PATIENCE};
+
 	save_store(saving);
-	save_buckets(saving);
+	visit_slots(visit_to_save, &buckets, &buckets.patience);
 }
 
 /*
@@ -215,7 +210,10 @@ load_store(const char *bytes, Size size, Loading *loading)
 	return true;
 }
 
-/* Lock and empty these slots if all are on the way and free; else false. */
+/*
+ * Lock and empty these slots if all of them are on the way, and free.  Otherwise
+ * return false, with no slot locked.
+ */
 static bool
 claim_places(const Probe *probe, int needed, const uint32 *places,
 			 uint32 *claimed, uint64 *words)
@@ -243,7 +241,10 @@ claim_places(const Probe *probe, int needed, const uint32 *places,
 	return false;
 }
 
-/* Searches end at a slot that was never used: let there be none before this one. */
+/*
+ * Let all slots before this place on the way count as used, because a search ends at
+ * a slot that has never been used.
+ */
 static void
 free_way(const Probe *probe, uint32 place)
 {
@@ -260,13 +261,14 @@ free_way(const Probe *probe, uint32 place)
 }
 
 /*
- * Make a bucket that was saved, as of "now", or bring it up to date: in the slots
- * that it had, if these are known.  False if another had to give way for it.  At
- * the start of the server: nobody else is here, and no lock is taken.
+ * Make a bucket that was saved, owing so much at the time "now", or bring it up to
+ * date if it is here already.  It gets the slots that it had, if these are known.
+ * Return false if another bucket had to give way for it.  This is done while the
+ * server starts: there is no other process, and no lock is taken.
  */
 static bool
 restore(const BucketId *id, double capacity, double refill, Owed owed,
-			  int64 now, const uint32 *places)
+		int64 now, const uint32 *places)
 {
 	Probe		probe = probe_of(id->hash);
 	BucketRule	rule = {.capacity = capacity,.refill = refill};
@@ -279,9 +281,7 @@ restore(const BucketId *id, double capacity, double refill, Owed owed,
 
 	if (slot && lock_word(slot, word))
 	{
-		slot->u.bucket.capacity = capacity;
-		slot->u.bucket.refill = refill;
-		unlock_changed(slot, word, owed > 0 ? full_at : 0);
+		unlock_with_rule(slot, word, &rule, owed > 0 ? full_at : 0);
 		return true;
 	}
 	if (owed <= 0)

@@ -1,16 +1,18 @@
 /*
  * memory/search.c
- *		Searching for a bucket's slot, when it is not in its home group.
+ *		Searching for a bucket's slot, as far as this is not inline in
+ *		memory/search.h: beyond the home group, while a partition grows, and without
+ *		waiting.
  *
- * How buckets are kept, and how a search ends: memory/slots.h.  How searches go
- * together with growing: memory/grow.c.
+ * A search changes nothing.  memory/slots.h explains where a bucket may be and where
+ * a search ends, and memory/grow.c how searches go together with growing.
  */
 #include "postgres.h"
 
 #include "memory/partitions.h"
 #include "memory/search.h"
 
-/* A search goes on after the home group, as far as that reaches. */
+/* Go on with a search after the home group, as far as its reach. */
 Slot *
 search_further(const BucketId *id, Probe way, SearchMode mode, uint64 *word)
 {
@@ -23,23 +25,23 @@ search_further(const BucketId *id, Probe way, SearchMode mode, uint64 *word)
 	return slot;
 }
 
-/* A bucket that growing has left behind is where an earlier layout has it. */
+/* Look for a bucket that growing has left behind, where an earlier layout has it. */
 static Slot *
 search_left(const BucketId *id, uint32 layout, SearchMode mode, uint64 *word)
 {
 	Slot	   *slot = NULL;
 
-	for (uint32 shift = (layout & LAYOUT_SHIFT) + 1; !slot && store.groups >> shift > 0; shift++)
+	for (uint32 shift = (layout & LAYOUT_SHIFT) + 1;
+		 !slot && store.groups >> shift > 0; shift++)
 	{
 		Probe		way = probe_in(id->hash, shift);
 
-		if (!search_group(id, &way, 0, mode, &slot, word) && *reach_of(&way) > 0)
-			slot = search_further(id, way, mode, word);
+		slot = search_way(id, &way, mode, word);
 	}
 	return slot;
 }
 
-/* Is the layout that a way was worked out from the one that holds, and nothing moves? */
+/* Is this, from which a way was worked out, still the layout, with nothing moving? */
 static bool
 layout_holds(uint64 hash, uint32 layout)
 {
@@ -49,8 +51,9 @@ layout_holds(uint64 hash, uint32 layout)
 }
 
 /*
- * The bucket is not where this layout has it.  Was it left behind, or has the layout
- * changed?  Then it is searched for once nothing moves.
+ * Go on with a search that has not found the bucket where this layout has it.  The
+ * bucket may have been left behind.  If the layout has changed, search again once no
+ * buckets are moving.
  */
 Slot *
 find_elsewhere(const BucketId *id, uint32 layout, uint64 *word)
@@ -68,24 +71,21 @@ find_elsewhere(const BucketId *id, uint32 layout, uint64 *word)
 		layout = wait_for_layout(memory_partition(id->hash), NULL);
 		way = probe_in(id->hash, layout);
 		pg_read_barrier();
-		if (!search_group(id, &way, 0, SEARCH_WAITING, &slot, word) && *reach_of(&way) > 0)
-			slot = search_further(id, way, SEARCH_WAITING, word);
+		slot = search_way(id, &way, SEARCH_WAITING, word);
 		if (slot)
 			return slot;
 	}
 }
 
-/* As find(), but without waiting for anything. */
+/* Do the same as find(), but without waiting for anything. */
 FindResult
 find_once(const BucketId *id, Slot **slot, uint64 *word)
 {
 	Probe		way = probe_of(id->hash);
 
-	*slot = NULL;
 	/* the tags are read after the layout */
 	pg_read_barrier();
-	if (!search_group(id, &way, 0, SEARCH_ONCE, slot, word) && *reach_of(&way) > 0)
-		*slot = search_further(id, way, SEARCH_ONCE, word);
+	*slot = search_way(id, &way, SEARCH_ONCE, word);
 	if (!*slot && (way.layout & LAYOUT_LEFT))
 		*slot = search_left(id, way.layout, SEARCH_ONCE, word);
 	if (*slot)

@@ -1,24 +1,29 @@
 /*
  * memory/short_way.h
- *		A decision on a bucket that is in shared memory: the short way, inline, as a
- *		call waits longer for its code than it takes to execute it.
+ *		Deciding a call on a bucket that is in shared memory, by the short way.
  *
- * How buckets are kept, and why a decision needs no lock: memory/slots.h.
+ * This is inline, because a call waits longer for its code than it takes to execute
+ * it.  What the short way leaves is decided by consume_locked() in memory/consume.c.
+ * Nothing here makes a bucket.
+ *
+ * memory/slots.h explains how buckets are kept, and why a decision needs no lock.
  */
 #ifndef RATELIMIT_MEMORY_SHORT_WAY_H
 #define RATELIMIT_MEMORY_SHORT_WAY_H
 
 #include "memory/search.h"
 
-extern bool memory_denied_last;	/* this backend's last call: denials come in rows */
-extern uint64 memory_last_hash;	/* of this backend's last call */
+/* of this backend's last call: */
+extern bool memory_denied_last; /* was it denied?  Denials come in rows */
+extern uint64 memory_last_hash; /* its bucket's hash */
 
 extern bool consume_locked(Slot *slot, uint64 word, const BucketRule *rule,
 						   Decision *decision) pg_attribute_cold;
 
 /*
- * A decision on a bucket with so long a name is to follow.  It is far away, mostly in
- * its first place: fetch that meanwhile.
+ * Announce that a decision on a bucket with this hash and length of its name follows.
+ * The bucket is far away, mostly in the first place on its way, which is fetched
+ * meanwhile.
  */
 static inline void
 fetch_bucket(uint64 hash, int name_len)
@@ -30,13 +35,13 @@ fetch_bucket(uint64 hash, int name_len)
 	__builtin_prefetch(&store.slots[first]);
 	if (unlikely(name_len > HEAD_BYTES))
 	{
-		/* it may be in two lines */
+		/* the tail may be in two cache lines */
 		__builtin_prefetch(&store.tails[first]);
 		__builtin_prefetch(&store.tails[first].name[TAIL_BYTES - 1]);
 	}
 }
 
-/* The time that the arithmetic is to go by. */
+/* The time that the arithmetic for this rule goes by. */
 static inline int64
 clock_for(const BucketRule *rule)
 {
@@ -44,10 +49,11 @@ clock_for(const BucketRule *rule)
 }
 
 /*
- * Try to decide; false if somebody else changed the bucket meanwhile.
+ * Try to decide a call.  Return false if somebody else has changed the bucket since
+ * its word was read.
  *
- * When it will be full takes 64 bits, unless that is centuries away: with the base below
- * 2^26 either way, and the word's value below 2^62, so does their sum.
+ * The time when the bucket will be full fits in 64 bits, unless it is centuries away:
+ * it does if the base is within 2^26 either way and the word's value is below 2^62.
  */
 static pg_attribute_always_inline bool
 swap_word(Slot *slot, uint64 word, const BucketRule *rule, int64 now,
@@ -56,7 +62,7 @@ swap_word(Slot *slot, uint64 word, const BucketRule *rule, int64 now,
 	const int64 limit = INT64CONST(1) << 26;
 	int64		base = slot->u.bucket.base;
 	int64		full_at;
-	int64		left;			/* of what it owed */
+	int64		left;			/* what the bucket owes now */
 	Owed		owed;
 	Owed		advance;
 
@@ -77,10 +83,11 @@ swap_word(Slot *slot, uint64 word, const BucketRule *rule, int64 now,
 	advance = (now + left - full_at) + rule->take;
 	if (unlikely(advance >= MAX_ADVANCE))
 		return consume_locked(slot, word, rule, decision);
-	return pg_atomic_compare_exchange_u64(&slot->word, &word, word + ((uint64) advance << 1));
+	return pg_atomic_compare_exchange_u64(&slot->word, &word,
+										  word + ((uint64) advance << 1));
 }
 
-/* Decide a call on a bucket that is here; false if it is not. */
+/* Decide a call on a bucket that is here.  Return false if it is not. */
 static pg_attribute_always_inline bool
 consume_here(const BucketId *id, const BucketRule *rule, Decision *decision)
 {
@@ -89,8 +96,9 @@ consume_here(const BucketId *id, const BucketRule *rule, Decision *decision)
 	int64		early = 0;
 
 	/*
-	 * A bucket that this backend has not just used is not there yet: look at the
-	 * clock meanwhile, but for a denial, which needs a second look (below).
+	 * A bucket that this backend has not just used is still being fetched.  Look at
+	 * the clock meanwhile, except if a denial is likely, which needs a second look
+	 * (below).
 	 */
 	if (likely(id->hash != memory_last_hash && rule->timed && !memory_denied_last))
 		early = monotonic_ns();
@@ -102,8 +110,9 @@ consume_here(const BucketId *id, const BucketRule *rule, Decision *decision)
 									 decision);
 
 		/*
-		 * By a clock from before the word, a later call of somebody else may seem to
-		 * be of the future, and a call that is denied too early: look again.
+		 * If the clock was read before the word, a call of somebody else that came
+		 * later may seem to lie in the future, and this call may be denied although
+		 * its time has come: look again.
 		 */
 		if (done && (decision->allowed || !early))
 		{

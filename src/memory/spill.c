@@ -1,66 +1,71 @@
 /*
  * memory/spill.c
- *		Which partitions of shared memory have buckets in the table.
+ *		Which partitions of shared memory have spilled, that is, have buckets in the
+ *		table.
  *
- * A bucket is in exactly one place.  Per database and partition there is one
- * mark: while it is set, a key of that database that is not found in the
- * partition has its bucket in rate_limit_buckets; while it is not, in shared
- * memory or nowhere.  This file keeps the marks; the stores themselves are in
- * memory/slots.h and table/store.c.  The rules:
+ * A bucket is in exactly one place.  There is one mark for each database and
+ * partition.  While it is set, a key of that database that is not found in the
+ * partition has its bucket in rate_limit_buckets; while it is not set, the bucket is
+ * in shared memory or nowhere.  This file keeps the marks; the stores themselves are
+ * in memory/slots.h and table/store.c.  The rules are:
  *
- * 1. A bucket is made in memory holding its partition's lock, with the mark not
- *	  set.  A mark is set holding the partition's lock, when there is no room.
+ * 1. A bucket is made in memory with its partition's lock held and the mark not set.
+ *	  A mark is set with the partition's lock held, if there is no room.
  *
- * 2. A row is made holding the key's lock (table/store.c), which is held no longer
- *	  than that.  Holding it, its maker looks for the row and for the bucket in
- *	  memory once more, and makes the row only if neither is there.
+ * 2. A row is made with the key's lock held (table/make.c), which is held no longer
+ *	  than that.  With that lock held, the maker looks for the row and for the bucket
+ *	  in memory once more, and makes the row only if neither is there.
  *
- * 3. Before it makes the row it announces it (spill_begin_row()), and then looks at
- *	  the mark.  If that is not set any more it makes no row and starts anew.
+ * 3. Before the maker makes the row it announces it (spill_begin_row()), and then
+ *	  looks at the mark.  If the mark is not set any more, it makes no row and starts
+ *	  anew.
  *
- * 4. A row that is there is its bucket.  Whoever deletes it holds its page's lock, and
- *	  the bucket is full by then, or has been made in memory, mark or not: that is
- *	  what the worker does with rows for which there is room (table/clean.c).
+ * 4. A row that is there is its bucket.  It is deleted only with the lock of its page
+ *	  held, when the bucket is full, or when it has been made in memory, mark or not:
+ *	  that is what the worker does with rows for which there is room (table/clean.c).
  *
- * 5. The worker clears a mark if it has gone through the whole table and seen no row
- *	  of the partition, and none was announced since it began.  Holding the
- *	  partition's lock it clears the mark, then looks at the announcements, and sets
- *	  the mark again if there is a new one.
+ * 5. The worker clears a mark if it has gone through the whole table and has seen no
+ *	  row of the partition, and if none was announced since it began.  With the
+ *	  partition's lock held it clears the mark, then looks at the announcements, and
+ *	  sets the mark again if there is a new one.
  *
- * 6. A parallel query cannot make rows.  There, holding the key's lock, the bucket is
- *	  made in memory if it has no row, mark or not.
+ * 6. A parallel query cannot make rows.  There, with the key's lock held, the bucket
+ *	  is made in memory if it has no row, mark or not.
  *
  * Why no bucket is in two places:
  *
- * - Between rules 3 and 5.  An announcement and the clearing of a mark are both
- *	 atomic operations with full barriers, each followed by a look at what the other
- *	 one wrote.  So at least one of the two sees the other: either the maker of the
- *	 row finds the mark cleared, or the worker finds the announcement and sets the
- *	 mark again.  Meanwhile nobody makes a bucket in memory by rule 1, because the
- *	 worker holds the partition's lock.
+ * - Between rules 3 and 5.  The announcement of a row and the clearing of a mark are
+ *	 each followed by a full barrier, and then by a look at what the other side
+ *	 writes.  So at least one side sees the other: either the maker of the row finds
+ *	 the mark cleared, or the worker finds the announcement and sets the mark again.
+ *	 The barriers are explicit, because an atomic operation that is a load-acquire and
+ *	 a store-release (ARM64 without LSE) lets a later load be done before its store
+ *	 can be seen, although PostgreSQL calls it a full barrier.  Meanwhile nobody makes
+ *	 a bucket in memory by rule 1, because the worker holds the partition's lock.
  *
  * - A row that was announced before the worker began to go through the table was
- *	 either complete by then, in which case the worker sees it; or in flight, which
- *	 the count says, in which case the mark stays.
+ *	 either complete by then, in which case the worker sees it, or it was in flight,
+ *	 which the count says, in which case the mark stays.
  *
- * - Between rules 2 and 4.  A caller that finds neither a row nor, afterwards and
- *	 holding the key's lock, the bucket in memory: a worker that deleted the row in
- *	 between had made the bucket in memory before it unlocked the page, and the
- *	 caller has locked that page, or the index page beside it, since.  So the caller
- *	 finds the bucket, unless that is full again by now, which equals none.
+ * - Between rules 2 and 4.  A caller finds no row and afterwards, with the key's lock
+ *	 held, no bucket in memory.  A worker that deleted the row in between had made the
+ *	 bucket in memory before it unlocked the page, and the caller has since locked
+ *	 that page, or the index page beside it.  So the caller finds the bucket, unless
+ *	 the bucket is full again by now, which equals an absent one.
  *
- * - A caller that has found a row locks its page and looks at the row again.  If it
- *	 is there it is the bucket (rule 4).
+ * - A caller that has found a row locks its page and looks at the row again.  If the
+ *	 row is there, it is the bucket (rule 4).
  *
- * At the start of the server the table may have rows: it survives a clean restart,
- * and a time without preloading.  So all marks are set at first.  If the table has no
- * page the first caller clears them, by rule 5; otherwise the launcher starts a
- * worker at once, which goes through it.  Until then the database is not "known":
- * there may be buckets both in memory, loaded from the file, and in a row, and blocks
- * that the filter does not know (decide/blocks.c).  So until then every call takes the long
- * way, and first moves what its row says to memory (table_merge()).
+ * When the server starts, the table may have rows: it survives a clean restart, and a
+ * time without preloading.  So all marks are set at first.  If the table has no page,
+ * the first caller clears them, by rule 5; otherwise the launcher at once starts a
+ * worker, which goes through the table.  Until then the database is not "known":
+ * there may be buckets that are both in memory, loaded from the file, and in a row,
+ * and blocks that the filter does not know (decide/blocks.c).  So until then every
+ * call takes the long way, and first moves what its row says to memory
+ * (table_merge()).
  *
- * On a standby the table cannot be read, nor have rows.
+ * On a standby the table cannot be read, and cannot have rows.
  *
  * A database without an entry (memory/databases.c) keeps every bucket in the table.
  */
@@ -73,8 +78,8 @@
 #define ONE_ANNOUNCED	(UINT64CONST(1) << 32)
 
 /*
- * Has the table been gone through since the server started?  If so, whoever asks
- * also sees what was noticed on the way.
+ * Has the table been gone through since the server started?  If so, the caller also
+ * sees everything that was noticed on the way.
  */
 bool
 spill_known(void)
@@ -91,8 +96,8 @@ spill_known(void)
 }
 
 /*
- * Where both memory and the table have a bucket: is what was loaded into memory
- * when the server started the newer for certain?
+ * If both memory and the table have a bucket, is the one that was loaded into memory
+ * when the server started certain to be the newer one?
  */
 bool
 spill_memory_newer(void)
@@ -102,19 +107,22 @@ spill_memory_newer(void)
 	return mine && mine->memory_newer;
 }
 
-/* The table has been gone through. */
+/* Note that the table has been gone through. */
 void
 spill_set_known(void)
 {
 	SharedDatabase *mine = my_shared_database();
 
-	/* blocks that were noticed, buckets that were raised come before */
+	/* blocks that were noticed and buckets that were raised are seen before */
 	pg_write_barrier();
 	if (mine)
 		pg_atomic_write_u32(&mine->known, 1);
 }
 
-/* Is the partition marked?  Certain under its lock, or once a row is announced. */
+/*
+ * Is the partition marked?  The answer is certain with the partition's lock held, or
+ * after a row has been announced.
+ */
 bool
 spill_is_set(int partition)
 {
@@ -124,7 +132,7 @@ spill_is_set(int partition)
 		(pg_atomic_read_u64(&mine->marks[partition / 64]) >> (partition % 64) & 1);
 }
 
-/* Mark the partition, whose lock the caller holds. */
+/* Mark the partition.  The caller holds its lock. */
 void
 spill_mark(int partition)
 {
@@ -145,12 +153,16 @@ spill_any(void)
 	return false;
 }
 
-/* Where spill_begin_row() has announced a row, NULL: nowhere.  There may be an entry later. */
+/*
+ * The entry in which spill_begin_row() has announced a row, or NULL.  It is kept
+ * because a database without an entry may have one by the time of spill_end_row().
+ */
 static SharedDatabase *announced = NULL;
 
 /*
- * Announce that a row is going to be made of a bucket of the partition; false, and
- * nothing announced, if it must not be.  spill_end_row() is to follow.
+ * Announce that a bucket of the partition is going to be made as a row;
+ * spill_end_row() must follow.  Return false, with nothing announced, if the row must
+ * not be made.
  */
 bool
 spill_begin_row(int partition)
@@ -161,13 +173,15 @@ spill_begin_row(int partition)
 	if (!mine)
 		return true;
 	pg_atomic_fetch_add_u64(&mine->rows[partition], ONE_ANNOUNCED + 1);
+	/* pairs with the barrier in spill_clear() */
+	pg_memory_barrier();
 	if (spill_is_set(partition))
 		return true;
 	spill_end_row(partition);
 	return false;
 }
 
-/* The row is there, or has failed. */
+/* Take the announcement back, as the row is there or has failed. */
 void
 spill_end_row(int partition)
 {
@@ -176,7 +190,7 @@ spill_end_row(int partition)
 	announced = NULL;
 }
 
-/* What has been announced so far; the caller is about to go through the table. */
+/* Note what has been announced so far.  The caller then goes through the table. */
 void
 spill_look(SpillLook *look)
 {
@@ -185,13 +199,11 @@ spill_look(SpillLook *look)
 	memset(look, 0, sizeof(*look));
 	for (int i = 0; mine && i < MAX_PARTITIONS; i++)
 		look->rows[i] = pg_atomic_read_u64(&mine->rows[i]);
-	/* rows are looked for after that */
+	/* the table is read after that */
 	pg_memory_barrier();
 }
 
-/*
- * Clear the marks of partitions of which no row was found since the look: rule 5.
- */
+/* Clear the marks of partitions of which no row was found since the look: rule 5. */
 void
 spill_clear(const SpillLook *look)
 {
@@ -210,6 +222,8 @@ spill_clear(const SpillLook *look)
 			continue;
 		memory_lock_partition(i);
 		pg_atomic_fetch_and_u64(marks, ~mark);
+		/* pairs with the barrier in spill_begin_row() */
+		pg_memory_barrier();
 		if (pg_atomic_read_u64(&mine->rows[i]) != look->rows[i])
 			pg_atomic_fetch_or_u64(marks, mark);
 		memory_unlock_partition(i);

@@ -1,6 +1,6 @@
 /*
  * memory/spill.h
- *		Which partitions have buckets in the table: see memory/spill.c.
+ *		Which partitions of shared memory have spilled: see memory/spill.c.
  */
 #ifndef RATELIMIT_MEMORY_SPILL_H
 #define RATELIMIT_MEMORY_SPILL_H

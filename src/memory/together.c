@@ -1,14 +1,16 @@
 /*
  * memory/together.c
- *		Calls on several buckets, decided together: all or nothing.
+ *		Calls on several buckets in shared memory that are decided together: all of
+ *		them or none.
  *
- * Calls on several buckets are decided with all of their words locked, so nobody
- * sees, or takes part in, half of it.  With a partition's lock or a word held nothing is
- * waited for: whatever is in somebody else's hands, or has changed since it was read,
- * makes us release all and start anew, after a while with naps in between.
+ * They are decided with all of the buckets' words locked, so no other process sees
+ * half of the calls, or takes part in half of them.  With a partition's lock or a
+ * word held we wait for nothing: if another process holds a word, or a bucket has
+ * changed since it was read, we release everything and start anew, after a while with
+ * naps in between.
  *
- * Buckets that are not here are made with their partitions' locks held, taken
- * before any word is locked.
+ * Buckets that are not here are made with their partitions' locks held, which are
+ * taken before any word is locked.  memory/slots.h explains how buckets are kept.
  */
 #include "postgres.h"
 
@@ -22,8 +24,9 @@
 #include "miscadmin.h"
 #include "port/pg_bitutils.h"
 
-#define ALL_SPINS		10		/* rounds before the first nap */
+#define ALL_SPINS		10		/* how many rounds come before the first nap */
 
+/* Release all claimed slots. */
 static void
 release_all(Held *held, int n)
 {
@@ -34,10 +37,12 @@ release_all(Held *held, int n)
 	}
 }
 
-/* Find the calls' buckets, and claim slots for those that are not here. */
+/*
+ * Find the calls' buckets.  "locked" has the partitions that are locked.  Add to it
+ * those of buckets that are not here, and return ALL_MISSING if that adds any.
+ */
 static AllResult
-find_or_claim(BucketCall *calls, int n, PlaceMode mode, Held *held,
-			  PartitionSet *locked)
+find_all(const BucketCall *calls, int n, Held *held, PartitionSet *locked)
 {
 	AllResult	result = ALL_DECIDED;
 
@@ -45,7 +50,6 @@ find_or_claim(BucketCall *calls, int n, PlaceMode mode, Held *held,
 	{
 		int			partition = memory_partition(calls[i].id.hash);
 
-		held[i].n_claimed = 0;
 		switch (find_once(&calls[i].id, &held[i].slot, &held[i].word))
 		{
 			case FIND_HERE:
@@ -60,8 +64,17 @@ find_or_claim(BucketCall *calls, int n, PlaceMode mode, Held *held,
 				break;
 		}
 	}
-	if (result != ALL_DECIDED)
-		return mode == PLACE_NOTHING ? ALL_ELSEWHERE : result;
+	return result;
+}
+
+/*
+ * Claim slots for those of the calls' buckets that are not here.  The locks of their
+ * partitions are held.
+ */
+static AllResult
+claim_absent(BucketCall *calls, int n, PlaceMode mode, Held *held)
+{
+	AllResult	result = ALL_DECIDED;
 
 	for (int i = 0; i < n; i++)
 	{
@@ -78,9 +91,9 @@ find_or_claim(BucketCall *calls, int n, PlaceMode mode, Held *held,
 			continue;
 		}
 		if (calls[i].rule.take == 0)
-			continue;			/* stays as it is */
+			continue;			/* nothing to keep: no bucket is made */
 		if (claim_slots(&probe, (probe.layout & LAYOUT_SHIFT) ? 1 : groups_for(mode),
-				  slots_needed(&calls[i].id), held[i].claimed, held[i].words))
+						slots_needed(&calls[i].id), held[i].claimed, held[i].words))
 			held[i].n_claimed = slots_needed(&calls[i].id);
 		else if (probe.layout & LAYOUT_SHIFT)
 		{
@@ -101,7 +114,10 @@ find_or_claim(BucketCall *calls, int n, PlaceMode mode, Held *held,
 	return result;
 }
 
-/* Lock the words of the buckets that are here; how many, if not all of them. */
+/*
+ * Lock the words of the buckets that are here, call by call.  Return for how many
+ * calls that succeeded; n if it did for all.
+ */
 static int
 lock_all(const BucketCall *calls, Held *held, int n)
 {
@@ -112,7 +128,7 @@ lock_all(const BucketCall *calls, Held *held, int n)
 
 		if (!slot)
 			continue;
-		/* others may take from it all the time: go by what it says now */
+		/* others may take from the bucket all the time: lock what it is now */
 		while (!lock_word(slot, word))
 		{
 			word = pg_atomic_read_u64(&slot->word);
@@ -129,7 +145,7 @@ lock_all(const BucketCall *calls, Held *held, int n)
 	return n;
 }
 
-/* Decide on buckets all of whose words are locked, and release them. */
+/* Decide calls on buckets whose words are all locked, and release them. */
 static void
 decide_locked(BucketCall *calls, int n, Held *held, bool apply)
 {
@@ -166,23 +182,19 @@ decide_locked(BucketCall *calls, int n, Held *held, bool apply)
 		full_at = decision->owed + (rule->timed ? now : 0);
 
 		if (slot && apply)
-		{
-			slot->u.bucket.capacity = rule->capacity;
-			slot->u.bucket.refill = rule->refill;
-			unlock_changed(slot, held[i].word, full_at);
-		}
+			unlock_with_rule(slot, held[i].word, rule, full_at);
 		else if (slot)
 			unlock_unchanged(slot, held[i].word);
 		else if (held[i].n_claimed > 0 && apply)
 		{
 			fill_slots(&calls[i].id, rule, full_at,
-				 held[i].n_claimed, held[i].claimed, held[i].words);
+					   held[i].n_claimed, held[i].claimed, held[i].words);
 			held[i].n_claimed = 0;
 		}
 	}
 }
 
-/* One try, the partitions' locks held. */
+/* Do what memory_try_all() says, with the partitions' locks held. */
 static AllResult
 try_all(BucketCall *calls, int n, PlaceMode mode, bool apply, Held *held,
 		PartitionSet *locked)
@@ -191,7 +203,11 @@ try_all(BucketCall *calls, int n, PlaceMode mode, bool apply, Held *held,
 
 	for (int i = 0; i < n; i++)
 		held[i].n_claimed = 0;
-	result = find_or_claim(calls, n, mode, held, locked);
+	result = find_all(calls, n, held, locked);
+	if (result == ALL_MISSING && mode == PLACE_NOTHING)
+		result = ALL_ELSEWHERE;
+	if (result == ALL_DECIDED)
+		result = claim_absent(calls, n, mode, held);
 	if (result == ALL_DECIDED)
 	{
 		int			n_locked = lock_all(calls, held, n);
@@ -218,7 +234,10 @@ unlock_partitions(const PartitionSet *set)
 			memory_unlock_partition(64 * i + pg_rightmost_one_pos64(bits));
 }
 
-/* Lock the partitions, without waiting; false, and none locked, if one is not free. */
+/*
+ * Lock the partitions without waiting.  Return false, with none locked, if one of
+ * them is not free.
+ */
 static bool
 lock_partitions(const PartitionSet *set)
 {
@@ -240,18 +259,19 @@ lock_partitions(const PartitionSet *set)
 }
 
 /*
- * Try once to decide calls on different buckets: from all of them what they cost is
- * taken, or from none, also if it is not to be applied.  "locked" is what earlier
- * tries have found that they need; at first it is empty.
+ * Try once to decide calls on different buckets.  Their costs are taken from all of
+ * the buckets, or from none if one of the calls is denied or "apply" is false.
+ * "locked" has the partitions that earlier tries have found that they need to lock;
+ * at first it is empty.
  *
- * ALL_ELSEWHERE: some are not here, but belong into the table; decision.in_table says
- * which.  Those of mode PLACE_NOTHING do not say.
+ * ALL_ELSEWHERE means that some buckets are not here, but belong in the table;
+ * decision.in_table says which, unless the mode is PLACE_NOTHING.
  *
- * Waits for nothing, so the caller may hold locks on pages of the table.
+ * This waits for nothing, so the caller may hold locks on pages of the table.
  */
 AllResult
 memory_try_all(BucketCall *calls, int n, PlaceMode mode, bool apply,
-			  PartitionSet *locked)
+			   PartitionSet *locked)
 {
 	Held		held[MAX_CALLS];
 	PartitionSet now_locked = *locked;
@@ -265,6 +285,7 @@ memory_try_all(BucketCall *calls, int n, PlaceMode mode, bool apply,
 	return result;
 }
 
+/* Raise the error for ALL_NO_ROOM. */
 void
 memory_fail_no_room(int n)
 {
@@ -274,7 +295,9 @@ memory_fail_no_room(int n)
 			 errhint("Increase ratelimit.max_buckets.")));
 }
 
-/* The same until it is decided; false if some belong into the table. */
+/*
+ * Try until the calls are decided.  Return false if some buckets belong in the table.
+ */
 bool
 memory_consume_all(BucketCall *calls, int n, PlaceMode mode, bool apply)
 {
@@ -290,7 +313,7 @@ memory_consume_all(BucketCall *calls, int n, PlaceMode mode, bool apply)
 			return result == ALL_DECIDED;
 		if (result == ALL_NO_ROOM)
 			memory_fail_no_room(n);
-		/* each round takes as long as many spins */
+		/* a round takes as long as many spins, so few come before a nap */
 		if (result == ALL_BUSY && round >= ALL_SPINS)
 			give_way(SPINS + round - ALL_SPINS);
 	}

@@ -1,6 +1,6 @@
 /*
  * memory/together.h
- *		Calls on several buckets: see memory/together.c.
+ *		Calls on several buckets in shared memory: see memory/together.c.
  */
 #ifndef RATELIMIT_MEMORY_TOGETHER_H
 #define RATELIMIT_MEMORY_TOGETHER_H
@@ -11,7 +11,7 @@
 
 extern bool memory_consume_all(BucketCall *calls, int n, PlaceMode mode, bool apply);
 extern AllResult memory_try_all(BucketCall *calls, int n, PlaceMode mode, bool apply,
-							   PartitionSet *locked);
+								PartitionSet *locked);
 pg_noreturn extern void memory_fail_no_room(int n);
 
 #endif							/* RATELIMIT_MEMORY_TOGETHER_H */

@@ -1,13 +1,13 @@
 /*
  * memory/wait.c
- *		Waiting for what others hold for a moment.
+ *		Waiting for what another process holds for a moment.
  *
- * What is waited for here, a word, a layout, a partition's lock, is mostly held for
- * less than a microsecond, but its holder may have lost its processor, or have been
- * stopped by a signal, a debugger or the freezing of its container, for as long as
- * somebody likes.  So after a while the waiter sleeps, for longer and longer, and
- * heeds cancelling, timeouts and the server's end.  It never gives up by itself: that
- * is a matter for whoever can say what is then left undone, see give_way_for().
+ * A caller waits here for a word, a layout or a partition's lock.  Each is mostly
+ * held for less than a microsecond, but its holder may have lost its processor, or
+ * may have been stopped by a signal, a debugger or the freezing of its container, for
+ * any length of time.  So after a while the waiter sleeps, for longer and longer, and
+ * heeds cancelling, timeouts and the end of the server.  It does not give up by
+ * itself, except in give_way_for(), whose callers know what is then left undone.
  */
 #include "postgres.h"
 
@@ -30,8 +30,8 @@ nap_length(int round)
 }
 
 /*
- * Let whoever holds something go on; round: how often the caller has been here since
- * it began to wait.  Heeds interrupts, and so may not return.
+ * Let the process that holds something go on.  "round" is how often the caller has
+ * been here since it began to wait.  Interrupts are heeded, so this may not return.
  */
 void
 give_way(int round)
@@ -55,12 +55,18 @@ give_way(int round)
 }
 
 /*
- * The same for callers that must neither be cancelled nor wait for ever, such as the
- * end of a transaction.  False once so many nanoseconds of patience are used up.
+ * Do the same for a caller that must neither be cancelled nor wait for ever, such as
+ * the end of a transaction.  Return false once so many nanoseconds of patience are
+ * used up.  If patience is NULL, wait as give_way() does.
  */
 bool
 give_way_for(int round, int64 *patience)
 {
+	if (!patience)
+	{
+		give_way(round);
+		return true;
+	}
 	if (round < SPINS)
 	{
 		SPIN_DELAY();

@@ -1,26 +1,27 @@
 /*
  * table/clean.c
- *		Going through the table of buckets: rows that are full again are deleted,
- *		others move back to shared memory as far as there is room, and the marks of
- *		partitions without rows are cleared (memory/spill.c).
+ *		Going through the table of buckets: deleting rows that are full again, moving
+ *		others back to shared memory as far as there is room, and clearing the marks
+ *		of partitions that have no rows (memory/spill.c).
  *
- * The worker does this a page at a time, each locked for no longer than its rows
- * take: nobody waits for more than that.  A round looks at a bounded number of pages
- * and the next round goes on from there, but the first one after the start of the
- * server goes through the whole table, as calls take the long way until then.  A
- * partition's mark is cleared when rounds have come to the table's end without having
- * seen a row of it.
+ * The worker does this a page at a time.  Each page is locked for no longer than its
+ * rows take, and nobody waits for more than that.  A round looks at a bounded number
+ * of pages, and the next round continues from there.  The first round after the start
+ * of the server goes through the whole table, because calls take the long way until
+ * it is done.  A partition's mark is cleared when rounds have reached the end of the
+ * table without having seen a row of that partition.
  *
- * Moving a bucket: with the row's page locked, it is made in memory and the row is
- * deleted.  So whoever has found the row, and waits for the page, finds it gone and
- * starts anew.
+ * A bucket is moved while its row's page is locked: it is made in memory, and then
+ * the row is deleted.  So a caller that has found the row, and waits for the page,
+ * finds the row gone and starts again.
  *
- * Where no worker comes, without preloading, those who make rows delete a few of
- * those that are full, anywhere in the table.
+ * Without preloading there is no worker.  Then the sessions that make rows also
+ * delete some of the rows that are full, from a few pages anywhere in the table.
+ *
+ * The layout of pages and how a row is deleted are not here, but in table/pages.c.
  */
 #include "postgres.h"
 
-#include "access/xlog.h"
 #include "common/pg_prng.h"
 #include "core/compat.h"
 #include "memory/block_filter.h"
@@ -32,37 +33,40 @@
 #include "storage/lmgr.h"
 #include "table/clean.h"
 #include "table/owed.h"
-#include "table/sql.h"
+#include "table/pages.h"
 #include "utils/rel.h"
 
-/* Pages that a round looks at, 128 MB, unless it deletes a tenth of the rows. */
+/*
+ * Pages that a round looks at (128 MB), unless it deletes a tenth as many rows as it
+ * keeps.
+ */
 #define ROUND_PAGES		16384
 
-/* Pages that it looks at before it lets go of the table for a moment, 1 MB. */
+/* Pages that it looks at before it unlocks the table for a moment (1 MB). */
 #define LOCKED_PAGES	128
 
-/* How often to try to move a page's rows in the first pass; takes up to 5 ms. */
+/* How often the first pass tries to move a page's rows; this takes up to 5 ms. */
 #define BUSY_TRIES		100
 
-/* Pages that are cleaned at a time where no worker comes. */
+/* Pages that a session cleans at a time if there is no worker. */
 #define SOME_PAGES		16
 
-/* A look at the whole table, page by page, while the worker goes on with it. */
+/* A walk through the whole table, page by page, which may take several rounds. */
 typedef struct Pass
 {
 	SpillLook	look;
-	PartitionSet no_room;		/* in memory, for this round */
-	bool		first;			/* since the server started */
-	bool		busy;			/* a row was kept as memory was in use just then */
-	bool		unsettled;		/* for too long */
-	BlockNumber page;			/* where to go on */
+	PartitionSet no_room;		/* partitions found without room in this round */
+	bool		first;			/* the first walk since the server started */
+	bool		busy;			/* a row was kept because memory was in use */
+	bool		unsettled;		/* that was so until BUSY_TRIES were used up */
+	BlockNumber page;			/* where to continue */
 	/* of this round: */
 	int64		visited;		/* pages */
-	int64		living;			/* rows that stay */
+	int64		living;			/* rows that were kept */
 	int64		deleted;
 } Pass;
 
-/* Whether to keep, delete or move a row; its page is locked. */
+/* Keep, delete or move a row, whose page is locked. */
 static RowFate
 visit_row(const BucketId *id, const Row *row, bool changing, void *arg)
 {
@@ -72,15 +76,16 @@ visit_row(const BucketId *id, const Row *row, bool changing, void *arg)
 	BucketRule	own;
 	Owed		owed = row_owed_by_itself(&copy, 0, &own);
 
-	/* for a block: before it can be anywhere else */
+	/* a block must be noticed before it can be anywhere else */
 	if (pass->first && owed > 0 && id->limiter_len > 1 && *id->limiter == BLOCK_PREFIX)
 		block_noticed(id, owed);
 	if (!changing && owed == 0)
 		return ROW_DELETE;
 
 	/*
-	 * Where both have it: memory, or, at the start, the emptier one.  Once a partition
-	 * has no room, only the first pass looks whether memory has it.
+	 * If both the table and memory have the bucket, memory's is right, or, at the
+	 * start, the emptier of the two.  Once a partition has no room, only the first
+	 * pass looks whether memory has the bucket.
 	 */
 	if (!changing && (pass->first || !partition_set_has(&pass->no_room, partition)))
 		switch (memory_move_in(id, &own, owed, pass->first && !spill_memory_newer(),
@@ -100,7 +105,7 @@ visit_row(const BucketId *id, const Row *row, bool changing, void *arg)
 	return ROW_KEEP;
 }
 
-/* Begin a look at the whole table. */
+/* Begin to go through the whole table. */
 static void
 begin_pass(Pass *pass, SharedDatabase *mine, const Rows *rows)
 {
@@ -110,9 +115,10 @@ begin_pass(Pass *pass, SharedDatabase *mine, const Rows *rows)
 }
 
 /*
- * In the first pass memory may have the row's bucket as well, and fuller: then it has to
- * take over what the row says before the database is known.  That needs locks that
- * others hold for a moment, so it is tried again.
+ * Visit a page.  In the first pass memory may have a row's bucket as well, and
+ * fuller.  Then memory must take over what the row says before the database counts as
+ * known.  That needs locks that others hold for a moment, so it is tried several
+ * times.
  */
 static void
 visit_page(Pass *pass, Rows *rows)
@@ -132,9 +138,10 @@ visit_page(Pass *pass, Rows *rows)
 }
 
 /*
- * Go through some pages, from where the pass is, with the table locked as calls lock
- * it; false if it has come to the end.  If the table has been rewritten meanwhile, rows
- * may have gone to pages that were looked at already: then the pass begins anew.
+ * Go through some pages, from the pass's present page on, with the table locked as
+ * calls lock it.  Returns false at the end of the table.  If the table has been
+ * rewritten meanwhile, rows may have moved to pages that were visited already, so the
+ * pass begins anew.
  */
 static bool
 visit_pages(Pass *pass, SharedDatabase *mine)
@@ -157,9 +164,10 @@ visit_pages(Pass *pass, SharedDatabase *mine)
 }
 
 /*
- * The worker's job.  It needs no transaction of its own for what it changes, and holds
- * no lock that a call would wait for.  As who wants a stronger lock has calls wait
- * behind it, it does not keep the table's lock for long.
+ * The worker's job: one round.  What it changes does not depend on its transaction.
+ * It makes calls wait only for a page's lock, or for memory's, for a moment.  It does
+ * not keep the table locked for long, because calls queue behind anybody who waits
+ * for a stronger lock.
  */
 void
 table_clean(void)
@@ -179,7 +187,7 @@ table_clean(void)
 		pass->look = mine->look;
 		pass->page = mine->clean_page;
 	}
-	/* should this round fail, what it has seen is lost: then the pass begins anew */
+	/* if this round fails, what it has seen is lost, so the pass begins anew */
 	mine->clean_page = 0;
 	do
 	{
@@ -203,9 +211,10 @@ table_clean(void)
 }
 
 /*
- * Has the database's table not a single page?  Then there is nothing to go through.
- * Asks for a worker if it has.  A transaction that has emptied or made the table
- * itself, and so has it locked, may bring rows back by a rollback.
+ * Is the database's table empty, without a single page?  Then there is nothing to go
+ * through, and the database is known from now on.  Otherwise this asks for a worker.
+ * A transaction that has itself emptied or made the table, and so holds its strongest
+ * lock, does not count it as empty, because a rollback may bring rows back.
  */
 bool
 table_find_empty(void)
@@ -229,6 +238,7 @@ table_find_empty(void)
 	return empty;
 }
 
+/* Visitor that keeps only rows of buckets that are not full. */
 static RowFate
 delete_if_full(const BucketId *id, const Row *row, bool changing, void *arg)
 {
@@ -238,7 +248,7 @@ delete_if_full(const BucketId *id, const Row *row, bool changing, void *arg)
 	return !changing && row_owed_by_itself(&copy, 0, &own) == 0 ? ROW_DELETE : ROW_KEEP;
 }
 
-/* Delete rows that are full again from a few pages, wherever they are. */
+/* Delete rows that are full again from a few pages, at a random place. */
 void
 table_clean_some(void)
 {

@@ -1,13 +1,14 @@
 /*
  * table/owed.c
- *		What the bucket of a row owes.
+ *		What the bucket of a row owes by now.
  *
- * The clock is the wall clock, cut to the microsecond of a timestamptz: it is
- * the only one that means the same after a restart.  It may be set back; for a
- * bucket time then stands still until the clock is past updated_at again, unless
- * that is so far ahead that the row cannot be trusted.
+ * The table goes by the wall clock, in the microseconds of a timestamptz, because it
+ * is the only clock that means the same after a restart.  It may be set back.  For a
+ * bucket, time then stands still until the clock has passed updated_at again, unless
+ * updated_at is so far ahead that the row cannot be right.
  *
- * Rows are trusted with nothing: whatever stands in one, sense is made of it.
+ * Rows are never trusted: whatever a row says, sense is made of it.  These functions
+ * only compute; reading and writing rows is in table/rows.c.
  */
 #include "postgres.h"
 
@@ -16,12 +17,13 @@
 #include "table/owed.h"
 #include "utils/timestamp.h"
 
-/* A row that claims to be from later than this has to be wrong. */
+/* A row that claims to be later than now by more than this must be wrong. */
 #define MAX_AHEAD			(10 * USECS_PER_SEC)
 
 /*
- * Make sense of a row.  What it cannot tell is taken from the rule, or, lacking one,
- * leaves a full bucket.  Did it make sense as it was?
+ * Make sense of a row.  Parameters that make no sense are replaced by the rule's; if
+ * there is no rule, the bucket becomes full.  Returns whether the row made sense
+ * before.
  */
 bool
 row_make_sense(Row *row, TimestampTz now, const BucketRule *rule)
@@ -46,7 +48,7 @@ row_make_sense(Row *row, TimestampTz now, const BucketRule *rule)
 			row->owed = 0;
 			sane = false;
 		}
-		/* a microsecond in a million, for rounding */
+		/* rounding may leave a millionth and a microsecond more */
 		else if (row->owed > own.window + (own.window >> 20) + 1000 + BUCKET_DEBT_MAX)
 		{
 			row->owed = own.window;
@@ -61,7 +63,7 @@ row_make_sense(Row *row, TimestampTz now, const BucketRule *rule)
 	return sane;
 }
 
-/* What the row's bucket owes now under a rule. */
+/* What the row's bucket owes at the time "now" under this rule. */
 Owed
 row_owed(const Row *row, TimestampTz now, const BucketRule *rule)
 {
@@ -75,7 +77,10 @@ row_owed(const Row *row, TimestampTz now, const BucketRule *rule)
 	return owed;
 }
 
-/* Likewise under the row's own rule, which takes so many tokens. */
+/*
+ * What it owes now under the row's own parameters.  *own becomes their rule, for a
+ * call of so many tokens.
+ */
 Owed
 row_owed_by_itself(Row *row, double tokens, BucketRule *own)
 {

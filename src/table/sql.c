@@ -1,47 +1,46 @@
 /*
  * table/sql.c
- *		Statements on the extension's own tables.
+ *		Statements on the extension's own tables, and locking these tables.
  *
- * Callers have no rights on these tables, so statements run as the extension's
- * owner.  Nothing in them may depend on search_path, which is the caller's: the
- * schema, types, functions and operators are to be named in full.  Each is
- * prepared once per session, and again when the extension has moved to another
- * schema.
+ * Callers have no rights on these tables, so statements run as the extension's owner.
+ * Nothing in a statement may depend on search_path, which is the caller's: schemas,
+ * types, functions and operators must be named in full.  Each statement is prepared
+ * once per session, and again when the extension has moved to another schema.
+ *
+ * The statements themselves are written where they are needed.
  */
 #include "postgres.h"
 
 #include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
-#include "catalog/indexing.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_extension.h"
 #include "miscadmin.h"
 #include "pgstat.h"
-#include "table/sql.h"
 #include "storage/latch.h"
 #include "storage/lmgr.h"
+#include "table/sql.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/guc.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
-#include "utils/memutils.h"
 #include "utils/resowner.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 
-/* Between two attempts of sql_lock_within(). */
+/* How long sql_lock_within() sleeps between two attempts. */
 #define LOCK_NAP_MS	5
 
-/* Where the extension is, until an invalidation says that it may have moved. */
+/* Where the extension is; valid until an invalidation says that it may have moved. */
 static struct
 {
 	bool		valid;
 	Oid			owner;
-	Oid			relids[SQL_TABLES]; /* InvalidOid: there is no such table */
-	uint32		generation;		/* counts the values of schema */
+	Oid			relids[SQL_TABLES]; /* InvalidOid: the table does not exist */
+	uint32		generation;		/* counts changes of schema */
 	char		schema[2 * NAMEDATALEN + 3];	/* quoted */
 }			extension;
 
@@ -97,8 +96,8 @@ read_extension(Oid *schema, Oid *owner)
 }
 
 /*
- * Is the table the owner's?  A table given to another role could have that role's
- * triggers run with the rights of the extension's owner.
+ * Does the table belong to this owner?  If it were given to another role, that role's
+ * triggers could run with the rights of the extension's owner.
  */
 static bool
 is_owned_by(Oid relid, Oid owner)
@@ -107,17 +106,17 @@ is_owned_by(Oid relid, Oid owner)
 	bool		same;
 
 	if (!HeapTupleIsValid(tuple))
-		return true;			/* statements on it will say so */
+		return true;			/* it is gone: statements on it raise an error */
 	same = ((Form_pg_class) GETSTRUCT(tuple))->relowner == owner;
 	ReleaseSysCache(tuple);
 	return same;
 }
 
 /*
- * Find out where the extension is, unless that is known; false if it, with its
- * tables, is not in this database.  Left in *foreign is the name of a table that is
- * not owned by the owner of the extension, if there is one: then no statement may
- * be executed.
+ * Find out where the extension is, unless that is known.  Returns false if the
+ * extension, with its tables, is not in this database.  If one of its tables is not
+ * owned by the extension's owner, *foreign is set to the table's name; then no
+ * statement may be executed.
  */
 static bool
 find_extension(const char **foreign)
@@ -133,7 +132,7 @@ find_extension(const char **foreign)
 	if (!read_extension(&schema, &owner))
 		return false;
 
-	/* first: an invalidation during what follows is to undo it */
+	/* set this first, so that an invalidation during what follows can undo it */
 	extension.valid = true;
 	name = get_namespace_name(schema);
 	for (int i = 0; i < SQL_TABLES; i++)
@@ -178,8 +177,8 @@ sql_available(void)
 }
 
 /*
- * Why no statement on the table can be executed, where that must not raise an
- * error; NULL if one can.
+ * Why no statement on the table can be executed, for use where that must not raise an
+ * error.  NULL if statements can be executed.
  */
 static char *
 find_problem(SqlTable table)
@@ -195,13 +194,14 @@ find_problem(SqlTable table)
 	return NULL;
 }
 
-/* The table, while statements may be executed. */
+/* The OID of the table; valid while statements can be executed. */
 Oid
 sql_relid(SqlTable table)
 {
 	return extension.relids[table];
 }
 
+/* Raise an error if the extension is not there. */
 static void
 check_available(void)
 {
@@ -211,7 +211,7 @@ check_available(void)
 				 errmsg("extension ratelimit or its table rate_limit_buckets does not exist in this database")));
 }
 
-/* Raise an error if the extension, or this table of it, is not there. */
+/* Raise an error if the extension, or this table of it, does not exist. */
 void
 sql_require(SqlTable table)
 {
@@ -223,9 +223,9 @@ sql_require(SqlTable table)
 }
 
 /*
- * From here to sql_end(), statements can be executed.  An error on the way needs
- * nothing from us: aborting the (sub)transaction gives the caller its rights back
- * and ends SPI.
+ * Allow statements to be executed until sql_end().  An error in between needs no
+ * cleanup here: aborting the (sub)transaction gives the caller its rights back and
+ * ends SPI.
  */
 SqlCaller
 sql_begin(void)
@@ -243,10 +243,11 @@ sql_begin(void)
 }
 
 /*
- * From here on, what a trigger, a default or a constraint of an operator's does not
- * name in full is looked for in pg_catalog, not where the caller's search_path says:
- * it runs with the rights of the extension's owner.  Until AtEOXact_GUC() is called
- * with the result, or the (sub)transaction is aborted.
+ * Restrict search_path to pg_catalog.  A trigger, default or constraint that an
+ * operator has added runs with the rights of the extension's owner, so names that it
+ * does not write in full must not be looked up where the caller's search_path leads.
+ * The restriction lasts until AtEOXact_GUC() is called with the result, or until the
+ * (sub)transaction is aborted.
  */
 int
 sql_restrict_names(void)
@@ -254,13 +255,17 @@ sql_restrict_names(void)
 	int			nest = NewGUCNestLevel();
 	Oid			user = GetOuterUserId();
 
-	/* the owner, superusers and the worker look where they please */
+	/* for the owner, superusers and the worker, search_path stays as it is */
 	if (user != extension.owner && !superuser_arg(user))
 		(void) set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET,
 								 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 	return nest;
 }
 
+/*
+ * Lock the table, and return true; or false, if "wait" is false and the lock cannot
+ * be had at once.
+ */
 static bool
 lock(SqlTable table, LOCKMODE mode, bool wait)
 {
@@ -269,13 +274,13 @@ lock(SqlTable table, LOCKMODE mode, bool wait)
 		Oid			relid = extension.relids[table];
 
 		if (!OidIsValid(relid))
-			return true;		/* statements on it will say so */
+			return true;		/* it is gone: statements on it raise an error */
 		if (wait)
 			LockRelationOid(relid, mode);
 		else if (!ConditionalLockRelationOid(relid, mode))
 			return false;
 
-		/* locking has heard of what happened to the table before */
+		/* locking has processed invalidations: is it still the same table? */
 		if (extension.valid)
 			return true;
 		check_available();
@@ -286,12 +291,12 @@ lock(SqlTable table, LOCKMODE mode, bool wait)
 }
 
 /*
- * Lock the table, to the transaction's end, as the statements to come will.  They
- * would do so by themselves, but too late: after the extension's schema was put
- * into their text, which may be another one once they have waited; after a
- * snapshot was taken, to which a table that was rewritten meanwhile (ALTER TABLE)
- * looks empty; and first to read and then more strongly to write, which ends in a
- * deadlock with a REINDEX in between.
+ * Lock the table until the end of the transaction, in the mode in which the
+ * statements to come lock it.  They would lock it themselves, but too late: after the
+ * extension's schema was put into their text, although waiting may change the schema;
+ * and after a snapshot was taken, to which a table that has been rewritten meanwhile
+ * (ALTER TABLE) looks empty.  They would also lock it first for reading and then more
+ * strongly for writing, which leads to a deadlock if a REINDEX comes in between.
  */
 void
 sql_lock(SqlTable table, LOCKMODE mode)
@@ -299,7 +304,7 @@ sql_lock(SqlTable table, LOCKMODE mode)
 	(void) lock(table, mode, true);
 }
 
-/* The same if it can be had at once; else false. */
+/* The same, but return false if the lock cannot be had at once. */
 bool
 sql_lock_if_free(SqlTable table, LOCKMODE mode)
 {
@@ -307,10 +312,10 @@ sql_lock_if_free(SqlTable table, LOCKMODE mode)
 }
 
 /*
- * The same where waiting must not raise an error, as it does when lock_timeout is
- * over or there is a deadlock: tries again and again for so many milliseconds.
- * Returns what is in the way; NULL if the lock is taken and statements on the table
- * can be executed.
+ * The same, for use where waiting must not raise an error, as it does when
+ * lock_timeout expires or a deadlock is detected: this tries repeatedly for so many
+ * milliseconds.  Returns what is in the way, or NULL if the lock is held and
+ * statements on the table can be executed.
  */
 char *
 sql_lock_within(SqlTable table, LOCKMODE mode, int ms)
@@ -326,7 +331,7 @@ sql_lock_within(SqlTable table, LOCKMODE mode, int ms)
 			return problem;
 		if (ConditionalLockRelationOid(relid, mode))
 		{
-			/* locking has heard of what happened to the table before */
+			/* locking has processed invalidations: is it still the same table? */
 			problem = find_problem(table);
 			if (!problem && extension.relids[table] == relid)
 				return NULL;
@@ -342,6 +347,7 @@ sql_lock_within(SqlTable table, LOCKMODE mode, int ms)
 	}
 }
 
+/* End what sql_begin() began. */
 void
 sql_end(SqlCaller caller)
 {
@@ -350,8 +356,8 @@ sql_end(SqlCaller caller)
 }
 
 /*
- * See what is committed by now, whatever the transaction's own snapshot.  In a
- * parallel query there can be no other than the latter.
+ * Push a snapshot that sees everything committed so far, whatever the transaction's
+ * own snapshot sees.  A parallel query cannot have any snapshot except its own.
  */
 void
 sql_push_latest_snapshot(void)
@@ -359,7 +365,7 @@ sql_push_latest_snapshot(void)
 	PushActiveSnapshot(IsInParallelMode() ? GetActiveSnapshot() : GetLatestSnapshot());
 }
 
-/* Prepare the statement, if it is not. */
+/* Prepare the statement, unless it is prepared for the present schema. */
 static void
 prepare(SqlStatement *statement)
 {
@@ -380,7 +386,7 @@ prepare(SqlStatement *statement)
 	statement->generation = extension.generation;
 }
 
-/* Execute the statement; its result is SPI's. */
+/* Execute the statement; its result is where SPI puts it. */
 void
 sql_execute(SqlStatement *statement, Datum *values, const char *nulls,
 			bool read_only)
@@ -394,9 +400,10 @@ sql_execute(SqlStatement *statement, Datum *values, const char *nulls,
 }
 
 /*
- * Do work in a subtransaction, as a statement's execution may: not in a callback at
- * the end of a transaction.  Should it fail, what it did is undone, the
- * transaction goes on, and the error is returned; else NULL.  A cancel or a shutdown goes through.
+ * Do work in a subtransaction.  If it fails, what it did is undone, the transaction
+ * continues, and the error is returned; otherwise NULL is returned.  The error of a
+ * cancel or of a shutdown is raised again.  Like the execution of a statement, this
+ * must not be called in a callback at the end of a transaction.
  */
 ErrorData *
 sql_try(void (*work) (void *arg), void *arg)

@@ -10,17 +10,17 @@
 
 #define SQL_MAX_ARGS	6
 
-/* A statement, prepared when first executed. */
+/* A statement, which is prepared when it is first executed. */
 typedef struct SqlStatement
 {
 	const char *sql;			/* %1$s is the extension's schema, quoted */
 	int			nargs;
 	Oid			types[SQL_MAX_ARGS];
-	SPIPlanPtr	plan;			/* for generation */
-	uint32		generation;		/* of the schema's name */
+	SPIPlanPtr	plan;			/* prepared for this generation ... */
+	uint32		generation;		/* ... of the schema's name */
 } SqlStatement;
 
-/* The tables that statements are on. */
+/* The extension's tables. */
 typedef enum SqlTable
 {
 	SQL_BUCKETS,
@@ -32,7 +32,7 @@ typedef enum SqlTable
 
 #define SQL_TABLES	(SQL_POSTGREST_RULES + 1)
 
-/* Who we were before sql_begin(). */
+/* The user and security context that sql_end() restores. */
 typedef struct SqlCaller
 {
 	Oid			user;

@@ -1,6 +1,7 @@
 /*
  * table/store.h
- *		Buckets in rate_limit_buckets: see table/store.c.
+ *		Buckets in rate_limit_buckets: one at a time (table/store.c), several together
+ *		(table/together.c), and all of them (table/all.c).
  */
 #ifndef RATELIMIT_TABLE_STORE_H
 #define RATELIMIT_TABLE_STORE_H

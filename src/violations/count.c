@@ -2,12 +2,16 @@
  * violations/count.c
  *		Counting violations in shared memory.
  *
- * How entries are kept: violations/entries.h.
+ * A denied call adds to the entry of its names.  If there is no such entry, it makes
+ * one.  If there is no room for one, it takes the place of an entry of a role that
+ * has more than its fair share, or else counts for OTHER_KEY.  The layout of entries,
+ * the rooms that limit them, and the order of locks are in violations/entries.h.
+ * What becomes of the counts is not this file's business: see fold.c, pending.c and
+ * flush.c.
  */
 #include "postgres.h"
 
 #include "core/clock.h"
-#include "miscadmin.h"
 #include "violations/count.h"
 #include "violations/entries.h"
 #include "violations/fold.h"
@@ -16,60 +20,70 @@
 /*
  * Reuse of an entry
  *
- * The question is whether a call can add to an entry that has passed to other
- * names.  An entry is in one of three states, and its tag and word tell which:
+ * This shows why a call cannot add to an entry that has passed to other names.  An
+ * entry is in one of three states, and its tag and word tell which:
  *
  * free			tag TAG_FREE or TAG_GIVEN_UP; word 0 or (generation, CLOSED)
  * closing		any tag; word (generation, CLOSED)
  * in use		tag of its names' hash; word (generation, count)
  *
- * They change only with the partition's lock held: close_entry(), make_entry().  Calls
- * read and add without it:
+ * The state changes only while the partition's lock is held: close_entry(),
+ * displace_entry(), write_entry().  Calls read the entry and add to it without the
+ * lock:
  *
- *	call (add_to_entry)					maker (make_entry)
- *	c1 tag is that of my names?			m1 write the names
+ *	call (add_to_entry)					maker (write_entry)
+ *	c1 is the tag that of my names?		m1 write the names
  *	c2 read word						m2 write barrier
  *	   read barrier						m3 word: (next generation, n)
- *	c3 names are mine?					m4 write barrier
+ *	c3 are the names mine?				m4 write barrier
  *	c4 swap word for word + n			m5 tag
  *
- * A call adds only if c4 finds what c2 read.  Let that be (g, c), with c not CLOSED.
- * As the generation grows whenever an entry is closed and whenever it is made, the
- * word had generation g at all times between c2 and c4, and the entry was in use, by
- * the same names.  What remains to be seen is that c3 read these names, and whole:
+ * A call adds only if c4 finds the generation that c2 read, and a count that is not
+ * CLOSED.  Let the generation be g.  The generation grows whenever an entry is closed
+ * and whenever one is made.  So the word had generation g at all times between c2 and
+ * c4, and the entry was in use by the same names all the time.  It remains to show
+ * that c3 read these names, and all of their bytes:
  *
- * - not those before: m1 is before m3 in memory (m2), c2 has read what m3 wrote or
- *   what was swapped for it later, and c3 comes after c2 (read barrier).
- * - not those after: the next maker's m1 comes after the entry was closed, by a swap
- *   of the word under the lock.  The next maker takes the lock after that was released,
- *   so m1 is not in memory before the close is.  Had c3 read what that m1 wrote, the
- *   closed word would have been in memory then, and c4, whose store comes after what
- *   is read before it, would not find (g, c).  (c4's own load may be executed before
- *   c3.  But then c4 succeeds only if nobody has written the word since that load.)
+ * - c3 did not read bytes of the names before.  m1 is before m3 in memory because of
+ *   m2.  c2 has read what m3 wrote, or what was swapped for that later.  c3 comes
+ *   after c2 because of the read barrier.
+ * - c3 did not read bytes of the names after.  The next maker's m1 comes after the
+ *   entry was closed by a swap of the word under the lock.  The next maker takes the
+ *   lock after that lock was released, so m1 is not in memory before the close is.
+ *   If c3 had read what that m1 wrote, the closed word would have been in memory
+ *   then.  The store of c4 comes after what is read before it, so c4 would not have
+ *   found g.  (c4's own load may be executed before c3.  But then c4 succeeds only if
+ *   nobody has written the word since that load.)
  *
- * A word of 0 (never used) has no names yet that a call could have found by c1; and
- * should c2 be executed before c1, as ARM64 may, and read 0, m3 makes c4 fail.
+ * A word of 0 means that the entry was never used.  Such an entry has no tag yet by
+ * which c1 could find it.  If c2 is executed before c1, which ARM64 allows, and reads
+ * 0, then m3 has come between and makes c4 fail.
  *
- * When c4 fails because of the generation, the entry may have been made for the call's
- * own names meanwhile: the search starts anew (*again).  When the word is CLOSED, these
- * names have no entry, or a new one elsewhere.  The call then takes the partition's
- * lock and looks again, which is certain, before it makes one.
+ * When c4 fails because of the generation, the entry may have been made for the
+ * call's own names meanwhile, so the search starts again (*again).  When the word is
+ * CLOSED, these names have no entry, or a new one elsewhere.  Before the call makes
+ * one, it takes the partition's lock and looks again, and under the lock the answer
+ * is certain.
  *
- * On ARM64 without LSE a swap is a loop of ldaxr and stlxr.  Stores that follow it
- * may be in memory before the stlxr is; what comes before it may not be after it.  Two
- * stores follow a swap here.  The tag of an entry that was just closed: a call that
- * sees the tag TAG_GIVEN_UP and could still have read a word that is not CLOSED
- * passes it by and waits for the lock, like any other that comes too late.  And
- * last_at of an entry that was just added to: it may by then be of other names, which
- * then seem to have been denied now, a moment after they were.  For neither does it
- * matter which comes first.  For a third store it does, m1 after the close.  Mostly
- * the release of the lock is in between, and puts all before it into memory first;
- * where the maker closes an entry itself (displace_entry()), there is a write barrier.
+ * On ARM64 without LSE a swap is a loop of ldaxr and stlxr.  Stores that follow the
+ * swap may reach memory before the stlxr does, while what comes before the swap
+ * cannot come after it.  Three stores that calls can see follow a swap here.  For two
+ * of them the order does not matter:
+ *
+ * - The tag of an entry that was just closed.  A call may see TAG_GIVEN_UP although
+ *   it could still have read a word that is not CLOSED.  It passes the entry by and
+ *   waits for the lock, like any other call that comes too late.
+ * - last_at of an entry that was just added to.  The entry may belong to other names
+ *   by then.  These seem to have been denied now, which is a moment after they were.
+ *
+ * For the third, m1 after the close, the order matters.  Usually the lock is released
+ * in between, which puts everything before the release into memory first.  Where the
+ * maker closes an entry itself (displace_entry()), there is a write barrier.
  */
 
 /*
- * An entry got violations in an earlier slice, and is about to get more: tell flags of
- * the ones before.
+ * Tell flags of an entry's violations.  The last of them came in an earlier slice,
+ * and the entry is about to get more.
  */
 static pg_noinline void
 track_before(uint32 at, const Names *names)
@@ -83,8 +97,9 @@ track_before(uint32 at, const Names *names)
 }
 
 /*
- * Add n to the entry if its names are these.  False if they are not; *again if
- * they may have been until now.
+ * Add n to the entry if it has these names.  Returns false if it does not; then
+ * *again says that it may have got them meanwhile.  "locked": the caller holds the
+ * partition's lock.
  */
 static pg_attribute_always_inline bool
 add_to_entry(uint32 at, const Names *names, int64 n, int64 now, bool locked,
@@ -119,12 +134,12 @@ add_to_entry(uint32 at, const Names *names, int64 n, int64 now, bool locked,
 			return true;
 		}
 	}
-	/* just given up; if these names have an entry, it is a new one */
+	/* if the entry was just given up, these names may have a new one elsewhere */
 	*again = (word & COUNT_MASK) != CLOSED;
 	return false;
 }
 
-/* The same for a database's last entry. */
+/* add_if_there() for a database's entry in ROOM_LAST. */
 static pg_noinline bool
 add_to_last(const Names *names, int64 n, int64 now, bool locked)
 {
@@ -145,7 +160,10 @@ add_to_last(const Names *names, int64 n, int64 now, bool locked)
 	return false;
 }
 
-/* Add n to the entry if it is there; else false.  locked: holding its partition's lock. */
+/*
+ * Add n to the entry of these names.  Returns false if there is none.  "locked": the
+ * caller holds the partition's lock, which makes that answer certain.
+ */
 static bool
 add_if_there(const Names *names, int64 n, int64 now, bool locked)
 {
@@ -177,7 +195,10 @@ add_if_there(const Names *names, int64 n, int64 now, bool locked)
 	return false;
 }
 
-/* Write the entry, which is closed or was never used; holding its partition's lock. */
+/*
+ * Write the entry, which is closed or was never used.  The caller holds its
+ * partition's lock.
+ */
 static void
 write_entry(uint32 at, const Names *names, int64 n, int64 now, int cell)
 {
@@ -194,12 +215,12 @@ write_entry(uint32 at, const Names *names, int64 n, int64 now, int cell)
 	p += names->id->limiter_len;
 	memcpy(p, names->id->key, names->id->key_len);
 	pg_atomic_write_u64(&entry->last_at, (uint64) now);
-	entry->folded = entry->tracked = 0;
+	entry->folded = entry->tracked = names->told ? n : 0;
 	asides[at].taken = 0;
-	asides[at].since = now;
+	asides[at].since = names->told ? 0 : now;
 	asides[at].cell = cell;
 
-	/* names before the generation that goes with them, tag last */
+	/* the names come before their generation, and the tag comes last: see above */
 	generation = (pg_atomic_read_u64(&entry->word) & ~COUNT_MASK) + ONE_GENERATION;
 	pg_write_barrier();
 	pg_atomic_write_u64(&entry->word, generation + n);
@@ -207,7 +228,10 @@ write_entry(uint32 at, const Names *names, int64 n, int64 now, int cell)
 	((volatile uint32 *) violation_tags)[at] = tag_of(names->hash);
 }
 
-/* Make the entry, holding its partition's lock; false if there is no room. */
+/*
+ * Make an entry in a free place.  Returns false if there is none on the way of these
+ * names.  The caller holds the partition's lock.
+ */
 static bool
 make_entry(const Names *names, int64 n, int64 now, int cell)
 {
@@ -223,12 +247,12 @@ make_entry(const Names *names, int64 n, int64 now, int cell)
 	return false;
 }
 
-/* Violations whose entry has gone to somebody else. */
+/* Violations whose entry has been displaced. */
 typedef struct Displaced
 {
-	int64		count;			/* 0: nobody's */
+	int64		count;			/* 0: there are none */
 	int64		last_at;
-	int			cell;			/* of whoever made their entry */
+	int			cell;			/* of the role that made their entry */
 	Room		room;
 	Oid			database;
 	int			limiter_len;
@@ -237,9 +261,9 @@ typedef struct Displaced
 } Displaced;
 
 /*
- * The entry that is to give way in this room, to somebody of this cell, on the way of
- * a hash: the one of the fewest violations among those whose makers have more than
- * their share.  -1 if there is none.
+ * The entry of this room, on the way of a hash, that gives way to an entry of this
+ * cell: the one with the fewest violations among those whose cells have more than
+ * their share.  Returns -1 if there is none.
  */
 static int64
 find_displaceable(uint64 hash, Room room, int cell)
@@ -252,7 +276,7 @@ find_displaceable(uint64 hash, Room room, int cell)
 		uint32		at = probe_entry(hash, i);
 		int64		count = count_of(pg_atomic_read_u64(&entries[at].word));
 
-		/* what a flush has taken may have to come back */
+		/* the entry is still needed if a flush has to put back what it took */
 		if (violation_tags[at] < TAG_FIRST || count >= least || asides[at].taken > 0 ||
 			room_of_entry(&entries[at]) != room ||
 			!shares_is_above(&violations->rooms[room], asides[at].cell, cell))
@@ -264,8 +288,8 @@ find_displaceable(uint64 hash, Room room, int cell)
 }
 
 /*
- * Make the entry in the place of another, holding the lock of their partition; false
- * if none gives way.
+ * Make an entry in the place of another one.  Returns false if none gives way.  The
+ * caller holds the partition's lock, and counts elsewhere what was displaced.
  */
 static bool
 displace_entry(const Names *names, int64 n, int64 now, int cell, Room room,
@@ -284,9 +308,9 @@ displace_entry(const Names *names, int64 n, int64 now, int cell, Room room,
 		displaced->count = count_of(word);
 	} while (!pg_atomic_compare_exchange_u64(&entry->word, &word,
 											 ((word & ~COUNT_MASK) + ONE_GENERATION) | CLOSED));
-	/* on ARM64, what is written from here on might be seen before it is closed */
+	/* without this, ARM64 could make the new names visible before the close */
 	pg_write_barrier();
-	fold_entry(at, displaced->count, true);
+	fold_entry(at, displaced->count, wall_clock_ahead(), true);
 
 	displaced->last_at = (int64) pg_atomic_read_u64(&entry->last_at);
 	displaced->cell = asides[at].cell;
@@ -294,14 +318,17 @@ displace_entry(const Names *names, int64 n, int64 now, int cell, Room room,
 	displaced->database = entry->database;
 	displaced->limiter_len = entry->bucket.limiter_len;
 	memcpy(displaced->limiter, entry->name + entry->gateway_len, displaced->limiter_len);
-	/* of another database, perhaps, with another encoding */
+	/* not gateway_set(): the name may be in another database's encoding */
 	displaced->gateway.len = entry->gateway_len;
 	memcpy(displaced->gateway.name, entry->name, entry->gateway_len);
 	displaced->gateway.name[entry->gateway_len] = '\0';
 	gateway_hash(&displaced->gateway);
 	((volatile uint32 *) violation_tags)[at] = TAG_GIVEN_UP;
 	shares_pass(&violations->rooms[room], displaced->cell, cell);
-	/* not just there: searches end at the first entry that was never used */
+	/*
+	 * Take the first free place, which may be another one: searches end at the first
+	 * entry that was never used.
+	 */
 	return make_entry(names, n, now, cell);
 }
 
@@ -310,8 +337,9 @@ static void count_others(Oid database, const char *limiter, int limiter_len,
 static void count_last(Oid database, int64 n, int64 now);
 
 /*
- * Make an entry for the names, and count n, if there may be one.  It is at the expense
- * of a cell, NO_CELL: the caller's.
+ * Make an entry for the names and count n in it.  Returns false if there is no room.
+ * The entry's place is one of this cell's; NO_CELL stands for the calling role's
+ * cell.
  */
 static pg_noinline bool
 make_and_count(const Names *names, int64 n, int64 now, int cell)
@@ -325,7 +353,7 @@ make_and_count(const Names *names, int64 n, int64 now, int cell)
 
 	if (shares && cell == NO_CELL)
 		cell = shares_my_cell(shares, names->id->database);
-	/* take a place before making the entry, not to exceed them */
+	/* take a place before making the entry, so that there are never too many */
 	if (shares)
 		taken = shares_take(shares, cell);
 	if (shares && !taken && !shares_is_below(shares, cell))
@@ -354,7 +382,7 @@ make_and_count(const Names *names, int64 n, int64 now, int cell)
 	return counted;
 }
 
-/* Count n for a database's last entry, which takes what finds no other. */
+/* Count n in the database's entry of ROOM_LAST, or as lost if it cannot have one. */
 static void
 count_last(Oid database, int64 n, int64 now)
 {
@@ -372,7 +400,7 @@ count_last(Oid database, int64 n, int64 now)
 		pg_atomic_fetch_add_u64(&violations->lost, n);
 }
 
-/* Count n for the key OTHER_KEY of gateway and limiter, or for the last entry. */
+/* Count n for the key OTHER_KEY of gateway and limiter, or in ROOM_LAST. */
 static void
 count_others(Oid database, const char *limiter, int limiter_len, const Gateway *gateway,
 			 int64 n, int64 now, int cell)
@@ -387,11 +415,12 @@ count_others(Oid database, const char *limiter, int limiter_len, const Gateway *
 }
 
 /*
- * Count n for the names or, if there is no room, for the others.  Then flags are told
- * at once, if they are to be: a full room hides nobody from them.
+ * Count n for the names or, if there is no room, for OTHER_KEY.  In the second case
+ * flags are told at once, unless they know already, so that a full room hides no key
+ * from them.
  */
 static void
-count_names(const Names *names, int64 n, int64 now, int cell, bool flag)
+count_names(const Names *names, int64 n, int64 now)
 {
 	const BucketId *id = names->id;
 
@@ -400,24 +429,33 @@ count_names(const Names *names, int64 n, int64 now, int cell, bool flag)
 		count_last(id->database, n, now);
 		return;
 	}
-	if (add_if_there(names, n, now, false) || make_and_count(names, n, now, cell))
+	if (add_if_there(names, n, now, false) || make_and_count(names, n, now, NO_CELL))
 		return;
-	if (flag && !is_other(id->key, id->key_len))
+	if (!names->told && !is_other(id->key, id->key_len))
 		flags_count(id, n, now);
-	count_others(id->database, id->limiter, id->limiter_len, names->gateway, n, now, cell);
+	count_others(id->database, id->limiter, id->limiter_len, names->gateway, n, now,
+				 NO_CELL);
 }
 
-/* Violations that were saved, the last of them then: flags and episodes know of them. */
+/*
+ * Count n violations that were saved, the last of them at this time of the monotonic
+ * clock.  Flags and episodes know of them already, also if the entry made here is
+ * displaced by one that is loaded later.
+ */
 void
 violations_add_saved(const BucketId *id, const Gateway *gateway, int64 n, int64 at)
 {
 	Names		names;
 
 	set_names(&names, id, gateway);
-	count_names(&names, n, at, NO_CELL, false);
+	names.told = true;
+	count_names(&names, n, at);
 }
 
-/* A denial is likely to follow: fetch its entry, mostly in its first place. */
+/*
+ * A denial is likely to follow: prefetch its entry, which is usually in the first
+ * place.
+ */
 void
 violations_expect(const BucketId *id)
 {
@@ -431,21 +469,21 @@ violations_expect(const BucketId *id)
 	__builtin_prefetch(&entries[first].name);
 }
 
-/* A violation comes after the end of the current slice: it is another one. */
+/* A violation has come after the end of the current slice.  Begin the next one. */
 static pg_noinline void
 next_slice(int64 now)
 {
 	int64		slice_ns = tracks_slice();
 	int64		began = now / slice_ns * slice_ns;
 
-	/* who comes at the same time writes the same, or what is as good */
+	/* processes that do this at the same time write the same, or adjacent slices */
 	pg_atomic_write_u64(&violations->slice_began, (uint64) began);
 	pg_atomic_write_u64(&violations->slice_ends, (uint64) (began + slice_ns));
 }
 
 /*
- * Record n violations at a time of the monotonic clock, 0: now.  False if there is no
- * shared memory to record them in.
+ * Record n violations at a time of the monotonic clock; 0 means now.  Returns false
+ * if there is no shared memory to record them in.
  */
 bool pg_attribute_hot
 violations_add(const BucketId *id, int64 n, int64 now)
@@ -462,10 +500,10 @@ violations_add(const BucketId *id, int64 n, int64 now)
 		next_slice(now);
 	set_names(&names, id, my_gateway());
 
-	/* mostly its entry is in the first place */
+	/* the entry is usually in the first place */
 	first = probe_entry(names.hash, 0);
 	if (((volatile uint32 *) violation_tags)[first] != tag_of(names.hash) ||
 		!add_to_entry(first, &names, n, now, false, &again))
-		count_names(&names, n, now, NO_CELL, true);
+		count_names(&names, n, now);
 	return true;
 }

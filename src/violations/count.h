@@ -1,6 +1,6 @@
 /*
  * violations/count.h
- *		Counting violations: see violations/count.c.
+ *		Counting violations in shared memory.  See violations/count.c.
  */
 #ifndef RATELIMIT_VIOLATIONS_COUNT_H
 #define RATELIMIT_VIOLATIONS_COUNT_H
@@ -8,7 +8,7 @@
 #include "core/names.h"
 #include "violations/gateway.h"
 
-/* The most that may be added at once. */
+/* The most violations that may be added at once. */
 #define MAX_VIOLATIONS_ADDED (INT64CONST(1) << 40)
 
 extern void violations_expect(const BucketId *id);

@@ -1,13 +1,32 @@
 /*
  * violations/due_flags.c
- *		Flags that are due, until the worker has written them (violations/flags.c).
+ *		Flags that are due, in shared memory, until the worker has written them.
  *
- * There is room for MAX_DUE_FLAGS.  A key whose flag finds no room is due again with
- * its next violations.
+ * violations/tracks.c decides which flags are due, and violations/flags.c writes
+ * them.  There is room for MAX_DUE_FLAGS.  If a key's flag finds no room, the key's
+ * next violations make it due again.
+ *
+ * One lock protects all of it.  It may be taken while holding a track's lock, and no
+ * other lock is taken while holding it.  Under it a process does at most
+ * MAX_DUE_FLAGS steps of a few nanoseconds, except that copying a flag takes longer
+ * than that.
+ *
+ * Flags are found by a hash with a secret seed.  The seed is not saved for the next
+ * start, because the names are saved whole.
+ *
+ * The order of parts (ratelimit.c).  Due flags come after tracks, for two reasons:
+ *
+ * - Saving: a track that is saved as due promises that its flag is written.  The flag
+ *   is then saved later, unless it has been written meanwhile.  In the other order, a
+ *   flag that becomes due in between would be missing although its track is saved as
+ *   due, and it would not become due again as long as the key's violations stay above
+ *   the threshold.
+ * - Forgetting a database: as long as a track is there, it may make its flag due.
  */
 #include "postgres.h"
 
 #include "core/clock.h"
+#include "core/oids.h"
 #include "core/saved_file.h"
 #include "violations/due_flags.h"
 #include "violations/names.h"
@@ -19,8 +38,8 @@
 typedef struct DueFlags
 {
 	uint64		seed;
-	/* the lock: */
-	uint64		hashes[MAX_DUE_FLAGS];	/* of names; 0: free */
+	/* the lock protects the fields below */
+	uint64		hashes[MAX_DUE_FLAGS];	/* hash_due(); 0 if the place is free */
 	DueFlag		flags[MAX_DUE_FLAGS];
 } DueFlags;
 
@@ -50,13 +69,14 @@ startup(void *memory, LWLockPadded *my_locks, bool found)
 	shared->seed = secret_seed();
 }
 
+/* The hash that a flag is found by, which is never 0. */
 static uint64
 hash_due(const BucketId *id)
 {
 	return Max(hash_names(shared->seed, id), 1);
 }
 
-/* Let a flag be due; false if too many are already. */
+/* Make a flag due.  Returns false if too many are due already. */
 bool
 flags_set_due(const BucketId *id, int64 rejected)
 {
@@ -88,7 +108,7 @@ flags_set_due(const BucketId *id, int64 rejected)
 	return place != NOWHERE;
 }
 
-/* This database's next flag that is due, from *at on; false if there is none. */
+/* The database's next due flag, from place *at on.  Returns false at the end. */
 bool
 flags_get_due(int *at, Oid database, DueFlag *flag)
 {
@@ -107,7 +127,7 @@ flags_get_due(int *at, Oid database, DueFlag *flag)
 	return found;
 }
 
-/* The key's flag is not due any more. */
+/* The key's flag is no longer due. */
 void
 flags_not_due(const BucketId *id)
 {
@@ -121,7 +141,7 @@ flags_not_due(const BucketId *id)
 	LWLockRelease(lock);
 }
 
-/* The flag is written. */
+/* The flag has been written. */
 void
 flags_done(const DueFlag *flag)
 {
@@ -135,23 +155,17 @@ flags_done(const DueFlag *flag)
 	flags_not_due(&id);
 }
 
-/* Add to n databases those in which flags are due. */
+/*
+ * Add the databases in which flags are due to an array of n databases that has room
+ * for max.  Returns their number then.
+ */
 int
 flags_databases(Oid *databases, int n, int max)
 {
 	LWLockAcquire(lock, LW_SHARED);
 	for (int i = 0; i < MAX_DUE_FLAGS; i++)
-	{
-		Oid			database = shared->flags[i].database;
-		int			j;
-
-		if (shared->hashes[i] == 0)
-			continue;
-		for (j = 0; j < n && databases[j] != database; j++)
-			;
-		if (j == n && n < max)
-			databases[n++] = database;
-	}
+		if (shared->hashes[i] != 0)
+			n = oids_add(databases, n, max, shared->flags[i].database);
 	LWLockRelease(lock);
 	return n;
 }
@@ -167,7 +181,7 @@ forget(Oid database, bool dropped)
 }
 
 /*
- * Saved for the next start (core/saved_file.c)
+ * Saving for the next start (core/saved_file.c)
  */
 
 typedef struct SavedDueFlag

@@ -1,6 +1,6 @@
 /*
  * violations/due_flags.h
- *		Flags that are due: see violations/due_flags.c.
+ *		Flags that are due.  See violations/due_flags.c.
  */
 #ifndef RATELIMIT_VIOLATIONS_DUE_FLAGS_H
 #define RATELIMIT_VIOLATIONS_DUE_FLAGS_H
@@ -8,13 +8,13 @@
 #include "core/names.h"
 #include "core/parts.h"
 
-/* A key that crossed the threshold and has no row in rate_limit_flags yet. */
+/* A key that has reached the threshold and has no row in rate_limit_flags yet. */
 typedef struct DueFlag
 {
-	Oid			database;		/* InvalidOid: free */
+	Oid			database;
 	char		limiter[MAX_LIMITER_LEN + 1];
 	char		key[MAX_KEY_LEN + 1];
-	int64		rejected;		/* within the window */
+	int64		rejected;		/* violations within the window */
 } DueFlag;
 
 extern const Part due_flags_part;

@@ -1,8 +1,9 @@
 /*
  * violations/entries.c
- *		Entries for violations: what several parts of violations/ do with them.
+ *		The names and rooms of entries, and how an entry is given up.
  *
- * How they are kept: violations/entries.h.
+ * This file has what several files of this folder do with entries.  The layout of
+ * entries, the ways to find one, and the order of locks are in violations/entries.h.
  */
 #include "postgres.h"
 
@@ -14,13 +15,14 @@ uint32	   *violation_tags;
 Entry	   *entries;
 Aside	   *asides;
 
-/* Are these the names of the violations for which there was no room? */
+/* Is this the name that violations without a place of their own count for? */
 bool
 is_other(const char *key, int key_len)
 {
 	return key_len == strlen(OTHER_KEY) && memcmp(key, OTHER_KEY, key_len) == 0;
 }
 
+/* The room that an entry of these names belongs to. */
 static Room
 room_for(const char *gateway, int gateway_len, const char *limiter, int limiter_len,
 		 const char *key, int key_len)
@@ -39,7 +41,7 @@ room_of_names(const Names *names)
 					names->id->key, names->id->key_len);
 }
 
-/* The room of an entry in use, holding its partition's lock. */
+/* The room of an entry in use.  The caller holds its partition's lock. */
 Room
 room_of_entry(const Entry *entry)
 {
@@ -49,7 +51,10 @@ room_of_entry(const Entry *entry)
 					limiter + entry->bucket.limiter_len, entry->bucket.key_len);
 }
 
-/* The names of an entry in use, holding its partition's lock; without a hash. */
+/*
+ * The names of an entry in use, as pointers into it and without a hash.  The caller
+ * holds its partition's lock.
+ */
 void
 entry_id(const Entry *entry, BucketId *id)
 {
@@ -62,7 +67,7 @@ entry_id(const Entry *entry, BucketId *id)
 	id->hash = 0;
 }
 
-/* Give up the entry if its count is zero; holding its partition's lock. */
+/* Give up the entry if its count is zero.  The caller holds its partition's lock. */
 void
 close_entry(uint32 at)
 {

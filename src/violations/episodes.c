@@ -1,19 +1,21 @@
 /*
  * violations/episodes.c
- *		Recent runs of violations, in shared memory.
+ *		Episodes, which are recent runs of violations, in shared memory.
  *
- * violations/fold.c tells of violations here, not one by one: a (limiter, key), and by
- * how much it grew.
+ * An episode is a run of violations of one (limiter, key).  This file is not told of
+ * each violation: violations/fold.c tells it by how much a (limiter, key) has grown.
+ * Flags are counted apart (violations/tracks.c).
  *
- * Episodes: at most max_episodes (limiter, key) series; past that the one whose
- * last violation is longest ago goes.  One is visible for episode_retention after
- * its last violation, or for flag_window if that is longer.  They are found by a
- * hash, and the one to go by a heap, so that telling of a violation takes no longer
- * the more there are.  All of it is guarded by the episodes' lock.
+ * There are at most max_episodes episodes.  When there are more, the one whose last
+ * violation is longest ago goes.  An episode is shown for episode_retention after its
+ * last violation, or for flag_window if that is longer.  Episodes are found by a
+ * hash, and the one to go by a heap, so that adding to an episode hardly takes longer
+ * the more of them there are.
  *
- * Order of locks: that of a partition of violations, the episodes'.  Nothing is done
- * under it that takes longer than one of up to max_episodes steps of a few
- * nanoseconds.
+ * One lock protects all of it.  It may be taken while holding the lock of a partition
+ * of entries (violations/entries.h), and no other lock is taken while holding it.  It
+ * is held longest for one pass over max_episodes episodes, to copy them or to forget
+ * a database, at some tens of nanoseconds each.
  */
 #include "postgres.h"
 
@@ -28,27 +30,27 @@
 
 #define NOWHERE			(-1)
 
-/* How an episode is found; places are indexes of episodes. */
+/* How an episode is found.  A place is an index into episodes[]. */
 typedef struct EpisodeLink
 {
 	uint64		hash;
-	int			next;			/* in its chain, or of the free ones */
-	int			in_heap;		/* where its place stands there */
+	int			next;			/* place, in its chain or among the free ones */
+	int			in_heap;		/* index of its place in the heap */
 } EpisodeLink;
 
 typedef struct Episodes
 {
 	uint64		seed;
-	/* the lock: */
-	int			n_episodes;		/* all of them in the heap */
-	int			free_episode;	/* place; NOWHERE: none */
+	/* the lock protects the fields below, and the arrays */
+	int			n_episodes;		/* all of them are in the heap */
+	int			free_episode;	/* place, or NOWHERE */
 } Episodes;
 
 static Episodes *shared = NULL;
-static Episode *episodes;		/* max_episodes */
-static EpisodeLink *links;		/* as many */
-static int *heap;				/* places, the one longest ago first; as many */
-static int *chains;				/* the first place of each hash chain */
+static Episode *episodes;		/* max_episodes places */
+static EpisodeLink *links;		/* one per episode */
+static int *heap;				/* places; the smallest last_at is on top */
+static int *chains;				/* first place of each hash chain, or NOWHERE */
 static LWLock *episodes_lock;
 
 static uint32
@@ -108,7 +110,7 @@ startup(void *memory, LWLockPadded *my_locks, bool found)
 }
 
 /*
- * From here to episodes_add(): with the lock held.
+ * The functions from here to add_to_episode() are called with the lock held.
  */
 
 /* How long an episode stays after its last violation. */
@@ -125,7 +127,7 @@ put_in_heap(int at, int place)
 	links[place].in_heap = at;
 }
 
-/* Put the place where it belongs, at this point of the heap or further up or down. */
+/* Put the place into the heap, at this index or where it belongs above or below. */
 static void
 sift(int at, int place)
 {
@@ -181,7 +183,10 @@ remove_episode(int place)
 	shared->free_episode = place;
 }
 
-/* Make an episode; NOWHERE if it is older than all that fill the window already. */
+/*
+ * Make an episode.  Returns NOWHERE if there are max_episodes already, and this one
+ * is older than all of them.
+ */
 static int
 make_episode(const BucketId *id, uint64 hash, TimestampTz first_at, TimestampTz last_at)
 {
@@ -225,7 +230,7 @@ add_to_episode(const BucketId *id, uint64 hash, int64 n, TimestampTz first_at,
 	}
 	else if (episodes[place].last_at + retention_us() < last_at)
 	{
-		/* that one was over: a new one begins */
+		/* that episode is over, and a new one begins */
 		episodes[place].rejected = 0;
 		episodes[place].first_at = Max(first_at, episodes[place].last_at);
 	}
@@ -239,8 +244,8 @@ add_to_episode(const BucketId *id, uint64 hash, int64 n, TimestampTz first_at,
 }
 
 /*
- * A key got n more violations, between these times.  False, and nothing done, if it
- * has no episode and is not to get one yet.
+ * Add n violations of a key, which came between these times, to its episode.  If the
+ * key has no episode and "make" is false, this does nothing and returns false.
  */
 bool
 episodes_add(const BucketId *id, int64 n, TimestampTz first_at, TimestampTz last_at,
@@ -255,7 +260,10 @@ episodes_add(const BucketId *id, int64 n, TimestampTz first_at, TimestampTz last
 	return added;
 }
 
-/* A copy of all places for episodes, those free or over with no database. */
+/*
+ * A copy of all places for episodes, in the current memory context.  Those that are
+ * free or over have no database.
+ */
 Episode *
 episodes_copy(int *n)
 {
@@ -283,7 +291,7 @@ forget(Oid database, bool dropped)
 }
 
 /*
- * Saved for the next start (core/saved_file.c)
+ * Saving for the next start (core/saved_file.c)
  */
 
 typedef struct SavedEpisode
@@ -337,7 +345,7 @@ load(int kind, const char *bytes, Size size, Loading *loading)
 		return true;
 
 	id.database = record.database;
-	/* there may be room for fewer now, and the file may have it twice */
+	/* there may be room for fewer now, and the file may have this one twice */
 	hash = hash_names(shared->seed, &id);
 	if (find_episode(&id, hash) != NOWHERE)
 		return true;

@@ -1,6 +1,6 @@
 /*
  * violations/episodes.h
- *		Recent runs of violations: see violations/episodes.c.
+ *		Recent runs of violations.  See violations/episodes.c.
  */
 #ifndef RATELIMIT_VIOLATIONS_EPISODES_H
 #define RATELIMIT_VIOLATIONS_EPISODES_H
@@ -11,7 +11,7 @@
 
 typedef struct Episode
 {
-	Oid			database;		/* InvalidOid: free */
+	Oid			database;		/* InvalidOid if the place is free */
 	char		limiter[MAX_LIMITER_LEN + 1];
 	char		key[MAX_KEY_LEN + 1];
 	TimestampTz first_at;

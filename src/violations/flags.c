@@ -1,9 +1,11 @@
 /*
  * violations/flags.c
- *		Writing flags: those that are due (violations/episodes.c), and by hand.
+ *		Writing and clearing flags in rate_limit_flags.
  *
- * A flag is a row of rate_limit_flags that is not cleared; a unique index sees to
- * there being one for a key of a limiter.  It denies nothing.
+ * A flag is a row of rate_limit_flags that is not cleared.  A unique index ensures
+ * that there is at most one for a key of a limiter.  A flag denies nothing.  Flags
+ * are written when they are due (violations/due_flags.c), or by hand.  Which are due
+ * is decided in violations/tracks.c.
  */
 #include "postgres.h"
 
@@ -33,10 +35,10 @@ static SqlStatement clear_flag = {
 	3, {TEXTOID, TEXTOID, TEXTOID}
 };
 
-/* The flags this transaction has written; in TopTransactionContext. */
+/* The due flags that this transaction has written, in TopTransactionContext. */
 static List *written = NIL;
 
-/* Once they are committed, they are no more due. */
+/* Once these flags are committed, they are no longer due. */
 static void
 flags_at_xact_end(XactEvent event, void *arg)
 {
@@ -50,7 +52,7 @@ flags_at_xact_end(XactEvent event, void *arg)
 	written = NIL;
 }
 
-/* Insert a flag unless there is one: was it inserted? */
+/* Insert a flag unless there is one.  Returns whether it was inserted. */
 bool
 flags_insert(Datum limiter, Datum key, int64 rejected, Datum reason)
 {
@@ -68,8 +70,8 @@ flags_insert(Datum limiter, Datum key, int64 rejected, Datum reason)
 }
 
 /*
- * Write the flags that are due in this database.  They stay due until committed;
- * a second attempt finds the row and does nothing.
+ * Write the flags that are due in this database.  They stay due until the transaction
+ * commits.  A second attempt to write a flag finds the row and does nothing.
  */
 void
 flags_write_due(void)
@@ -91,10 +93,10 @@ flags_write_due(void)
 		written = lappend(written, copy);
 		MemoryContextSwitchTo(old);
 		if (flags_insert(CStringGetTextDatum(flag.limiter), CStringGetTextDatum(flag.key),
-				   flag.rejected,
-				   CStringGetTextDatum(psprintf("%lld violations within %d s",
-												(long long) flag.rejected,
-												flag_window_setting))))
+						 flag.rejected,
+						 CStringGetTextDatum(psprintf("%lld violations within %d s",
+													  (long long) flag.rejected,
+													  flag_window_setting))))
 			ereport(LOG,
 					(errmsg("ratelimit: flagged key \"%s\" of limiter \"%s\": %lld violations within %d s",
 							flag.key, flag.limiter, (long long) flag.rejected,
@@ -103,7 +105,10 @@ flags_write_due(void)
 	}
 }
 
-/* Clear the key's flag: was there one?  Its violations so far count no more. */
+/*
+ * Clear the key's flag.  Returns whether there was one.  The key's violations until
+ * now no longer count towards a flag.
+ */
 bool
 flags_clear(const BucketId *id, Datum limiter, Datum key, Datum by)
 {

@@ -1,6 +1,6 @@
 /*
  * violations/flags.h
- *		Writing flags: see violations/flags.c.
+ *		Writing and clearing flags.  See violations/flags.c.
  */
 #ifndef RATELIMIT_VIOLATIONS_FLAGS_H
 #define RATELIMIT_VIOLATIONS_FLAGS_H

@@ -1,21 +1,26 @@
 /*
  * violations/flush.c
- *		Writing violations.
+ *		Writing violations to the place that ratelimit.violation_sink names.
  *
- * Preloaded, violations wait in shared memory (violations/count.c) until the worker, or
- * rl_flush(), writes those of its database: one row per gateway, in its
- * transaction.  Never lost, never written twice: the counts are taken out, and
- * when the transaction (or subtransaction) ends, the callbacks here either drop
- * them, after the commit, or put them back.  Nothing can fail in between, and a
- * backend that dies otherwise takes the whole of shared memory with it.  A lock
- * keeps a database's flushes one after the other.
+ * If the library is preloaded, violations wait in shared memory (violations/count.c)
+ * until the worker or rl_flush() writes those of its database in its transaction, one
+ * row per gateway.  None is lost, and none is written twice: a flush takes the counts
+ * out, and when its transaction or subtransaction ends, the callbacks here either
+ * drop them, after a commit, or put them back.  Nothing can fail in between, and a
+ * backend that dies in any other way takes all of shared memory with it.  A lock
+ * ensures that only one flush per database runs at a time.  How counts are taken and
+ * put back is in violations/pending.c.
  *
- * Not preloaded, a transaction's violations wait in its own memory and are
- * written with it, just before it commits.  There is no subtransaction there to
- * undo only the writing: PostgreSQL allows none while a transaction commits.  So
- * what can be found out beforehand is (is the table there, is it ours, is it free),
- * and costs the transaction nothing but its violations, with a warning.  An error
- * of the INSERT itself is the transaction's error.
+ * If the library is not preloaded, a transaction's violations wait in its own memory
+ * and are written just before it commits.  No subtransaction could undo only the
+ * writing, because PostgreSQL allows none while a transaction commits.  So this finds
+ * out beforehand what it can: whether the table is there, whether it is ours, and
+ * whether its lock is free.  If not, the transaction loses its violations with a
+ * warning, and nothing else.  An error of the INSERT itself is an error of the
+ * transaction.
+ *
+ * This file also remembers which of the worker's tasks failed, and how long flushes
+ * pause then.
  */
 #include "postgres.h"
 
@@ -45,13 +50,17 @@
 #include "violations/gateway.h"
 #include "violations/pending.h"
 
-/* A row is not to become longer than a jsonb, or the statement's text, can be. */
+/*
+ * A row must not become longer than a jsonb value, or the statement's text, can be.
+ */
 #define MAX_DETAILS_BYTES	(32 * 1024 * 1024)
 
-/* Advisory locks have 1 or 2 there: this one is ours. */
+/* PostgreSQL's own advisory locks have class 1 or 2, so this class is ours. */
 #define FLUSH_LOCK_CLASS	3
 
-/* A transaction that is committing waits for the table no longer, nor lock_timeout. */
+/*
+ * A transaction that commits waits for the table this long, or lock_timeout if less.
+ */
 #define COMMIT_LOCK_MS		1000
 
 static SqlStatement insert_violations = {
@@ -67,19 +76,22 @@ static SqlStatement delete_old = {
 	1, {FLOAT8OID}
 };
 
-/* What this transaction's flushes took and did not settle yet. */
+/* What this transaction's flushes have taken and not settled yet. */
 static struct
 {
-	uint32	   *taken;			/* entries, in TopTransactionContext */
+	uint32	   *taken;			/* indexes of entries, in TopTransactionContext */
 	int			n;
 	int64		total;			/* violations */
-	int			level;			/* of the subtransaction that flushed */
+	int			level;			/* nest level of the (sub)transaction that flushed */
 }			flush = {NULL};
 
-/* For the log, once the transaction is about to commit; in TopTransactionContext. */
+/*
+ * Lines to be logged when the transaction is about to commit, in
+ * TopTransactionContext.
+ */
 static List *log_lines = NIL;
 
-/* Not preloaded: this transaction's violations; in TopTransactionContext. */
+/* This transaction's violations if not preloaded, in TopTransactionContext. */
 static HTAB *local_violations = NULL;
 
 static void be_called_at_ends(void);
@@ -91,7 +103,7 @@ typedef struct LocalViolation
 		char		gateway[MAX_GATEWAY_LEN + 1];
 		char		limiter[MAX_LIMITER_LEN + 1];
 		char		key[MAX_KEY_LEN + 1];
-	}			names;			/* zero-padded: hashed as a whole */
+	}			names;			/* zero-padded, as they are hashed whole */
 	int64		count;
 } LocalViolation;
 
@@ -99,7 +111,9 @@ typedef struct LocalViolation
  * Recording
  */
 
-/* Not preloaded: the violations are written when the transaction commits. */
+/*
+ * Record violations if not preloaded.  They are written when the transaction commits.
+ */
 void
 flush_record_locally(const BucketId *id, int64 n)
 {
@@ -107,7 +121,7 @@ flush_record_locally(const BucketId *id, int64 n)
 	LocalViolation *violation;
 	bool		found;
 
-	/* unlike the tables of buckets, that of violations belongs to the transaction */
+	/* violations are written in the transaction, which must be able to write */
 	if (XactReadOnly || IsInParallelMode())
 		return;
 	if (!local_violations)
@@ -145,7 +159,7 @@ compare_views(const void *a, const void *b)
 	return result != 0 ? result : strcmp(x->key, y->key);
 }
 
-/* Write one gateway's violations to where ratelimit.violation_sink says. */
+/* Write one gateway's violations to the place that ratelimit.violation_sink names. */
 static void
 write_gateway(const char *gateway, int64 total, const char *details)
 {
@@ -176,8 +190,8 @@ write_gateway(const char *gateway, int64 total, const char *details)
 }
 
 /*
- * Write violations, one row per gateway, or more if it has very many; the number of
- * rows.
+ * Write violations: one row per gateway, or more if it has very many.  Returns the
+ * number of rows.
  */
 static int64
 write_views(ViolationView **views, int n)
@@ -237,7 +251,7 @@ write_views(ViolationView **views, int n)
  */
 
 /*
- * Write this database's violations; the number of rows.  What was taken is
+ * Write this database's violations.  Returns the number of rows.  What this takes is
  * settled when the transaction ends.
  */
 int64
@@ -246,19 +260,21 @@ flush_violations(void)
 	LOCKTAG		tag;
 	ViolationView **views;
 	ViolationView view;
+	int64		ahead;
 	int			n = 0;
 
 	if (!memory_attached())
 		return 0;
-	/* what one subtransaction took, another must not settle */
+	/* a subtransaction must not settle what an outer one took */
 	if (flush.taken && GetCurrentTransactionNestLevel() > flush.level)
 		return 0;
 
 	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, 0, 0, FLUSH_LOCK_CLASS);
 	(void) LockAcquire(&tag, ExclusiveLock, false, false);
 
-	/* all at once, not one by one as they are taken */
+	/* fold all entries now, rather than each as it is taken */
 	violations_fold();
+	ahead = wall_clock_ahead();
 	views = palloc(violations_entries() * sizeof(ViolationView *));
 	if (!flush.taken)
 	{
@@ -273,7 +289,7 @@ flush_violations(void)
 	{
 		if (at % 1024 == 0)
 			CHECK_FOR_INTERRUPTS();
-		if (!violations_take(at, &view))
+		if (!violations_take(at, ahead, &view))
 			continue;
 		if (!view.again)
 			flush.taken[flush.n++] = at;
@@ -308,8 +324,8 @@ settle(bool written)
 }
 
 /*
- * A task of the worker failed: remember why.  Flushes pause longer the more of
- * them fail in a row.  Report it if the last one had not failed.
+ * A task of the worker has failed.  Remember why, and report it unless the one before
+ * had failed, too.  The more flushes fail in a row, the longer they pause.
  */
 void
 flush_failed(bool is_flush, const char *message)
@@ -348,7 +364,7 @@ flush_failed(bool is_flush, const char *message)
 				 errdetail("Nothing is lost. It will be tried again.")));
 }
 
-/* Is it too early to try again what failed? */
+/* Is it too early to try a flush again after it failed? */
 bool
 flush_waiting(void)
 {
@@ -365,7 +381,7 @@ flush_waiting(void)
 	return waiting;
 }
 
-/* Did a task fail the last time? */
+/* Did a task of the worker fail the last time? */
 bool
 flush_failing(void)
 {
@@ -382,7 +398,7 @@ flush_failing(void)
 	return failing;
 }
 
-/* All tasks of the worker went well, after some had failed. */
+/* All tasks of the worker have succeeded after some had failed. */
 void
 flush_succeeded(void)
 {
@@ -418,7 +434,9 @@ at_error(void *arg)
 	errcontext("while writing the transaction's rate limit violations");
 }
 
-/* Why the transaction's violations cannot be written; NULL if they can. */
+/*
+ * The reason why the transaction's violations cannot be written, or NULL if they can.
+ */
 static char *
 problem_at_commit(void)
 {
@@ -431,7 +449,7 @@ problem_at_commit(void)
 						   COMMIT_LOCK_MS);
 }
 
-/* Before the transaction commits, or is prepared. */
+/* Write this transaction's violations before it commits or is prepared. */
 static void
 write_local_violations(bool prepare)
 {
@@ -474,8 +492,10 @@ write_local_violations(bool prepare)
 	PopActiveSnapshot();
 
 	/*
-	 * Triggers of an operator's: again what has been done before we were called.
-	 * Since PostgreSQL 18 deferred ones, too, run as who inserted the row.
+	 * The table may have triggers of an operator's.  PostgreSQL fired deferred
+	 * triggers before it called us, so fire those that the rows above have queued.
+	 * Since PostgreSQL 18 deferred triggers, too, run as the role that inserted the
+	 * row.
 	 */
 	nest = sql_restrict_names();
 	do
@@ -485,7 +505,7 @@ write_local_violations(bool prepare)
 	error_context_stack = context.previous;
 }
 
-/* The transaction has nothing left to do but to commit. */
+/* Log the lines.  The transaction has nothing left to do except to commit. */
 static void
 write_log_lines(void)
 {
@@ -541,7 +561,7 @@ flush_at_subxact_event(SubXactEvent event, SubTransactionId mine,
 		flush.level = level - 1;
 }
 
-/* There is something to do when the transaction ends. */
+/* Have the callbacks here called when the transaction ends. */
 static void
 be_called_at_ends(void)
 {

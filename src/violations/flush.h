@@ -1,6 +1,6 @@
 /*
  * violations/flush.h
- *		Writing violations: see violations/flush.c.
+ *		Writing violations.  See violations/flush.c.
  */
 #ifndef RATELIMIT_FLUSH_H
 #define RATELIMIT_FLUSH_H
@@ -15,7 +15,10 @@ extern bool flush_waiting(void);
 extern bool flush_failing(void);
 extern void flush_succeeded(void);
 
-/* Record n violations, at a time of the monotonic clock; 0: now. */
+/*
+ * Record n violations at a time of the monotonic clock; 0 means now.  They are
+ * counted in shared memory, or for the transaction if the library is not preloaded.
+ */
 static inline void
 flush_record(const BucketId *id, int64 n, int64 now)
 {

@@ -1,9 +1,11 @@
 /*
  * violations/fold.c
- *		Folding: episodes and flags are told of violations, not one by one, but of what
- *		entries have grown by.
+ *		Folding: telling episodes and flags how much entries have grown.
  *
- * When that is, and why: violations/entries.h.
+ * Episodes and flags are not told of each violation, but from time to time of an
+ * entry's growth since the last time.  When that is, and why, is described in
+ * violations/entries.h ("Folding").  What they make of it is in violations/episodes.c
+ * and violations/tracks.c.
  */
 #include "postgres.h"
 
@@ -15,22 +17,30 @@
 #include "violations/fold.h"
 #include "violations/tracks.h"
 
-/* Entries folded at a time: about a tenth of a millisecond. */
+/*
+ * How many entries are folded at a time, which takes about a tenth of a millisecond.
+ */
 #define FOLD_BATCH	(4 * GROUP_ENTRIES)
 
-/* The launcher does not fold for more of its time than this. */
+/* The launcher spends at most one part in this many of its time on folding. */
 #define FOLD_TIME_RATIO 10
 
-/* The wall clock when the monotonic one said "then". */
-TimestampTz
-violation_wall_time(int64 then)
+/*
+ * By how many microseconds the wall clock is ahead of the monotonic one.
+ *
+ * Work on several entries uses the same difference for all of them.  If each entry
+ * had one of its own, a process that is interrupted between reading the two clocks
+ * would change the order of entries, and with it which episode gives way to another.
+ */
+int64
+wall_clock_ahead(void)
 {
-	return GetCurrentTimestamp() - (monotonic_ns() - then) / 1000;
+	return GetCurrentTimestamp() - monotonic_ns() / 1000;
 }
 
 /*
- * Tell flags of what this entry has grown by, up to a count of "now"; holding its
- * partition's lock.
+ * Tell flags how much this entry has grown, up to a count of count_now.  The caller
+ * holds its partition's lock.
  */
 void
 track_entry(uint32 at, int64 count_now)
@@ -48,12 +58,12 @@ track_entry(uint32 at, int64 count_now)
 }
 
 /*
- * Tell flags and episodes of what this entry has grown by, up to a count of "now";
- * holding its partition's lock.  Episodes not yet, if that made a new episode, and
- * that is not wanted.
+ * Tell flags and episodes how much this entry has grown, up to a count of count_now.
+ * If "make" is false, episodes are told only if the key has one.  "ahead" is
+ * wall_clock_ahead().  The caller holds the entry's partition's lock.
  */
 void
-fold_entry(uint32 at, int64 count_now, bool make)
+fold_entry(uint32 at, int64 count_now, int64 ahead, bool make)
 {
 	Entry	   *entry = &entries[at];
 	Aside	   *aside = &asides[at];
@@ -66,27 +76,27 @@ fold_entry(uint32 at, int64 count_now, bool make)
 	entry_id(entry, &id);
 	if (!is_other(id.key, id.key_len))
 	{
-		TimestampTz wall = violation_wall_time(last_at);
-		TimestampTz since = wall;
+		int64		since = last_at;
 
-		if (aside->since != 0 && aside->since < last_at)
-			since -= (last_at - aside->since) / 1000;
-		if (!episodes_add(&id, count_now - entry->folded, since, wall, make))
+		if (aside->since != 0)
+			since = Min(aside->since, last_at);
+		if (!episodes_add(&id, count_now - entry->folded, wall_time(since, ahead),
+						  wall_time(last_at, ahead), make))
 			return;
 	}
 	entry->folded = count_now;
 	aside->since = 0;
 }
 
-/* Fold the entries of a partition from the n-th on, a batch of them. */
+/* Fold a batch of a partition's entries, from the n-th on. */
 static void
-fold_batch(int partition, uint32 n, bool make)
+fold_batch(int partition, uint32 n, int64 ahead, bool make)
 {
 	uint32		first = partition * violations->groups * GROUP_ENTRIES;
 	uint32		end = first + Min(n + FOLD_BATCH, violations->groups * GROUP_ENTRIES);
 	uint32		at = first + n;
 
-	/* most of the room is empty, mostly */
+	/* usually most places are empty */
 	while (at < end && ((volatile uint32 *) violation_tags)[at] < TAG_FIRST)
 		at++;
 	if (at == end)
@@ -94,24 +104,25 @@ fold_batch(int partition, uint32 n, bool make)
 	LWLockAcquire(&violation_locks[partition].lock, LW_EXCLUSIVE);
 	for (; at < end; at++)
 		if (violation_tags[at] >= TAG_FIRST)
-			fold_entry(at, count_of(pg_atomic_read_u64(&entries[at].word)), make);
+			fold_entry(at, count_of(pg_atomic_read_u64(&entries[at].word)), ahead, make);
 	LWLockRelease(&violation_locks[partition].lock);
 }
 
 /*
- * Fold all entries: first those whose episode is there, or a new one might take the
- * place of one that goes on as well.  While saving, until that is to stop; else
- * interrupts are served.
+ * Fold all entries.  Those that have an episode come first, because a new episode
+ * might otherwise take the place of one that goes on as well.  While saving, folding
+ * ends early if saving does; otherwise this serves interrupts.
  */
 static void
 fold(Saving *saving)
 {
 	int64		began = monotonic_ns();
+	int64		ahead = wall_clock_ahead();
 	int64		pause;
 
 	/*
-	 * One partition after the other: whoever was waiting for a lock that has been
-	 * released finds it free for long enough.
+	 * Change the partition after each batch, so that a process that was waiting for
+	 * the lock gets it before this one takes it again.
 	 */
 	for (int make = 0; make <= 1; make++)
 		for (uint32 n = 0; n < violations->groups * GROUP_ENTRIES; n += FOLD_BATCH)
@@ -121,7 +132,7 @@ fold(Saving *saving)
 					CHECK_FOR_INTERRUPTS();
 				else if (!saved_go_on(saving))
 					return;
-				fold_batch(partition, n, make);
+				fold_batch(partition, n, ahead, make);
 			}
 	pause = Max(tracks_slice(), FOLD_TIME_RATIO * (monotonic_ns() - began));
 	pg_atomic_write_u64(&violations->fold_at, (uint64) (began + pause));
@@ -140,7 +151,7 @@ violations_fold_to_save(Saving *saving)
 	fold(saving);
 }
 
-/* Milliseconds until the launcher is to fold. */
+/* Milliseconds until the launcher has to fold. */
 long
 violations_fold_wait(void)
 {
@@ -149,11 +160,14 @@ violations_fold_wait(void)
 	return (long) Min((Max(left, 0) + 999999) / 1000000, INT_MAX);
 }
 
-/* The launcher has taken up settings: flags are counted anew if flag_window changed. */
+/*
+ * The launcher has read the settings.  If flag_window has changed, flags are counted
+ * anew.
+ */
 void
 violations_set_window(void)
 {
-	/* what was before belongs to the old window */
+	/* the violations until now belong to the old window */
 	violations_fold();
 	if (!tracks_set_window())
 		return;

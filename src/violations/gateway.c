@@ -1,6 +1,9 @@
 /*
  * violations/gateway.c
- *		The calling instance, whose violations are counted apart.
+ *		The gateway, which is the name of the calling instance.
+ *
+ * Violations are counted separately for each gateway.  This file finds the name and
+ * hashes it; it counts nothing.
  */
 #include "postgres.h"
 
@@ -8,19 +11,19 @@
 
 #include "common/hashfn.h"
 #include "mb/pg_wchar.h"
-#include "miscadmin.h"
 #include "utils/guc.h"
 #include "violations/gateway.h"
 
 static uint64 hash_seed = 0;
 
-/* Hash names of gateways by this seed from here on. */
+/* Hash names of gateways with this seed from now on. */
 void
 gateway_use_seed(uint64 seed)
 {
 	hash_seed = seed;
 }
 
+/* Compute the hash of a gateway's name. */
 void
 gateway_hash(Gateway *gateway)
 {
@@ -28,6 +31,10 @@ gateway_hash(Gateway *gateway)
 										gateway->len, hash_seed);
 }
 
+/*
+ * Set a gateway's name.  In a name that is not valid in the database's encoding,
+ * question marks replace all bytes that are not ASCII.
+ */
 void
 gateway_set(Gateway *gateway, const char *wanted)
 {
@@ -41,10 +48,9 @@ gateway_set(Gateway *gateway, const char *wanted)
 }
 
 /*
- * The calling instance: ratelimit.gateway_name, else application_name, else
- * cluster_name, else the host's name.  Settings that come with a connection have
- * not been checked for the database's encoding: what is not valid in it is
- * shown as question marks.
+ * The calling instance: the first of ratelimit.gateway_name, application_name,
+ * cluster_name and the host's name that is not empty.  Settings that come with a
+ * connection have not been checked for the database's encoding (see gateway_set()).
  */
 const Gateway *
 my_gateway(void)

@@ -1,18 +1,18 @@
 /*
  * violations/gateway.h
- *		The calling instance: see violations/gateway.c.
+ *		The name of the calling instance.  See violations/gateway.c.
  */
 #ifndef RATELIMIT_VIOLATIONS_GATEWAY_H
 #define RATELIMIT_VIOLATIONS_GATEWAY_H
 
 #include "core/settings.h"
 
-/* A gateway's name, and what is derived from it. */
+/* A gateway's name, with its length and hash. */
 typedef struct Gateway
 {
-	char		raw[MAX_GATEWAY_LEN + 1];	/* as set */
-	char		name[MAX_GATEWAY_LEN + 1];	/* valid text */
-	int			len;			/* of name */
+	char		raw[MAX_GATEWAY_LEN + 1];	/* as it was set */
+	char		name[MAX_GATEWAY_LEN + 1];	/* valid in the database's encoding */
+	int			len;			/* length of name */
 	uint64		hash;
 } Gateway;
 

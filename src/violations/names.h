@@ -1,6 +1,9 @@
 /*
  * violations/names.h
- *		Limiter and key as texts that end in a zero byte, and hashes of them.
+ *		Limiter and key as texts that end in a zero byte, and their hash.
+ *
+ * Episodes and due flags hold names in this form.  Entries hold them without the zero
+ * bytes (violations/entries.h).
  */
 #ifndef RATELIMIT_VIOLATIONS_NAMES_H
 #define RATELIMIT_VIOLATIONS_NAMES_H
@@ -8,7 +11,7 @@
 #include "common/hashfn.h"
 #include "core/names.h"
 
-/* A hash of limiter and key. */
+/* A hash of database, limiter and key. */
 static inline uint64
 hash_names(uint64 seed, const BucketId *id)
 {
@@ -20,7 +23,7 @@ hash_names(uint64 seed, const BucketId *id)
 							   hash ^ seed);
 }
 
-/* Are they these texts? */
+/* Are these texts the names of the bucket? */
 static inline bool
 same_names(const BucketId *id, const char *limiter, const char *key)
 {
@@ -29,7 +32,7 @@ same_names(const BucketId *id, const char *limiter, const char *key)
 		strncmp(key, id->key, id->key_len) == 0 && key[id->key_len] == '\0';
 }
 
-/* Copy them out. */
+/* Copy the names of the bucket to texts. */
 static inline void
 copy_names(const BucketId *id, char *limiter, char *key)
 {

@@ -1,8 +1,24 @@
 /*
  * violations/part.c
- *		Violations not yet written: their memory, and how they are saved.
+ *		The memory of entries for violations, and how it is saved.
  *
- * How entries are kept: violations/entries.h.
+ * This file says as a Part (core/parts.h) what the entries need: their memory, their
+ * locks, and the records that are saved for the next start.  How entries are laid out
+ * and found is in violations/entries.h.  Episodes, tracks and due flags are parts of
+ * their own.
+ *
+ * The order of parts (ratelimit.c) is the order in which they are saved, loaded, and
+ * made to forget a database.  This part comes after the memory of buckets, and before
+ * episodes, tracks and due flags:
+ *
+ * - Loading: entries are found by hashes of buckets, whose seed is loaded with the
+ *   buckets.  Episodes, tracks and due flags may be loaded later, because loading an
+ *   entry tells them nothing.  They know what was saved from their own records.
+ * - Saving: save() folds first, so that the episodes, tracks and due flags that are
+ *   saved after it know of all violations.  What is loaded counts as folded, so they
+ *   would never learn what they did not know when they were saved.
+ * - Forgetting: as long as an entry is there, a fold may tell the others of it.  They
+ *   forget the database when none of its entries is left.
  */
 #include "postgres.h"
 
@@ -62,7 +78,7 @@ startup(void *memory, LWLockPadded *my_locks, bool found)
 		pg_atomic_init_u64(&violations->slice_ends, 0);
 		pg_atomic_init_u64(&violations->lost, 0);
 		pg_atomic_init_u64(&violations->fold_at, 0);
-		/* a cell is the same role in both */
+		/* with the same seed, a role has the same cell in both */
 		shares_init(&violations->rooms[ROOM_KEYS], violations->seed, max_violations_setting);
 		shares_init(&violations->rooms[ROOM_OTHERS], violations->seed,
 					(all - max_violations_setting) / 2);
@@ -92,14 +108,14 @@ startup(void *memory, LWLockPadded *my_locks, bool found)
  */
 
 /* Kinds of records. */
-#define SAVED_LOST		0		/* at most one: violations_lost() */
-#define SAVED_VIOLATION 1		/* pending: in files of a clean stop only */
+#define SAVED_LOST		0		/* one record: violations_lost() */
+#define SAVED_VIOLATION 1		/* pending; only in files of a clean stop */
 #define N_SAVED_KINDS	2
 
 typedef struct SavedViolation
 {
 	int64		count;
-	int64		age;			/* nanoseconds since the last one */
+	int64		age;			/* of the last violation, nanoseconds */
 	Oid			database;
 	uint8		gateway_len;
 	uint8		limiter_len;
@@ -107,13 +123,16 @@ typedef struct SavedViolation
 	char		names[MAX_GATEWAY_LEN + MAX_LIMITER_LEN + MAX_KEY_LEN];
 } SavedViolation;
 
-/* How many were lost and, if asked for, those pending: nobody else is here then. */
+/*
+ * Save how many violations were lost and, at a clean stop, those pending.  No other
+ * process is there at a clean stop.
+ */
 static void
 save(Saving *saving)
 {
 	int64		lost = Max(violations_lost(), 0);
 
-	/* what has grown since the last fold belongs to episodes and flags */
+	/* episodes and flags, which are saved after this, must know of all of it */
 	violations_fold_to_save(saving);
 	saved_put(saving, SAVED_LOST, &lost, sizeof(lost));
 	for (uint32 at = 0; saving->at_stop && at < violations_entries(); at++)
@@ -190,18 +209,6 @@ load(int kind, const char *bytes, Size size, Loading *loading)
 	return true;
 }
 
-/* What was saved is loaded: to episodes and flags it is nothing new. */
-static void
-loaded(void)
-{
-	for (uint32 at = 0; at < violations_entries(); at++)
-	{
-		entries[at].folded = count_of(pg_atomic_read_u64(&entries[at].word));
-		entries[at].tracked = entries[at].folded;
-		asides[at].since = 0;
-	}
-}
-
 const Part	violations_part = {
 	.name = "ratelimit violations",
 	.size = size,
@@ -211,6 +218,5 @@ const Part	violations_part = {
 	.n_kinds = N_SAVED_KINDS,
 	.pending = true,
 	.save = save,
-	.load = load,
-	.loaded = loaded
+	.load = load
 };

@@ -1,6 +1,6 @@
 /*
  * violations/part.h
- *		Violations as a part: see violations/part.c.
+ *		Entries for violations, as a part of the extension.  See violations/part.c.
  */
 #ifndef RATELIMIT_VIOLATIONS_PART_H
 #define RATELIMIT_VIOLATIONS_PART_H

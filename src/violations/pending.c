@@ -1,24 +1,28 @@
 /*
  * violations/pending.c
- *		Violations not yet written, as views show them and flushes take them.
+ *		Violations that are not written yet: showing them, taking them for a flush.
  *
- * How entries are kept: violations/entries.h.
+ * A flush takes the counts of entries here, and settles each of them when its
+ * transaction has ended.  The flush itself is in violations/flush.c, and counting in
+ * violations/count.c.  How entries are laid out and locked is in
+ * violations/entries.h.
  */
 #include "postgres.h"
 
+#include "core/oids.h"
 #include "miscadmin.h"
 #include "violations/entries.h"
 #include "violations/fold.h"
 #include "violations/pending.h"
 
-/* Places for entries, those that are free included. */
+/* The number of places for entries, including free ones. */
 uint32
 violations_entries(void)
 {
 	return violations ? hashed_entries(violations->groups) + N_LAST : 0;
 }
 
-/* Copy out the names of an entry in use, holding its partition's lock. */
+/* Copy the names of an entry in use.  The caller holds its partition's lock. */
 static void
 copy_names(const Entry *entry, ViolationView *view)
 {
@@ -34,8 +38,9 @@ copy_names(const Entry *entry, ViolationView *view)
 }
 
 /*
- * The entry's violations that are not written for sure, and whose they are; false
- * if there are none, or not of that database, if one is given.
+ * Show the entry's violations that are not certain to be written, and set *owner to
+ * their database.  Returns false if there are none.  If a database is given, others'
+ * entries have none.
  */
 bool
 violations_view(uint32 at, Oid database, ViolationView *view, Oid *owner)
@@ -45,7 +50,7 @@ violations_view(uint32 at, Oid database, ViolationView *view, Oid *owner)
 
 	if (((volatile uint32 *) violation_tags)[at] < TAG_FIRST)
 		return false;
-	/* without the lock, a flush may move the count or give up the entry */
+	/* without the lock, a flush could move the count or give up the entry */
 	LWLockAcquire(lock, LW_SHARED);
 	view->count = 0;
 	*owner = entry->database;
@@ -55,16 +60,20 @@ violations_view(uint32 at, Oid database, ViolationView *view, Oid *owner)
 		view->count = count_of(pg_atomic_read_u64(&entry->word)) + asides[at].taken;
 	}
 	LWLockRelease(lock);
-	view->last_at = violation_wall_time((int64) pg_atomic_read_u64(&entry->last_at));
+	view->last_at = wall_time((int64) pg_atomic_read_u64(&entry->last_at),
+							  wall_clock_ahead());
 	return view->count > 0;
 }
 
-/* The databases that have violations to write: their number, at most max. */
+/*
+ * Find the databases that have violations to write, at most max.  Returns their
+ * number.
+ */
 int
 violations_databases(Oid *databases, int max)
 {
+	Oid			last = InvalidOid;
 	int			n = 0;
-	int			i = 0;
 
 	for (uint32 at = 0; at < violations_entries(); at++)
 	{
@@ -74,18 +83,15 @@ violations_databases(Oid *databases, int max)
 			count_of(pg_atomic_read_u64(&entries[at].word)) == 0)
 			continue;
 		database = entries[at].database;
-		/* mostly the same one as before */
-		if (i < n && databases[i] == database)
-			continue;
-		for (i = 0; i < n && databases[i] != database; i++)
-			;
-		if (i == n && n < max)
-			databases[n++] = database;
+		/* it is usually the database of the entry before */
+		if (database != last)
+			n = oids_add(databases, n, max, database);
+		last = database;
 	}
 	return n;
 }
 
-/* Violations that could not even be counted as others. */
+/* How many violations could not be counted in any entry. */
 int64
 violations_lost(void)
 {
@@ -93,11 +99,12 @@ violations_lost(void)
 }
 
 /*
- * Take the entry's count for a flush of this database; false if there is none.
- * The caller is this database's only flush, and settles what it took.
+ * Take the entry's count for a flush of this database.  Returns false if there is
+ * none.  The caller is the only flush of this database, and settles later what it
+ * took.  "ahead" is wall_clock_ahead().
  */
 bool
-violations_take(uint32 at, ViolationView *view)
+violations_take(uint32 at, int64 ahead, ViolationView *view)
 {
 	Entry	   *entry = &entries[at];
 	Aside	   *aside = &asides[at];
@@ -113,7 +120,7 @@ violations_take(uint32 at, ViolationView *view)
 	do
 	{
 		view->count = count_of(word);
-		/* it may have to go back: leave the rest to the next flush */
+		/* it must fit into the count if it goes back: leave it to the next flush */
 		if (view->count == 0 || view->count + aside->taken > (int64) MAX_COUNT)
 		{
 			LWLockRelease(lock);
@@ -122,7 +129,7 @@ violations_take(uint32 at, ViolationView *view)
 	} while (!pg_atomic_compare_exchange_u64(&entry->word, &word, word & ~COUNT_MASK));
 	copy_names(entry, view);
 	view->again = aside->taken > 0;
-	fold_entry(at, view->count, true);
+	fold_entry(at, view->count, ahead, true);
 	entry->folded = entry->tracked = 0;
 	aside->taken += view->count;
 	LWLockRelease(lock);
@@ -130,9 +137,10 @@ violations_take(uint32 at, ViolationView *view)
 }
 
 /*
- * The flush of a database that took from the entry has ended: what it took is
- * written, and an entry that has got nothing since is given up; or it is pending
- * again.  Nothing of this if the database's extension was dropped meanwhile.
+ * The flush that took from the entry has ended.  If what it took is written, the
+ * entry is given up unless it has got violations since.  Otherwise what it took is
+ * pending again.  If the database's extension was dropped meanwhile, this does
+ * nothing.
  */
 void
 violations_settle(uint32 at, Oid database, bool written)
@@ -143,7 +151,7 @@ violations_settle(uint32 at, Oid database, bool written)
 
 	LWLockAcquire(lock, LW_EXCLUSIVE);
 	if (violation_tags[at] < TAG_FIRST || entry->database != database)
-		 /* not ours any more */ ;
+		 /* the entry is no longer of this flush */ ;
 	else if (written)
 	{
 		aside->taken = 0;
@@ -159,7 +167,7 @@ violations_settle(uint32 at, Oid database, bool written)
 	LWLockRelease(lock);
 }
 
-/* The database, or its extension, is gone: so are its violations. */
+/* The database or its extension is gone.  Drop its violations. */
 void
 violations_forget_database(Oid database, bool dropped)
 {

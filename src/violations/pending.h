@@ -1,6 +1,6 @@
 /*
  * violations/pending.h
- *		Violations not yet written: see violations/pending.c.
+ *		Violations that are not written yet.  See violations/pending.c.
  */
 #ifndef RATELIMIT_VIOLATIONS_PENDING_H
 #define RATELIMIT_VIOLATIONS_PENDING_H
@@ -16,7 +16,7 @@ typedef struct ViolationView
 	char		limiter[MAX_LIMITER_LEN + 1];
 	char		key[MAX_KEY_LEN + 1];
 	int64		count;
-	bool		again;			/* taken: for another time in this transaction */
+	bool		again;			/* this transaction has taken from it before */
 	TimestampTz last_at;
 } ViolationView;
 
@@ -25,7 +25,7 @@ extern bool violations_view(uint32 entry, Oid database, ViolationView *view,
 							Oid *owner);
 extern int64 violations_lost(void);
 extern int	violations_databases(Oid *databases, int max);
-extern bool violations_take(uint32 entry, ViolationView *view);
+extern bool violations_take(uint32 entry, int64 ahead, ViolationView *view);
 extern void violations_settle(uint32 entry, Oid database, bool written);
 extern void violations_forget_database(Oid database, bool dropped);
 

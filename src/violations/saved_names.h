@@ -1,6 +1,9 @@
 /*
  * violations/saved_names.h
  *		Limiter and key at the end of a record that is saved for the next start.
+ *
+ * Records of episodes and due flags end in these.  Other parts save names in records
+ * of their own form.
  */
 #ifndef RATELIMIT_VIOLATIONS_SAVED_NAMES_H
 #define RATELIMIT_VIOLATIONS_SAVED_NAMES_H
@@ -12,10 +15,10 @@ typedef struct SavedNames
 {
 	uint8		limiter_len;
 	uint8		key_len;
-	char		bytes[MAX_LIMITER_LEN + MAX_KEY_LEN];	/* as long as they are */
+	char		bytes[MAX_LIMITER_LEN + MAX_KEY_LEN];	/* limiter, then key */
 } SavedNames;
 
-/* Put them there; the bytes that they take. */
+/* Put the names into a record.  Returns how many bytes they take. */
 static inline Size
 put_names(SavedNames *names, const char *limiter, const char *key)
 {
@@ -26,7 +29,10 @@ put_names(SavedNames *names, const char *limiter, const char *key)
 	return offsetof(SavedNames, bytes) + names->limiter_len + names->key_len;
 }
 
-/* Get them from there, if they make sense and take so many bytes. */
+/*
+ * Get the names from a record, as pointers into it.  False if they make no sense or
+ * do not take exactly "size" bytes.
+ */
 static inline bool
 get_names(const SavedNames *names, Size size, BucketId *id)
 {

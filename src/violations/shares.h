@@ -1,6 +1,6 @@
 /*
  * violations/shares.h
- *		Fair shares of a room that every role may fill: see violations/shares.c.
+ *		Fair shares of a room that every role may fill.  See violations/shares.c.
  */
 #ifndef RATELIMIT_SHARES_H
 #define RATELIMIT_SHARES_H
@@ -10,14 +10,14 @@
 #define SHARE_CELLS		1024
 #define NO_CELL			(-1)
 
-/* A room with so many places, in shared memory. */
+/* The places of a room, in shared memory. */
 typedef struct Shares
 {
 	uint64		seed;
-	uint32		max;			/* places */
-	pg_atomic_uint32 used;		/* at most max */
-	pg_atomic_uint32 active;	/* cells that have any */
-	pg_atomic_uint32 cells[SHARE_CELLS];	/* places of each */
+	uint32		max;			/* places that there are */
+	pg_atomic_uint32 used;		/* places in use, at most max */
+	pg_atomic_uint32 active;	/* cells that have a place */
+	pg_atomic_uint32 cells[SHARE_CELLS];	/* places that each cell has */
 } Shares;
 
 extern void shares_init(Shares *shares, uint64 seed, uint32 max);

@@ -2,23 +2,27 @@
  * violations/stats.c
  *		Counts of decisions, per limiter.
  *
- * In shared memory each (database, limiter) has an entry, made when first counted
- * and kept until its database goes.  (When only the extension goes, entries are
- * forgotten: not shown, and free for others once no line is for them.)  When all
- * are taken, further limiters are counted together, under OTHER_LIMITER.
+ * Each (database, limiter) has an entry in shared memory, which is made when it is
+ * first counted and kept until its database goes.  (When only the extension goes, its
+ * entries are forgotten: they are not shown, and are free for others once no line
+ * counts for them.)  When all entries are taken, further limiters of a database are
+ * counted together, under OTHER_LIMITER.  These entries are not those of violations
+ * (violations/entries.h).
  *
- * Anybody may choose names of limiters, so a full room is shared (violations/shares.c): a role
- * that has less than its fair share of the entries gets one of a role that has more,
- * whose counts then go to its database's OTHER_LIMITER.
+ * Every role may choose names of limiters, so a full room is shared
+ * (violations/shares.c): a role that has less than its fair share of the entries gets
+ * one of a role that has more, whose counts then go to its database's OTHER_LIMITER.
  *
- * A backend counts in lines of its own, one per limiter that it last called, so
- * that counting writes to no memory that other processors write to.  A line that
- * passes to another limiter is added to its entry before; what an entry counts is
- * what it holds itself and all lines that are for it.  Only the owner changes a
- * line, and what it is for only under the lock.  A line stays when its backend
- * ends; the next backend in its place goes on from there.
+ * A backend counts in lines of its own, one for each limiter that it called last, so
+ * that counting writes to no memory that other processors write to.  When a line
+ * passes to another limiter, its counts are added to its entry first.  An entry's
+ * counts are those that it holds itself and those of all lines that count for it.
+ * Only the owner changes a line's counts, and the limiter that a line counts for
+ * changes only under the lock.  A line stays when its backend ends, and the next
+ * backend with the same number goes on from there.
  *
- * Counts start anew by remembering what they were, as a line is its owner's.
+ * Because a line belongs to its owner, resetting the counts does not change them.  It
+ * remembers what they were, and that is subtracted when they are shown.
  */
 #include "postgres.h"
 
@@ -34,30 +38,32 @@
 #include "violations/stats.h"
 
 #define MAX_LIMITERS	1024
-#define OWN_LIMITERS	8		/* lines of a backend */
+#define OWN_LIMITERS	8		/* lines that each backend has */
 #define NO_LIMITER		(-1)
 #define OTHER_LIMITER	"(other)"
-#define OTHER_ENTRIES	(MAX_LIMITERS / 16) /* kept for OTHER_LIMITER of databases */
+#define OTHER_ENTRIES	(MAX_LIMITERS / 16) /* kept for OTHER_LIMITER */
 
+/* An entry.  The lock protects all of it. */
 typedef struct SharedLimiter
 {
-	Oid			database;		/* the lock; InvalidOid: free */
-	bool		forgotten;		/* not shown until it counts */
+	Oid			database;		/* InvalidOid if the entry is free */
+	bool		forgotten;		/* not shown until it counts again */
 	uint8		limiter_len;
 	char		limiter[MAX_LIMITER_LEN];
-	int			cell;			/* of the role that it was made for; NO_CELL: for
-								 * the rest */
-	uint64		counts[N_COUNTS];	/* but for those in lines; the lock */
-	uint64		before[N_COUNTS];	/* not shown; the lock */
+	int			cell;			/* of the role that it was made for; NO_CELL for
+								 * OTHER_LIMITER */
+	uint64		counts[N_COUNTS];	/* except those in lines */
+	uint64		before[N_COUNTS];	/* those before the last reset */
 } SharedLimiter;
 
+/* Counts of one backend for one limiter. */
 typedef struct Line
 {
 	pg_atomic_uint64 counts[N_COUNTS];
-	int			limiter;		/* its entry; the lock */
+	int			limiter;		/* index of its entry, under the lock */
 } Line;
 
-/* What a backend writes to shares no cache line with what another one does. */
+/* The lines of one backend, which share no cache line with those of another. */
 typedef union OwnLines
 {
 	Line		lines[OWN_LIMITERS];
@@ -66,13 +72,13 @@ typedef union OwnLines
 
 static SharedLimiter *limiters = NULL;	/* MAX_LIMITERS of them */
 static OwnLines *all_lines;		/* MaxBackends of them */
-static Shares *shares;			/* of the entries, without those for the rest */
+static Shares *shares;			/* of the entries, except those of OTHER_LIMITER */
 static LWLock *limiters_lock;
 
-/* What this backend's lines are for. */
+/* The limiters that this backend's lines count for. */
 static struct
 {
-	int			limiter_len;	/* 0: nothing */
+	int			limiter_len;	/* 0 if the line is not used */
 	char		limiter[MAX_LIMITER_LEN];
 }			own[OWN_LIMITERS];
 
@@ -127,7 +133,7 @@ startup(void *memory, LWLockPadded *my_locks, bool found)
 	}
 }
 
-/* The limiter's entry, holding the lock; NO_LIMITER if it has none. */
+/* The limiter's entry, or NO_LIMITER.  The caller holds the lock. */
 static int
 find_shared(Oid database, const char *limiter, int len)
 {
@@ -139,7 +145,7 @@ find_shared(Oid database, const char *limiter, int len)
 	return NO_LIMITER;
 }
 
-/* The entries as they were when last copied, with all that counts for them. */
+/* The entries as they were when last copied, with the counts of their lines. */
 static struct
 {
 	SharedLimiter limiter;
@@ -148,8 +154,9 @@ static struct
 }			copies[MAX_LIMITERS];
 
 /*
- * Copy the entries, holding the lock: then their counts are what is shown of them.
- * One pass over all lines, as there may be many.
+ * Copy the entries.  The copies' counts are those that are shown: with the lines, and
+ * without those before the last reset.  There may be many lines, so this passes over
+ * them only once.  The caller holds the lock.
  */
 static void
 copy_all(void)
@@ -191,7 +198,10 @@ free_entry(int entry)
 		shares_give(shares, limiters[entry].cell);
 }
 
-/* Free what is forgotten and nobody counts for, if any; holding the lock exclusively. */
+/*
+ * Free the entries that are forgotten and that no line counts for.  Returns whether
+ * there was one.  The caller holds the lock exclusively.
+ */
 static bool
 free_forgotten(void)
 {
@@ -240,7 +250,10 @@ make_limiter(int entry, Oid database, const char *limiter, int len, int cell)
 	return entry;
 }
 
-/* The database's entry for the rest; NO_LIMITER if there are too many databases. */
+/*
+ * The database's entry of OTHER_LIMITER, made if need be.  Returns NO_LIMITER if
+ * there are too many databases.
+ */
 static int
 find_or_make_other(Oid database)
 {
@@ -255,9 +268,9 @@ find_or_make_other(Oid database)
 }
 
 /*
- * Take an entry from somebody who has more than a fair share: the one of the fewest
- * calls.  What counts for it does for the rest of its database from here on.
- * NO_LIMITER if there is nobody, or no entry for the rest.
+ * Take an entry from a cell that has more than a fair share: of these entries, the
+ * one with the fewest calls.  Its counts and its lines pass to OTHER_LIMITER of its
+ * database.  Returns NO_LIMITER if there is no such entry, or none for OTHER_LIMITER.
  */
 static int
 displace_limiter(int cell)
@@ -300,7 +313,10 @@ displace_limiter(int cell)
 	return victim;
 }
 
-/* The limiter's entry, made if need be, holding the lock exclusively. */
+/*
+ * The limiter's entry, made if need be, or that of OTHER_LIMITER.  Returns NO_LIMITER
+ * if there is none.  The caller holds the lock exclusively.
+ */
 static int
 find_or_make(Oid database, const char *limiter, int len)
 {
@@ -320,7 +336,7 @@ find_or_make(Oid database, const char *limiter, int len)
 		(any_forgotten() && free_forgotten() && shares_take(shares, cell)))
 	{
 		found = make_limiter(find_free(), database, limiter, len, cell);
-		/* the rest of very many databases may have taken more than is kept for it */
+		/* very many databases may have taken more than is kept for OTHER_LIMITER */
 		if (found == NO_LIMITER)
 			shares_give(shares, cell);
 	}
@@ -329,7 +345,7 @@ find_or_make(Oid database, const char *limiter, int len)
 	return found != NO_LIMITER ? found : find_or_make_other(database);
 }
 
-/* The line passes to a limiter. */
+/* Let the line count for this limiter from now on. */
 static void
 give_line(Line *line, const char *limiter, int len)
 {
@@ -341,11 +357,11 @@ give_line(Line *line, const char *limiter, int len)
 	LWLockRelease(limiters_lock);
 }
 
-/* Count for this limiter from here on. */
+/* Let this backend's calls count for this limiter from now on. */
 void
 stats_set_limiter(const char *limiter, int len)
 {
-	static uint32 next_victim = 0;	/* wraps around to a multiple */
+	static uint32 next_victim = 0;	/* 2^32 is a multiple of OWN_LIMITERS */
 	Line	   *lines;
 	int			n = 0;
 
@@ -365,7 +381,7 @@ stats_set_limiter(const char *limiter, int len)
 	stats_current = lines[n].counts;
 }
 
-/* Copy what has been counted, for stats_get(). */
+/* Copy the counts for stats_get(). */
 void
 stats_copy(void)
 {
@@ -374,7 +390,9 @@ stats_copy(void)
 	LWLockRelease(limiters_lock);
 }
 
-/* This database's next limiter, from *at on, as copied; false if there is none. */
+/*
+ * This database's next limiter in the copy, from *at on.  Returns false at the end.
+ */
 bool
 stats_get(int *at, const char **limiter, int *len, uint64 *counts)
 {
@@ -393,7 +411,7 @@ stats_get(int *at, const char **limiter, int *len, uint64 *counts)
 	return false;
 }
 
-/* This database's counts start anew. */
+/* Reset this database's counts. */
 void
 stats_reset(void)
 {
@@ -411,8 +429,8 @@ stats_reset(void)
 }
 
 /*
- * The database, or its extension, is gone.  Of a database that is there, backends
- * go on with their lines should it get the extension again.
+ * The database or its extension is gone.  If the database is still there, its
+ * backends go on with their lines when it gets the extension again.
  */
 static void
 forget(Oid database, bool dropped)
@@ -443,7 +461,10 @@ forget(Oid database, bool dropped)
 	LWLockRelease(limiters_lock);
 }
 
-/* Saved for the next start (core/saved_file.c). */
+/*
+ * Saving for the next start (core/saved_file.c)
+ */
+
 typedef struct SavedLimiter
 {
 	uint64		counts[N_COUNTS];
@@ -469,7 +490,7 @@ save(Saving *saving)
 		record.limiter_len = copy->limiter_len;
 		memcpy(record.limiter, copy->limiter, MAX_LIMITER_LEN);
 		saved_put(saving, 0, &record,
-					 offsetof(SavedLimiter, limiter) + record.limiter_len);
+				  offsetof(SavedLimiter, limiter) + record.limiter_len);
 	}
 }
 

@@ -1,6 +1,6 @@
 /*
  * violations/stats.h
- *		Counts of decisions, per limiter: see violations/stats.c.
+ *		Counts of decisions, per limiter.  See violations/stats.c.
  */
 #ifndef RATELIMIT_STATS_H
 #define RATELIMIT_STATS_H
@@ -12,7 +12,7 @@ typedef enum StatsCount
 {
 	COUNT_ALLOWED,
 	COUNT_DENIED,
-	COUNT_SHADOWED,				/* would have been denied */
+	COUNT_SHADOWED,				/* would have been denied without shadow mode */
 	COUNT_OVERFLOWED,			/* decided in the table for lack of room */
 	N_COUNTS
 } StatsCount;
@@ -24,13 +24,13 @@ extern void stats_copy(void);
 extern bool stats_get(int *at, const char **limiter, int *len, uint64 *counts);
 extern void stats_reset(void);
 
-extern pg_atomic_uint64 *stats_current; /* counts; NULL: nothing does */
+extern pg_atomic_uint64 *stats_current; /* counts; NULL: nothing is counted */
 
 /* Count one call of the limiter last set. */
 static inline void
 stats_count(StatsCount what)
 {
-	/* nobody else writes to it */
+	/* a read and a write suffice, as no other process writes to this line */
 	if (likely(stats_current))
 		pg_atomic_write_u64(&stats_current[what],
 							pg_atomic_read_u64(&stats_current[what]) + 1);

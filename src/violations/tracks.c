@@ -1,43 +1,48 @@
 /*
  * violations/tracks.c
- *		Who is to be flagged: counts of recent violations, in shared memory.
+ *		Which keys are to be flagged: counts of recent violations, in shared memory.
  *
- * Flags: for limiters in flag_limiters, the violations of each key are counted in
- * slices of a 17th of flag_window.  When those of the last 16 slices reach
- * flag_threshold, the flag is due: the worker writes it (violations/flags.c).  What is told of
- * at once has happened within a slice, or nearly (violations/count.c).  So nobody is
- * flagged for violations that are further apart than the window; and whoever has as
- * many within 15/17 of it is, unless others' violations are very many (below).
- * A track remembers that its flag was due until its violations fall below the
- * threshold, or it is started anew, by clearing the flag.
+ * For limiters in flag_limiters, a track counts the violations of a key in slices of
+ * a 17th of flag_window.  When the last 16 slices reach flag_threshold, the key's
+ * flag is due (violations/due_flags.c), and the worker writes it
+ * (violations/flags.c).  What flags_count() is told at once has happened within about
+ * a slice (violations/count.c).  So no key is flagged for violations that are further
+ * apart than the window, and a key that has enough of them within 15/17 of the window
+ * is flagged, unless others have very many violations (see below).  A track remembers
+ * that its flag was due until its violations fall below the threshold, or until
+ * clearing the flag starts it anew.
  *
- * There are as many tracks as violations may be pending, in sets of TRACK_WAYS; the
- * set of a key follows from a hash with a secret seed.  A key that finds no track
- * free in its set takes as many violations from each of the others there as it has
- * itself, or as the least of them has, and so many of its own are not counted
- * either; if one of them has none left then, it gets that one's track.  (This is
- * the Misra-Gries summary of frequent items, per set.)  So no key is ever counted
- * for violations that it does not have.  And for each violation of a key that is not
- * counted, TRACK_WAYS others in its set are not counted either, which were counted
- * before, or would have been.  Who wants to hide h violations of a key needs
- * h * TRACK_WAYS violations of other keys in its set within the window.  As nobody
- * can know which keys are in it, the other sets get as many: h * max_violations, more
- * or less, however they are chosen and timed.  To evict a key from a cache, a look at
- * its place or a short burst would do.
+ * There are as many tracks as there may be pending entries, in sets of TRACK_WAYS.
+ * The set of a key follows from a hash with a secret seed.  A key that finds no free
+ * track in its set takes violations away from each of the others there: as many as it
+ * has itself, or as the least of them has, whichever is less.  The same number of its
+ * own is not counted either.  If it has violations left after that, one of the others
+ * has none, and the key gets that one's track.  (This is the Misra-Gries summary of
+ * frequent items, for each set.)  So no key is ever counted for violations that it
+ * does not have.  And for each violation of a key that is not counted, TRACK_WAYS
+ * violations of other keys in its set are not counted either, although they were
+ * counted before, or would have been.  To hide h violations of a key, somebody needs
+ * h * TRACK_WAYS violations of other keys in its set within the window.  Nobody can
+ * know which keys are in that set, so the other sets get as many: about h times
+ * max_violations in all, however they are chosen and timed.  (A cache
+ * would be easier to deceive: a look at the key's place, or a short burst, would
+ * evict the key.)
  *
- *
- * A track is guarded by one of N_TRACK_LOCKS locks, the flags that are due by the
- * due flags' lock.
+ * Each set is protected by one of N_TRACK_LOCKS locks, which are taken in their order
+ * where one process takes all of them.  A track's lock may be taken while holding the
+ * lock of a partition of entries, and the lock of the due flags may be taken while
+ * holding a track's.  The episodes' lock is never held together with a track's.
+ * Under a track's lock a process does no more than a few passes over a set, and one
+ * over the due flags.
  */
 #include "postgres.h"
 
 #include "core/clock.h"
 #include "core/saved_file.h"
 #include "core/settings.h"
-#include "datatype/timestamp.h"
+#include "storage/shmem.h"
 #include "violations/due_flags.h"
 #include "violations/names.h"
-#include "storage/shmem.h"
 #include "violations/tracks.h"
 
 #define SLICES			16
@@ -47,22 +52,22 @@
 typedef struct Track
 {
 	uint64		names[2];		/* two hashes of limiter and key */
-	int64		last_slice;		/* the newest one counted */
-	uint32		counts[SLICES]; /* of slice n at slice_place(n) */
-	Oid			database;		/* InvalidOid: free */
-	uint32		window;			/* as in Tracks: another one: free */
-	bool		due;			/* its flag is, or was, for these violations */
+	int64		last_slice;		/* the newest slice that is counted */
+	uint32		counts[SLICES]; /* slice n is at slice_place(n) */
+	Oid			database;		/* InvalidOid if the track is free */
+	uint32		window;			/* the track is free if Tracks has another one */
+	bool		due;			/* its flag is or was due for these violations */
 } Track;
 
 typedef struct Tracks
 {
 	uint64		seeds[2];		/* saved with the tracks */
-	pg_atomic_uint64 slice_ns;	/* all locks of tracks */
-	uint32		window;			/* likewise; changes with it */
+	pg_atomic_uint64 slice_ns;	/* changes only under all locks of tracks */
+	uint32		window;			/* number of the window; changes with slice_ns */
 } Tracks;
 
 static Tracks *shared = NULL;
-static Track *tracks;			/* n_sets() times TRACK_WAYS */
+static Track *tracks;			/* n_sets() sets of TRACK_WAYS */
 static LWLockPadded *track_locks;
 
 #define TRACK_LOCK(set)		(&track_locks[(set) % N_TRACK_LOCKS].lock)
@@ -107,7 +112,7 @@ startup(void *memory, LWLockPadded *my_locks, bool found)
 	shared->window = 1;
 }
 
-/* The length of a slice; nanoseconds. */
+/* The length of a slice, in nanoseconds. */
 int64
 tracks_slice(void)
 {
@@ -115,10 +120,14 @@ tracks_slice(void)
 }
 
 /*
- * From here to flags_count(): with the lock of the track's set held.
+ * The functions from here to add_to_track() are called with the lock of the track's
+ * set held.
  */
 
-/* The slice of a time, which may be before the clock's zero: saved by another boot. */
+/*
+ * The slice of a time.  The time may be before the clock's zero if it was saved
+ * before the machine booted.
+ */
 static int64
 slice_of(int64 at)
 {
@@ -127,7 +136,7 @@ slice_of(int64 at)
 	return at % tracks_slice() < 0 ? slice - 1 : slice;
 }
 
-/* Where a slice is counted. */
+/* The place in counts[] of a slice. */
 static int
 slice_place(int64 slice)
 {
@@ -176,7 +185,7 @@ track_used(const Track *track)
 	return OidIsValid(track->database) && track->window == shared->window;
 }
 
-/* The violations that a track counts within the window that ends with a slice. */
+/* How many violations a track counts within the window that ends with this slice. */
 static int64
 track_sum(const Track *track, int64 slice)
 {
@@ -189,7 +198,7 @@ track_sum(const Track *track, int64 slice)
 	return sum;
 }
 
-/* Take n violations from a track that has as many in the window, the oldest first. */
+/* Take n violations from a track that has so many in the window, the oldest first. */
 static void
 track_take(Track *track, int64 slice, int64 n)
 {
@@ -216,8 +225,8 @@ find_track(Oid database, const uint64 *names)
 }
 
 /*
- * A track for a key that has none and gets n violations; what they are not counted
- * for is subtracted.  NULL if nothing is left of them.
+ * Make a track for a key that has none and gets *n violations.  Those that are not
+ * counted are subtracted from *n.  Returns NULL if none is left.
  */
 static Track *
 make_track(Oid database, const uint64 *names, int64 slice, int64 *n)
@@ -260,7 +269,7 @@ static void
 add_to_track(const BucketId *id, const uint64 *names, int64 n, int64 at)
 {
 	int64		slice = slice_of(at);
-	int64		sum = n;		/* that many, whatever the track says */
+	int64		sum = n;		/* at least so many, whatever the track says */
 	int64		counted = n;
 	Track	   *track = find_track(id->database, names);
 
@@ -273,12 +282,12 @@ add_to_track(const BucketId *id, const uint64 *names, int64 n, int64 at)
 		return;
 	}
 
-	/* forget the slices that the window has left behind */
+	/* clear the places of slices that are new to the track */
 	for (int64 gone = Max(track->last_slice + 1, slice - SLICES + 1); gone <= slice; gone++)
 		track->counts[slice_place(gone)] = 0;
 	track->last_slice = Max(track->last_slice, slice);
 
-	/* told of late, it may be outside of the window itself */
+	/* what is told late may be outside of the window itself */
 	if (slice > track->last_slice - SLICES)
 	{
 		uint32	   *count = &track->counts[slice_place(slice)];
@@ -293,8 +302,8 @@ add_to_track(const BucketId *id, const uint64 *names, int64 n, int64 at)
 }
 
 /*
- * A key got n more violations, the last of them then, by the monotonic clock, and the
- * others no more than a slice before.
+ * Count n more violations of a key.  The last of them came at this time of the
+ * monotonic clock, and the others about a slice before it at the earliest.
  */
 void
 flags_count(const BucketId *id, int64 n, int64 at)
@@ -310,7 +319,7 @@ flags_count(const BucketId *id, int64 n, int64 at)
 	LWLockRelease(track_lock(names));
 }
 
-/* The flag has been cleared: only new violations count towards another one. */
+/* The key's flag has been cleared.  Only new violations count towards another one. */
 void
 flags_start_anew(const BucketId *id)
 {
@@ -328,8 +337,9 @@ flags_start_anew(const BucketId *id)
 }
 
 /*
- * Begin all tracks anew if flag_window has changed; has it?  Only the launcher does
- * this: other processes take up a setting when they please, some of them late.
+ * Start all tracks anew if flag_window has changed.  Returns whether it has.  Only
+ * the launcher does this, because other processes read a changed setting at different
+ * times, some of them late.
  */
 bool
 tracks_set_window(void)
@@ -361,18 +371,19 @@ forget(Oid database, bool dropped)
 }
 
 /*
- * Saved for the next start (core/saved_file.c).
+ * Saving for the next start (core/saved_file.c)
  *
- * A track's slices begin at multiples of their length on the monotonic clock, and
- * that begins anew with the machine.  So its last slice is saved by its age, and
- * goes to the slice in which it would have begun: its violations seem up to a
- * slice older then, never younger, and flag nobody for more than the window.
+ * A track's slices begin at multiples of their length on the monotonic clock, which
+ * starts anew when the machine boots.  So a track's last slice is saved by its age,
+ * and is loaded into the slice that its beginning falls into.  The track's violations
+ * then seem up to a slice older than they are, but never younger, so no key is
+ * flagged for violations that are further apart than the window.
  *
- * Tracks know keys by their hashes only, so the seeds are saved as well.
+ * Tracks know keys only by their hashes, so the seeds are saved as well.
  */
 
 /* Kinds of records. */
-#define SAVED_TRACK_SEEDS	0	/* one: how tracks know their keys */
+#define SAVED_TRACK_SEEDS	0	/* one record: seeds[] */
 #define SAVED_TRACK			1
 #define N_SAVED_KINDS		2
 
@@ -380,7 +391,7 @@ typedef struct SavedTrack
 {
 	uint64		names[2];
 	int64		slice_ns;
-	int64		age;			/* of the last slice's beginning */
+	int64		age;			/* since the last slice began, nanoseconds */
 	uint32		counts[SLICES];
 	Oid			database;
 	uint32		due;
@@ -389,8 +400,7 @@ typedef struct SavedTrack
 static void
 save(Saving *saving)
 {
-	saved_put(saving, SAVED_TRACK_SEEDS, shared->seeds,
-				 sizeof(shared->seeds));
+	saved_put(saving, SAVED_TRACK_SEEDS, shared->seeds, sizeof(shared->seeds));
 	for (uint32 i = 0; i < n_sets() * TRACK_WAYS && saved_go_on(saving); i++)
 	{
 		SavedTrack	record = {0};
@@ -407,7 +417,7 @@ save(Saving *saving)
 		record.database = track.database;
 		memcpy(record.names, track.names, sizeof(record.names));
 		record.age = Max(saving->mono - track.last_slice * record.slice_ns, 0);
-		/* oldest first */
+		/* the oldest slice comes first */
 		for (int j = 0; j < SLICES; j++)
 			record.counts[j] = track.counts[slice_place(track.last_slice + 1 + j)];
 		record.due = track.due;
@@ -444,7 +454,7 @@ load_track(const char *bytes, Size size, Loading *loading)
 	}
 	if (!OidIsValid(record.database) || record.slice_ns <= 0 || record.age < 0)
 		return false;
-	/* another flag_window starts anew */
+	/* with another flag_window, tracks start anew */
 	if (!loading->take || record.slice_ns != tracks_slice())
 		return true;
 

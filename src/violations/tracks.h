@@ -1,6 +1,6 @@
 /*
  * violations/tracks.h
- *		Who is to be flagged: see violations/tracks.c.
+ *		Which keys are to be flagged.  See violations/tracks.c.
  */
 #ifndef RATELIMIT_VIOLATIONS_TRACKS_H
 #define RATELIMIT_VIOLATIONS_TRACKS_H

@@ -1,16 +1,22 @@
 /*
  * workers/database_worker.c
- *		The worker of a database: its tasks, each in a transaction of its own.
+ *		The worker of a database: it does its tasks, each in a transaction of its own,
+ *		and ends.
  *
- * Workers commit locally, whatever synchronous_commit says.  Waiting for a standby
- * would let one that is away stop the flushes of all databases, holding the flush
- * lock, and gain little: what is pending is in the memory of this server only, so
- * a failover loses up to a flush_interval of violations in any case.  Not "off",
- * since what is written is dropped from memory, and a crash is not to lose it.
+ * The launcher (workers/launcher.c) starts it.  What the tasks do is in other files;
+ * see tasks[] below.
  *
- * A task that fails is undone by its transaction's abort, disturbs no other, and
- * is tried again in a later round: the more often flushing a database failed, the
- * later.  The log tells of the first failure and of the first success after it.
+ * Workers commit locally, whatever synchronous_commit says.  If they waited for a
+ * standby while holding the flush lock, a standby that is away would stop the flushes
+ * of all databases.  There is little to gain from waiting: pending violations are in
+ * the memory of this server only, so a failover loses up to a flush_interval of them
+ * in any case.  The setting is not "off", because violations that are written are
+ * dropped from memory, and a crash must not lose them.
+ *
+ * A task that fails is undone by the abort of its transaction and does not affect the
+ * others.  It is tried again in a later round.  The more often in a row flushing a
+ * database has failed, the longer its next try is put off.  The first failure is
+ * logged, and so is the first success after it.
  */
 #include "postgres.h"
 
@@ -21,7 +27,6 @@
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
-#include "storage/proc.h"
 #include "table/clean.h"
 #include "table/sql.h"
 #include "tcop/tcopprot.h"
@@ -31,12 +36,13 @@
 #include "violations/flags.h"
 #include "violations/flush.h"
 
-/* A worker that waits longer than this for a lock tries again next time. */
+/* A task that waits longer than this for a lock fails, and is tried again later. */
 #define LOCK_TIMEOUT	"1s"
 
 /*
- * Who finds a deadlock first gives way: that is to be the worker, not an operator
- * whose ALTER EXTENSION SET SCHEMA locks a sequence, then its table.
+ * The process that finds a deadlock gives way.  With a short timeout that is the
+ * worker, and not an operator whose ALTER EXTENSION SET SCHEMA locks a sequence, then
+ * its table.
  */
 #define DEADLOCK_TIMEOUT	"100ms"
 
@@ -66,7 +72,7 @@ static const struct
 	{"deleting old violations", task_retention},
 };
 
-/* Do the task in a transaction; false, and what went wrong, if it failed. */
+/* Do the task in a transaction.  Returns false, and what went wrong, if it failed. */
 static bool
 do_task(int n, char **message)
 {
@@ -109,6 +115,7 @@ do_task(int n, char **message)
 	return done;
 }
 
+/* The main function of the worker; its argument is the database. */
 void
 ratelimit_database_main(Datum arg)
 {

@@ -1,25 +1,27 @@
 /*
  * workers/launcher.c
- *		The launcher: it starts a worker in each database with work.
+ *		The launcher: it starts a worker in each database that has work.
  *
- * The launcher is connected to no database, so no DROP DATABASE finds it.  Once
- * per ratelimit.flush_interval it begins a round: it starts a worker in each
- * database that has something to do, a few at a time.  That worker does its tasks
- * (workers/database_worker.c) and is gone.
+ * The launcher is not connected to any database, so it is never in the way of DROP
+ * DATABASE.  Once per ratelimit.flush_interval it begins a round: it starts a worker
+ * in each database that has something to do, a few at a time.  Such a worker does its
+ * tasks (workers/database_worker.c) and ends.  Between rounds the launcher folds what
+ * was counted for flags (violations/fold.c).
  *
- * The launcher waits for no worker to end but when MAX_RUNNING are there.  So one
- * that hangs (in a trigger of an operator's, on a slow disk) keeps one database
- * from its turn, not all of them: until it has ended, its database gets no other
- * worker.  As many as MAX_RUNNING that hang do stop the others; allowing for more
- * would let them take all of max_worker_processes, and ending them by force would
- * end some that are merely slow.  A round is over when its last worker has been
- * started, and the interval to the next one begins.
+ * The launcher waits for a worker to end only when MAX_RUNNING of them are running.
+ * So a worker that hangs (in an operator's trigger, or on a slow disk) delays the
+ * turn of one database, not of all: its database gets no other worker until it has
+ * ended.  If MAX_RUNNING workers hang, they do stop the others.  Allowing for more
+ * would let them take all of max_worker_processes, and ending them by force would end
+ * some that are merely slow.  A round is over when its last worker has been started.
+ * Then the interval to the next round begins.
  *
- * A worker in a database that cannot be connected to ends with a FATAL in the log.
- * The catalog tells of most of these databases beforehand.  In the others, each
- * worker that did not get as far as connecting doubles the time to the next one.
+ * A worker in a database that it cannot connect to ends with a FATAL in the log.  The
+ * catalog tells of most of these databases beforehand.  In any other one, each worker
+ * that did not get as far as connecting doubles the time to the next worker.
  *
- * It checks for interrupts wherever it waits, which also answers process barriers.
+ * The launcher checks for interrupts wherever it waits, so it also answers process
+ * barriers.
  */
 #include "postgres.h"
 
@@ -47,10 +49,10 @@
 #include "violations/pending.h"
 #include "workers/launcher.h"
 
-/* Workers at a time: max_worker_processes, 8 by default, is for others, too. */
+/* Workers at a time.  Others need some of max_worker_processes, 8 by default, too. */
 #define MAX_RUNNING		3
 
-/* Old violations are looked for this often where nothing else is to do. */
+/* How often a database that has nothing else to do is searched for old violations. */
 #define RETENTION_EVERY_S	3600
 
 PGDLLEXPORT void ratelimit_launcher_main(Datum arg);
@@ -60,11 +62,12 @@ typedef struct Work
 {
 	Oid			databases[MAX_DATABASES];
 	int			n;
-	int			begun;			/* so many of them had their turn */
-	bool		retention;		/* a round that looks for old violations */
+	int			begun;			/* so many of them have had their turn */
+	bool		retention;		/* does this round look for old violations? */
 	TimestampTz now;
 } Work;
 
+/* The database has something to do. */
 static void
 add_work(Work *work, Oid database)
 {
@@ -75,14 +78,17 @@ add_work(Work *work, Oid database)
 		work->databases[work->n++] = database;
 }
 
-/* Has the database spilled, or is it time to look at it anyway? */
+/* Add the database if it has spilled, or if all are due to be looked at. */
 static void
 look_at_database(SharedDatabase *entry, void *arg)
 {
 	Work	   *work = arg;
 	bool		marked = work->retention;
 
-	/* all are marked until the table is known; who wants to know it says so */
+	/*
+	 * Until the worker has gone through the table, all marks are set and say nothing;
+	 * a call that needs to know what is in the table sets pass_wanted.
+	 */
 	if (pg_atomic_read_u32(&entry->known) == 0)
 		marked |= pg_atomic_read_u32(&entry->pass_wanted) != 0;
 	else
@@ -92,7 +98,7 @@ look_at_database(SharedDatabase *entry, void *arg)
 		add_work(work, entry->database);
 }
 
-/* A database whose flushes fail waits. */
+/* Remove the database if its flushes fail and its next try is not due yet. */
 static void
 drop_waiting(SharedDatabase *entry, void *arg)
 {
@@ -105,7 +111,11 @@ drop_waiting(SharedDatabase *entry, void *arg)
 			work->databases[i] = work->databases[--work->n];
 }
 
-/* The databases that have something to do. */
+/*
+ * Find the databases that have something to do.  A database whose flushes fail is
+ * removed before flags and spilled buckets are asked for, so it still gets a worker
+ * for those.
+ */
 static void
 find_work(Work *work)
 {
@@ -125,12 +135,12 @@ find_work(Work *work)
 	databases_visit(look_at_database, work);
 }
 
-/* What becomes of a worker there. */
+/* Can a worker connect to the database? */
 typedef enum DatabaseState
 {
 	DATABASE_CONNECTABLE,
-	DATABASE_CLOSED,			/* takes no connections */
-	DATABASE_GONE				/* or left behind by a DROP that was interrupted */
+	DATABASE_CLOSED,			/* it does not allow connections */
+	DATABASE_GONE				/* dropped, or left by an interrupted DROP */
 } DatabaseState;
 
 static DatabaseState
@@ -153,6 +163,7 @@ database_state(Oid database)
 	return state;
 }
 
+/* add_work() for databases_visit(). */
 static void
 add_entry(SharedDatabase *entry, void *work)
 {
@@ -160,9 +171,9 @@ add_entry(SharedDatabase *entry, void *work)
 }
 
 /*
- * Forget databases that were dropped when nobody was here to see it: on the
- * primary of what was a standby, without preloading, or between the last save and
- * a crash.
+ * Forget databases that were dropped without this library noticing: on the primary
+ * while this server was a standby, while the library was not preloaded, or between
+ * the last save and a crash.
  */
 static void
 forget_dropped_databases(void)
@@ -177,7 +188,7 @@ forget_dropped_databases(void)
 			forget_database(work.databases[i], true);
 }
 
-/* The workers that have not ended yet. */
+/* The workers that have not ended yet, n_running of them. */
 static struct
 {
 	Oid			database;
@@ -194,7 +205,7 @@ is_running(Oid database)
 	return false;
 }
 
-/* Let go of the workers that have ended. */
+/* Remove workers that have ended from those that are running. */
 static void
 let_go(void)
 {
@@ -212,7 +223,10 @@ let_go(void)
 	}
 }
 
-/* Start a worker in the database; false if there is no slot for it. */
+/*
+ * Start a worker in the database.  Returns false if no background worker slot is
+ * free.
+ */
 static bool
 start_worker(Oid database)
 {
@@ -237,7 +251,10 @@ start_worker(Oid database)
 	return started;
 }
 
-/* Is it the database's turn? */
+/*
+ * May a worker be started in the database now?  If the database turns out to be gone,
+ * it is forgotten.
+ */
 static bool
 has_turn(Oid database)
 {
@@ -256,7 +273,7 @@ has_turn(Oid database)
 	return false;
 }
 
-/* Go on with the round, as far as there are workers to be had. */
+/* Go on with the round for as long as workers can be started. */
 static void
 start_workers(Work *work)
 {
@@ -270,7 +287,7 @@ start_workers(Work *work)
 		{
 			databases_no_worker(database);
 			if (n_running > 0)
-				return;			/* there is one when one of ours has ended */
+				return;			/* a slot is free when one of ours has ended */
 			if (!warned)
 				ereport(WARNING,
 						(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
@@ -289,18 +306,19 @@ start_workers(Work *work)
 	}
 }
 
+/* The main function of the launcher. */
 void
 ratelimit_launcher_main(Datum arg)
 {
-	TimestampTz next;
-	TimestampTz began = 0;		/* the last round */
+	TimestampTz next;			/* when the next round is due */
+	TimestampTz began = 0;		/* when the last one began */
 	static Work work;
 	bool		in_round = false;
 
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, die);
 	BackgroundWorkerUnblockSignals();
-	/* no database, only the catalogs that all databases share */
+	/* without a database, it can read only the catalogs that all databases share */
 	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
 	ereport(DEBUG1, (errmsg("ratelimit launcher started")));
 	databases_launcher_is_here();
@@ -319,16 +337,16 @@ ratelimit_launcher_main(Datum arg)
 			ConfigReloadPending = false;
 			ProcessConfigFile(PGC_SIGHUP);
 			violations_set_window();
-			/* a shorter interval counts from now */
+			/* if the interval is shorter now, the next round is due earlier */
 			interval = flush_interval_setting * 1000L;
 			next = Min(next, TimestampTzPlusMilliseconds(now, interval));
 		}
 
 		let_go();
-		/* at most once a second, as what is wanted may fail */
+		/* at most once a second, because the worker that is wanted may fail */
 		if (databases_worker_wanted())
 			next = Min(next, TimestampTzPlusMilliseconds(began, 1000));
-		/* the wall clock may be set back */
+		/* if the wall clock is set back, next is too far away */
 		if (!in_round && (now >= next || TimestampTzPlusMilliseconds(now, interval) < next))
 		{
 			began = now;
@@ -344,11 +362,11 @@ ratelimit_launcher_main(Datum arg)
 			next = TimestampTzPlusMilliseconds(now, interval);
 		}
 
-		/* flags want to hear of violations more often than they are written */
+		/* flags need to know of violations more often than these are written */
 		if (violations_fold_wait() == 0)
 			violations_fold();
 
-		/* woken by a worker that ends, too */
+		/* the end of a worker sets the latch, too */
 		pause = Min(TimestampDifferenceMilliseconds(now, next), violations_fold_wait());
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
 						 Max(pause, 1), PG_WAIT_EXTENSION);
@@ -356,7 +374,10 @@ ratelimit_launcher_main(Datum arg)
 	}
 }
 
-/* The launcher, which the postmaster keeps alive; pg_upgrade wants no company. */
+/*
+ * Have the postmaster start the launcher, and keep it running; not during pg_upgrade,
+ * which must not be disturbed by other sessions.
+ */
 void
 launcher_register(void)
 {

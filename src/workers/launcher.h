@@ -1,6 +1,6 @@
 /*
  * workers/launcher.h
- *		The launcher: see workers/launcher.c.
+ *		The process that starts the workers of databases: see workers/launcher.c.
  */
 #ifndef RATELIMIT_WORKERS_LAUNCHER_H
 #define RATELIMIT_WORKERS_LAUNCHER_H

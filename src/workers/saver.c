@@ -1,14 +1,18 @@
 /*
  * workers/saver.c
- *		The background worker that saves state every ratelimit.save_interval.
+ *		The saver: a background worker that saves state every ratelimit.save_interval.
  *
- * It is a process of its own because the launcher does not run on a standby, whose
- * buckets are worth saving, too, and reads catalogs, so it may wait.  It needs shared
- * memory only, and is connected to nothing.  What is saved, and how: core/saved_file.c.
+ * It only says when to save; core/saved_file.c does the saving.  The last state, at a
+ * clean stop, is saved by the postmaster and not here.
  *
- * Saving a million buckets is a third of a second of work.  It is spread: the
- * saver sleeps nine times as long as it works, so that callers hardly notice.
- * Nothing is locked meanwhile.
+ * The saver is a process of its own for two reasons.  The launcher does not run on a
+ * standby, whose buckets are worth saving, too.  And the launcher reads catalogs, so
+ * it may have to wait.  The saver needs only shared memory and is not connected to a
+ * database.
+ *
+ * Saving a million buckets takes a third of a second of processor time.  The saver
+ * spreads it by sleeping nine times as long as it works, so that callers hardly
+ * notice.  It holds no lock while it sleeps.
  */
 #include "postgres.h"
 
@@ -28,14 +32,14 @@
 #include "utils/guc.h"
 #include "workers/saver.h"
 
-#define WORK_NS		INT64CONST(1000000) /* before it sleeps */
+#define WORK_NS		INT64CONST(1000000) /* how long it works before it sleeps */
 #define SLEEP_RATIO 9
 
 PGDLLEXPORT void ratelimit_saver_main(Datum arg);
 
-static int64 working_since = 0; /* monotonic clock */
+static int64 working_since = 0; /* on the monotonic clock */
 
-/* Sleep for at most so many milliseconds; -1: until something happens. */
+/* Sleep for at most so many milliseconds, or, if -1, until the latch is set. */
 static void
 sleep_ms(long ms)
 {
@@ -47,7 +51,9 @@ sleep_ms(long ms)
 	CHECK_FOR_INTERRUPTS();
 }
 
-/* While saving: sleep when it is time to; false if the server stops. */
+/*
+ * Called while saving: sleep if it is time to.  Returns false if saving has to stop.
+ */
 static bool
 breathe(void)
 {
@@ -61,6 +67,7 @@ breathe(void)
 	return !ShutdownRequestPending;
 }
 
+/* The main function of the saver. */
 void
 ratelimit_saver_main(Datum arg)
 {
@@ -73,10 +80,9 @@ ratelimit_saver_main(Datum arg)
 
 	if (saved_at == 0)
 		saved_at = monotonic_ns();
-	/* it is as long ago as the file says, but sums are not to overflow */
+	/* the file may say that it was saved very long ago, but sums must not overflow */
 	saved_at = Max(saved_at, monotonic_ns() - INT_MAX * INT64CONST(1000000000));
 
-	/* the last state is the postmaster's to save */
 	while (!ShutdownRequestPending)
 	{
 		int64		interval = save_interval_setting * INT64CONST(1000000000);
@@ -100,16 +106,17 @@ ratelimit_saver_main(Datum arg)
 			saved_at = monotonic_ns();
 		}
 	}
-	/* should it not be the server that stops, the postmaster starts another */
+	/* if only this process was told to stop, the postmaster starts another one */
 	proc_exit(1);
 }
 
+/* Have the postmaster start the saver, and keep it running. */
 void
 saver_register(void)
 {
 	BackgroundWorker worker = {0};
 
-	/* nothing is loaded then: what it would save is nothing */
+	/* pg_upgrade's server loads no state, and must not save its empty memory */
 	if (IsBinaryUpgrade)
 		return;
 

@@ -1,6 +1,6 @@
 /*
  * workers/saver.h
- *		The saver: see workers/saver.c.
+ *		The process that saves state now and then: see workers/saver.c.
  */
 #ifndef RATELIMIT_WORKERS_SAVER_H
 #define RATELIMIT_WORKERS_SAVER_H

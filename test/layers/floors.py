@@ -96,6 +96,24 @@ def problems(edges, what):
     return found
 
 
+def largest_circle(edges):
+    """How many rooms all lead to each other, where these are most; 0: no room leads back."""
+
+    def reached(room):
+        found, left = set(), [room]
+        while left:
+            new = edges.get(left.pop(), set()) - found
+            found |= new
+            left += new
+        return found
+
+    reach = {room: reached(room) for room in edges}
+    return max(
+        sum(other in reach[room] and room in reach.get(other, ()) for other in edges)
+        for room in edges
+    )
+
+
 def find_circle(edges):
     """Rooms that lead back to the first of them, or nothing."""
     done = set()

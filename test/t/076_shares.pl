@@ -15,6 +15,7 @@ use Test::More;
 my $node = start_server('shares', conf => <<'CONF');
 ratelimit.flush_interval = 1h
 ratelimit.max_violations = 1024
+ratelimit.max_episodes = 2000
 CONF
 
 sub query
@@ -107,6 +108,27 @@ is(shown('alice'), '100|500', '... and the other has lost nothing');
 is(query('SELECT denied FROM rate_limit_stats WHERE limiter IS NULL') - $before, 2700, 'all are counted');
 $node->restart;
 is(shown('alice'), '100|500', '... and still are after a restart');
+
+#
+# A restart with less room: violations are loaded into the shares of databases.  Their
+# keys' episodes know of them already, so a displaced entry adds nothing to its episode.
+#
+query('SELECT rl_flush()');
+query('TRUNCATE rate_limit_violations');
+query('CREATE DATABASE other');
+$node->safe_psql('other', 'CREATE EXTENSION ratelimit');
+query(q{SELECT count(*) FROM generate_series(1, 900) i WHERE rl_report('told', 'key ' || i, 3)});
+query('SELECT rl_flush()');
+query(q{SELECT count(*) FROM generate_series(1, 900) i WHERE rl_report('told', 'key ' || i, 2)});
+$node->safe_psql('other', q{SELECT count(*) FROM generate_series(1, 100) i WHERE rl_report('told', 'key ' || i, 1)});
+my $told = q{SELECT count(*), min(rejected), max(rejected) FROM rate_limit_episodes WHERE limiter = 'told'};
+is(query($told), '900|5|5', 'episodes of 900 keys');
+$node->append_conf('postgresql.conf', 'ratelimit.max_violations = 256');
+$node->restart;
+is(query($told), '900|5|5', '... after a restart with room for 256, of which another database has its share');
+query('SELECT rl_flush()');
+is(query('SELECT sum(total_count) FROM rate_limit_violations'), 900 * 5, '... and all violations are counted');
+is(lost(), 0, '... none is lost');
 
 $node->stop;
 done_testing();
