@@ -10,6 +10,8 @@ SELECT rl_headers(r, 'api') FROM (VALUES
 	(5, (true, 1e300, 1e299, '0', '0', 'l', false)::rl_result), (6, (true, 0.5, 0.2, '0', '0.1 s', 'l', false)::rl_result), (7, (true, NULL, NULL, NULL, NULL, 'l', false)::rl_result),
 	(8, (NULL, NULL, NULL, NULL, NULL, NULL, NULL)::rl_result)) v (n, r) ORDER BY n;
 SELECT rl_headers((true, 1, 1, '0', '0', 'l', false)::rl_result, e'a"b\\c \u00e9\u0001') ->> 'RateLimit';
+SELECT rl_headers((false, 100, 40, '1 hour', '1 min', 'l', false)::rl_result, 'api', 'content-bytes', '\x00ff');
+SELECT rl_headers((true, 1, 0, '0', '1 s', 'l', false)::rl_result, quota_unit => '');
 SELECT rl_headers(NULL);
 SELECT rl_headers((true, 1, 1, '0', '0', 'l', false)::rl_result, NULL);
 
@@ -41,6 +43,9 @@ SELECT rl_wait('w', 1, 0.01, timeout => '1 s'), rl_wait('w', 1, 0.01, timeout =>
 SELECT rl_wait('q', 1, 0), rl_wait('q', 1, 0), rl_wait('q', 1, 0, 0);
 SELECT rl_block('b', '1 day'), rl_wait('b', 1, 100);
 SELECT rl_enforce('b', 1, 100);
+SET ratelimit.postgrest_headers = problem;
+SELECT rl_enforce('b', 1, 100);
+SET ratelimit.postgrest_headers = on;
 SELECT rl_wait('w', 1, 1, timeout => '-1 s');
 SELECT rl_wait('w', 1, 1, timeout => NULL);
 SELECT rl_wait(NULL, 1, 1);

@@ -92,12 +92,12 @@ COMMENT ON FUNCTION rl_wait(text, float8, float8, float8, interval, text) IS
 CREATE FUNCTION rl_enforce(key text, capacity float8, refill float8, cost float8 DEFAULT 1, limiter text DEFAULT 'default')
 RETURNS void AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION rl_enforce(text, float8, float8, float8, text) IS
-'rl_consume() that raises an error when denied: SQLSTATE PT429, detail: the key, its limiter and the tokens remaining, hint: the seconds to wait. With ratelimit.postgrest_headers on: SQLSTATE PGRST, message and detail the JSON from which PostgREST makes status 429, Retry-After and RateLimit headers. Arguments and other errors as of rl_consume().';
+'rl_consume() that raises an error when denied: SQLSTATE PT429, detail: the key, its limiter and the tokens remaining, hint: the seconds to wait. With ratelimit.postgrest_headers on: SQLSTATE PGRST, message and detail the JSON from which PostgREST makes status 429, Retry-After and RateLimit headers; with problem: also the details of a problem of type quota-exceeded. Arguments and other errors as of rl_consume().';
 
-CREATE FUNCTION rl_headers(r rl_result, policy text DEFAULT 'default')
+CREATE FUNCTION rl_headers(r rl_result, policy text DEFAULT 'default', quota_unit text DEFAULT NULL, partition_key bytea DEFAULT NULL)
 RETURNS jsonb AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE PARALLEL SAFE;
-COMMENT ON FUNCTION rl_headers(rl_result, text) IS
-'A decision as HTTP header fields, an object of strings: RateLimit and RateLimit-Policy as in draft-ietf-httpapi-ratelimit-headers-11 (q: capacity, r: tokens remaining, t: seconds until such a call is allowed, or, when this one was, until the bucket is full), and Retry-After, in seconds, when denied and waiting helps. policy: their name for the limit. Errors: 22004 a null argument.';
+COMMENT ON FUNCTION rl_headers(rl_result, text, text, bytea) IS
+'A decision as HTTP header fields, an object of strings: RateLimit and RateLimit-Policy as in draft-ietf-httpapi-ratelimit-headers-10 (q: capacity; w: seconds in which an empty bucket fills; r: whole tokens remaining; t: seconds until there is one more, or the key is no longer blocked), and Retry-After, in seconds, when denied and waiting helps. policy: the name that they give the limit; quota_unit (qu): what a token stands for, null: a request; partition_key (pk): whom the limit is counted for, null: left out. Errors: 22004 a null r or policy; 22023 quota_unit empty; 54000 quota_unit or partition_key over 255 bytes.';
 
 CREATE FUNCTION rl_simulate(ts timestamptz, capacity float8, refill float8, cost float8 DEFAULT 1)
 RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C WINDOW IMMUTABLE PARALLEL SAFE;
@@ -199,7 +199,7 @@ SELECT pg_catalog.pg_extension_config_dump('rate_limit_policies', '');
 CREATE FUNCTION _rl_policies_changed() RETURNS trigger
 AS 'MODULE_PATHNAME', 'rl_policies_changed' LANGUAGE C;
 COMMENT ON FUNCTION _rl_policies_changed() IS
-'Triggers of rate_limit_policies: has every session read the policies anew once the change is committed.';
+'Triggers of rate_limit_policies and rate_limit_postgrest_rules: has every session read the table anew once the change is committed.';
 -- Rows that are replicated fire row triggers only, and only those enabled always.
 CREATE TRIGGER rate_limit_policies_changed
 AFTER INSERT OR UPDATE OR DELETE ON rate_limit_policies
@@ -224,6 +224,62 @@ CREATE FUNCTION rl_status_policy(policy text, key text, OUT tier text, OUT limit
 RETURNS SETOF record AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL RESTRICTED;
 COMMENT ON FUNCTION rl_status_policy(text, text) IS
 'The buckets of a key under a policy, a row per tier: tokens now; retry_after, the time until the tier would allow a call of cost 1 (zero: now, null: never); reset_after, the time until the bucket is full (null: never); blocked_until, the end of a block (null: not blocked). Takes nothing, creates nothing, records nothing. Errors as of rl_consume_policy().';
+
+-- Requests of PostgREST
+
+CREATE TABLE rate_limit_postgrest_rules (
+	position integer PRIMARY KEY,
+	enabled boolean NOT NULL DEFAULT true,
+	role text COLLATE pg_catalog."C",
+	claim text COLLATE pg_catalog."C",
+	claim_value text COLLATE pg_catalog."C",
+	methods text[] COLLATE pg_catalog."C",
+	path text COLLATE pg_catalog."C",
+	policy text COLLATE pg_catalog."C",
+	key_from text COLLATE pg_catalog."C" NOT NULL DEFAULT 'address',
+	key_name text COLLATE pg_catalog."C",
+	proxies integer NOT NULL DEFAULT 1,
+	comment text,
+	CONSTRAINT a_claim_value_needs_a_claim CHECK (claim IS NOT NULL OR claim_value IS NULL),
+	CONSTRAINT methods_are_upper_case_and_known CHECK (pg_catalog.cardinality(methods) OPERATOR(pg_catalog.>) 0
+		AND methods OPERATOR(pg_catalog.<@) ARRAY['GET', 'HEAD', 'POST', 'PATCH', 'PUT', 'DELETE', 'OPTIONS']::text[]
+		AND pg_catalog.array_position(methods, NULL::text) IS NULL),
+	CONSTRAINT path_begins_with_a_slash_or_star CHECK (path OPERATOR(pg_catalog.~) '^[/*]' AND pg_catalog.octet_length(path) OPERATOR(pg_catalog.<=) 255),
+	CONSTRAINT policy_is_a_name CHECK (policy OPERATOR(pg_catalog.<>) '' AND policy OPERATOR(pg_catalog.!~) ':' AND pg_catalog.octet_length(policy) OPERATOR(pg_catalog.<=) 63),
+	CONSTRAINT key_from_is_claim_header_or_address CHECK (key_from OPERATOR(pg_catalog.=) ANY (ARRAY['claim', 'header', 'address']::text[])),
+	CONSTRAINT a_key_from_a_claim_or_header_needs_its_key_name CHECK (key_name IS NOT NULL OR key_from OPERATOR(pg_catalog.<>) ALL (ARRAY['claim', 'header']::text[])),
+	CONSTRAINT a_header_is_in_lower_case CHECK (key_from OPERATOR(pg_catalog.=) 'claim' OR key_name OPERATOR(pg_catalog.~) '^[a-z0-9_-]+$'),
+	CONSTRAINT proxies_is_at_least_1 CHECK (proxies OPERATOR(pg_catalog.>=) 1)
+);
+COMMENT ON TABLE rate_limit_postgrest_rules IS
+'Which requests of PostgREST rl_postgrest_check() limits, a row per rule. A rule matches a request if role, claim, methods and path do, or are null. All rules that match are obeyed, in the order of position: each takes a token from its policy, until one of them denies the request, or one without a policy lets it pass. A change takes effect with the next request once it is committed.';
+COMMENT ON COLUMN rate_limit_postgrest_rules.position IS 'the order in which rules are obeyed';
+COMMENT ON COLUMN rate_limit_postgrest_rules.enabled IS 'false: as if the rule did not exist';
+COMMENT ON COLUMN rate_limit_postgrest_rules.role IS 'the database role of the request; null: any role';
+COMMENT ON COLUMN rate_limit_postgrest_rules.claim IS 'a claim that the JWT of the request has; app_metadata.plan is a claim inside of another one; null: any request, also one without a JWT';
+COMMENT ON COLUMN rate_limit_postgrest_rules.claim_value IS 'the value of the claim, or, if the claim is an array, one of its elements; null: any value';
+COMMENT ON COLUMN rate_limit_postgrest_rules.methods IS 'the method of the request is one of these; null: any method';
+COMMENT ON COLUMN rate_limit_postgrest_rules.path IS 'the path of the request, without the query, as /items or /rpc/login; * stands for any characters, or none; null: any path';
+COMMENT ON COLUMN rate_limit_postgrest_rules.policy IS 'the policy in rate_limit_policies that the request takes a token from; null: the request passes, and the rules after this one are not looked at';
+COMMENT ON COLUMN rate_limit_postgrest_rules.key_from IS 'what part of the request is the key: claim, header or address';
+COMMENT ON COLUMN rate_limit_postgrest_rules.key_name IS 'the name of the claim or of the header that is the key, or, for an address, of the header that it is in, null: x-forwarded-for; a request without the claim is not limited by this rule, and requests without the header, or without an address in it, share the key (none)';
+COMMENT ON COLUMN rate_limit_postgrest_rules.proxies IS 'how many proxies of your own add an address to the end of the header; the key is the first address that they added, of an IPv6 address the /64 prefix';
+COMMENT ON COLUMN rate_limit_postgrest_rules.comment IS 'a note for people; nothing reads it';
+SELECT pg_catalog.pg_extension_config_dump('rate_limit_postgrest_rules', '');
+
+CREATE TRIGGER rate_limit_postgrest_rules_changed
+AFTER INSERT OR UPDATE OR DELETE ON rate_limit_postgrest_rules
+FOR EACH ROW EXECUTE FUNCTION _rl_policies_changed();
+ALTER TABLE rate_limit_postgrest_rules ENABLE ALWAYS TRIGGER rate_limit_postgrest_rules_changed;
+CREATE TRIGGER rate_limit_postgrest_rules_truncated
+AFTER TRUNCATE ON rate_limit_postgrest_rules
+FOR EACH STATEMENT EXECUTE FUNCTION _rl_policies_changed();
+ALTER TABLE rate_limit_postgrest_rules ENABLE ALWAYS TRIGGER rate_limit_postgrest_rules_truncated;
+
+CREATE FUNCTION rl_postgrest_check() RETURNS void
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION rl_postgrest_check() IS
+'Limit a request of PostgREST by the rules in rate_limit_postgrest_rules. For its db-pre-request. Reads the settings request.method, request.path, request.headers and request.jwt.claims. A denied request raises an error with SQLSTATE PGRST, from which PostgREST makes status 429 with Retry-After and RateLimit headers. An allowed one gets RateLimit headers by the setting response.headers, unless that is already set. Works in read-only transactions. Errors: 42704 a rule names a policy that does not exist, unless ratelimit.on_error says otherwise; others as of rl_consume().';
 
 -- Violations
 
@@ -449,6 +505,8 @@ COMMENT ON COLUMN rate_limit_stats.last_error_at IS 'when the worker last failed
 COMMENT ON COLUMN rate_limit_stats.last_error IS 'why the worker last failed';
 COMMENT ON COLUMN rate_limit_stats.stats_since IS 'since when calls are counted: the first call after the start of the server, or rl_stats_reset()';
 
+REVOKE ALL ON rate_limit_postgrest_rules FROM PUBLIC;
+GRANT SELECT ON rate_limit_postgrest_rules TO pg_monitor;
 REVOKE ALL ON rate_limit_buckets, rate_limit_status, rate_limit_policies, rate_limit_violations, rate_limit_flags,
 	rate_limit_pending, rate_limit_violation_details, rate_limit_top_offenders,
 	rate_limit_violations_hourly, rate_limit_episodes, rate_limit_flagged, rate_limit_stats FROM PUBLIC;

@@ -29,6 +29,14 @@ typedef enum ViolationSink
 	SINK_NONE
 } ViolationSink;
 
+/* The errors that say no: functions/http_answer.c. */
+typedef enum HttpError
+{
+	HTTP_ERROR_PT429,			/* a status alone */
+	HTTP_ERROR_PGRST,			/* with headers */
+	HTTP_ERROR_PROBLEM			/* and with the problem's details */
+} HttpError;
+
 extern int	max_buckets_setting;
 extern int	overflow_setting;
 extern int	on_error_setting;
@@ -46,7 +54,7 @@ extern int	save_interval_setting;	/* seconds; 0: only at a clean stop */
 extern bool enabled_setting;
 extern bool shadow_setting;
 extern bool refund_setting;		/* refund_on_rollback */
-extern bool postgrest_headers_setting;
+extern int	postgrest_headers_setting;	/* an HttpError */
 
 extern void settings_define(void);
 

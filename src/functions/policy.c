@@ -56,32 +56,6 @@ rl_consume_policy(PG_FUNCTION_ARGS)
 									PG_GETARG_FLOAT8(2), calls, names, &n, &shadowed));
 }
 
-/* How long the call has to wait, or would have to if it were not in shadow. */
-static Owed
-wait_of(const BucketCall *call)
-{
-	Decision	decision = call->decision;
-
-	decision.allowed = decision.allowed && !decision.shadowed;
-	return decision_wait(&call->rule, &decision);
-}
-
-/*
- * Does x bind more than y?  The one to wait for longer does, one that never allows the
- * call most of all; if there is nothing to wait for, the one with fewer tokens.
- */
-static bool
-binds_more(const BucketCall *x, const BucketCall *y)
-{
-	Owed		wait_x = wait_of(x);
-	Owed		wait_y = wait_of(y);
-
-	if (wait_x != wait_y)
-		return wait_x < 0 || (wait_y >= 0 && wait_x > wait_y);
-	return bucket_tokens(&x->rule, x->decision.owed) <
-		bucket_tokens(&y->rule, y->decision.owed);
-}
-
 /* rl_throttle_policy(policy, key, cost) returns rl_result */
 Datum
 rl_throttle_policy(PG_FUNCTION_ARGS)
@@ -90,7 +64,7 @@ rl_throttle_policy(PG_FUNCTION_ARGS)
 	TierName	names[MAX_CALLS];
 	int			n;
 	Decision	by_setting = {false};
-	int			most = 0;
+	int			most;
 	bool		shadowed;
 
 	check_arguments(fcinfo);
@@ -98,9 +72,7 @@ rl_throttle_policy(PG_FUNCTION_ARGS)
 										  PG_GETARG_FLOAT8(2), calls, names, &n, &shadowed);
 	if (n == 0)
 		PG_RETURN_DATUM(make_result(fcinfo, NULL, NULL, &by_setting));
-	for (int i = 1; i < n; i++)
-		if (binds_more(&calls[i], &calls[most]))
-			most = i;
+	most = most_binding(calls, n);
 	calls[most].decision.shadowed = shadowed;
 	PG_RETURN_DATUM(make_result(fcinfo, &calls[most].id, &calls[most].rule,
 								&calls[most].decision));

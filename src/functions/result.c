@@ -42,6 +42,44 @@ decision_wait(const BucketRule *rule, const Decision *decision)
 	return Max(early, decision->blocked);
 }
 
+/* How long the call has to wait, or would have to if it were not in shadow. */
+static Owed
+wait_of(const BucketCall *call)
+{
+	Decision	decision = call->decision;
+
+	decision.allowed = decision.allowed && !decision.shadowed;
+	return decision_wait(&call->rule, &decision);
+}
+
+/*
+ * Does x bind more than y?  The one to wait for longer does, one that never allows the
+ * call most of all; if there is nothing to wait for, the one with fewer tokens.
+ */
+static bool
+binds_more(const BucketCall *x, const BucketCall *y)
+{
+	Owed		wait_x = wait_of(x);
+	Owed		wait_y = wait_of(y);
+
+	if (wait_x != wait_y)
+		return wait_x < 0 || (wait_y >= 0 && wait_x > wait_y);
+	return bucket_tokens(&x->rule, x->decision.owed) <
+		bucket_tokens(&y->rule, y->decision.owed);
+}
+
+/* Which of the calls, which were decided together, binds most. */
+int
+most_binding(const BucketCall *calls, int n)
+{
+	int			most = 0;
+
+	for (int i = 1; i < n; i++)
+		if (binds_more(&calls[i], &calls[most]))
+			most = i;
+	return most;
+}
+
 /*
  * The rl_result of a decision whose call left, or would leave, "owed".  The bucket and
  * the rule are NULL if no bucket decided: then only whether it is allowed is known.

@@ -77,6 +77,18 @@ SELECT public.rl_per(100::float8, '1 minute'::interval), public.rl_status_policy
 SELECT public.rl_consume_policy('plan'::text, 'k'::text, 1::float8), public.rl_throttle_policy('plan'::text, 'k'::text, 1000::float8);
 SELECT public.rl_wait('w'::text, 1::float8, 1000::float8, 1::float8, '1 s'::interval, 'default'::text) FROM generate_series(1, 3);
 DO $$ BEGIN PERFORM public.rl_enforce('k'::text, 2::float8, 0::float8, 1::float8, 'default'::text); EXCEPTION WHEN SQLSTATE 'PT429' THEN NULL; END $$;
+DELETE FROM public.rate_limit_postgrest_rules;
+INSERT INTO public.rate_limit_postgrest_rules (position, role, claim, claim_value, methods, path, policy, key_from, key_name) VALUES (1, 'postgres', 'a.b', 'c', '{GET,HEAD}', '/it*', 'plan', 'claim', 'sub'), (2, NULL, NULL, NULL, NULL, NULL, 'plan', 'header', 'x-key'), (3, NULL, NULL, NULL, NULL, NULL, 'plan', 'address', NULL);
+UPDATE public.rate_limit_postgrest_rules SET proxies = 2, path = '/*' WHERE position OPERATOR(pg_catalog.=) 1;
+DO $$
+BEGIN
+	PERFORM pg_catalog.set_config('request.method', 'GET', false), pg_catalog.set_config('request.path', '/items', false),
+		pg_catalog.set_config('request.jwt.claims', '{"a": {"b": ["c"]}, "sub": 7}', false), pg_catalog.set_config('request.headers', '{"x-key": "k", "x-forwarded-for": "192.0.2.1, 2001:db8::1"}', false);
+	PERFORM public.rl_postgrest_check() FROM pg_catalog.generate_series(1, 50);
+EXCEPTION WHEN SQLSTATE 'PGRST' THEN
+	NULL;
+END
+$$;
 SELECT public.rl_simulate('2026-01-01'::timestamptz, 1::float8, 1::float8, 1::float8) OVER ();
 SELECT public.rl_penalize('k'::text, 2::float8, 0::float8, 1::float8, 'default'::text), public.rl_reward('k'::text, 1::float8, 'default'::text);
 SELECT public.rl_block('k'::text, '1 h'::interval, 'default'::text), public.rl_unblock('k'::text, 'default'::text);
