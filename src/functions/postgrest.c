@@ -346,6 +346,15 @@ address_key(char *address)
 					PREFIX_BYTES * 8);
 }
 
+/* The last entry of a list that commas separate. */
+static char *
+last_entry(char *list)
+{
+	char	   *comma = strrchr(list, ',');
+
+	return comma ? comma + 1 : list;
+}
+
 /*
  * The key of the address that called the outermost of the operator's own proxies, or
  * NULL.  Each proxy has added the address that called it at the end of a list.
@@ -354,20 +363,17 @@ static char *
 find_address(const PostgrestRule *rule, Request *request)
 {
 	char	   *list = find_header(request, rule->key_name ? rule->key_name : DEFAULT_HEADER);
-	char	   *entry = NULL;
+	char	   *entry;
 
 	if (!list)
 		return NULL;
-	for (int i = 0; i < rule->proxies; i++)
+	entry = last_entry(list);
+	for (int i = 1; i < rule->proxies; i++)
 	{
-		char	   *comma;
-
 		if (entry == list)
 			return NULL;		/* the request did not come through all proxies */
-		if (entry)
-			entry[-1] = '\0';
-		comma = strrchr(list, ',');
-		entry = comma ? comma + 1 : list;
+		entry[-1] = '\0';
+		entry = last_entry(list);
 	}
 	return address_key(entry);
 }
