@@ -21,7 +21,7 @@ ISOLATION_OPTS = --inputdir=test
 PROVE_TESTS = test/t/*.pl
 
 PG_CPPFLAGS = -I$(CURDIR)/src
-PG_CFLAGS = -fvisibility=hidden -fno-plt -Wall -Wextra -Wno-unused-parameter -Wno-sign-compare -Wno-missing-field-initializers $(if $(WERROR),-Werror)
+PG_CFLAGS = -fvisibility=hidden -Wall -Wextra -Wno-unused-parameter -Wno-sign-compare -Wno-missing-field-initializers $(if $(WERROR),-Werror)
 
 # No bitcode, so no clang: there is nothing here that JIT would gain from.
 override with_llvm = no

@@ -16,7 +16,6 @@
 #include "catalog/pg_database.h"
 #include "catalog/pg_extension.h"
 #include "commands/extension.h"
-#include "core/clock.h"
 #include "core/compat.h"
 #include "core/parts.h"
 #include "core/saved_file.h"
@@ -220,7 +219,6 @@ object_access(ObjectAccessType access, Oid classId, Oid objectId, int subId,
 void
 _PG_init(void)
 {
-	clock_init();
 	settings_define();
 	sql_init();
 	rows_init();

@@ -9,11 +9,10 @@
 #include "postgres.h"
 
 #include "common/hashfn.h"
-#include "core/hot.h"
 #include "core/names.h"
 #include "mb/pg_wchar.h"
 
-uint64		hash_secrets[3] hot_data;
+uint64		hash_secrets[3];
 
 /* Use this seed from now on. */
 void

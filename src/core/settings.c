@@ -6,7 +6,6 @@
 
 #include <limits.h>
 
-#include "core/hot.h"
 #include "core/settings.h"
 #include "miscadmin.h"
 #include "utils/guc.h"
@@ -25,9 +24,9 @@ char	   *flag_limiters_setting = NULL;
 int			max_episodes_setting = 200;
 int			episode_retention_setting = 3600;
 int			save_interval_setting = 300;
-bool		enabled_setting hot_data = true;
-bool		shadow_setting hot_data = false;
-bool		refund_setting hot_data = false;
+bool		enabled_setting = true;
+bool		shadow_setting = false;
+bool		refund_setting = false;
 int			postgrest_headers_setting = HTTP_ERROR_PT429;
 
 static const struct config_enum_entry overflow_options[] = {

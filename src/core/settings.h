@@ -5,6 +5,8 @@
 #ifndef RATELIMIT_SETTINGS_H
 #define RATELIMIT_SETTINGS_H
 
+#include "core/compat.h"
+
 #define RATELIMIT_VERSION	"1.0"	/* as in ratelimit.control */
 
 #define MAX_GATEWAY_LEN		255 /* bytes */
@@ -51,9 +53,9 @@ extern char *flag_limiters_setting; /* separated by commas */
 extern int	max_episodes_setting;
 extern int	episode_retention_setting;	/* seconds */
 extern int	save_interval_setting;	/* seconds; 0: only at a clean stop */
-extern bool enabled_setting;
-extern bool shadow_setting;
-extern bool refund_setting;		/* refund_on_rollback */
+extern hidden_data bool enabled_setting;
+extern hidden_data bool shadow_setting;
+extern hidden_data bool refund_setting;		/* refund_on_rollback */
 extern int	postgrest_headers_setting;	/* an HttpError */
 
 extern void settings_define(void);

@@ -8,12 +8,11 @@
  */
 #include "postgres.h"
 
-#include "core/hot.h"
 #include "decide/limiter.h"
 #include "miscadmin.h"
 #include "violations/stats.h"
 
-CurrentLimiter current_limiter hot_data;
+CurrentLimiter current_limiter;
 char		current_limiter_whole[MAX_LIMITER_LEN];
 
 /* Make another limiter the current one, after checking its name. */

@@ -5,6 +5,7 @@
 #ifndef RATELIMIT_DECIDE_LIMITER_H
 #define RATELIMIT_DECIDE_LIMITER_H
 
+#include "core/compat.h"
 #include "core/names.h"
 
 typedef struct CurrentLimiter
@@ -14,8 +15,8 @@ typedef struct CurrentLimiter
 	uint64		hash;			/* the result of hash_limiter() */
 } CurrentLimiter;
 
-extern CurrentLimiter current_limiter;
-extern char current_limiter_whole[MAX_LIMITER_LEN]; /* head and rest */
+extern hidden_data CurrentLimiter current_limiter;
+extern hidden_data char current_limiter_whole[MAX_LIMITER_LEN]; /* head and rest */
 
 extern void limiter_set(const char *limiter, int len) pg_attribute_cold;
 extern void limiter_use(const char *limiter, int len);
@@ -27,7 +28,7 @@ static pg_attribute_always_inline void
 limiter_use_quickly(const char *limiter, int len)
 {
 	if (unlikely(len != current_limiter.name.limiter_len || len == 0 ||
-				 !same_bytes(limiter, current_limiter.name.bytes, Min(len, HEAD_BYTES)) ||
+				 memcmp(limiter, current_limiter.name.bytes, Min(len, HEAD_BYTES)) != 0 ||
 				 (len > HEAD_BYTES && memcmp(limiter, current_limiter_whole, len) != 0)))
 		limiter_set(limiter, len);
 }

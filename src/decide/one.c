@@ -170,7 +170,7 @@ decide_slowly(const BucketId *id, const BucketRule *rule, Decision *decision)
  * if it is in shadow: "shadow" says that its tier is, ratelimit.shadow that all calls
  * are.
  */
-void pg_attribute_hot
+void
 decide_counted(const BucketId *id, const BucketRule *rule, Decision *decision,
 			   bool shadow)
 {

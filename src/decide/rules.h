@@ -6,6 +6,7 @@
 #define RATELIMIT_DECIDE_RULES_H
 
 #include "core/bucket.h"
+#include "core/compat.h"
 
 #define REMEMBERED_RULES	16	/* the hash below has 4 bits */
 
@@ -16,7 +17,7 @@ typedef union RuleLine
 	char		pad[PG_CACHE_LINE_SIZE];
 } RuleLine;
 
-extern RuleLine remembered_rules[REMEMBERED_RULES];
+extern hidden_data RuleLine remembered_rules[REMEMBERED_RULES];
 
 extern void check_tokens(const char *name, double tokens);
 extern const BucketRule *get_rule(double capacity, double refill, double cost);

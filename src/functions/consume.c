@@ -19,8 +19,7 @@ SQL_FUNCTION(rl_peek);
 SQL_FUNCTION(rl_consume_upto);
 
 /* rl_consume(key, capacity, refill, cost, limiter) returns boolean */
-/* ... on one page of code */
-Datum pg_attribute_hot pg_attribute_aligned(4096)
+Datum
 rl_consume(PG_FUNCTION_ARGS)
 {
 	BucketId	id;

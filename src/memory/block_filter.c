@@ -12,15 +12,14 @@
 #include "postgres.h"
 
 #include "core/clock.h"
-#include "core/hot.h"
 #include "memory/block_filter.h"
 #include "memory/slots.h"
 
 #define CELL_UNIT			((Owed) 1 << 30)	/* ns */
 
 BlockFilter *block_filter = NULL;
-pg_atomic_uint32 *block_cells_used hot_data = NULL;
-bool		blocks_known hot_data = false;
+pg_atomic_uint32 *block_cells_used = NULL;
+bool		blocks_known = false;
 
 /* Note that a key with this hash is going to be blocked for so many ns. */
 void

@@ -8,12 +8,11 @@
  */
 #include "postgres.h"
 
-#include "core/hot.h"
 #include "memory/consume.h"
 #include "memory/short_way.h"
 
-bool		memory_denied_last hot_data = false;
-uint64		memory_last_hash hot_data = 0;
+bool		memory_denied_last = false;
+uint64		memory_last_hash = 0;
 
 /*
  * Decide what swap_word() leaves, by locking the slot.  Return false if somebody else

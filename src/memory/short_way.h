@@ -11,11 +11,12 @@
 #ifndef RATELIMIT_MEMORY_SHORT_WAY_H
 #define RATELIMIT_MEMORY_SHORT_WAY_H
 
+#include "core/compat.h"
 #include "memory/search.h"
 
 /* of this backend's last call: */
-extern bool memory_denied_last; /* was it denied?  Denials come in rows */
-extern uint64 memory_last_hash; /* its bucket's hash */
+extern hidden_data bool memory_denied_last; /* was it denied?  Denials come in rows */
+extern hidden_data uint64 memory_last_hash; /* its bucket's hash */
 
 extern bool consume_locked(Slot *slot, uint64 word, const BucketRule *rule,
 						   Decision *decision) pg_attribute_cold;
@@ -23,7 +24,9 @@ extern bool consume_locked(Slot *slot, uint64 word, const BucketRule *rule,
 /*
  * Announce that a decision on a bucket with this hash and length of its name follows.
  * The bucket is far away, mostly in the first place on its way, which is fetched
- * meanwhile.
+ * meanwhile.  Fetching the slot makes a call 15 % faster with 10,000 buckets and 17 %
+ * with 1M, and fetching the tags another 5 and 28 % (docs/benchmarks.md, "What each
+ * trick brings").
  */
 static inline void
 fetch_bucket(uint64 hash, int name_len)
@@ -98,7 +101,7 @@ consume_here(const BucketId *id, const BucketRule *rule, Decision *decision)
 	/*
 	 * A bucket that this backend has not just used is still being fetched.  Look at
 	 * the clock meanwhile, except if a denial is likely, which needs a second look
-	 * (below).
+	 * (below).  This makes a call 3 to 11 % faster with 10,000 buckets, and 5 % with 1M.
 	 */
 	if (likely(id->hash != memory_last_hash && rule->timed && !memory_denied_last))
 		early = monotonic_ns();

@@ -7,11 +7,10 @@
  */
 #include "postgres.h"
 
-#include "core/hot.h"
 #include "memory/slots.h"
 #include "memory/wait.h"
 
-Store		store hot_data pg_attribute_aligned(PG_CACHE_LINE_SIZE) = {NULL};
+Store		store pg_attribute_aligned(PG_CACHE_LINE_SIZE) = {NULL};
 
 /*
  * Release a slot whose word was "word" when it was locked.  If it has a bucket, that

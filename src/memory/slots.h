@@ -118,6 +118,7 @@
 
 #include "core/call.h"
 #include "core/clock.h"
+#include "core/compat.h"
 #include "core/tags.h"
 #include "memory/partition_set.h"
 #include "port/atomics.h"
@@ -225,7 +226,7 @@ typedef struct Store
 	LWLockPadded *locks;		/* one for each partition */
 } Store;
 
-extern Store store;
+extern hidden_data Store store;
 
 extern uint64 wait_for_word(Slot *slot) pg_attribute_cold;
 extern bool read_word_for(Slot *slot, uint64 *word, int64 *patience);

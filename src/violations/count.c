@@ -485,7 +485,7 @@ next_slice(int64 now)
  * Record n violations at a time of the monotonic clock; 0 means now.  Returns false
  * if there is no shared memory to record them in.
  */
-bool pg_attribute_hot
+bool
 violations_add(const BucketId *id, int64 n, int64 now)
 {
 	Names		names;

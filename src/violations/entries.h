@@ -61,6 +61,7 @@
 #define RATELIMIT_VIOLATIONS_ENTRIES_H
 
 #include "common/hashfn.h"
+#include "core/compat.h"
 #include "core/names.h"
 #include "core/tags.h"
 #include "memory/databases.h"
@@ -139,11 +140,11 @@ typedef struct Violations
 	Shares		rooms[N_ROOMS];
 } Violations;
 
-extern Violations *violations;	/* NULL if not preloaded */
-extern LWLockPadded *violation_locks;	/* one per partition */
-extern uint32 *violation_tags;
-extern Entry *entries;
-extern Aside *asides;
+extern hidden_data Violations *violations;	/* NULL if not preloaded */
+extern hidden_data LWLockPadded *violation_locks;	/* one per partition */
+extern hidden_data uint32 *violation_tags;
+extern hidden_data Entry *entries;
+extern hidden_data Aside *asides;
 
 /* The names that a violation is counted for, by which its entry is found. */
 typedef struct Names
@@ -192,11 +193,11 @@ entry_is(const Entry *entry, const Names *names)
 	return entry->database == id->database &&
 		entry->gateway_len == gateway->len &&
 		same_head(&entry->bucket, &id->name) &&
-		same_bytes(entry->name, gateway->name, gateway->len) &&
+		memcmp(entry->name, gateway->name, gateway->len) == 0 &&
 		(name_is_short(id) ||
-		 (same_bytes(entry->name + gateway->len, id->limiter, id->limiter_len) &&
-		  same_bytes(entry->name + gateway->len + id->limiter_len,
-					 id->key, id->key_len)));
+		 (memcmp(entry->name + gateway->len, id->limiter, id->limiter_len) == 0 &&
+		  memcmp(entry->name + gateway->len + id->limiter_len,
+				 id->key, id->key_len) == 0));
 }
 
 static inline int64

@@ -28,7 +28,6 @@
 
 #include "core/clock.h"
 #include "core/compat.h"
-#include "core/hot.h"
 #include "core/names.h"
 #include "core/saved_file.h"
 #include "miscadmin.h"
@@ -82,7 +81,7 @@ static struct
 	char		limiter[MAX_LIMITER_LEN];
 }			own[OWN_LIMITERS];
 
-pg_atomic_uint64 *stats_current hot_data = NULL;
+pg_atomic_uint64 *stats_current = NULL;
 
 static Size
 size(void)
