@@ -5,6 +5,7 @@
 # there, make installcheck SKIP=preload_%.
 # make prove_installcheck: TAP tests, which start servers of their own.
 # test/run does all of it, on any machine.
+# make dist: the committed files as ratelimit-VERSION.zip, as PGXN takes it.
 
 MODULE_big = ratelimit
 OBJS = $(patsubst %.c,%.o,$(sort $(wildcard src/*.c src/*/*.c)))
@@ -33,5 +34,12 @@ include $(PGXS)
 .PHONY: prove_installcheck
 prove_installcheck:
 	$(prove_installcheck)
+
+# The version is that of META.json
+.PHONY: dist
+dist:
+	version=$$(sed -n 's/^  "version": "\(.*\)",$$/\1/p' META.json) && \
+	git archive --format=zip --prefix=ratelimit-$$version/ --output=ratelimit-$$version.zip HEAD && \
+	echo ratelimit-$$version.zip
 
 $(OBJS): $(wildcard src/*.h src/*/*.h)

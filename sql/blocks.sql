@@ -1,5 +1,7 @@
 -- Blocks, debt and rewards.
+SET client_min_messages = warning;
 CREATE EXTENSION ratelimit;
+RESET client_min_messages;
 
 -- a block denies every call and leaves the tokens alone
 SELECT rl_consume('b', 10, 0, 4);
@@ -17,7 +19,7 @@ SELECT rl_consume('b', 10, 0, limiter => 'other');
 SELECT limiter, key, tokens, capacity, refill, full_at, round(extract(epoch FROM blocked_until - now()) / 60) AS minutes
 FROM rate_limit_status WHERE key IN ('b', 'never') ORDER BY limiter, key;
 -- a reset is none of its business
-SELECT rl_reset('b'), rl_consume('b', 10, 0), rl_reset_all('default') > 0, rl_reset_all() > 0, rl_consume('b', 10, 0);
+SELECT rl_reset('b'), rl_consume('b', 10, 0), rl_reset_all('default') > 0, rl_reset_all(NULL) > 0, rl_consume('b', 10, 0);
 -- another block takes its place
 SELECT rl_block('b', '1 day'), rl_block('b', '2 hours');
 SELECT round(extract(epoch FROM retry_after) / 60) AS minutes FROM rl_peek('b', 10, 0);

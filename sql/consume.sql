@@ -1,5 +1,7 @@
 -- The main job: what rl_consume, rl_throttle, rl_peek and rl_reset answer.
+SET client_min_messages = warning;
 CREATE EXTENSION ratelimit;
+RESET client_min_messages;
 
 -- a bucket starts full and runs dry
 SELECT i, rl_consume('alice', 3, 0) FROM generate_series(1, 5) i;
@@ -89,13 +91,14 @@ FROM rate_limit_status WHERE refill = 0 AND key ~ '^[a-jl-sx-z]' ORDER BY limite
 SELECT rl_reset('alice'), rl_reset('alice'), rl_reset('nobody'), rl_reset('alice', 'login');
 SELECT rl_consume('alice', 3, 0);
 SELECT rl_reset_all(repeat('y', 63)), rl_reset_all(repeat('y', 63)), rl_reset_all('none');
-SELECT rl_reset_all() > 10, rl_reset_all();
+SELECT rl_reset_all(NULL) > 10, rl_reset_all(NULL);
 SELECT count(*) FROM rate_limit_status;
 
 DROP EXTENSION ratelimit;
 -- nothing is left behind
 SELECT count(*) FROM pg_proc WHERE proname LIKE 'rl\_%';
 SELECT count(*) FROM pg_class WHERE relname LIKE 'rate\_limit\_%';
+SET client_min_messages = warning;
 CREATE EXTENSION ratelimit;
 SELECT count(*) FROM rate_limit_status;
 DROP EXTENSION ratelimit;

@@ -1,6 +1,8 @@
 -- Bad arguments raise an error that names the parameter and the value, and
 -- change nothing.
+SET client_min_messages = warning;
 CREATE EXTENSION ratelimit;
+RESET client_min_messages;
 
 CREATE FUNCTION try(call text) RETURNS text LANGUAGE plpgsql AS $$
 BEGIN
@@ -26,12 +28,12 @@ SELECT args, try('rl_consume(' || args || ')') FROM (VALUES
 
 -- the others check alike
 SELECT call, try(call) FROM (VALUES
-	(1, $$rl_throttle(NULL, 1, 1)$$), (2, $$rl_throttle('k', 0, 1)$$),
+	(1, $$rl_throttle(NULL, 1, 1)$$), (2, $$rl_throttle('k', -1, 1)$$),
 	(3, $$rl_peek('k', 1, 1, 1, 'a:b')$$), (4, $$rl_peek('k', 1, -1)$$),
 	(5, $$rl_reset(NULL)$$), (6, $$rl_reset('k', NULL)$$), (7, $$rl_reset('')$$),
 	(8, $$rl_reset('k', 'a:b')$$), (9, $$rl_reset_all('')$$), (10, $$rl_reset_all('a:b')$$),
 	(11, $$rl_simulate(NULL, 1, 1) OVER ()$$), (12, $$rl_simulate('infinity', 1, 1) OVER ()$$),
-	(13, $$rl_simulate('2026-01-01', 0, 1) OVER ()$$), (14, $$rl_simulate('2026-01-01', 1, 1, NULL) OVER ()$$),
+	(13, $$rl_simulate('2026-01-01', -1, 1) OVER ()$$), (14, $$rl_simulate('2026-01-01', 1, 1, NULL) OVER ()$$),
 	(15, $$rl_simulate('2026-01-01', 1, 1)$$)
 ) v (n, call) ORDER BY n;
 

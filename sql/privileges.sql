@@ -1,5 +1,7 @@
 -- Who may do what; and every public object says what it is.
+SET client_min_messages = warning;
 CREATE EXTENSION ratelimit;
+RESET client_min_messages;
 CREATE ROLE ratelimit_app;
 CREATE ROLE ratelimit_watcher IN ROLE pg_monitor;
 
@@ -43,6 +45,31 @@ SELECT pg_describe_object(d.classid, d.objid, 0) AS lacks_a_comment
 FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid AND e.extname = 'ratelimit'
 WHERE d.deptype = 'e' AND obj_description(d.objid, d.classid::regclass::name) IS NULL
 	AND pg_describe_object(d.classid, d.objid, 0) !~ '^(sequence|type .*(\[\]|rate_limit_))';
+-- so has every column
+CREATE VIEW columns_without_comment AS
+SELECT c.oid::regclass AS relation, a.attname
+FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+WHERE (c.relname LIKE 'rate\_limit\_%' OR c.relname = 'rl_result') AND c.relkind IN ('r', 'v', 'c')
+	AND coalesce(col_description(c.oid, a.attnum), '') = '';
+SELECT * FROM columns_without_comment;
+BEGIN;
+COMMENT ON COLUMN rate_limit_stats.denied IS NULL;
+COMMENT ON COLUMN rl_result.shadowed IS NULL;
+SELECT * FROM columns_without_comment ORDER BY relation::text;
+ROLLBACK;
+DROP VIEW columns_without_comment;
+SELECT c.relkind, count(*) AS columns FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0
+WHERE (c.relname LIKE 'rate\_limit\_%' OR c.relname = 'rl_result') AND c.relkind IN ('r', 'v', 'c') GROUP BY 1 ORDER BY 1;
+
+-- arguments are in one order: a key before its limiter, which is "default" unless given
+SELECT p.oid::regprocedure AS out_of_order, pg_get_function_arguments(p.oid) FROM pg_proc p
+WHERE proname LIKE 'rl\_%' AND (array_position(proargnames, 'key') > array_position(proargnames, 'limiter')
+	OR (array_position(proargnames, 'key') IS NOT NULL AND array_position(proargnames[1:pronargs], 'limiter') IS NOT NULL
+		AND pg_get_function_arguments(p.oid) !~ 'limiter text DEFAULT ''default''::text'));
+-- what only views and triggers use does not look like a function for everybody
+SELECT proname FROM pg_proc p JOIN pg_depend d ON d.objid = p.oid AND d.classid = 'pg_proc'::regclass AND d.deptype = 'e'
+JOIN pg_extension e ON e.oid = d.refobjid AND e.extname = 'ratelimit'
+WHERE proname NOT LIKE 'rl\_%' ORDER BY 1;
 
 -- no two functions of the same number of arguments share a name
 SELECT proname FROM pg_proc WHERE proname LIKE 'rl\_%' GROUP BY proname HAVING count(*) > 1;

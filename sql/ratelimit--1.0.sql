@@ -15,10 +15,19 @@ CREATE TYPE rl_result AS (
 	capacity float8,
 	remaining float8,
 	retry_after interval,
-	reset_after interval
+	reset_after interval,
+	limiter text,
+	shadowed boolean
 );
 COMMENT ON TYPE rl_result IS
-'A decision with what an HTTP answer needs. allowed: may the call go on; capacity, remaining: tokens, remaining as the call left it; retry_after: time until such a call would be allowed, zero when allowed, null when never; reset_after: time until the bucket is full, null when never. When ratelimit.on_error decided, only allowed and capacity are not null.';
+'A decision with what an HTTP answer needs. When ratelimit.on_error decided, remaining, retry_after and reset_after are null, and, if a policy was unknown, capacity and limiter as well.';
+COMMENT ON COLUMN rl_result.allowed IS 'whether the call may go on';
+COMMENT ON COLUMN rl_result.capacity IS 'tokens, as the call named it';
+COMMENT ON COLUMN rl_result.remaining IS 'tokens that the call left; below 0: in debt';
+COMMENT ON COLUMN rl_result.retry_after IS 'time until such a call would be allowed; zero when it was allowed, null when it never will be';
+COMMENT ON COLUMN rl_result.reset_after IS 'time until the bucket is full; null when it never will be';
+COMMENT ON COLUMN rl_result.limiter IS 'limiter of the bucket that decided; for a policy, of the tier that binds most';
+COMMENT ON COLUMN rl_result.shadowed IS 'whether the call was allowed only because of shadow, and would have been denied';
 
 CREATE UNLOGGED TABLE rate_limit_buckets (
 	limiter text COLLATE pg_catalog."C" NOT NULL,
@@ -33,17 +42,22 @@ CREATE UNLOGGED TABLE rate_limit_buckets (
 COMMENT ON TABLE rate_limit_buckets IS
 'The buckets that do not live in shared memory, a row each. Written by the consuming functions only; to look at buckets, use rate_limit_status, to change one, rl_reset(). Emptied by a crash and by promotion.';
 COMMENT ON COLUMN rate_limit_buckets.limiter IS 'which rule';
-COMMENT ON COLUMN rate_limit_buckets.key IS 'whom is limited';
+COMMENT ON COLUMN rate_limit_buckets.key IS 'who is limited';
 COMMENT ON COLUMN rate_limit_buckets.capacity IS 'tokens, of the last call';
 COMMENT ON COLUMN rate_limit_buckets.refill IS 'tokens per second, of the last call';
 COMMENT ON COLUMN rate_limit_buckets.owed IS 'what the bucket lacked to be full at updated_at: nanoseconds of refill; with refill 0, tokens in a unit that follows from capacity';
 COMMENT ON COLUMN rate_limit_buckets.updated_at IS 'when owed was true';
 COMMENT ON COLUMN rate_limit_buckets.owed_high IS 'what owed lacks, in units of 10^18: above 0 only where a bucket takes more than 31 years to fill';
 
+CREATE FUNCTION rl_per(tokens float8, per interval)
+RETURNS float8 AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE PARALLEL SAFE;
+COMMENT ON FUNCTION rl_per(float8, interval) IS
+'A refill: so many tokens per span of time, in tokens per second. A month is 30 days. Errors: 22004 a null argument; 22023 tokens not finite or below 0, per not above 0 or not finite; 22003 a rate that float8 cannot hold.';
+
 CREATE FUNCTION rl_consume(key text, capacity float8, refill float8, cost float8 DEFAULT 1, limiter text DEFAULT 'default')
 RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION rl_consume(text, float8, float8, float8, text) IS
-'Take cost tokens from the bucket of (limiter, key): true if they were there, false, and nothing taken, if not. capacity: most tokens the bucket holds, > 0; refill: tokens per second, >= 0; cost: tokens, >= 0. A bucket starts full. Not undone by a rollback. Errors: 22004 a null argument; 22023 capacity, refill or cost out of range, key or limiter empty, limiter with a colon; 54000 key over 255 or limiter over 63 bytes.';
+'Take cost tokens from the bucket of (limiter, key): true if they were there, false, and nothing taken, if not. capacity: most tokens the bucket holds, >= 0, where 0 denies every call; refill: tokens per second, >= 0, see rl_per(); cost: tokens, >= 0. A bucket starts full. Not undone by a rollback. Errors: 22004 a null argument; 22023 capacity, refill or cost out of range, key or limiter empty, limiter with a colon; 54000 key over 255 or limiter over 63 bytes.';
 
 CREATE FUNCTION rl_throttle(key text, capacity float8, refill float8, cost float8 DEFAULT 1, limiter text DEFAULT 'default')
 RETURNS rl_result AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
@@ -78,12 +92,12 @@ COMMENT ON FUNCTION rl_wait(text, float8, float8, float8, interval, text) IS
 CREATE FUNCTION rl_enforce(key text, capacity float8, refill float8, cost float8 DEFAULT 1, limiter text DEFAULT 'default')
 RETURNS void AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION rl_enforce(text, float8, float8, float8, text) IS
-'rl_consume() that raises an error when denied: SQLSTATE PT429, detail: the key, its limiter and the tokens remaining, hint: the seconds to wait. With ratelimit.postgrest_headers on: SQLSTATE PGRST, message and detail the JSON from which PostgREST makes status 429, Retry-After and RateLimit headers. Arguments and other errors as of rl_consume().';
+'rl_consume() that raises an error when denied: SQLSTATE PT429, detail: the key, its limiter and the tokens remaining, hint: the seconds to wait. With ratelimit.postgrest_headers on: SQLSTATE PGRST, message and detail the JSON from which PostgREST makes status 429, Retry-After and RateLimit headers; with problem: also the details of a problem of type quota-exceeded. Arguments and other errors as of rl_consume().';
 
-CREATE FUNCTION rl_headers(r rl_result, policy text DEFAULT 'default')
+CREATE FUNCTION rl_headers(r rl_result, policy text DEFAULT 'default', quota_unit text DEFAULT NULL, partition_key bytea DEFAULT NULL)
 RETURNS jsonb AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE PARALLEL SAFE;
-COMMENT ON FUNCTION rl_headers(rl_result, text) IS
-'A decision as HTTP header fields, an object of strings: RateLimit and RateLimit-Policy as in draft-ietf-httpapi-ratelimit-headers-11 (q: capacity, r: tokens remaining, t: seconds until such a call is allowed, or, when this one was, until the bucket is full), and Retry-After, in seconds, when denied and waiting helps. policy: their name for the limit. Errors: 22004 a null argument.';
+COMMENT ON FUNCTION rl_headers(rl_result, text, text, bytea) IS
+'A decision as HTTP header fields, an object of strings: RateLimit and RateLimit-Policy as in draft-ietf-httpapi-ratelimit-headers-10 (q: capacity; w: seconds in which an empty bucket fills; r: whole tokens remaining; t: seconds until there is one more, or the key is no longer blocked), and Retry-After, in seconds, when denied and waiting helps. policy: the name that they give the limit; quota_unit (qu): what a token stands for, null: a request; partition_key (pk): whom the limit is counted for, null: left out. Errors: 22004 a null r or policy; 22023 quota_unit empty; 54000 quota_unit or partition_key over 255 bytes.';
 
 CREATE FUNCTION rl_simulate(ts timestamptz, capacity float8, refill float8, cost float8 DEFAULT 1)
 RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C WINDOW IMMUTABLE PARALLEL SAFE;
@@ -115,14 +129,14 @@ RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION rl_reset(text, text) IS
 'Make the bucket of (limiter, key) full: true if it was not. A block stays. Not undone by a rollback. Errors: 22004 a null argument; 22023, 54000 as rl_consume().';
 
-CREATE FUNCTION rl_reset_all(limiter text DEFAULT NULL)
+CREATE FUNCTION rl_reset_all(limiter text)
 RETURNS bigint AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION rl_reset_all(text) IS
-'Make all buckets of a limiter in this database full, or of all limiters when null: how many were living. Blocks stay. Errors as of rl_reset().';
+'Make all buckets of a limiter in this database full, or, when it is null, the buckets of all limiters: how many were living. Blocks stay. Errors as of rl_reset().';
 
-CREATE FUNCTION rl_buckets(OUT limiter text, OUT key text, OUT tokens float8, OUT capacity float8, OUT refill float8, OUT full_at timestamptz, OUT blocked_until timestamptz, OUT tier text)
-RETURNS SETOF record AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED;
-COMMENT ON FUNCTION rl_buckets() IS
+CREATE FUNCTION _rl_buckets(OUT limiter text, OUT key text, OUT tokens float8, OUT capacity float8, OUT refill float8, OUT full_at timestamptz, OUT blocked_until timestamptz, OUT tier text)
+RETURNS SETOF record AS 'MODULE_PATHNAME', 'rl_buckets' LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED;
+COMMENT ON FUNCTION _rl_buckets() IS
 'The living buckets of this database and its blocks, a row each; read the view rate_limit_status instead.';
 
 CREATE FUNCTION rl_partitions(OUT partition integer, OUT slots bigint, OUT living bigint, OUT spilled boolean, OUT evicted bigint)
@@ -134,49 +148,66 @@ CREATE VIEW rate_limit_status AS
 SELECT limiter, key, pg_catalog.max(tokens) AS tokens, pg_catalog.max(capacity) AS capacity, pg_catalog.max(refill) AS refill,
 	pg_catalog.max(full_at) AS full_at, pg_catalog.max(blocked_until) AS blocked_until,
 	coalesce(pg_catalog.max(tier) FILTER (WHERE blocked_until IS NULL), pg_catalog.max(tier)) AS tier
-FROM rl_buckets()
+FROM _rl_buckets()
 GROUP BY limiter, key;
 COMMENT ON VIEW rate_limit_status IS
-'Every living bucket of this database, that is, every one that is not full or whose key is blocked: tokens now (below 0: in debt), capacity, refill (tokens per second), full_at (infinity: never by itself), all null if the bucket is full; blocked_until (null: not blocked); tier (memory or table) of the bucket, or, when it is full, of the block.';
+'Every living bucket of this database, that is, every one that is not full or whose key is blocked. tokens, capacity, refill and full_at are null if the bucket is full.';
+COMMENT ON COLUMN rate_limit_status.limiter IS 'which rule';
+COMMENT ON COLUMN rate_limit_status.key IS 'who is limited';
+COMMENT ON COLUMN rate_limit_status.tokens IS 'tokens in the bucket now; below 0: in debt';
+COMMENT ON COLUMN rate_limit_status.capacity IS 'tokens, of the last call';
+COMMENT ON COLUMN rate_limit_status.refill IS 'tokens per second, of the last call; 0: never';
+COMMENT ON COLUMN rate_limit_status.full_at IS 'when the bucket will be full; infinity: never by itself';
+COMMENT ON COLUMN rate_limit_status.blocked_until IS 'when the block of the key ends; null: not blocked';
+COMMENT ON COLUMN rate_limit_status.tier IS 'where the bucket is, memory or table; when it is full, where the block is';
 
 -- Policies
 
 CREATE TABLE rate_limit_policies (
-	policy text COLLATE pg_catalog."C" NOT NULL CHECK (policy OPERATOR(pg_catalog.<>) '' AND policy OPERATOR(pg_catalog.!~) ':'),
-	tier text COLLATE pg_catalog."C" NOT NULL DEFAULT 'default' CHECK (tier OPERATOR(pg_catalog.<>) '' AND tier OPERATOR(pg_catalog.!~) ':'),
-	capacity float8 NOT NULL CHECK (capacity OPERATOR(pg_catalog.>) 0::float8 AND capacity OPERATOR(pg_catalog.<) 'Infinity'),
-	refill float8 NOT NULL CHECK (refill OPERATOR(pg_catalog.>=) 0::float8 AND refill OPERATOR(pg_catalog.<) 'Infinity'),
+	policy text COLLATE pg_catalog."C" NOT NULL
+		CONSTRAINT policy_not_empty_and_without_colon CHECK (policy OPERATOR(pg_catalog.<>) '' AND policy OPERATOR(pg_catalog.!~) ':'),
+	tier text COLLATE pg_catalog."C" NOT NULL DEFAULT 'default'
+		CONSTRAINT tier_not_empty_and_without_colon CHECK (tier OPERATOR(pg_catalog.<>) '' AND tier OPERATOR(pg_catalog.!~) ':'),
+	capacity float8 NOT NULL
+		CONSTRAINT capacity_finite_and_not_below_0 CHECK (capacity OPERATOR(pg_catalog.>=) 0::float8 AND capacity OPERATOR(pg_catalog.<) 'Infinity'),
+	refill float8 NOT NULL
+		CONSTRAINT refill_finite_and_not_below_0 CHECK (refill OPERATOR(pg_catalog.>=) 0::float8 AND refill OPERATOR(pg_catalog.<) 'Infinity'),
+	quota boolean NOT NULL DEFAULT false,
 	shadow boolean NOT NULL DEFAULT false,
 	enabled boolean NOT NULL DEFAULT true,
 	comment text,
 	PRIMARY KEY (policy, tier),
-	CHECK (pg_catalog.octet_length(CASE WHEN tier OPERATOR(pg_catalog.=) 'default' THEN policy ELSE policy OPERATOR(pg_catalog.||) '/' OPERATOR(pg_catalog.||) tier END) OPERATOR(pg_catalog.<=) 63)
+	CONSTRAINT refill_0_only_for_a_quota CHECK (quota OR refill OPERATOR(pg_catalog.<>) 0::float8),
+	CONSTRAINT quota_only_with_refill_0 CHECK (NOT quota OR refill OPERATOR(pg_catalog.=) 0::float8),
+	CONSTRAINT policy_and_tier_at_most_63_bytes CHECK (pg_catalog.octet_length(CASE WHEN tier OPERATOR(pg_catalog.=) 'default' THEN policy ELSE policy OPERATOR(pg_catalog.||) '/' OPERATOR(pg_catalog.||) tier END) OPERATOR(pg_catalog.<=) 63)
 );
-CREATE UNIQUE INDEX rate_limit_policies_limiter ON rate_limit_policies
+CREATE UNIQUE INDEX rate_limit_policies_limiter_is_taken ON rate_limit_policies
 	((CASE WHEN tier OPERATOR(pg_catalog.=) 'default' THEN policy ELSE policy OPERATOR(pg_catalog.||) '/' OPERATOR(pg_catalog.||) tier END));
+COMMENT ON INDEX rate_limit_policies_limiter_is_taken IS 'No two tiers of any policies have the same limiter.';
 COMMENT ON TABLE rate_limit_policies IS
-'Rules by name, for rl_consume_policy(): a row per tier. What is taken is taken from all tiers, or from none. A change is obeyed by every session''s next call once it is committed.';
+'Rules by name, for rl_consume_policy(): a row per tier. A call takes its cost from all tiers, or from none. A change is obeyed by every session''s next call once it is committed.';
 COMMENT ON COLUMN rate_limit_policies.policy IS 'name; without a colon';
 COMMENT ON COLUMN rate_limit_policies.tier IS 'name within the policy; its limiter is the policy, or, if tier is not default, policy/tier: at most 63 bytes';
-COMMENT ON COLUMN rate_limit_policies.capacity IS 'tokens, above 0';
-COMMENT ON COLUMN rate_limit_policies.refill IS 'tokens per second; 0: never';
-COMMENT ON COLUMN rate_limit_policies.shadow IS 'decided and recorded, but never denies';
-COMMENT ON COLUMN rate_limit_policies.enabled IS 'false: as if the tier did not exist; a policy without any that is enabled allows everything';
-COMMENT ON COLUMN rate_limit_policies.comment IS 'for whoever reads it next';
+COMMENT ON COLUMN rate_limit_policies.capacity IS 'tokens; 0: nobody is allowed anything';
+COMMENT ON COLUMN rate_limit_policies.refill IS 'tokens per second, see rl_per(); 0: never, which only a quota may have';
+COMMENT ON COLUMN rate_limit_policies.quota IS 'true, with refill 0: tokens that are used up never come back by themselves';
+COMMENT ON COLUMN rate_limit_policies.shadow IS 'true: decided and recorded, but never denies';
+COMMENT ON COLUMN rate_limit_policies.enabled IS 'false: as if the tier did not exist; a policy without any enabled tier allows everything';
+COMMENT ON COLUMN rate_limit_policies.comment IS 'a note for people; nothing reads it';
 SELECT pg_catalog.pg_extension_config_dump('rate_limit_policies', '');
 
-CREATE FUNCTION rl_policies_changed() RETURNS trigger
-AS 'MODULE_PATHNAME' LANGUAGE C;
-COMMENT ON FUNCTION rl_policies_changed() IS
-'Triggers of rate_limit_policies: has every session read the policies anew once the change is committed.';
+CREATE FUNCTION _rl_policies_changed() RETURNS trigger
+AS 'MODULE_PATHNAME', 'rl_policies_changed' LANGUAGE C;
+COMMENT ON FUNCTION _rl_policies_changed() IS
+'Triggers of rate_limit_policies and rate_limit_postgrest_rules: has every session read the table anew once the change is committed.';
 -- Rows that are replicated fire row triggers only, and only those enabled always.
 CREATE TRIGGER rate_limit_policies_changed
 AFTER INSERT OR UPDATE OR DELETE ON rate_limit_policies
-FOR EACH ROW EXECUTE FUNCTION rl_policies_changed();
+FOR EACH ROW EXECUTE FUNCTION _rl_policies_changed();
 ALTER TABLE rate_limit_policies ENABLE ALWAYS TRIGGER rate_limit_policies_changed;
 CREATE TRIGGER rate_limit_policies_truncated
 AFTER TRUNCATE ON rate_limit_policies
-FOR EACH STATEMENT EXECUTE FUNCTION rl_policies_changed();
+FOR EACH STATEMENT EXECUTE FUNCTION _rl_policies_changed();
 ALTER TABLE rate_limit_policies ENABLE ALWAYS TRIGGER rate_limit_policies_truncated;
 
 CREATE FUNCTION rl_consume_policy(policy text, key text, cost float8 DEFAULT 1)
@@ -188,6 +219,67 @@ CREATE FUNCTION rl_throttle_policy(policy text, key text, cost float8 DEFAULT 1)
 RETURNS rl_result AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION rl_throttle_policy(text, text, float8) IS
 'The same decision as rl_consume_policy(), with the tokens left and the times to wait of the tier that binds most: when denied, the one to wait for longest, else the one with the fewest tokens left. Arguments and errors as there.';
+
+CREATE FUNCTION rl_status_policy(policy text, key text, OUT tier text, OUT limiter text, OUT capacity float8, OUT refill float8, OUT tokens float8, OUT retry_after interval, OUT reset_after interval, OUT blocked_until timestamptz, OUT shadow boolean, OUT enabled boolean)
+RETURNS SETOF record AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL RESTRICTED;
+COMMENT ON FUNCTION rl_status_policy(text, text) IS
+'The buckets of a key under a policy, a row per tier: tokens now; retry_after, the time until the tier would allow a call of cost 1 (zero: now, null: never); reset_after, the time until the bucket is full (null: never); blocked_until, the end of a block (null: not blocked). Takes nothing, creates nothing, records nothing. Errors as of rl_consume_policy().';
+
+-- Requests of PostgREST
+
+CREATE TABLE rate_limit_postgrest_rules (
+	position integer PRIMARY KEY,
+	enabled boolean NOT NULL DEFAULT true,
+	role text COLLATE pg_catalog."C",
+	claim text COLLATE pg_catalog."C",
+	claim_value text COLLATE pg_catalog."C",
+	methods text[] COLLATE pg_catalog."C",
+	path text COLLATE pg_catalog."C",
+	policy text COLLATE pg_catalog."C",
+	key_from text COLLATE pg_catalog."C" NOT NULL DEFAULT 'address',
+	key_name text COLLATE pg_catalog."C",
+	proxies integer NOT NULL DEFAULT 1,
+	comment text,
+	CONSTRAINT a_claim_value_needs_a_claim CHECK (claim IS NOT NULL OR claim_value IS NULL),
+	CONSTRAINT methods_are_upper_case_and_known CHECK (pg_catalog.cardinality(methods) OPERATOR(pg_catalog.>) 0
+		AND methods OPERATOR(pg_catalog.<@) ARRAY['GET', 'HEAD', 'POST', 'PATCH', 'PUT', 'DELETE', 'OPTIONS']::text[]
+		AND pg_catalog.array_position(methods, NULL::text) IS NULL),
+	CONSTRAINT path_begins_with_a_slash_or_star CHECK (path OPERATOR(pg_catalog.~) '^[/*]' AND pg_catalog.octet_length(path) OPERATOR(pg_catalog.<=) 255),
+	CONSTRAINT policy_is_a_name CHECK (policy OPERATOR(pg_catalog.<>) '' AND policy OPERATOR(pg_catalog.!~) ':' AND pg_catalog.octet_length(policy) OPERATOR(pg_catalog.<=) 63),
+	CONSTRAINT key_from_is_claim_header_or_address CHECK (key_from OPERATOR(pg_catalog.=) ANY (ARRAY['claim', 'header', 'address']::text[])),
+	CONSTRAINT a_key_from_a_claim_or_header_needs_its_key_name CHECK (key_name IS NOT NULL OR key_from OPERATOR(pg_catalog.<>) ALL (ARRAY['claim', 'header']::text[])),
+	CONSTRAINT a_header_is_in_lower_case CHECK (key_from OPERATOR(pg_catalog.=) 'claim' OR key_name OPERATOR(pg_catalog.~) '^[a-z0-9_-]+$'),
+	CONSTRAINT proxies_is_at_least_1 CHECK (proxies OPERATOR(pg_catalog.>=) 1)
+);
+COMMENT ON TABLE rate_limit_postgrest_rules IS
+'Which requests of PostgREST rl_postgrest_check() limits, a row per rule. A rule matches a request if role, claim, methods and path do, or are null. All rules that match are obeyed, in the order of position: each takes a token from its policy, until one of them denies the request, or one without a policy lets it pass. A change takes effect with the next request once it is committed.';
+COMMENT ON COLUMN rate_limit_postgrest_rules.position IS 'the order in which rules are obeyed';
+COMMENT ON COLUMN rate_limit_postgrest_rules.enabled IS 'false: as if the rule did not exist';
+COMMENT ON COLUMN rate_limit_postgrest_rules.role IS 'the database role of the request; null: any role';
+COMMENT ON COLUMN rate_limit_postgrest_rules.claim IS 'a claim that the JWT of the request has; app_metadata.plan is a claim inside of another one; null: any request, also one without a JWT';
+COMMENT ON COLUMN rate_limit_postgrest_rules.claim_value IS 'the value of the claim, or, if the claim is an array, one of its elements; null: any value';
+COMMENT ON COLUMN rate_limit_postgrest_rules.methods IS 'the method of the request is one of these; null: any method';
+COMMENT ON COLUMN rate_limit_postgrest_rules.path IS 'the path of the request, without the query, as /items or /rpc/login; * stands for any characters, or none; null: any path';
+COMMENT ON COLUMN rate_limit_postgrest_rules.policy IS 'the policy in rate_limit_policies that the request takes a token from; null: the request passes, and the rules after this one are not looked at';
+COMMENT ON COLUMN rate_limit_postgrest_rules.key_from IS 'what part of the request is the key: claim, header or address';
+COMMENT ON COLUMN rate_limit_postgrest_rules.key_name IS 'the name of the claim or of the header that is the key, or, for an address, of the header that it is in, null: x-forwarded-for; a request without the claim is not limited by this rule, and requests without the header, or without an address in it, share the key (none)';
+COMMENT ON COLUMN rate_limit_postgrest_rules.proxies IS 'how many proxies of your own add an address to the end of the header; the key is the first address that they added, of an IPv6 address the /64 prefix';
+COMMENT ON COLUMN rate_limit_postgrest_rules.comment IS 'a note for people; nothing reads it';
+SELECT pg_catalog.pg_extension_config_dump('rate_limit_postgrest_rules', '');
+
+CREATE TRIGGER rate_limit_postgrest_rules_changed
+AFTER INSERT OR UPDATE OR DELETE ON rate_limit_postgrest_rules
+FOR EACH ROW EXECUTE FUNCTION _rl_policies_changed();
+ALTER TABLE rate_limit_postgrest_rules ENABLE ALWAYS TRIGGER rate_limit_postgrest_rules_changed;
+CREATE TRIGGER rate_limit_postgrest_rules_truncated
+AFTER TRUNCATE ON rate_limit_postgrest_rules
+FOR EACH STATEMENT EXECUTE FUNCTION _rl_policies_changed();
+ALTER TABLE rate_limit_postgrest_rules ENABLE ALWAYS TRIGGER rate_limit_postgrest_rules_truncated;
+
+CREATE FUNCTION rl_postgrest_check() RETURNS void
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION rl_postgrest_check() IS
+'Limit a request of PostgREST by the rules in rate_limit_postgrest_rules. For its db-pre-request. Reads the settings request.method, request.path, request.headers and request.jwt.claims. A denied request raises an error with SQLSTATE PGRST, from which PostgREST makes status 429 with Retry-After and RateLimit headers. An allowed one gets RateLimit headers by the setting response.headers, unless that is already set. Works in read-only transactions. Errors: 42704 a rule names a policy that does not exist, unless ratelimit.on_error says otherwise; others as of rl_consume().';
 
 -- Violations
 
@@ -202,6 +294,7 @@ CREATE INDEX idx_rlv_gateway_created ON rate_limit_violations (gateway_name, cre
 COMMENT ON TABLE rate_limit_violations IS
 'Violations, that is, denied calls: a row per gateway and flush. For a row per key read rate_limit_violation_details.';
 COMMENT ON SEQUENCE rate_limit_violations_id_seq IS 'Numbers the rows of rate_limit_violations.';
+COMMENT ON COLUMN rate_limit_violations.id IS 'number of the row, in the order of writing';
 COMMENT ON COLUMN rate_limit_violations.gateway_name IS 'the application instance that made the calls: ratelimit.gateway_name, else application_name, cluster_name, host name';
 COMMENT ON COLUMN rate_limit_violations.total_count IS 'violations in this row';
 COMMENT ON COLUMN rate_limit_violations.details IS 'maps "key:limiter" to its violations';
@@ -219,8 +312,13 @@ CREATE TABLE rate_limit_flags (
 CREATE UNIQUE INDEX rate_limit_flags_not_cleared ON rate_limit_flags (limiter, key) WHERE cleared_at IS NULL;
 COMMENT ON TABLE rate_limit_flags IS
 'Keys that violated heavily, and whether somebody has looked at them. Denies nothing. The ones to review are in rate_limit_flagged.';
+COMMENT ON COLUMN rate_limit_flags.limiter IS 'which rule';
+COMMENT ON COLUMN rate_limit_flags.key IS 'who is flagged';
+COMMENT ON COLUMN rate_limit_flags.flagged_at IS 'when flagged';
 COMMENT ON COLUMN rate_limit_flags.rejected IS 'violations within ratelimit.flag_window when flagged; 0: flagged by hand';
-COMMENT ON COLUMN rate_limit_flags.cleared_by IS 'who called rl_unflag()';
+COMMENT ON COLUMN rate_limit_flags.reason IS 'why it was flagged';
+COMMENT ON COLUMN rate_limit_flags.cleared_at IS 'when rl_unflag() cleared it; null: not cleared';
+COMMENT ON COLUMN rate_limit_flags.cleared_by IS 'the role that called rl_unflag(); null: not cleared';
 
 SELECT pg_catalog.pg_extension_config_dump('rate_limit_violations', '');
 SELECT pg_catalog.pg_extension_config_dump('rate_limit_violations_id_seq', '');
@@ -231,22 +329,22 @@ AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION rl_flush() IS
 'Write the pending violations of this database now, in this transaction: the number of rows, or lines of the log, written. If the transaction is rolled back they are pending again. 0 when ratelimit is not in shared_preload_libraries: a transaction''s violations are then written as it commits.';
 
-CREATE FUNCTION rl_report(limiter text, key text, rejected bigint) RETURNS boolean
+CREATE FUNCTION rl_report(key text, limiter text DEFAULT 'default', rejected bigint DEFAULT 1) RETURNS boolean
 AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION rl_report(text, text, bigint) IS
-'Count rejections that a gateway decided by itself as violations of (limiter, key). False, and nothing counted, when limiter or key is empty or rejected is not above 0. Not undone by a rollback. Errors: 22004 a null argument; 22023 limiter with a colon, rejected above 2^40; 54000 key over 255 or limiter over 63 bytes.';
+'Count rejections that a gateway decided by itself as violations of (limiter, key). False, and nothing counted, when key or limiter is empty or rejected is not above 0. Not undone by a rollback. Errors: 22004 a null argument; 22023 limiter with a colon, rejected above 2^40; 54000 key over 255 or limiter over 63 bytes.';
 
 CREATE FUNCTION rl_report_batch(entries jsonb, OUT accepted bigint, OUT skipped bigint)
 AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION rl_report_batch(jsonb) IS
-'rl_report() for an array of {"limiter": text, "key": text, "rejected": integer}: how many entries counted, and how many did not, being malformed, empty or not above 0. Errors: 22004 null; 22023 not an array, and nothing is counted.';
+'rl_report() for an array of {"key": text, "limiter": text, "rejected": integer}: how many entries counted, and how many did not, being malformed, empty or not above 0. Errors: 22004 null; 22023 not an array, and nothing is counted.';
 
-CREATE FUNCTION rl_flag(key text, limiter text, reason text) RETURNS boolean
+CREATE FUNCTION rl_flag(key text, limiter text DEFAULT 'default', reason text DEFAULT 'flagged by hand') RETURNS boolean
 AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION rl_flag(text, text, text) IS
 'Flag a key of a limiter by hand: true if it was not flagged already. Denies nothing. Errors: 22004 a null argument; 22023, 54000 as rl_consume().';
 
-CREATE FUNCTION rl_unflag(key text, limiter text) RETURNS boolean
+CREATE FUNCTION rl_unflag(key text, limiter text DEFAULT 'default') RETURNS boolean
 AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION rl_unflag(text, text) IS
 'Clear the flag of a key of a limiter, recording when and by whom: true if it was flagged. Only violations from now on can flag it again. Errors: 22004 a null argument; 22023, 54000 as rl_consume().';
@@ -256,26 +354,31 @@ AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION rl_stats_reset() IS
 'Start the figures of rate_limit_stats for this database anew. Buckets, violations and flags stay.';
 
-CREATE FUNCTION rl_pending(OUT gateway_name text, OUT limiter text, OUT key text, OUT count bigint, OUT last_at timestamptz)
-RETURNS SETOF record AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED;
-COMMENT ON FUNCTION rl_pending() IS 'Violations counted and not yet written; read the view rate_limit_pending instead.';
+CREATE FUNCTION _rl_pending(OUT gateway_name text, OUT limiter text, OUT key text, OUT count bigint, OUT last_at timestamptz)
+RETURNS SETOF record AS 'MODULE_PATHNAME', 'rl_pending' LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED;
+COMMENT ON FUNCTION _rl_pending() IS 'Violations counted and not yet written; read the view rate_limit_pending instead.';
 
-CREATE FUNCTION rl_episodes(OUT limiter text, OUT key text, OUT first_at timestamptz, OUT last_at timestamptz, OUT rejected bigint)
-RETURNS SETOF record AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED;
-COMMENT ON FUNCTION rl_episodes() IS 'Recent runs of violations; read the view rate_limit_episodes instead.';
+CREATE FUNCTION _rl_episodes(OUT limiter text, OUT key text, OUT first_at timestamptz, OUT last_at timestamptz, OUT rejected bigint)
+RETURNS SETOF record AS 'MODULE_PATHNAME', 'rl_episodes' LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED;
+COMMENT ON FUNCTION _rl_episodes() IS 'Recent runs of violations; read the view rate_limit_episodes instead.';
 
-CREATE FUNCTION rl_limiters(OUT limiter text, OUT allowed bigint, OUT denied bigint, OUT shadowed bigint, OUT overflowed bigint)
-RETURNS SETOF record AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED;
-COMMENT ON FUNCTION rl_limiters() IS 'Decisions counted per limiter; read the view rate_limit_stats instead.';
+CREATE FUNCTION _rl_limiters(OUT limiter text, OUT allowed bigint, OUT denied bigint, OUT shadowed bigint, OUT overflowed bigint)
+RETURNS SETOF record AS 'MODULE_PATHNAME', 'rl_limiters' LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED;
+COMMENT ON FUNCTION _rl_limiters() IS 'Decisions counted per limiter; read the view rate_limit_stats instead.';
 
-CREATE FUNCTION rl_flushes(OUT flushed bigint, OUT failures bigint, OUT last_flush timestamptz, OUT last_error_at timestamptz, OUT last_error text, OUT lost bigint, OUT since timestamptz)
-RETURNS SETOF record AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED;
-COMMENT ON FUNCTION rl_flushes() IS 'How writing violations went; read the view rate_limit_stats instead.';
+CREATE FUNCTION _rl_flushes(OUT flushed bigint, OUT failures bigint, OUT last_flush timestamptz, OUT last_error_at timestamptz, OUT last_error text, OUT lost bigint, OUT since timestamptz)
+RETURNS SETOF record AS 'MODULE_PATHNAME', 'rl_flushes' LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED;
+COMMENT ON FUNCTION _rl_flushes() IS 'How writing violations went; read the view rate_limit_stats instead.';
 
 CREATE VIEW rate_limit_pending AS
-SELECT gateway_name, limiter, key, count, last_at FROM rl_pending();
+SELECT gateway_name, limiter, key, count, last_at FROM _rl_pending();
 COMMENT ON VIEW rate_limit_pending IS
 'Violations counted and not yet written, a row per gateway, limiter and key. Key (other): those for which ratelimit.max_violations left no room.';
+COMMENT ON COLUMN rate_limit_pending.gateway_name IS 'the application instance that made the calls';
+COMMENT ON COLUMN rate_limit_pending.limiter IS 'which rule';
+COMMENT ON COLUMN rate_limit_pending.key IS 'who violated it; (other): keys for which there was no room';
+COMMENT ON COLUMN rate_limit_pending.count IS 'violations';
+COMMENT ON COLUMN rate_limit_pending.last_at IS 'when the last one happened';
 
 CREATE VIEW rate_limit_violation_details AS
 SELECT v.id, v.gateway_name,
@@ -287,6 +390,12 @@ FROM rate_limit_violations v, pg_catalog.jsonb_each_text(
 WHERE d.count OPERATOR(pg_catalog.~) '^[0-9]{1,18}$';
 COMMENT ON VIEW rate_limit_violation_details IS
 'rate_limit_violations, a row per gateway, limiter and key; the limiter is what follows the last colon, so keys with colons come out whole. created_at is in UTC.';
+COMMENT ON COLUMN rate_limit_violation_details.id IS 'the row of rate_limit_violations';
+COMMENT ON COLUMN rate_limit_violation_details.gateway_name IS 'the application instance that made the calls';
+COMMENT ON COLUMN rate_limit_violation_details.limiter IS 'which rule';
+COMMENT ON COLUMN rate_limit_violation_details.key IS 'who violated it';
+COMMENT ON COLUMN rate_limit_violation_details.count IS 'violations';
+COMMENT ON COLUMN rate_limit_violation_details.created_at IS 'when written, in UTC';
 
 CREATE VIEW rate_limit_top_offenders AS
 SELECT o.limiter, o.key,
@@ -297,11 +406,18 @@ SELECT o.limiter, o.key,
 		WHERE f.limiter OPERATOR(pg_catalog.=) o.limiter AND f.key OPERATOR(pg_catalog.=) o.key AND f.cleared_at IS NULL) AS flagged
 FROM (SELECT limiter, key, count, created_at AT TIME ZONE 'UTC' AS at FROM rate_limit_violation_details
 	UNION ALL
-	SELECT limiter, key, count, last_at FROM rl_pending()) o
+	SELECT limiter, key, count, last_at FROM _rl_pending()) o
 GROUP BY o.limiter, o.key
 ORDER BY last_hour DESC, last_day DESC, total DESC;
 COMMENT ON VIEW rate_limit_top_offenders IS
 'Per limiter and key: violations in the last hour, the last day, and in all that is kept, pending ones included; when last seen, to the flush; whether flagged. Worst first.';
+COMMENT ON COLUMN rate_limit_top_offenders.limiter IS 'which rule';
+COMMENT ON COLUMN rate_limit_top_offenders.key IS 'who violated it';
+COMMENT ON COLUMN rate_limit_top_offenders.last_hour IS 'violations in the last hour';
+COMMENT ON COLUMN rate_limit_top_offenders.last_day IS 'violations in the last 24 hours';
+COMMENT ON COLUMN rate_limit_top_offenders.total IS 'violations in all that is kept';
+COMMENT ON COLUMN rate_limit_top_offenders.last_seen IS 'when the last one happened; of written ones, when they were written';
+COMMENT ON COLUMN rate_limit_top_offenders.flagged IS 'whether the key has a flag that is not cleared';
 
 CREATE VIEW rate_limit_violations_hourly AS
 SELECT pg_catalog.date_trunc('hour', created_at) AS hour, gateway_name, limiter,
@@ -311,45 +427,86 @@ GROUP BY 1, 2, 3
 ORDER BY 1 DESC, 4 DESC;
 COMMENT ON VIEW rate_limit_violations_hourly IS
 'Written violations per hour (UTC), gateway and limiter, and how many keys they are of. Newest first.';
+COMMENT ON COLUMN rate_limit_violations_hourly.hour IS 'beginning of the hour, in UTC';
+COMMENT ON COLUMN rate_limit_violations_hourly.gateway_name IS 'the application instance that made the calls';
+COMMENT ON COLUMN rate_limit_violations_hourly.limiter IS 'which rule';
+COMMENT ON COLUMN rate_limit_violations_hourly.count IS 'violations';
+COMMENT ON COLUMN rate_limit_violations_hourly.keys IS 'number of different keys';
 
 CREATE VIEW rate_limit_episodes AS
 SELECT limiter, key, first_at AS first_seen, last_at AS last_seen, rejected
-FROM rl_episodes() ORDER BY last_at DESC;
+FROM _rl_episodes() ORDER BY last_at DESC;
 COMMENT ON VIEW rate_limit_episodes IS
 'Recent runs of violations of one limiter and key, from the first to the last, and how many; most recently throttled first. At most ratelimit.max_episodes of the server, each for ratelimit.episode_retention after its last violation. Empty when ratelimit is not in shared_preload_libraries.';
+COMMENT ON COLUMN rate_limit_episodes.limiter IS 'which rule';
+COMMENT ON COLUMN rate_limit_episodes.key IS 'who violated it';
+COMMENT ON COLUMN rate_limit_episodes.first_seen IS 'when the first violation happened';
+COMMENT ON COLUMN rate_limit_episodes.last_seen IS 'when the last violation happened';
+COMMENT ON COLUMN rate_limit_episodes.rejected IS 'violations';
 
 CREATE VIEW rate_limit_flagged AS
 SELECT limiter, key, flagged_at, rejected, reason
 FROM rate_limit_flags WHERE cleared_at IS NULL ORDER BY flagged_at DESC;
 COMMENT ON VIEW rate_limit_flagged IS
 'The review queue: flags not cleared, newest first.';
+COMMENT ON COLUMN rate_limit_flagged.limiter IS 'which rule';
+COMMENT ON COLUMN rate_limit_flagged.key IS 'who is flagged';
+COMMENT ON COLUMN rate_limit_flagged.flagged_at IS 'when flagged';
+COMMENT ON COLUMN rate_limit_flagged.rejected IS 'violations within ratelimit.flag_window when flagged; 0: flagged by hand';
+COMMENT ON COLUMN rate_limit_flagged.reason IS 'why it was flagged';
 
 CREATE VIEW rate_limit_stats AS
 WITH b AS (SELECT limiter, pg_catalog.count(*) FILTER (WHERE tier OPERATOR(pg_catalog.=) 'memory') AS used,
-		pg_catalog.count(*) FILTER (WHERE tier OPERATOR(pg_catalog.=) 'table') AS in_table FROM rl_buckets() GROUP BY limiter),
-	p AS (SELECT limiter, pg_catalog.sum(count) AS pending FROM rl_pending() GROUP BY limiter),
-	l AS (SELECT coalesce(c.limiter, b.limiter, p.limiter) AS limiter, coalesce(allowed, 0) AS allowed, coalesce(denied, 0) AS denied,
-		coalesce(shadowed, 0) AS shadowed, coalesce(overflowed, 0) AS overflowed, coalesce(used, 0) AS used,
-		coalesce(in_table, 0) AS in_table, coalesce(pending, 0) AS pending
-		FROM rl_limiters() c FULL JOIN b ON c.limiter OPERATOR(pg_catalog.=) b.limiter
-			FULL JOIN p ON coalesce(c.limiter, b.limiter) OPERATOR(pg_catalog.=) p.limiter),
+		pg_catalog.count(*) FILTER (WHERE tier OPERATOR(pg_catalog.=) 'table') AS in_table FROM _rl_buckets() GROUP BY limiter),
+	p AS (SELECT limiter, pg_catalog.sum(count) AS pending FROM _rl_pending() GROUP BY limiter),
+	c AS (SELECT limiter, allowed, denied, shadowed, overflowed FROM _rl_limiters()),
+	-- the figures of limiters without counts of their own: 0, or null if nothing is counted ("counted")
+	-- or if their calls may be counted as (other) ("apart")
+	n AS (SELECT CASE WHEN f.since IS NOT NULL THEN 0::bigint END AS counted,
+			CASE WHEN f.since IS NOT NULL AND NOT EXISTS (SELECT FROM c WHERE limiter OPERATOR(pg_catalog.=) '(other)') THEN 0::bigint END AS apart
+		FROM (SELECT) one LEFT JOIN _rl_flushes() f ON true),
+	l AS (SELECT coalesce(c.limiter, b.limiter, p.limiter) AS limiter, coalesce(allowed, apart) AS allowed, coalesce(denied, apart) AS denied,
+		coalesce(shadowed, apart) AS shadowed, coalesce(overflowed, apart) AS overflowed, coalesce(used, 0) AS used,
+		coalesce(in_table, 0) AS in_table, coalesce(pending, counted) AS pending
+		FROM c FULL JOIN b ON c.limiter OPERATOR(pg_catalog.=) b.limiter
+			FULL JOIN p ON coalesce(c.limiter, b.limiter) OPERATOR(pg_catalog.=) p.limiter
+			CROSS JOIN n),
 	m AS (SELECT pg_catalog.sum(slots) AS slots, pg_catalog.sum(evicted) AS evicted FROM rl_partitions())
 SELECT limiter, allowed, denied, shadowed, used AS buckets_used, NULL::bigint AS buckets_free,
 	in_table AS buckets_in_table, overflowed AS decided_in_table, NULL::bigint AS buckets_evicted,
 	pending::bigint AS violations_pending, NULL::bigint AS violations_flushed, NULL::bigint AS violations_lost,
 	NULL::bigint AS flush_failures, NULL::timestamptz AS last_flush, NULL::timestamptz AS last_error_at,
 	NULL::text AS last_error, f.since AS stats_since
-FROM l LEFT JOIN rl_flushes() f ON true
+FROM l LEFT JOIN _rl_flushes() f ON true
 UNION ALL
-SELECT NULL, coalesce(pg_catalog.sum(allowed), 0)::bigint, coalesce(pg_catalog.sum(denied), 0)::bigint, coalesce(pg_catalog.sum(shadowed), 0)::bigint, coalesce(pg_catalog.sum(used), 0)::bigint,
+SELECT NULL, coalesce(pg_catalog.sum(allowed), n.counted)::bigint, coalesce(pg_catalog.sum(denied), n.counted)::bigint, coalesce(pg_catalog.sum(shadowed), n.counted)::bigint, coalesce(pg_catalog.sum(used), 0)::bigint,
 	(SELECT m.slots::bigint FROM m) OPERATOR(pg_catalog.-) coalesce(pg_catalog.sum(used), 0)::bigint,
-	coalesce(pg_catalog.sum(in_table), 0)::bigint, coalesce(pg_catalog.sum(overflowed), 0)::bigint, (SELECT m.evicted::bigint FROM m),
-	coalesce(pg_catalog.sum(pending), 0)::bigint, f.flushed, f.lost, f.failures, f.last_flush, f.last_error_at, f.last_error, f.since
-FROM l RIGHT JOIN (SELECT g.* FROM (SELECT) one LEFT JOIN rl_flushes() g ON true) f ON true
-GROUP BY f.flushed, f.lost, f.failures, f.last_flush, f.last_error_at, f.last_error, f.since;
+	coalesce(pg_catalog.sum(in_table), 0)::bigint, coalesce(pg_catalog.sum(overflowed), n.counted)::bigint, (SELECT m.evicted::bigint FROM m),
+	coalesce(pg_catalog.sum(pending), n.counted)::bigint, f.flushed, f.lost, f.failures, f.last_flush, f.last_error_at, f.last_error, f.since
+FROM l RIGHT JOIN (SELECT g.* FROM (SELECT) one LEFT JOIN _rl_flushes() g ON true) f ON true CROSS JOIN n
+GROUP BY n.counted, f.flushed, f.lost, f.failures, f.last_flush, f.last_error_at, f.last_error, f.since;
 COMMENT ON VIEW rate_limit_stats IS
-'Figures of this database, a row per limiter and one for all (limiter null): calls allowed, denied, shadowed (allowed, but would have been denied); buckets and blocks living in memory, and, for all, slots of memory without a bucket of this database; buckets living in the table, calls decided there for lack of room, buckets of any database evicted; violations pending, flushed, and lost for lack of room even for (other); flushes that failed, the last one that did not, the last error; since when they are counted. Pending and buckets are as of now, evicted and lost since the first start of the server.';
+'Figures of this database, a row per limiter and one for all (limiter null). What is not counted is null: figures that are not kept per limiter, in the rows of limiters; figures of a limiter that counts towards (other) and is shown for its buckets; and, when ratelimit is not in shared_preload_libraries, all but the buckets.';
+COMMENT ON COLUMN rate_limit_stats.limiter IS 'which rule; null: all of them';
+COMMENT ON COLUMN rate_limit_stats.allowed IS 'calls that were allowed, since stats_since';
+COMMENT ON COLUMN rate_limit_stats.denied IS 'calls that were denied, since stats_since';
+COMMENT ON COLUMN rate_limit_stats.shadowed IS 'calls that were allowed because of shadow and would have been denied, since stats_since';
+COMMENT ON COLUMN rate_limit_stats.buckets_used IS 'buckets and blocks living in memory now';
+COMMENT ON COLUMN rate_limit_stats.buckets_free IS 'slots of memory without a bucket of this database now';
+COMMENT ON COLUMN rate_limit_stats.buckets_in_table IS 'buckets and blocks living in the table now';
+COMMENT ON COLUMN rate_limit_stats.decided_in_table IS 'calls that were decided in the table because memory had no room, since stats_since';
+COMMENT ON COLUMN rate_limit_stats.buckets_evicted IS 'buckets of any database that gave way to others, since the first start of the server';
+COMMENT ON COLUMN rate_limit_stats.violations_pending IS 'violations that are counted and not yet written';
+COMMENT ON COLUMN rate_limit_stats.violations_flushed IS 'violations that were written, since stats_since';
+COMMENT ON COLUMN rate_limit_stats.violations_lost IS 'violations of any database for which there was no room, not even as (other), since the first start of the server';
+COMMENT ON COLUMN rate_limit_stats.flush_failures IS 'flushes that failed, since stats_since';
+COMMENT ON COLUMN rate_limit_stats.last_flush IS 'when something was last written';
+COMMENT ON COLUMN rate_limit_stats.last_error_at IS 'when the worker last failed';
+COMMENT ON COLUMN rate_limit_stats.last_error IS 'why the worker last failed';
+COMMENT ON COLUMN rate_limit_stats.stats_since IS 'since when calls are counted: the first call after the start of the server, or rl_stats_reset()';
 
+REVOKE ALL ON rate_limit_postgrest_rules FROM PUBLIC;
+GRANT SELECT ON rate_limit_postgrest_rules TO pg_monitor;
 REVOKE ALL ON rate_limit_buckets, rate_limit_status, rate_limit_policies, rate_limit_violations, rate_limit_flags,
 	rate_limit_pending, rate_limit_violation_details, rate_limit_top_offenders,
 	rate_limit_violations_hourly, rate_limit_episodes, rate_limit_flagged, rate_limit_stats FROM PUBLIC;
@@ -357,9 +514,15 @@ GRANT SELECT ON rate_limit_buckets, rate_limit_status, rate_limit_policies, rate
 	rate_limit_pending, rate_limit_violation_details, rate_limit_top_offenders,
 	rate_limit_violations_hourly, rate_limit_episodes, rate_limit_flagged, rate_limit_stats TO pg_monitor;
 REVOKE ALL ON FUNCTION rl_reward(text, float8, text), rl_penalize(text, float8, float8, float8, text),
-	rl_block(text, interval, text), rl_unblock(text, text), rl_policies_changed(),
-	rl_reset(text, text), rl_reset_all(text), rl_buckets(), rl_partitions(),
+	rl_block(text, interval, text), rl_unblock(text, text), _rl_policies_changed(),
+	rl_reset(text, text), rl_reset_all(text), _rl_buckets(), rl_partitions(),
 	rl_flush(), rl_report(text, text, bigint), rl_report_batch(jsonb), rl_flag(text, text, text),
-	rl_unflag(text, text), rl_stats_reset(), rl_pending(), rl_episodes(), rl_limiters(), rl_flushes() FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION rl_buckets(), rl_partitions(), rl_pending(), rl_episodes(), rl_limiters(),
-	rl_flushes() TO pg_monitor;
+	rl_unflag(text, text), rl_stats_reset(), _rl_pending(), _rl_episodes(), _rl_limiters(), _rl_flushes() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _rl_buckets(), rl_partitions(), _rl_pending(), _rl_episodes(), _rl_limiters(),
+	_rl_flushes() TO pg_monitor;
+
+-- What CREATE EXTENSION says.
+CREATE FUNCTION _rl_creation() RETURNS void
+AS 'MODULE_PATHNAME', 'rl_creation' LANGUAGE C;
+SELECT _rl_creation();
+DROP FUNCTION _rl_creation();

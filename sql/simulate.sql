@@ -1,5 +1,7 @@
 -- rl_simulate: what a rule would have decided.
+SET client_min_messages = warning;
 CREATE EXTENSION ratelimit;
+RESET client_min_messages;
 
 CREATE TEMP TABLE calls (id int GENERATED ALWAYS AS IDENTITY, ts timestamptz, client text);
 INSERT INTO calls (ts, client)

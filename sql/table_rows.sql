@@ -102,6 +102,6 @@ SELECT count(*) FILTER (WHERE rl_consume('long' || i, 1, 0)) FROM generate_serie
 SELECT count(*) < 500 FROM rate_limit_buckets WHERE key LIKE 'short%';
 SELECT count(*) FROM rate_limit_buckets WHERE key LIKE 'long%';
 
-SELECT rl_reset('a'), rl_reset('a'), rl_reset_all('none'), rl_reset_all() > 500;
+SELECT rl_reset('a'), rl_reset('a'), rl_reset_all('none'), rl_reset_all(NULL) > 500;
 SELECT count(*) FROM rate_limit_buckets;
 DROP EXTENSION ratelimit;

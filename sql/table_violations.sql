@@ -11,6 +11,8 @@ BEGIN;
 SELECT rl_consume('a', 3, 0);
 ROLLBACK;
 SELECT gateway_name, total_count, details FROM rate_limit_violations ORDER BY id;
+-- what is not counted is null
+SELECT * FROM rate_limit_stats ORDER BY limiter \gx
 -- a commit goes on whatever becomes of them
 ALTER TABLE rate_limit_violations RENAME TO elsewhere;
 CREATE TABLE mine (n int);

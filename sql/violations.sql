@@ -1,5 +1,7 @@
 -- Violations: reports from outside, flags by hand, and what the views make of rows.
+SET client_min_messages = warning;
 CREATE EXTENSION ratelimit;
+RESET client_min_messages;
 SET ratelimit.gateway_name = 'gw-1';
 
 -- exactly the table that others have built before
@@ -40,11 +42,11 @@ SELECT * FROM rl_report_batch('[]');
 SELECT * FROM rl_report_batch('{"limiter": "user", "key": "x", "rejected": 1}');
 SELECT * FROM rl_report_batch('1');
 SELECT * FROM rl_report_batch(NULL);
-SELECT rl_report('user', 'dave', 2), rl_report('', 'dave', 2), rl_report('user', '', 2), rl_report('user', 'dave', 0);
-SELECT rl_report('a:b', 'dave', 2);
-SELECT rl_report(NULL, 'dave', 2);
-SELECT rl_report('user', 'dave', 1099511627777);
-SELECT rl_report('user', repeat('x', 256), 1);
+SELECT rl_report('dave', 'user', 2), rl_report('dave', '', 2), rl_report('', 'user', 2), rl_report('dave', 'user', 0);
+SELECT rl_report('dave', 'a:b', 2);
+SELECT rl_report('dave', NULL, 2);
+SELECT rl_report('dave', 'user', 1099511627777);
+SELECT rl_report(repeat('x', 256), 'user', 1);
 SELECT rl_flag('x', NULL, 'y');
 SELECT rl_flag('x', '', 'y');
 SELECT rl_unflag('', 'x');

@@ -22,6 +22,7 @@
 #include "core/settings.h"
 #include "core/transaction.h"
 #include "decide/policies.h"
+#include "decide/postgrest_rules.h"
 #include "memory/block_filter.h"
 #include "memory/databases.h"
 #include "memory/part.h"
@@ -222,6 +223,7 @@ _PG_init(void)
 	sql_init();
 	rows_init();
 	policies_init();
+	postgrest_rules_init();
 
 	parts_use(parts, lengthof(parts));
 

@@ -7,8 +7,8 @@
 #           throwaway servers, reached through a socket in that folder
 # step      runs a command so that an interruption does not wait for it
 #
-# The system's own PostgreSQL is only read. However a script ends, its processes
-# are stopped and the folder is removed.
+# The system's own PostgreSQL is only read.  However a script ends, its processes are stopped
+# and the folder is removed.
 # shellcheck shell=bash
 set -euo pipefail
 
@@ -33,7 +33,7 @@ step()
 	return "$status"
 }
 
-# Until a command succeeds, or for ten seconds.
+# Repeat a command until it succeeds, for ten seconds at most.
 wait_until()
 {
 	local i
@@ -45,7 +45,8 @@ wait_until()
 	return 1
 }
 
-# No process of the group runs; zombies may wait long for an init that reaps them.
+# Does no process of the group run?  Zombies do not count, because an init may be slow to reap
+# them.
 group_ended()
 {
 	! grep -qsE "^[0-9]+ \(.*\) [^ZX] [0-9]+ $1 " /proc/[0-9]*/stat
@@ -98,6 +99,9 @@ install_missing()
 	done
 	[ ${#missing[@]} -gt 0 ] || return 0
 
+	if [ "$(id -u)" != 0 ] && ! command -v sudo >/dev/null; then
+		fail "packages are missing, and only root can install them, as there is no sudo here. Run this as root, or let root run: apt-get install --no-install-recommends ${missing[*]}"
+	fi
 	echo "installing ${missing[*]}"
 	if ! { as_root apt-get -q update &&
 		as_root env DEBIAN_FRONTEND=noninteractive \
@@ -108,8 +112,8 @@ install_missing()
 	fi
 }
 
-# Those of node-postgres, 12 MB to fetch; none if a node that is not Debian's is in
-# their way: NODE_PATH tells where its modules are.
+# The packages of node-postgres, 12 MB to fetch.  There are none if a node that is not Debian's
+# is installed: then NODE_PATH says where its modules are.
 node_packages()
 {
 	if ! command -v node >/dev/null ||
@@ -118,7 +122,7 @@ node_packages()
 	fi
 }
 
-# The packages of the release's own PostgreSQL; none if PG_CONFIG names another.
+# The packages of the release's own PostgreSQL.  There are none if PG_CONFIG names another one.
 postgresql_packages()
 {
 	[ -z "${PG_CONFIG:-}" ] || return 0
@@ -129,8 +133,9 @@ postgresql_packages()
 	esac
 }
 
-# enter SCRIPT PACKAGES [ARGUMENT...]: returns in the copy, with $work set, the
-# original's standard input in $work/input if save_input is set.
+# enter SCRIPT PACKAGES [ARGUMENT...]: returns in the copy, with $work set.  If save_input
+# is set, the original's standard input is in $work/input, and the script's function
+# check_input has looked at it before anything is installed or built.
 enter()
 {
 	local script packages=$2 postgresql run_as=() top log
@@ -145,7 +150,10 @@ enter()
 	fi
 
 	work=$(mktemp -d "${TMPDIR:-/tmp}/ratelimit.XXXXXX")
-	[ -z "${save_input:-}" ] || cat >"$work/input"
+	if [ "${save_input:-}" ]; then
+		cat >"$work/input"
+		check_input
+	fi
 
 	postgresql=$(postgresql_packages)
 	if command -v apt-get >/dev/null; then
@@ -162,7 +170,7 @@ enter()
 		--exclude=./output_iso --exclude=./tmp_check --exclude=./log . |
 		tar -C "$work/ratelimit" -xf -
 
-	# the recorded traffic is no part of the project; 001_access_log.pl uses it
+	# the recorded traffic is not part of the project; 001_access_log.pl uses it
 	log=${RATELIMIT_ACCESS_LOG:-$top/../shared/data/access-log.tsv}
 	if [ -r "$log" ]; then
 		cp "$log" "$work/access-log.tsv"
@@ -237,7 +245,7 @@ build()
 	build_for "$PG_CONFIG"
 }
 
-# start_server NAME [SETTING...]: reached by whoever inherits PGHOST and PGUSER.
+# start_server NAME [SETTING...]: programs that inherit PGHOST and PGUSER reach it.
 start_server()
 {
 	local setting
@@ -255,7 +263,7 @@ start_server()
 		"unix_socket_directories='$work'" "$@"; do
 		echo "$setting"
 	done >>"$data/postgresql.conf"
-	# in a session of its own: an interruption is seen to once it has started
+	# in a session of its own, so that an interruption waits until it has started
 	setsid -w pg_ctl -D "$data" -l "$server_log" -w start >/dev/null || {
 		tail -n 30 "$server_log" >&2
 		fail "the server did not start"

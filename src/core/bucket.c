@@ -202,7 +202,7 @@ bucket_timed(double capacity, double refill)
 
 /*
  * Compute what follows from the arguments of a call.  The caller has checked that
- * capacity > 0, refill >= 0 and cost >= 0 are finite.
+ * capacity, refill and cost are finite and >= 0.
  */
 void
 bucket_rule(BucketRule *rule, double capacity, double refill, double cost)
@@ -214,6 +214,13 @@ bucket_rule(BucketRule *rule, double capacity, double refill, double cost)
 	rule->capacity = capacity;
 	rule->refill = refill;
 	rule->cost = cost;
+	if (capacity == 0)
+	{
+		rule->capacity = 0;		/* not -0 */
+		rule->scale = 1;
+		rule->room = -1;
+		return;
+	}
 	rule->timed = bucket_timed(capacity, refill);
 
 	if (!rule->timed)

@@ -21,7 +21,7 @@ typedef int128 Owed;
 /* The arguments of a call, and what can be computed from them alone. */
 typedef struct BucketRule
 {
-	double		capacity;		/* tokens, > 0 */
+	double		capacity;		/* tokens, >= 0; 0: no bucket, never allowed */
 	double		refill;			/* tokens per second, >= 0 */
 	double		cost;			/* tokens, >= 0 */
 	bool		timed;			/* owed is time, as it refills; else tokens taken */
@@ -43,6 +43,16 @@ extern Owed bucket_carry(double capacity, double refill, Owed owed,
 						 const BucketRule *rule);
 extern double bucket_tokens(const BucketRule *rule, Owed owed);
 extern double bucket_lacks(const BucketRule *rule, Owed owed);
+
+/*
+ * Does the rule allow nobody anything?  A capacity of 0 makes no bucket: such a call is
+ * denied before a store is asked, and leaves a bucket that there is as it is.
+ */
+static inline bool
+bucket_rule_is_closed(const BucketRule *rule)
+{
+	return rule->capacity == 0;
+}
 
 /* What is still owed after "elapsed" nanoseconds (>= 0). */
 static inline Owed

@@ -17,6 +17,7 @@ typedef struct Decision
 	Owed		blocked;		/* ns that a block still lasts; 0: not blocked */
 	int64		now;			/* time of the call, monotonic; 0: not known */
 	bool		in_table;		/* the bucket is in the table, not in memory */
+	bool		shadowed;		/* allowed only because of shadow; set when counted */
 } Decision;
 
 /* Set the fields that not every decision sets. */

@@ -48,7 +48,7 @@ typedef struct BucketId
 } BucketId;
 
 /* Hashes start from these; they are secret and the same in all processes. */
-extern uint64 hash_secrets[3];
+extern hidden_data uint64 hash_secrets[3];
 
 extern void hash_use_seed(uint64 seed);
 extern bool names_valid(const char *limiter, int limiter_len, const char *key,

@@ -27,7 +27,7 @@ int			save_interval_setting = 300;
 bool		enabled_setting = true;
 bool		shadow_setting = false;
 bool		refund_setting = false;
-bool		postgrest_headers_setting = false;
+int			postgrest_headers_setting = HTTP_ERROR_PT429;
 
 static const struct config_enum_entry overflow_options[] = {
 	{"table", OVERFLOW_TABLE, false},
@@ -46,6 +46,20 @@ static const struct config_enum_entry sink_options[] = {
 	{"table", SINK_TABLE, false},
 	{"log", SINK_LOG, false},
 	{"none", SINK_NONE, false},
+	{NULL, 0, false}
+};
+
+/* The values of a boolean, and one more. */
+static const struct config_enum_entry postgrest_headers_options[] = {
+	{"off", HTTP_ERROR_PT429, false},
+	{"on", HTTP_ERROR_PGRST, false},
+	{"problem", HTTP_ERROR_PROBLEM, false},
+	{"false", HTTP_ERROR_PT429, true},
+	{"true", HTTP_ERROR_PGRST, true},
+	{"no", HTTP_ERROR_PT429, true},
+	{"yes", HTTP_ERROR_PGRST, true},
+	{"0", HTTP_ERROR_PT429, true},
+	{"1", HTTP_ERROR_PGRST, true},
 	{NULL, 0, false}
 };
 
@@ -129,7 +143,7 @@ settings_define(void)
 							NULL, NULL, NULL);
 	DefineCustomStringVariable("ratelimit.flag_limiters",
 							   "Limiters whose keys are flagged, separated by commas.",
-							   NULL,
+							   "*: all limiters.",
 							   &flag_limiters_setting,
 							   "user", PGC_SIGHUP, 0,
 							   NULL, NULL, NULL);
@@ -169,11 +183,11 @@ settings_define(void)
 							 &refund_setting,
 							 false, PGC_SUSET, 0,
 							 NULL, NULL, NULL);
-	DefineCustomBoolVariable("ratelimit.postgrest_headers",
+	DefineCustomEnumVariable("ratelimit.postgrest_headers",
 							 "Let rl_enforce() raise errors that PostgREST makes headers of.",
-							 NULL,
+							 "problem: and with the details of a problem of type quota-exceeded.",
 							 &postgrest_headers_setting,
-							 false, PGC_USERSET, 0,
+							 HTTP_ERROR_PT429, postgrest_headers_options, PGC_USERSET, 0,
 							 NULL, NULL, NULL);
 	MarkGUCPrefixReserved("ratelimit");
 }

@@ -5,6 +5,8 @@
 #ifndef RATELIMIT_SETTINGS_H
 #define RATELIMIT_SETTINGS_H
 
+#include "core/compat.h"
+
 #define RATELIMIT_VERSION	"1.0"	/* as in ratelimit.control */
 
 #define MAX_GATEWAY_LEN		255 /* bytes */
@@ -29,6 +31,14 @@ typedef enum ViolationSink
 	SINK_NONE
 } ViolationSink;
 
+/* The errors that say no: functions/http_answer.c. */
+typedef enum HttpError
+{
+	HTTP_ERROR_PT429,			/* a status alone */
+	HTTP_ERROR_PGRST,			/* with headers */
+	HTTP_ERROR_PROBLEM			/* and with the problem's details */
+} HttpError;
+
 extern int	max_buckets_setting;
 extern int	overflow_setting;
 extern int	on_error_setting;
@@ -43,10 +53,10 @@ extern char *flag_limiters_setting; /* separated by commas */
 extern int	max_episodes_setting;
 extern int	episode_retention_setting;	/* seconds */
 extern int	save_interval_setting;	/* seconds; 0: only at a clean stop */
-extern bool enabled_setting;
-extern bool shadow_setting;
-extern bool refund_setting;		/* refund_on_rollback */
-extern bool postgrest_headers_setting;
+extern hidden_data bool enabled_setting;
+extern hidden_data bool shadow_setting;
+extern hidden_data bool refund_setting;		/* refund_on_rollback */
+extern int	postgrest_headers_setting;	/* an HttpError */
 
 extern void settings_define(void);
 

@@ -5,6 +5,7 @@
 #ifndef RATELIMIT_DECIDE_LIMITER_H
 #define RATELIMIT_DECIDE_LIMITER_H
 
+#include "core/compat.h"
 #include "core/names.h"
 
 typedef struct CurrentLimiter
@@ -14,8 +15,8 @@ typedef struct CurrentLimiter
 	uint64		hash;			/* the result of hash_limiter() */
 } CurrentLimiter;
 
-extern CurrentLimiter current_limiter;
-extern char current_limiter_whole[MAX_LIMITER_LEN]; /* head and rest */
+extern hidden_data CurrentLimiter current_limiter;
+extern hidden_data char current_limiter_whole[MAX_LIMITER_LEN]; /* head and rest */
 
 extern void limiter_set(const char *limiter, int len) pg_attribute_cold;
 extern void limiter_use(const char *limiter, int len);

@@ -72,6 +72,14 @@ take_tokens(const BucketId *id, const BucketRule *rule, Decision *decision)
 	}
 }
 
+/* A capacity of 0: the call is denied, whatever buckets there are. */
+static void
+deny_closed(Decision *decision)
+{
+	decision->allowed = false;
+	decision->owed = 0;
+}
+
 /*
  * What the bucket owes and whether the call would be allowed.  Changes nothing, so
  * decision->owed is what the bucket owes before the call.
@@ -79,9 +87,15 @@ take_tokens(const BucketId *id, const BucketRule *rule, Decision *decision)
 void
 look_at_bucket(const BucketId *id, const BucketRule *rule, Decision *decision)
 {
-	bool		may_hold = table_may_hold(id);
+	bool		may_hold;
 	Owed		owed = 0;
 
+	if (bucket_rule_is_closed(rule))
+	{
+		deny_closed(decision);
+		return;
+	}
+	may_hold = table_may_hold(id);
 	if (unlikely(refund_pending))
 		refund_settle();
 	if (memory_attached() && memory_peek(id, rule, decision))
@@ -118,6 +132,8 @@ decide_look(const BucketId *id, const BucketRule *rule, Decision *decision)
 		decision->allowed = true;
 		decision->owed = 0;
 	}
+	else if (bucket_rule_is_closed(rule))
+		deny_closed(decision);
 	else if (block_possible(id) || !memory_peek(id, rule, decision))
 		decide_guarded(look_slowly, id, rule, decision);
 }
@@ -143,7 +159,10 @@ decide_unguarded(const BucketId *id, const BucketRule *rule, Decision *decision)
 void
 decide_slowly(const BucketId *id, const BucketRule *rule, Decision *decision)
 {
-	decide_guarded(decide_unguarded, id, rule, decision);
+	if (bucket_rule_is_closed(rule))
+		deny_closed(decision);
+	else
+		decide_guarded(decide_unguarded, id, rule, decision);
 }
 
 /*
@@ -155,6 +174,7 @@ void
 decide_counted(const BucketId *id, const BucketRule *rule, Decision *decision,
 			   bool shadow)
 {
+	decision->shadowed = false;
 	if (unlikely(!enabled_setting))
 		return;
 	if (decision->allowed)
@@ -167,5 +187,5 @@ decide_counted(const BucketId *id, const BucketRule *rule, Decision *decision,
 	flush_record(id, 1, decision->now);
 	stats_count(shadow || shadow_setting ? COUNT_SHADOWED : COUNT_DENIED);
 	if (shadow || shadow_setting)
-		decision->allowed = true;
+		decision->allowed = decision->shadowed = true;
 }

@@ -25,6 +25,7 @@
 #include "decide/rules.h"
 #include "decide/several.h"
 #include "decide/short_way.h"
+#include "miscadmin.h"
 #include "table/sql.h"
 #include "utils/builtins.h"
 #include "utils/hsearch.h"
@@ -240,7 +241,9 @@ find_policy(const text *name)
 	ereport(errors_are_decided() ? WARNING : ERROR,
 			(errcode(error ? error->sqlerrcode : ERRCODE_UNDEFINED_OBJECT),
 			 error ? errmsg("could not read policy \"%s\": %s", call.name, error->message) :
-			 errmsg("policy \"%s\" does not exist", call.name)));
+			 errmsg("policy \"%s\" does not exist", call.name),
+			 error ? 0 :
+			 errhint("Policies are the rows of the table rate_limit_policies.")));
 	return NULL;
 }
 
@@ -252,6 +255,16 @@ make_call(BucketCall *call, TierName *name, const Tier *tier, const text *key,
 	use_bucket(&call->id, VARDATA_ANY(key), VARSIZE_ANY_EXHDR(key),
 			   name->limiter, tier->limiter_len);
 	call->rule = *get_rule(tier->capacity, tier->refill, cost);
+}
+
+/* Is one of the decided calls allowed only because it is in shadow? */
+static bool
+any_shadowed(const BucketCall *calls, int n)
+{
+	for (int i = 0; i < n; i++)
+		if (calls[i].decision.shadowed)
+			return true;
+	return false;
 }
 
 /*
@@ -292,11 +305,12 @@ decide_tier(BucketCall *call, bool shadow)
  * "calls" and "names" have room for MAX_CALLS.  Afterwards the first n_calls of
  * "calls" have the decisions of the tiers that count; if no tier counts, those of the
  * tiers in shadow; and if no tier is enabled, one decision that allows.  n_calls is 0
- * if a setting has decided, and not the policy.
+ * if a setting has decided, and not the policy.  "shadowed" says whether the call is
+ * allowed only because of shadow, that of one tier or of all.
  */
 bool
 decide_by_policy(const text *policy_name, const text *key, double cost,
-				 BucketCall *calls, TierName *names, int *n_calls)
+				 BucketCall *calls, TierName *names, int *n_calls, bool *shadowed)
 {
 	const Policy *policy;
 	BucketCall *shadows;
@@ -306,6 +320,7 @@ decide_by_policy(const text *policy_name, const text *key, double cost,
 
 	/* with ratelimit.enabled off, even a missing policy must not raise an error */
 	*n_calls = 0;
+	*shadowed = false;
 	if (!enabled_setting)
 		return true;
 	policy = find_policy(policy_name);
@@ -333,8 +348,36 @@ decide_by_policy(const text *policy_name, const text *key, double cost,
 
 	for (int i = 0; i < n_shadows && allowed; i++)
 		decide_tier(&shadows[i], true);
+	*shadowed = any_shadowed(calls, n) || (allowed && any_shadowed(shadows, n_shadows));
 	if (n == 0)
 		memmove(calls, shadows, (n = n_shadows) * sizeof(BucketCall));
 	*n_calls = n;
 	return allowed;
+}
+
+/*
+ * What a call by a policy would find, changing nothing: a call for each of its tiers,
+ * also of those that are not enabled; how many.  None if there is no such policy, and
+ * ratelimit.on_error says that this is no error.
+ */
+int
+look_by_policy(const text *policy_name, const text *key, double cost,
+			   BucketCall *calls, TierName *names, TierKind *kinds)
+{
+	const Policy *policy = find_policy(policy_name);
+	int			n = policy ? policy->n_tiers : 0;
+
+	/* first what is the policy's: looking at buckets may have it read anew */
+	for (int i = 0; i < n; i++)
+	{
+		make_call(&calls[i], &names[i], &policy->tiers[i], key, cost);
+		kinds[i].shadow = policy->tiers[i].shadow;
+		kinds[i].enabled = policy->tiers[i].enabled;
+	}
+	for (int i = 0; i < n; i++)
+	{
+		CHECK_FOR_INTERRUPTS();
+		decide_look(&calls[i].id, &calls[i].rule, &calls[i].decision);
+	}
+	return n;
 }

@@ -14,7 +14,17 @@ typedef struct TierName
 } TierName;
 
 extern void policies_init(void);
+/* What a policy says of a tier, beside its rule. */
+typedef struct TierKind
+{
+	bool		shadow;
+	bool		enabled;
+} TierKind;
+
 extern bool decide_by_policy(const text *policy_name, const text *key, double cost,
-							 BucketCall *calls, TierName *names, int *n_calls);
+							 BucketCall *calls, TierName *names, int *n_calls,
+							 bool *shadowed);
+extern int	look_by_policy(const text *policy_name, const text *key, double cost,
+						   BucketCall *calls, TierName *names, TierKind *kinds);
 
 #endif							/* RATELIMIT_DECIDE_POLICIES_H */

@@ -5,9 +5,10 @@
 #ifndef RATELIMIT_DECIDE_REFUNDS_H
 #define RATELIMIT_DECIDE_REFUNDS_H
 
+#include "core/compat.h"
 #include "core/names.h"
 
-extern bool refund_pending;		/* does refund_settle() have anything to do? */
+extern hidden_data bool refund_pending;		/* does refund_settle() have anything to do? */
 
 extern void refund_reserve(int n);
 extern void refund_note(const BucketId *id, double tokens);

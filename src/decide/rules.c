@@ -36,11 +36,7 @@ check_tokens(const char *name, double tokens)
 static void
 check_rule(double capacity, double refill, double cost)
 {
-	if (!isfinite(capacity) || capacity <= 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("capacity must be a finite number above 0, not %s",
-						show_number(capacity))));
+	check_tokens("capacity", capacity);
 	check_tokens("refill", refill);
 	check_tokens("cost", cost);
 }

@@ -6,6 +6,7 @@
 #define RATELIMIT_DECIDE_RULES_H
 
 #include "core/bucket.h"
+#include "core/compat.h"
 
 #define REMEMBERED_RULES	16	/* the hash below has 4 bits */
 
@@ -16,7 +17,7 @@ typedef union RuleLine
 	char		pad[PG_CACHE_LINE_SIZE];
 } RuleLine;
 
-extern RuleLine remembered_rules[REMEMBERED_RULES];
+extern hidden_data RuleLine remembered_rules[REMEMBERED_RULES];
 
 extern void check_tokens(const char *name, double tokens);
 extern const BucketRule *get_rule(double capacity, double refill, double cost);
@@ -37,7 +38,10 @@ find_rule(double capacity, double refill, double cost)
 	rule = &remembered_rules[((bits[0] ^ bits[1] * 3 ^ bits[2] * 5) *
 							  UINT64CONST(0x9E3779B97F4A7C15)) >> 60].rule;
 
-	/* an unused entry has capacity 0, so a call with capacity 0 must not match it */
+	/*
+	 * An entry with capacity 0 is unused, or of a call with capacity 0, for which the
+	 * rule is always made anew.
+	 */
 	memcpy(its, rule, sizeof(its));
 	if (unlikely(bits[0] == 0 ||
 				 its[0] != bits[0] || its[1] != bits[1] || its[2] != bits[2]))

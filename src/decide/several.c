@@ -92,25 +92,28 @@ all_allowed(const BucketCall *calls, int n)
 	return true;
 }
 
-/* Look whether keys are blocked.  Returns whether any is. */
+/*
+ * Look whether keys are blocked.  Returns whether any is, or whether a call has a
+ * capacity of 0: then nothing is taken from any bucket.
+ */
 static bool
-find_blocks(BucketCall *calls, int n)
+denied_at_once(BucketCall *calls, int n)
 {
-	bool		blocked = false;
+	bool		denied = false;
 
 	for (int i = 0; i < n; i++)
 	{
 		Decision   *decision = &calls[i].decision;
 
 		decision->blocked = block_possible(&calls[i].id) ? block_left(&calls[i].id) : 0;
-		blocked |= decision->blocked > 0;
+		denied |= decision->blocked > 0 || bucket_rule_is_closed(&calls[i].rule);
 	}
-	return blocked;
+	return denied;
 }
 
-/* Some key is blocked: take nothing, and say what each bucket would have decided. */
+/* Some call is denied already: take nothing, and say what each bucket would have decided. */
 static void
-deny_blocked(BucketCall *calls, int n)
+deny_all(BucketCall *calls, int n)
 {
 	for (int i = 0; i < n; i++)
 	{
@@ -163,8 +166,8 @@ decide_all_slowly(BucketCall *calls, int n)
 {
 	if (unlikely(refund_pending))
 		refund_settle();
-	if (find_blocks(calls, n))
-		deny_blocked(calls, n);
+	if (denied_at_once(calls, n))
+		deny_all(calls, n);
 	else if (memory_attached() || rows_can_be_made())
 		take_from_all(calls, n);
 	else
@@ -247,7 +250,8 @@ decide_all(BucketCall *calls, int n)
 		calls[i].absent = 0;
 		calls[i].decision.allowed = true;
 		calls[i].decision.known = true;
-		long_way = long_way || block_possible(&calls[i].id);
+		long_way = long_way || block_possible(&calls[i].id) ||
+			bucket_rule_is_closed(&calls[i].rule);
 	}
 	if (!enabled_setting || n == 0)
 		return true;

@@ -54,6 +54,11 @@ rl_penalize(PG_FUNCTION_ARGS)
 	get_bucket_id(&id, PG_GETARG_TEXT_PP(0), PG_GETARG_TEXT_PP(4));
 	check_tokens("tokens", PG_GETARG_FLOAT8(3));
 	rule = *get_rule(PG_GETARG_FLOAT8(1), PG_GETARG_FLOAT8(2), PG_GETARG_FLOAT8(3));
+	if (bucket_rule_is_closed(&rule))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("capacity must be a finite number above 0, not 0"),
+				 errdetail("A capacity of 0 has no bucket that could owe tokens.")));
 	bucket_rule_for_debt(&rule);
 
 	take_tokens(&id, &rule, &decision);

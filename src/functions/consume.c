@@ -41,7 +41,7 @@ rl_throttle(PG_FUNCTION_ARGS)
 
 	decide_uncounted(&id, rule, &decision);
 	decide_counted(&id, rule, &decision, false);
-	PG_RETURN_DATUM(make_result(fcinfo, rule, &decision));
+	PG_RETURN_DATUM(make_result(fcinfo, &id, rule, &decision));
 }
 
 /* rl_peek(key, capacity, refill, cost, limiter) returns rl_result */
@@ -55,8 +55,9 @@ rl_peek(PG_FUNCTION_ARGS)
 	decide_look(&id, rule, &decision);
 	if (decision.allowed && enabled_setting)
 		(void) bucket_take(rule, &decision.owed);
+	decision.shadowed = shadow_setting && !decision.allowed;
 	decision.allowed |= shadow_setting;
-	PG_RETURN_DATUM(make_result(fcinfo, rule, &decision));
+	PG_RETURN_DATUM(make_result(fcinfo, &id, rule, &decision));
 }
 
 /* The most whole tokens, at least 1, that a bucket in this state gives. */

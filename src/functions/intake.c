@@ -39,21 +39,21 @@ make_id(BucketId *id, const char *limiter, int limiter_len, const char *key,
 	return true;
 }
 
-/* rl_report(limiter, key, rejected) returns boolean: false if it was skipped */
+/* rl_report(key, limiter, rejected) returns boolean: false if it was skipped */
 Datum
 rl_report(PG_FUNCTION_ARGS)
 {
-	text	   *limiter;
 	text	   *key;
+	text	   *limiter;
 	int64		rejected;
 	BucketId	id;
 
-	check_not_null(fcinfo, 0, "limiter");
-	check_not_null(fcinfo, 1, "key");
+	check_not_null(fcinfo, 0, "key");
+	check_not_null(fcinfo, 1, "limiter");
 	check_not_null(fcinfo, 2, "rejected");
 	check_can_count("rl_report()");
-	limiter = PG_GETARG_TEXT_PP(0);
-	key = PG_GETARG_TEXT_PP(1);
+	key = PG_GETARG_TEXT_PP(0);
+	limiter = PG_GETARG_TEXT_PP(1);
 	rejected = PG_GETARG_INT64(2);
 
 	if (VARSIZE_ANY_EXHDR(limiter) == 0 || VARSIZE_ANY_EXHDR(key) == 0 || rejected <= 0)

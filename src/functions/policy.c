@@ -1,6 +1,7 @@
 /*
  * functions/policy.c
- *		Calls by a policy: rl_consume_policy(), rl_throttle_policy().
+ *		Calls by a policy: rl_consume_policy(), rl_throttle_policy(), and how its buckets
+ *		are: rl_status_policy().
  */
 #include "postgres.h"
 
@@ -9,20 +10,25 @@
 #include "decide/rules.h"
 #include "functions/arguments.h"
 #include "functions/result.h"
+#include "funcapi.h"
+#include "utils/builtins.h"
 #include "utils/inval.h"
+#include "utils/timestamp.h"
+#include "utils/tuplestore.h"
 
 SQL_FUNCTION(rl_consume_policy);
 SQL_FUNCTION(rl_throttle_policy);
+SQL_FUNCTION(rl_status_policy);
 SQL_FUNCTION(rl_policies_changed);
 
-/* rl_policies_changed() returns trigger */
+/* _rl_policies_changed() returns trigger */
 Datum
 rl_policies_changed(PG_FUNCTION_ARGS)
 {
 	if (!CALLED_AS_TRIGGER(fcinfo))
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
-				 errmsg("rl_policies_changed() must be called as a trigger")));
+				 errmsg("_rl_policies_changed() must be called as a trigger")));
 	CacheInvalidateRelcache(((TriggerData *) fcinfo->context)->tg_relation);
 	return PointerGetDatum(NULL);
 }
@@ -43,23 +49,11 @@ rl_consume_policy(PG_FUNCTION_ARGS)
 	BucketCall	calls[MAX_CALLS];
 	TierName	names[MAX_CALLS];
 	int			n;
+	bool		shadowed;
 
 	check_arguments(fcinfo);
 	PG_RETURN_BOOL(decide_by_policy(PG_GETARG_TEXT_PP(0), PG_GETARG_TEXT_PP(1),
-									PG_GETARG_FLOAT8(2), calls, names, &n));
-}
-
-/* Does x bind more than y?  Who waits longer, for ever longest; else who has less. */
-static bool
-binds_more(const BucketCall *x, const BucketCall *y)
-{
-	Owed		wait_x = decision_wait(&x->rule, &x->decision);
-	Owed		wait_y = decision_wait(&y->rule, &y->decision);
-
-	if (wait_x != wait_y)
-		return wait_x < 0 || (wait_y >= 0 && wait_x > wait_y);
-	return bucket_tokens(&x->rule, x->decision.owed) <
-		bucket_tokens(&y->rule, y->decision.owed);
+									PG_GETARG_FLOAT8(2), calls, names, &n, &shadowed));
 }
 
 /* rl_throttle_policy(policy, key, cost) returns rl_result */
@@ -70,15 +64,83 @@ rl_throttle_policy(PG_FUNCTION_ARGS)
 	TierName	names[MAX_CALLS];
 	int			n;
 	Decision	by_setting = {false};
-	int			most = 0;
+	int			most;
+	bool		shadowed;
 
 	check_arguments(fcinfo);
 	by_setting.allowed = decide_by_policy(PG_GETARG_TEXT_PP(0), PG_GETARG_TEXT_PP(1),
-										  PG_GETARG_FLOAT8(2), calls, names, &n);
+										  PG_GETARG_FLOAT8(2), calls, names, &n, &shadowed);
 	if (n == 0)
-		PG_RETURN_DATUM(make_result(fcinfo, NULL, &by_setting));
-	for (int i = 1; i < n; i++)
-		if (binds_more(&calls[i], &calls[most]))
-			most = i;
-	PG_RETURN_DATUM(make_result(fcinfo, &calls[most].rule, &calls[most].decision));
+		PG_RETURN_DATUM(make_result(fcinfo, NULL, NULL, &by_setting));
+	most = most_binding(calls, n);
+	calls[most].decision.shadowed = shadowed;
+	PG_RETURN_DATUM(make_result(fcinfo, &calls[most].id, &calls[most].rule,
+								&calls[most].decision));
+}
+
+/* A tier's name, from its limiter's, which begins with the policy's. */
+static Datum
+tier_name(const BucketId *id, int policy_len)
+{
+	if (id->limiter_len == policy_len)
+		return CStringGetTextDatum("default");
+	return PointerGetDatum(cstring_to_text_with_len(id->limiter + policy_len + 1,
+													id->limiter_len - policy_len - 1));
+}
+
+/* When ns have passed. */
+static TimestampTz
+timestamp_after(Owed ns)
+{
+	Owed		at = GetCurrentTimestamp() + (ns + 999) / 1000;
+
+	return at >= END_TIMESTAMP ? DT_NOEND : (TimestampTz) at;
+}
+
+/*
+ * rl_status_policy(policy, key) returns setof (tier, limiter, capacity, refill, tokens,
+ * retry_after, reset_after, blocked_until, shadow, enabled): the key's buckets, a row
+ * per tier
+ */
+Datum
+rl_status_policy(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	BucketCall	calls[MAX_CALLS];
+	TierName	names[MAX_CALLS];
+	TierKind	kinds[MAX_CALLS];
+	text	   *policy;
+	int			n;
+
+	check_not_null(fcinfo, 0, "policy");
+	check_not_null(fcinfo, 1, "key");
+	InitMaterializedSRF(fcinfo, 0);
+	policy = PG_GETARG_TEXT_PP(0);
+	n = look_by_policy(policy, PG_GETARG_TEXT_PP(1), 1, calls, names, kinds);
+	for (int i = 0; i < n; i++)
+	{
+		const BucketId *id = &calls[i].id;
+		const BucketRule *rule = &calls[i].rule;
+		const Decision *decision = &calls[i].decision;
+		Owed		wait = decision_wait(rule, decision);
+		Datum		values[10];
+		bool		nulls[10] = {false};
+
+		values[0] = tier_name(id, VARSIZE_ANY_EXHDR(policy));
+		values[1] = PointerGetDatum(cstring_to_text_with_len(id->limiter, id->limiter_len));
+		values[2] = Float8GetDatum(rule->capacity);
+		values[3] = Float8GetDatum(rule->refill);
+		values[4] = Float8GetDatum(bucket_tokens(rule, decision->owed));
+		nulls[4] = !decision->known;
+		values[5] = interval_from_ns(wait);
+		nulls[5] = !decision->known || wait < 0;
+		values[6] = interval_from_ns(decision->owed);
+		nulls[6] = !decision->known || decision_never_full(rule, decision);
+		values[7] = TimestampTzGetDatum(timestamp_after(decision->blocked));
+		nulls[7] = decision->blocked == 0;
+		values[8] = BoolGetDatum(kinds[i].shadow);
+		values[9] = BoolGetDatum(kinds[i].enabled);
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+	}
+	return (Datum) 0;
 }

@@ -35,7 +35,7 @@ SQL_FUNCTION(rl_stats_reset);
 SQL_FUNCTION(rl_buckets);
 SQL_FUNCTION(rl_partitions);
 
-/* A living bucket, or a block, as a row of rl_buckets(). */
+/* A living bucket, or a block, as a row of _rl_buckets(). */
 static void
 show_bucket(const BucketView *view, const char *tier, ReturnSetInfo *rsinfo)
 {
@@ -81,7 +81,7 @@ show_table_bucket(const BucketView *view, void *arg)
 }
 
 /*
- * rl_buckets() returns setof (limiter, key, tokens, capacity, refill, full_at,
+ * _rl_buckets() returns setof (limiter, key, tokens, capacity, refill, full_at,
  * blocked_until, tier): the living buckets of this database, and its blocks
  */
 Datum
@@ -142,7 +142,7 @@ rl_partitions(PG_FUNCTION_ARGS)
 }
 
 /*
- * rl_pending() returns setof (gateway_name, limiter, key, count, last_at): this
+ * _rl_pending() returns setof (gateway_name, limiter, key, count, last_at): this
  * database's violations that are counted and not yet written
  */
 Datum
@@ -173,7 +173,7 @@ rl_pending(PG_FUNCTION_ARGS)
 }
 
 /*
- * rl_episodes() returns setof (limiter, key, first_at, last_at, rejected): this
+ * _rl_episodes() returns setof (limiter, key, first_at, last_at, rejected): this
  * database's recent episodes
  */
 Datum
@@ -207,7 +207,7 @@ rl_episodes(PG_FUNCTION_ARGS)
 }
 
 /*
- * rl_limiters() returns setof (limiter, allowed, denied, shadowed, overflowed): decisions
+ * _rl_limiters() returns setof (limiter, allowed, denied, shadowed, overflowed): decisions
  * counted in this database, a row per limiter
  */
 Datum
@@ -237,7 +237,7 @@ rl_limiters(PG_FUNCTION_ARGS)
 }
 
 /*
- * rl_flushes() returns (flushed, failures, last_flush, last_error_at, last_error,
+ * _rl_flushes() returns (flushed, failures, last_flush, last_error_at, last_error,
  * lost, since): how writing this database's violations went
  */
 Datum

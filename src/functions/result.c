@@ -7,10 +7,11 @@
 #include "access/htup_details.h"
 #include "funcapi.h"
 #include "functions/result.h"
+#include "utils/builtins.h"
 #include "utils/timestamp.h"
 
 /* A span of ns, rounded up: waiting that long is enough. */
-static Datum
+Datum
 interval_from_ns(Owed ns)
 {
 	Interval   *result = palloc0(sizeof(Interval));
@@ -18,6 +19,13 @@ interval_from_ns(Owed ns)
 
 	result->time = (int64) Min(us, (Owed) PG_INT64_MAX);
 	return IntervalPGetDatum(result);
+}
+
+/* Will the bucket never be full by itself?  A capacity of 0 has no bucket that could be. */
+bool
+decision_never_full(const BucketRule *rule, const Decision *decision)
+{
+	return bucket_rule_is_closed(rule) || (!rule->timed && decision->owed > 0);
 }
 
 /* In how many ns such a call would be allowed; -1: never, or not known. */
@@ -34,17 +42,55 @@ decision_wait(const BucketRule *rule, const Decision *decision)
 	return Max(early, decision->blocked);
 }
 
+/* How long the call has to wait, or would have to if it were not in shadow. */
+static Owed
+wait_of(const BucketCall *call)
+{
+	Decision	decision = call->decision;
+
+	decision.allowed = decision.allowed && !decision.shadowed;
+	return decision_wait(&call->rule, &decision);
+}
+
 /*
- * The rl_result of a decision whose call left, or would leave, "owed"; without a
- * rule, only whether it is allowed.
+ * Does x bind more than y?  The one to wait for longer does, one that never allows the
+ * call most of all; if there is nothing to wait for, the one with fewer tokens.
+ */
+static bool
+binds_more(const BucketCall *x, const BucketCall *y)
+{
+	Owed		wait_x = wait_of(x);
+	Owed		wait_y = wait_of(y);
+
+	if (wait_x != wait_y)
+		return wait_x < 0 || (wait_y >= 0 && wait_x > wait_y);
+	return bucket_tokens(&x->rule, x->decision.owed) <
+		bucket_tokens(&y->rule, y->decision.owed);
+}
+
+/* Which of the calls, which were decided together, binds most. */
+int
+most_binding(const BucketCall *calls, int n)
+{
+	int			most = 0;
+
+	for (int i = 1; i < n; i++)
+		if (binds_more(&calls[i], &calls[most]))
+			most = i;
+	return most;
+}
+
+/*
+ * The rl_result of a decision whose call left, or would leave, "owed".  The bucket and
+ * the rule are NULL if no bucket decided: then only whether it is allowed is known.
  */
 Datum
-make_result(FunctionCallInfo fcinfo, const BucketRule *rule,
+make_result(FunctionCallInfo fcinfo, const BucketId *id, const BucketRule *rule,
 			const Decision *decision)
 {
 	TupleDesc	desc = fcinfo->flinfo->fn_extra;
-	Datum		values[5];
-	bool		nulls[5];
+	Datum		values[7];
+	bool		nulls[7];
 
 	if (!desc)
 	{
@@ -74,7 +120,14 @@ make_result(FunctionCallInfo fcinfo, const BucketRule *rule,
 		values[3] = interval_from_ns(wait);
 		nulls[3] = wait < 0;
 		values[4] = interval_from_ns(decision->owed);
-		nulls[4] = !rule->timed && decision->owed > 0;
+		nulls[4] = decision_never_full(rule, decision);
 	}
+	if (id)
+	{
+		values[5] = PointerGetDatum(cstring_to_text_with_len(id->limiter, id->limiter_len));
+		nulls[5] = false;
+	}
+	values[6] = BoolGetDatum(decision->shadowed);
+	nulls[6] = false;
 	return HeapTupleGetDatum(heap_form_tuple(desc, values, nulls));
 }

@@ -9,7 +9,10 @@
 #include "fmgr.h"
 
 extern Owed decision_wait(const BucketRule *rule, const Decision *decision);
-extern Datum make_result(FunctionCallInfo fcinfo, const BucketRule *rule,
-						 const Decision *decision);
+extern int	most_binding(const BucketCall *calls, int n);
+extern bool decision_never_full(const BucketRule *rule, const Decision *decision);
+extern Datum interval_from_ns(Owed ns);
+extern Datum make_result(FunctionCallInfo fcinfo, const BucketId *id,
+						 const BucketRule *rule, const Decision *decision);
 
 #endif							/* RATELIMIT_FUNCTIONS_RESULT_H */

@@ -19,7 +19,7 @@ typedef struct Simulation
 {
 	bool		begun;
 	TimestampTz now;			/* latest row so far */
-	double		capacity;
+	double		capacity;		/* 0: there is no bucket yet */
 	double		refill;
 	int64		owed[2];		/* an Owed: this memory is aligned for int64 only */
 } Simulation;
@@ -58,18 +58,25 @@ rl_simulate(PG_FUNCTION_ARGS)
 		Owed		elapsed = Max((Owed) ts - bucket->now, 0) * 1000;
 
 		memcpy(&owed, bucket->owed, sizeof(owed));
-		owed = bucket_refilled(bucket_timed(bucket->capacity, bucket->refill),
-							   owed, elapsed);
-		if (bucket->capacity != rule->capacity || bucket->refill != rule->refill)
-			owed = bucket_carry(bucket->capacity, bucket->refill, owed, rule);
+		if (bucket->capacity > 0)
+			owed = bucket_refilled(bucket_timed(bucket->capacity, bucket->refill),
+								   owed, elapsed);
 		ts = Max(ts, bucket->now);
 	}
-	allowed = bucket_take(rule, &owed);
+	if (bucket_rule_is_closed(rule))
+		allowed = false;		/* and the bucket stays what it is */
+	else
+	{
+		if (bucket->capacity > 0 &&
+			(bucket->capacity != rule->capacity || bucket->refill != rule->refill))
+			owed = bucket_carry(bucket->capacity, bucket->refill, owed, rule);
+		allowed = bucket_take(rule, &owed);
+		bucket->capacity = rule->capacity;
+		bucket->refill = rule->refill;
+	}
 
 	bucket->begun = true;
 	bucket->now = ts;
-	bucket->capacity = rule->capacity;
-	bucket->refill = rule->refill;
 	memcpy(bucket->owed, &owed, sizeof(owed));
 	PG_RETURN_BOOL(allowed);
 }

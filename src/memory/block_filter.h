@@ -6,6 +6,7 @@
 #define RATELIMIT_MEMORY_BLOCK_FILTER_H
 
 #include "core/call.h"
+#include "core/compat.h"
 #include "core/parts.h"
 #include "port/atomics.h"
 
@@ -23,10 +24,10 @@ typedef struct BlockFilter
 
 extern const Part block_filter_part;
 
-extern BlockFilter *block_filter;	/* NULL if the library is not preloaded */
-extern pg_atomic_uint32 *block_cells_used;	/* how many are not 0, or a higher
+extern hidden_data BlockFilter *block_filter;	/* NULL if the library is not preloaded */
+extern hidden_data pg_atomic_uint32 *block_cells_used;	/* how many are not 0, or a higher
 											 * number */
-extern bool blocks_known;		/* have those in the table been noticed? */
+extern hidden_data bool blocks_known;		/* have those in the table been noticed? */
 
 extern void block_filter_raise(uint64 hash, Owed left);
 extern void block_filter_lower(uint64 hash);

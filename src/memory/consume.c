@@ -33,6 +33,14 @@ consume_locked(Slot *slot, uint64 word, const BucketRule *rule,
 	Owed		owed;
 	int64		now;
 
+	if (bucket_rule_is_closed(rule))
+	{
+		/* the bucket keeps its parameters, as if nobody had called */
+		decision->allowed = false;
+		decision->owed = 0;
+		decision->now = monotonic_ns();
+		return true;
+	}
 	if (locked && !lock_word(slot, word))
 		return false;
 	if (!read_state(slot, word, &state) && !locked)

@@ -35,32 +35,28 @@ search_group(const BucketId *id, const Probe *way, uint32 i, SearchMode mode,
 			 Slot **slot, uint64 *word)
 {
 	uint32		group = probe_group(way, i);
+	uint32		looked = 0;
+	uint32		n;
+	TagResult	result;
 
-	for (uint32 j = 0; j < GROUP_SLOTS; j++)
+	while (likely((result = next_tag(store.tags, group, way->way, way->tag, &looked,
+									 &n)) == TAG_SAME))
 	{
-		uint32		n = group + (way->way + j) % GROUP_SLOTS;
-		uint32		tag = ((volatile uint32 *) store.tags)[n];
-
-		if (likely(tag == way->tag))
+		if (mode == SEARCH_WAITING)
+			*word = read_word(&store.slots[n]);
+		else
 		{
-			if (mode == SEARCH_WAITING)
-				*word = read_word(&store.slots[n]);
-			else
-			{
-				*word = pg_atomic_read_u64(&store.slots[n].word);
-				pg_read_barrier();
-			}
-			if (likely(slot_is(&store.slots[n], id)) ||
-				(mode == SEARCH_ONCE && (*word & WORD_LOCKED)))
-			{
-				*slot = &store.slots[n];
-				return true;
-			}
+			*word = pg_atomic_read_u64(&store.slots[n].word);
+			pg_read_barrier();
 		}
-		else if (tag == TAG_FREE)
+		if (likely(slot_is(&store.slots[n], id)) ||
+			(mode == SEARCH_ONCE && (*word & WORD_LOCKED)))
+		{
+			*slot = &store.slots[n];
 			return true;
+		}
 	}
-	return false;
+	return result == TAG_NEVER_USED;
 }
 
 /*

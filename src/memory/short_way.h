@@ -11,11 +11,12 @@
 #ifndef RATELIMIT_MEMORY_SHORT_WAY_H
 #define RATELIMIT_MEMORY_SHORT_WAY_H
 
+#include "core/compat.h"
 #include "memory/search.h"
 
 /* of this backend's last call: */
-extern bool memory_denied_last; /* was it denied?  Denials come in rows */
-extern uint64 memory_last_hash; /* its bucket's hash */
+extern hidden_data bool memory_denied_last; /* was it denied?  Denials come in rows */
+extern hidden_data uint64 memory_last_hash; /* its bucket's hash */
 
 extern bool consume_locked(Slot *slot, uint64 word, const BucketRule *rule,
 						   Decision *decision) pg_attribute_cold;

@@ -118,11 +118,13 @@
 
 #include "core/call.h"
 #include "core/clock.h"
+#include "core/compat.h"
+#include "core/tags.h"
 #include "memory/partition_set.h"
 #include "port/atomics.h"
 #include "storage/lwlock.h"
 
-#define GROUP_SLOTS			16
+#define GROUP_SLOTS			GROUP_PLACES
 #define PROBE_GROUPS		32	/* how many groups a way leads through */
 #define EVICT_GROUPS		8	/* the same if another bucket gives way instead */
 #define MIN_PARTITION_SLOTS 256
@@ -134,9 +136,7 @@
 #define LAYOUT_MOVING		0x100	/* buckets are moving */
 #define LAYOUT_LEFT			0x200	/* some are where an earlier layout has them */
 
-#define TAG_FREE			0	/* the slot has never been used */
 #define TAG_CONTINUATION	1	/* it has the rest of a long name, or nothing */
-#define TAG_FIRST			2	/* from here on: it has a bucket */
 
 #define WORD_LOCKED			UINT64CONST(1)
 #define WORD_VALUES			(UINT64CONST(1) << 62)
@@ -226,7 +226,7 @@ typedef struct Store
 	LWLockPadded *locks;		/* one for each partition */
 } Store;
 
-extern Store store;
+extern hidden_data Store store;
 
 extern uint64 wait_for_word(Slot *slot) pg_attribute_cold;
 extern bool read_word_for(Slot *slot, uint64 *word, int64 *patience);
@@ -265,9 +265,7 @@ probe_in(uint64 hash, uint32 layout)
 {
 	Probe		probe;
 
-	probe.tag = (uint32) (hash >> 7);
-	if (probe.tag < TAG_FIRST)
-		probe.tag += TAG_FIRST;
+	probe.tag = tag_from((uint32) (hash >> 7));
 	probe.partition = hash & (store.partitions - 1);
 	probe.layout = layout;
 	probe.used = store.groups >> (probe.layout & LAYOUT_SHIFT);

@@ -48,7 +48,8 @@ static const char *const tables[SQL_TABLES] = {
 	[SQL_BUCKETS] = "rate_limit_buckets",
 	[SQL_VIOLATIONS] = "rate_limit_violations",
 	[SQL_FLAGS] = "rate_limit_flags",
-	[SQL_POLICIES] = "rate_limit_policies"
+	[SQL_POLICIES] = "rate_limit_policies",
+	[SQL_POSTGREST_RULES] = "rate_limit_postgrest_rules"
 };
 
 static void

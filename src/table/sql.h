@@ -26,10 +26,11 @@ typedef enum SqlTable
 	SQL_BUCKETS,
 	SQL_VIOLATIONS,
 	SQL_FLAGS,
-	SQL_POLICIES
+	SQL_POLICIES,
+	SQL_POSTGREST_RULES
 } SqlTable;
 
-#define SQL_TABLES	(SQL_POLICIES + 1)
+#define SQL_TABLES	(SQL_POSTGREST_RULES + 1)
 
 /* The user and security context that sql_end() restores. */
 typedef struct SqlCaller

@@ -179,17 +179,17 @@ add_if_there(const Names *names, int64 n, int64 now, bool locked)
 		for (uint32 i = 0; i < length && !again; i += GROUP_ENTRIES)
 		{
 			uint32		group = probe_group(names->hash, i);
+			uint32		looked = 0;
+			uint32		at;
+			TagResult	result = TAG_NO_MORE;
 
-			for (uint32 j = 0; j < GROUP_ENTRIES && !again; j++)
-			{
-				uint32		at = group + (uint32) (names->hash + j) % GROUP_ENTRIES;
-				uint32		found = ((volatile uint32 *) violation_tags)[at];
-
-				if (found == TAG_FREE)
-					return false;
-				if (found == tag && add_to_entry(at, names, n, now, locked, &again))
+			while (!again && (result = next_tag(violation_tags, group,
+												(uint32) names->hash, tag,
+												&looked, &at)) == TAG_SAME)
+				if (add_to_entry(at, names, n, now, locked, &again))
 					return true;
-			}
+			if (!again && result == TAG_NEVER_USED)
+				return false;
 		}
 	} while (again);
 	return false;

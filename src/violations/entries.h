@@ -61,7 +61,9 @@
 #define RATELIMIT_VIOLATIONS_ENTRIES_H
 
 #include "common/hashfn.h"
+#include "core/compat.h"
 #include "core/names.h"
+#include "core/tags.h"
 #include "memory/databases.h"
 #include "port/atomics.h"
 #include "storage/lwlock.h"
@@ -73,14 +75,12 @@
 /* The most violations that an entry can have pending, those taken included. */
 #define MAX_VIOLATIONS_PENDING (INT64CONST(1) << 43)
 
-#define GROUP_ENTRIES	16
+#define GROUP_ENTRIES	GROUP_PLACES
 #define PROBE_GROUPS	8
 #define N_PARTITIONS	16
 #define N_LAST			MAX_DATABASES	/* entries of ROOM_LAST, after the others */
 
-#define TAG_FREE		0		/* the entry was never used */
 #define TAG_GIVEN_UP	1		/* the entry was used before */
-#define TAG_FIRST		2
 
 #define COUNT_BITS		44
 #define COUNT_MASK		((UINT64CONST(1) << COUNT_BITS) - 1)
@@ -140,11 +140,11 @@ typedef struct Violations
 	Shares		rooms[N_ROOMS];
 } Violations;
 
-extern Violations *violations;	/* NULL if not preloaded */
-extern LWLockPadded *violation_locks;	/* one per partition */
-extern uint32 *violation_tags;
-extern Entry *entries;
-extern Aside *asides;
+extern hidden_data Violations *violations;	/* NULL if not preloaded */
+extern hidden_data LWLockPadded *violation_locks;	/* one per partition */
+extern hidden_data uint32 *violation_tags;
+extern hidden_data Entry *entries;
+extern hidden_data Aside *asides;
 
 /* The names that a violation is counted for, by which its entry is found. */
 typedef struct Names
@@ -215,9 +215,7 @@ partition_of(uint64 hash)
 static inline uint32
 tag_of(uint64 hash)
 {
-	uint32		tag = (uint32) (hash >> 4);
-
-	return tag < TAG_FIRST ? tag + TAG_FIRST : tag;
+	return tag_from((uint32) (hash >> 4));
 }
 
 /* The first entry of the group that the i-th entry on the way of a hash is in. */

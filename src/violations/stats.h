@@ -5,6 +5,7 @@
 #ifndef RATELIMIT_STATS_H
 #define RATELIMIT_STATS_H
 
+#include "core/compat.h"
 #include "core/parts.h"
 #include "port/atomics.h"
 
@@ -24,7 +25,7 @@ extern void stats_copy(void);
 extern bool stats_get(int *at, const char **limiter, int *len, uint64 *counts);
 extern void stats_reset(void);
 
-extern pg_atomic_uint64 *stats_current; /* counts; NULL: nothing is counted */
+extern hidden_data pg_atomic_uint64 *stats_current; /* counts; NULL: nothing is counted */
 
 /* Count one call of the limiter last set. */
 static inline void

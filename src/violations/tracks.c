@@ -143,7 +143,7 @@ slice_place(int64 slice)
 	return (int) (((slice % SLICES) + SLICES) % SLICES);
 }
 
-/* Is the limiter one of flag_limiters? */
+/* Is the limiter one of flag_limiters, or are those all, "*"? */
 static bool
 limiter_flags(const char *limiter, int len)
 {
@@ -158,6 +158,8 @@ limiter_flags(const char *limiter, int len)
 			p++;
 		while (last > p && last[-1] == ' ')
 			last--;
+		if (last - p == 1 && *p == '*')
+			return true;
 		if (last - p == len && memcmp(p, limiter, len) == 0)
 			return true;
 		p = *end ? end + 1 : end;

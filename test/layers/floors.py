@@ -18,8 +18,8 @@ FLOORS = [
     ["ratelimit"],
 ]
 
-# what the families of SQL functions share; they know nothing of each other
-SHARED_BY_FAMILIES = {"functions/arguments", "functions/result"}
+# what the families of SQL functions share; the families know nothing of each other
+SHARED_BY_FAMILIES = {"functions/arguments", "functions/http_answer", "functions/result"}
 
 ABOUT = {
     "core": "bucket arithmetic, names, settings, clock, parts, the file of saved state",

@@ -128,7 +128,7 @@ cmp_ok(
 		"SELECT count(*) FROM hits WHERE name = 'refill60' AND ok"),
 	'>=', 60 * 4, 'refill, 60 keys: and no less than the capacities');
 
-cmp_ok($node->safe_psql('postgres', 'SELECT rl_reset_all()'),
+cmp_ok($node->safe_psql('postgres', 'SELECT rl_reset_all(NULL)'),
 	'>', 900, 'everything is reset');
 ok(wait_until_nothing_spilled($node), 'with no row left the marks go');
 

@@ -50,7 +50,7 @@ is($node->safe_psql('postgres', "SELECT count(*), min(tier), max(tier) FROM rate
 is(spilled($node), 0, 'nothing has spilled');
 
 is($node->safe_psql('postgres', "SELECT rl_peek('last', 2, 0)"),
-	'(t,2,1,00:00:00,)', 'a key that is only looked at ...');
+	'(t,2,1,00:00:00,,default,f)', 'a key that is only looked at ...');
 is(spilled($node), 0, '... makes nothing spill');
 is($node->safe_psql('postgres', "SELECT rl_consume('last', 2, 0, 3), rl_consume('last', 2, 0, 0)"),
 	'f|t', 'nor does one that leaves its bucket full');
@@ -164,7 +164,7 @@ finish_session($old);
 my $forgotten = '';
 foreach my $round (1 .. 10)
 {
-	$node->safe_psql('postgres', 'SELECT rl_reset_all()');
+	$node->safe_psql('postgres', 'SELECT rl_reset_all(NULL)');
 	wait_until_nothing_spilled($node) or die 'still spilled';
 	run_clients(
 		$node, "race $round",

@@ -65,7 +65,7 @@ SELECT count(*) FILTER (WHERE allowed = 3), sum(allowed), count(*) FILTER (WHERE
 	FROM generate_series(1, 20000) i GROUP BY 1) s;
 SQL
 	is(twice_living($node), '', "$what: no bucket twice");
-	$node->safe_psql('postgres', 'SELECT rl_reset_all()');
+	$node->safe_psql('postgres', 'SELECT rl_reset_all(NULL)');
 	return;
 }
 

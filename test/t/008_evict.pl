@@ -44,7 +44,7 @@ is($node->safe_psql('postgres', "SELECT (rl_peek('lacks3', 100, 1.0 / 128)).rema
 is($node->safe_psql('postgres', 'SELECT count(*) FROM rate_limit_status'), 16, '16 buckets live');
 
 # nearest to full means soonest to be full, not fewest tokens lacking
-$node->safe_psql('postgres', 'SELECT rl_reset_all()');
+$node->safe_psql('postgres', 'SELECT rl_reset_all(NULL)');
 $node->safe_psql('postgres', <<'SQL');
 SELECT rl_consume('soon', 1000, 10, 900);
 SELECT rl_consume('quota', 1000, 0, 1);
@@ -75,7 +75,7 @@ is(rows(), 0, 'nothing was written to the table');
 is(spilled($node), 0, 'nothing is said to be there');
 
 # A living key keeps its tokens count as long as it is not the one to give way
-is($node->safe_psql('postgres', 'SELECT rl_reset_all() > 0'), 't', 'reset');
+is($node->safe_psql('postgres', 'SELECT rl_reset_all(NULL) > 0'), 't', 'reset');
 is( $node->safe_psql('postgres', <<'SQL'), '10', 'a quota of 10 admits 10 while others come and go');
 SELECT count(*) FILTER (WHERE rl_consume('kept', 10, 0)) FROM generate_series(1, 200) i
 WHERE rl_consume('passing' || i, 5, 0.1);
@@ -87,7 +87,7 @@ SQL
 $node->safe_psql('postgres', q{ALTER SYSTEM SET ratelimit.overflow = 'table'});
 $node->reload;
 $node->poll_query_until('postgres', q{SELECT current_setting('ratelimit.overflow') = 'table'}) or die;
-$node->safe_psql('postgres', 'SELECT rl_reset_all()');
+$node->safe_psql('postgres', 'SELECT rl_reset_all(NULL)');
 fill_until_spilled($node, 'filling', 3, 0);
 is($node->safe_psql('postgres', "SELECT rl_consume('row', 2, 0)"), 't', 'overflow = table: a key');
 is(tier_of($node, 'row'), 'table', '... that goes to the table');

@@ -48,7 +48,7 @@ foreach my $kind (
 				"SELECT tier, tokens FROM $schema.rate_limit_status WHERE key = 'k'"),
 			"$tier|0", "$name: ... in $tier");
 	}
-	is($node->safe_psql('one', "SELECT rl_reset('k'), rl_reset_all() >= 0"), 't|t', "$name: reset in one");
+	is($node->safe_psql('one', "SELECT rl_reset('k'), rl_reset_all(NULL) >= 0"), 't|t', "$name: reset in one");
 	is($node->safe_psql('one', "SELECT count(*) FROM rate_limit_status"), 0, "$name: ... empties one");
 	is($node->safe_psql('two', "SELECT $schema{two}.rl_consume('k', 2, 0)"), 'f', "$name: ... and not two");
 

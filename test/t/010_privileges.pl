@@ -42,8 +42,8 @@ SQL
 		'SELECT * FROM rate_limit_buckets', 'SELECT * FROM rate_limit_status',
 		'DELETE FROM rate_limit_buckets', 'TRUNCATE rate_limit_buckets',
 		"UPDATE rate_limit_buckets SET owed = 0",
-		"SELECT rl_reset('secret')", 'SELECT rl_reset_all()',
-		'SELECT * FROM rl_buckets()', 'SELECT * FROM rl_partitions()')
+		"SELECT rl_reset('secret')", 'SELECT rl_reset_all(NULL)',
+		'SELECT * FROM _rl_buckets()', 'SELECT * FROM rl_partitions()')
 	{
 		($out, $err) = $as->('app', $sql);
 		like("$out$err", qr/^[^\n]*ERROR:  permission denied for/, "$name: may not: $sql");
@@ -76,7 +76,7 @@ SQL
 	($out, $err) = $as->('monitor', "SELECT key, tokens, tier FROM rate_limit_status WHERE key = 'secret'; SELECT key FROM rate_limit_buckets WHERE key = 'secret'; SELECT count(*) > 0 FROM rl_partitions()");
 	is("$out$err", "secret|1|table\nsecret\n" . ($preload ? 't' : 'f'), "$name: pg_monitor may look");
 	foreach my $sql (
-		"SELECT rl_reset('secret')", 'SELECT rl_reset_all()',
+		"SELECT rl_reset('secret')", 'SELECT rl_reset_all(NULL)',
 		'DELETE FROM rate_limit_buckets', 'INSERT INTO rate_limit_buckets VALUES (1, 1, 1, 1, 1, now())')
 	{
 		($out, $err) = $as->('monitor', $sql);
@@ -128,7 +128,7 @@ SQL
 	($out, $err) = $as->('hostile', $hostile);
 	is("$out$err", "t|t|f\n100\n0", "$name: a hostile caller gets what anybody gets");
 	is(tier_of($node, 'trapped'), 'table', "$name: ... in the real table");
-	($out, $err) = $as->('postgres', "$hostile; SELECT public.rl_reset('trapped'); SELECT public.rl_reset_all() OPERATOR(pg_catalog.>) 0");
+	($out, $err) = $as->('postgres', "$hostile; SELECT public.rl_reset('trapped'); SELECT public.rl_reset_all(NULL) OPERATOR(pg_catalog.>) 0");
 	is("$out$err", "f|f|f\n100\n0\nt\nt", "$name: so does a superuser led into it");
 	is($node->safe_psql('postgres', 'SELECT * FROM trap.sprung'), '', "$name: nothing sprang");
 

@@ -38,7 +38,7 @@ is(twice_living($node), '', 'no bucket is in both tiers');
 is(decide('new', 1), 't', 'a new key');
 is(tier_of($node, 'new'), 'table', '... goes to the table too');
 is(decide('in memory', 1), 'f', 'what was in memory is there, too');
-ok($node->safe_psql('postgres', "SELECT rl_reset_all()") > 0, 'reset');
+ok($node->safe_psql('postgres', "SELECT rl_reset_all(NULL)") > 0, 'reset');
 ok(wait_until_nothing_spilled($node), 'the mark goes');
 
 # The first caller after a restart may be one that cannot write, or many at once.
@@ -47,7 +47,7 @@ is(decide('in table', 2), 't', 'a bucket of 2 again');
 $node->restart;
 is($node->safe_psql('postgres', "BEGIN READ ONLY; SELECT rl_consume('in table', 2, 0); SELECT rl_consume('in table', 2, 0); COMMIT"),
 	"t\nf", 'a read-only caller finds the row');
-$node->safe_psql('postgres', 'SELECT rl_reset_all()');
+$node->safe_psql('postgres', 'SELECT rl_reset_all(NULL)');
 wait_until_nothing_spilled($node);
 fill_until_spilled($node, 'filling', 1, 0);
 is(decide('shared', 100), 't', 'a bucket of 100');
@@ -67,7 +67,7 @@ SCRIPT
 is($node->safe_psql('postgres', 'SELECT last_value FROM allowed'), 99, '... get the 99 that are left');
 
 # What a worker cleans includes rows from before the restart.
-$node->safe_psql('postgres', 'SELECT rl_reset_all()');
+$node->safe_psql('postgres', 'SELECT rl_reset_all(NULL)');
 wait_until_nothing_spilled($node);
 fill_until_spilled($node, 'filling', 1000, 5);
 $node->restart;
@@ -76,7 +76,7 @@ $node->safe_psql('postgres', "SELECT rl_reset('first call')");
 ok($node->poll_query_until('postgres', 'SELECT NOT EXISTS (SELECT FROM rate_limit_buckets)'), 'the rows are cleaned away');
 
 # A transaction prepared before the restart and committed after it
-$node->safe_psql('postgres', 'SELECT rl_reset_all()');
+$node->safe_psql('postgres', 'SELECT rl_reset_all(NULL)');
 wait_until_nothing_spilled($node);
 fill_until_spilled($node, 'filling', 1, 0);
 $node->safe_psql('postgres', "BEGIN; SELECT rl_consume('prepared', 1, 0); PREPARE TRANSACTION 'p'");
@@ -85,7 +85,7 @@ is(decide('prepared', 1), 'f', 'prepared before a restart: the token is taken');
 $node->safe_psql('postgres', "COMMIT PREPARED 'p'");
 is(decide('prepared', 1), 'f', '... committed after it: likewise');
 is(twice_living($node), '', '... and the bucket is in one tier');
-$node->safe_psql('postgres', 'SELECT rl_reset_all()');
+$node->safe_psql('postgres', 'SELECT rl_reset_all(NULL)');
 
 #
 # With and without preloading by turns

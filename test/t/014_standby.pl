@@ -31,7 +31,7 @@ is($standby->safe_psql('postgres', "SELECT rl_consume('k', 2, 0), rl_consume('k'
 is($standby->safe_psql('postgres', "SELECT (rl_throttle('k', 2, 0)).allowed, (rl_peek('k', 2, 0)).remaining"), 'f|0', '... throttles and peeks');
 is($standby->safe_psql('postgres', "SELECT key, tokens, tier FROM rate_limit_status"), 'k|0|memory', '... and shows it');
 is($standby->safe_psql('postgres', "SELECT (rl_peek('unknown', 2, 0)).remaining"), 1, 'a key without bucket can be looked at');
-is($standby->safe_psql('postgres', "SELECT rl_reset('k'), rl_reset('k'), rl_reset_all()"), 't|f|0', 'resetting works');
+is($standby->safe_psql('postgres', "SELECT rl_reset('k'), rl_reset('k'), rl_reset_all(NULL)"), 't|f|0', 'resetting works');
 is($standby->safe_psql('postgres', "SELECT rl_consume('k', 2, 0)"), 't', '... and makes it full');
 is($standby->safe_psql('postgres', "SELECT count(*), bool_or(spilled) FROM rl_partitions()"), '1|f', 'nothing has spilled');
 
@@ -71,7 +71,7 @@ is($session->query_safe("SELECT rl_consume('row', 2, 0)"), 'f', '... there');
 finish_session($session);
 is(twice_living($standby), '', 'no bucket is in both tiers');
 ok($standby->poll_query_until('postgres', q{SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'ratelimit launcher'}), 'the launcher has started');
-$standby->safe_psql('postgres', 'SELECT rl_reset_all()');
+$standby->safe_psql('postgres', 'SELECT rl_reset_all(NULL)');
 ok(wait_until_nothing_spilled($standby), '... and does its work');
 
 $standby->stop;

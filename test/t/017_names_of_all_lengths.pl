@@ -65,7 +65,7 @@ is($sql->('SELECT count(*) FROM names WHERE rl_reset(key, limiter)'),
 
 # Short names, each byte of which is told apart: keys of one limiter, and limiters that
 # follow each other in a session, as what is known of the last one is kept.
-$sql->('SELECT rl_reset_all()');
+$sql->('SELECT rl_reset_all(NULL)');
 $sql->(<<'SQL');
 CREATE TABLE short AS
 	WITH plain AS (SELECT repeat('s', n) AS name, n FROM generate_series(1, 30) n),

@@ -49,7 +49,7 @@ SQL
 
 sub start_afresh
 {
-	$node->safe_psql('postgres', 'SELECT rl_flush(); SELECT rl_reset_all(); SELECT rl_stats_reset(); TRUNCATE rate_limit_violations, seen');
+	$node->safe_psql('postgres', 'SELECT rl_flush(); SELECT rl_reset_all(NULL); SELECT rl_stats_reset(); TRUNCATE rate_limit_violations, seen');
 	return;
 }
 

@@ -97,7 +97,7 @@ sub rounds
 sub flush_by_hand
 {
 	set_for_all('ratelimit.flush_interval', '1h');
-	query("SELECT rl_report('round', 'last', 1)");
+	query("SELECT rl_report('last', 'round', 1)");
 	$node->restart;
 	wait_for('SELECT NOT EXISTS (SELECT FROM rate_limit_pending)');
 	return;
@@ -221,10 +221,10 @@ query('TRUNCATE rate_limit_violations');
 my $names = 'SELECT gateway_name, limiter, key, count FROM rate_limit_pending ORDER BY 1, 2, 3';
 my $names_written = 'SELECT gateway_name, limiter, key, count FROM rate_limit_violation_details ORDER BY 1, 2, 3';
 query(<<'SQL');
-SELECT count(rl_report('user', 'key ' || i, i)) FROM generate_series(1, 300) i;
+SELECT count(rl_report('key ' || i, 'user', i)) FROM generate_series(1, 300) i;
 SET ratelimit.gateway_name = 'Übergang "1"';
-SELECT rl_report('ip', '2001:db8::1', 3);
-SELECT rl_report(repeat('l', 63), repeat('k', 255), 1::bigint << 40);
+SELECT rl_report('2001:db8::1', 'ip', 3);
+SELECT rl_report(repeat('k', 255), repeat('l', 63), 1::bigint << 40);
 SQL
 my $before = query($names);
 is(scalar(split /\n/, $before), 302, 'before a restart: pending');
@@ -241,7 +241,7 @@ is(count_in_log($from, qr/ratelimit: /), 0, '... nothing to tell');
 $node->restart;
 is(query('SELECT count(*) FROM rate_limit_pending'), 0, 'restarted: what was written does not come back');
 
-query("SELECT count(rl_report('user', 'some ' || i, 2)) FROM generate_series(1, 300) i");
+query("SELECT count(rl_report('some ' || i, 'user', 2)) FROM generate_series(1, 300) i");
 set_for_all('ratelimit.flush_interval', '1s');
 $node->stop('fast');
 $node->append_conf('postgresql.conf', 'ratelimit.max_violations = 16');

@@ -63,7 +63,7 @@ sub violate
 {
 	my ($database) = @_;
 
-	$node->safe_psql($database, "SELECT count(rl_report('user', 'key ' || i, 1)) FROM generate_series(1, 2000) i");
+	$node->safe_psql($database, "SELECT count(rl_report('key ' || i, 'user', 1)) FROM generate_series(1, 2000) i");
 	return if rand() < 0.5;
 	# or has been and gone before we looked
 	$node->poll_query_until($database, "SELECT NOT EXISTS (SELECT FROM rate_limit_pending) OR EXISTS (SELECT FROM pg_stat_activity WHERE backend_type = 'ratelimit worker' AND datname = '$database')");
@@ -74,7 +74,7 @@ sub violate
 $node->safe_psql('postgres', 'CREATE DATABASE busy');
 $node->safe_psql('busy', 'CREATE EXTENSION ratelimit');
 my $storm = start_clients($node, clients => 2, database => 'busy', seconds => 600,
-	rate => 50, script => "SELECT rl_report('user', 'key ' || i % 100, 1) FROM generate_series(1, 20) i;");
+	rate => 50, script => "SELECT rl_report('key ' || i % 100, 'user', 1) FROM generate_series(1, 20) i;");
 
 my $from = -s $node->logfile;
 foreach my $round (1 .. $rounds)
@@ -118,7 +118,7 @@ $node->safe_psql('postgres', 'CREATE EXTENSION IF NOT EXISTS ratelimit');
 $from = -s $node->logfile;
 foreach my $more (1 .. 3)
 {
-	$node->safe_psql('postgres', "SELECT rl_report('user', 'more', 1)");
+	$node->safe_psql('postgres', "SELECT rl_report('more', 'user', 1)");
 	ok($node->poll_query_until('postgres', 'SELECT NOT EXISTS (SELECT FROM rate_limit_pending)'), 'the launcher goes on');
 }
 is(join("\n", complaints()), '', '... without an error loop in the log');

@@ -94,7 +94,7 @@ is(query("SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'ratelim
 # while it writes, it is seen
 my $locker = in_session($node);
 $locker->query_safe('BEGIN; LOCK TABLE rate_limit_violations IN ACCESS EXCLUSIVE MODE');
-query("SELECT rl_report('user', 'seen', 1)");
+query("SELECT rl_report('seen', 'user', 1)");
 ok(wait_for(q{SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'ratelimit worker' AND datname = 'postgres' AND state = 'active' AND query = 'ratelimit: writing violations'}),
 	'a worker is seen under its name, and what it does');
 $locker->query_safe('COMMIT');
@@ -113,9 +113,9 @@ $from = -s $node->logfile;
 my $rows = query('SELECT count(*) FROM rate_limit_violations');
 query(<<'SQL');
 SET ratelimit.gateway_name = 'gateway "1" \ Übergang';
-SELECT rl_report('ip', '2001:db8::1', 3), rl_report('user', E'a "quoted"\n\tkey \\ ü', 4);
+SELECT rl_report('2001:db8::1', 'ip', 3), rl_report(E'a "quoted"\n\tkey \\ ü', 'user', 4);
 SET ratelimit.gateway_name = 'gateway 2';
-SELECT rl_report('user', 'k', 5);
+SELECT rl_report('k', 'user', 5);
 SQL
 wait_until_flushed('sink log');
 my @lines = sort { $a->{total_count} <=> $b->{total_count} } logged($from);
@@ -130,7 +130,7 @@ is_deeply(
 is(query('SELECT count(*) FROM rate_limit_violations'), $rows, '... and none in the table');
 
 # by hand, too
-query("SET ratelimit.gateway_name = 'hand'; SELECT rl_report('user', 'k', 6); SELECT rl_flush()");
+query("SET ratelimit.gateway_name = 'hand'; SELECT rl_report('k', 'user', 6); SELECT rl_flush()");
 ok(wait_for('SELECT NOT EXISTS (SELECT FROM rate_limit_pending)'), 'log, by hand or not');
 is(scalar(grep { $_->{gateway_name} eq 'hand' && $_->{total_count} == 6 } logged($from)), 1, '... once');
 
@@ -139,13 +139,13 @@ is(scalar(grep { $_->{gateway_name} eq 'hand' && $_->{total_count} == 6 } logged
 #
 set_for_all('ratelimit.violation_sink', 'none');
 $from = -s $node->logfile;
-query("SELECT rl_report('user', 'k', 7)");
+query("SELECT rl_report('k', 'user', 7)");
 wait_until_flushed('sink none');
 is(scalar(logged($from)), 0, 'none: none in the log');
 is(query('SELECT count(*) FROM rate_limit_violations'), $rows, '... none in the table');
 is(query("SELECT rejected FROM rate_limit_episodes WHERE limiter = 'user' AND key = 'k'"), 18, '... but episodes know of all');
 set_for_all('ratelimit.violation_sink', 'table');
-query("SELECT rl_report('user', 'k', 8)");
+query("SELECT rl_report('k', 'user', 8)");
 wait_until_flushed('sink table again');
 is(query('SELECT total_count FROM rate_limit_violations ORDER BY id DESC LIMIT 1'), 8, '... writes rows again');
 
@@ -155,7 +155,7 @@ is(query('SELECT total_count FROM rate_limit_violations ORDER BY id DESC LIMIT 1
 set_for_all('ratelimit.flush_interval', '1h');
 # the round that was due before is over when the next one takes more than 2 seconds
 let_pass('2.5 s');
-query("SELECT rl_report('user', 'interval', 1)");
+query("SELECT rl_report('interval', 'user', 1)");
 let_pass('2.5 s');
 is(query("SELECT sum(count) FROM rate_limit_pending"), 1, 'an interval of an hour: still pending');
 set_for_all('ratelimit.flush_interval', '1s');
@@ -168,11 +168,11 @@ is(query("SELECT pid FROM pg_stat_activity WHERE backend_type = 'ratelimit launc
 query("UPDATE rate_limit_violations SET created_at = created_at - interval '1 day 1 hour' WHERE id = 1");
 query("UPDATE rate_limit_violations SET created_at = created_at - interval '23 hours' WHERE id = 2");
 set_for_all('ratelimit.violation_retention', '1d');
-query("SELECT rl_report('user', 'retention', 1)");
+query("SELECT rl_report('retention', 'user', 1)");
 ok(wait_for('SELECT NOT EXISTS (SELECT FROM rate_limit_violations WHERE id = 1)'), 'retention: an old row goes');
 is(query('SELECT count(*) FROM rate_limit_violations WHERE id = 2'), 1, '... a newer one stays');
 set_for_all('ratelimit.violation_retention', '0');
-query("UPDATE rate_limit_violations SET created_at = created_at - interval '100 years' WHERE id = 2; SELECT rl_report('user', 'retention', 1)");
+query("UPDATE rate_limit_violations SET created_at = created_at - interval '100 years' WHERE id = 2; SELECT rl_report('retention', 'user', 1)");
 wait_until_flushed('retention 0');
 wait_for("SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'ratelimit worker'");
 is(query('SELECT count(*) FROM rate_limit_violations WHERE id = 2'), 1, '... keeps all');

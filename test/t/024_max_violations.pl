@@ -24,7 +24,7 @@ foreach my $gateway (0, 1)
 {
 	query(<<"SQL");
 SET ratelimit.gateway_name = 'gateway $gateway';
-SELECT count(rl_report('limiter ' || i / 2 % 2, 'key ' || i, i % 3 + 1))
+SELECT count(rl_report('key ' || i, 'limiter ' || i / 2 % 2, i % 3 + 1))
 FROM generate_series($gateway, 19999, 2) i, generate_series(1, 2);
 SQL
 }
@@ -47,7 +47,7 @@ is(query("SELECT count(*), bool_and(count > 0) FROM rate_limit_violation_details
 is(query('SELECT count(*) FROM rate_limit_pending'), 0, '... none pending');
 
 # the room is free again
-query("SELECT count(rl_report('again', 'key ' || i, 1)) FROM generate_series(1, 10000) i");
+query("SELECT count(rl_report('key ' || i, 'again', 1)) FROM generate_series(1, 10000) i");
 is(query("SELECT count(*), sum(count) FROM rate_limit_pending WHERE key <> '(other)'"), '10000|10000', 'the room is free for others');
 query('SELECT rl_flush()');
 
@@ -63,7 +63,7 @@ run_clients(
 	rate => $transactions * 8 / 4,
 	script => <<'SCRIPT');
 SELECT set_config('ratelimit.gateway_name', 'gateway ' || :client_id % 2, false);
-SELECT count(rl_report('limiter ' || i % 2, 'key ' || (random() * 40000)::int, 1)) FROM generate_series(1, 1000) i;
+SELECT count(rl_report('key ' || (random() * 40000)::int, 'limiter ' || i % 2, 1)) FROM generate_series(1, 1000) i;
 SCRIPT
 ok($node->poll_query_until('postgres', 'SELECT NOT EXISTS (SELECT FROM rate_limit_pending)'), 'flushed');
 my $each = $transactions * 8 * 1000 / 4;

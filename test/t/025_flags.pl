@@ -44,7 +44,7 @@ sub flagged
 
 	$limiter //= 'user';
 	$later++;
-	query("SELECT rl_report('user', 'later $later', current_setting('ratelimit.flag_threshold')::bigint)");
+	query("SELECT rl_report('later $later', 'user', current_setting('ratelimit.flag_threshold')::bigint)");
 	wait_for("SELECT count(*) = 1 FROM rate_limit_flagged WHERE key = 'later $later'");
 	return query("SELECT count(*) FROM rate_limit_flagged WHERE limiter = '$limiter' AND key = '$key'");
 }
@@ -82,15 +82,15 @@ is(query("SELECT rl_consume('edge', 1e6, 1e6, limiter => 'another'), rl_reset('e
 #
 # Reports count, other limiters do not
 #
-query("SELECT rl_report('user', 'reported', 999)");
+query("SELECT rl_report('reported', 'user', 999)");
 is(flagged('reported'), 0, 'reported 999: no flag');
 query(q{SELECT rl_report_batch('[{"limiter": "user", "key": "reported", "rejected": 1}]')});
 is(flagged('reported'), 1, '... and one more in a batch: flagged');
-query("SELECT rl_report('other', 'k', 100000), rl_report('use', 'k', 100000), rl_report('users', 'k', 100000), rl_report('default', 'k', 100000)");
+query("SELECT rl_report('k', 'other', 100000), rl_report('k', 'use', 100000), rl_report('k', 'users', 100000), rl_report('k', 'default', 100000)");
 is(flagged('k'), 0, 'other limiters: no flag');
 is(query("SELECT count(*) FROM rate_limit_flags WHERE limiter <> 'user'"), 0, '... whatsoever');
-query("SELECT rl_report('user', '(other)', 5000)");
-query("SELECT set_config('ratelimit.gateway_name', 'gateway ' || i, false), rl_report('user', 'over gateways', 250) FROM generate_series(1, 4) i");
+query("SELECT rl_report('(other)', 'user', 5000)");
+query("SELECT set_config('ratelimit.gateway_name', 'gateway ' || i, false), rl_report('over gateways', 'user', 250) FROM generate_series(1, 4) i");
 is(flagged('over gateways'), 1, 'violations seen by several gateways count together');
 
 #
@@ -98,15 +98,15 @@ is(flagged('over gateways'), 1, 'violations seen by several gateways count toget
 #
 is(query("SELECT rl_unflag('edge', 'user')"), 't', 'cleared');
 is(query("SELECT cleared_at > flagged_at, cleared_by = current_user FROM rate_limit_flags WHERE key = 'edge'"), 't|t', '... when and by whom is known');
-query("SELECT rl_report('user', 'edge', 999)");
+query("SELECT rl_report('edge', 'user', 999)");
 is(flagged('edge'), 0, '... 999 new ones: no flag');
-query("SELECT rl_report('user', 'edge', 1)");
+query("SELECT rl_report('edge', 'user', 1)");
 is(flagged('edge'), 1, '... 1000 new ones: flagged again');
 is(query("SELECT count(*), count(cleared_at) FROM rate_limit_flags WHERE key = 'edge'"), '2|1', '... in a row of its own');
 
 # by hand, and the rule meets it
 is(query("SELECT rl_flag('by hand', 'user', 'looks bad'), rl_flag('by hand', 'user', 'again')"), 't|f', 'flagged by hand');
-query("SELECT rl_report('user', 'by hand', 2000)");
+query("SELECT rl_report('by hand', 'user', 2000)");
 is(flagged('by hand'), 1, '... stays one row');
 is(query("SELECT reason FROM rate_limit_flagged WHERE key = 'by hand'"), 'looks bad', '... for that reason');
 
@@ -119,7 +119,7 @@ foreach my $key ('at once 1', 'at once 2')
 		$node, $key,
 		clients => 50,
 		transactions => 2,
-		script => "SELECT count(rl_report('user', '$key', 1)) FROM generate_series(1, 1000);");
+		script => "SELECT count(rl_report('$key', 'user', 1)) FROM generate_series(1, 1000);");
 	is(flagged($key), 1, '50 connections cross at once: flagged');
 	is(query("SELECT count(*) FROM rate_limit_flags WHERE key = '$key'"), 1, '... in one row');
 	is(flag_lines($key), 1, '... and one line');
@@ -130,12 +130,12 @@ foreach my $key ('at once 1', 'at once 2')
 #
 my $from = -s $node->logfile;
 query('ALTER TABLE rate_limit_flags RENAME TO hidden');
-query("SELECT rl_report('user', 'waiting', 1000), rl_report('user', 'also waiting', 1000)");
+query("SELECT rl_report('waiting', 'user', 1000), rl_report('also waiting', 'user', 1000)");
 $node->wait_for_log(qr/LOG:  ratelimit: failed writing flags: relation .*rate_limit_flags" does not exist/, $from);
 pass('a failing flag is logged');
 ok(wait_for("SELECT NOT EXISTS (SELECT FROM rate_limit_pending)"), '... violations are written all the same');
 is(query("SELECT sum(count) FROM rate_limit_violation_details WHERE key = 'waiting'"), 1000, '... once');
-query("SELECT rl_report('user', 'meanwhile', 3)");
+query("SELECT rl_report('meanwhile', 'user', 3)");
 ok(wait_for("SELECT sum(count) = 3 FROM rate_limit_violation_details WHERE key = 'meanwhile'"), '... now and later');
 query('ALTER TABLE hidden RENAME TO rate_limit_flags');
 ok(wait_for("SELECT count(*) = 2 FROM rate_limit_flagged WHERE key LIKE '%waiting'"), '... and the flag is tried again');
@@ -157,25 +157,32 @@ query("ALTER SYSTEM RESET log_min_messages");
 $node->reload;
 
 # very many at once: more than are kept waiting
-query("SELECT count(rl_report('user', 'one of many ' || i, 1000)) FROM generate_series(1, 3000) i");
+query("SELECT count(rl_report('one of many ' || i, 'user', 1000)) FROM generate_series(1, 3000) i");
 ok(wait_for("SELECT count(*) >= 1000 FROM rate_limit_flagged WHERE key LIKE 'one of many %'"), '3000 keys cross at once: flagged as they fit');
-query("SELECT count(rl_report('user', 'one of many ' || i, 1)) FROM generate_series(1, 3000) i");
+query("SELECT count(rl_report('one of many ' || i, 'user', 1)) FROM generate_series(1, 3000) i");
 ok(wait_for("SELECT count(*) >= 2000 FROM rate_limit_flagged WHERE key LIKE 'one of many %'"), '... more with their next violations');
-query("SELECT count(rl_report('user', 'one of many ' || i, 1)) FROM generate_series(1, 3000) i");
+query("SELECT count(rl_report('one of many ' || i, 'user', 1)) FROM generate_series(1, 3000) i");
 ok(wait_for("SELECT count(*) = 3000 FROM rate_limit_flagged WHERE key LIKE 'one of many %'"), '... all of them');
 
 #
 # Limiters, by reload
 #
 set_for_all('ratelimit.flag_limiters', 'ip, api key,path');
-query("SELECT rl_report('ip', 'ip later', 1000)");
+query("SELECT rl_report('ip later', 'ip', 1000)");
 ok(wait_for("SELECT count(*) = 1 FROM rate_limit_flagged WHERE key = 'ip later'"), 'limiters changed by reload');
-query("SELECT rl_report(l, 'limiters', 1000) FROM unnest(ARRAY['user', 'ip', 'api key', 'path', 'api', 'key', 'ip, api key,path']) l; SELECT rl_report('ip', 'ip last', 1000)");
+query("SELECT rl_report('limiters', l, 1000) FROM unnest(ARRAY['user', 'ip', 'api key', 'path', 'api', 'key', 'ip, api key,path']) l; SELECT rl_report('ip last', 'ip', 1000)");
 wait_for("SELECT count(*) = 1 FROM rate_limit_flagged WHERE key = 'ip last'");
 is(query("SELECT string_agg(limiter, ',' ORDER BY limiter) FROM rate_limit_flagged WHERE key = 'limiters'"), 'api key,ip,path', '... those in the list, and no others');
 set_for_all('ratelimit.flag_limiters', '');
-query("SELECT rl_report('user', 'no limiters', 1000), rl_report('', 'no limiters', 1000), rl_report('ip', 'no limiters', 1000); SELECT rl_flush()");
+query("SELECT rl_report('no limiters', 'user', 1000), rl_report('no limiters', '', 1000), rl_report('no limiters', 'ip', 1000); SELECT rl_flush()");
 is(query("SELECT count(*) FROM rate_limit_flagged WHERE key = 'no limiters'"), 0, 'an empty list: none');
+set_for_all('ratelimit.flag_limiters', '*');
+query("SELECT rl_report('all limiters', l, 1000) FROM unnest(ARRAY['user', 'any', 'api key', '*', repeat('l', 63)]) l; SELECT rl_flush()");
+ok(wait_for("SELECT count(*) = 5 FROM rate_limit_flagged WHERE key = 'all limiters'"), 'an asterisk: all of them');
+set_for_all('ratelimit.flag_limiters', 'user,**');
+query("SELECT rl_report('asterisks', l, 1000) FROM unnest(ARRAY['a', '*', 'user']) l; SELECT rl_flush()");
+wait_for("SELECT count(*) = 1 FROM rate_limit_flagged WHERE key = 'asterisks' AND limiter = 'user'");
+is(query("SELECT string_agg(limiter, ',') FROM rate_limit_flagged WHERE key = 'asterisks'"), 'user', '... but two are a name');
 set_for_all('ratelimit.flag_limiters', 'user');
 
 #
@@ -198,16 +205,16 @@ DO $$
 DECLARE
 	began timestamptz := clock_timestamp();
 BEGIN
-	PERFORM rl_report('user', 'spread', 500);
-	PERFORM rl_report('user', 'spread in steps', 1);
+	PERFORM rl_report('spread', 'user', 500);
+	PERFORM rl_report('spread in steps', 'user', 1);
 	FOR i IN 1 .. 998 LOOP
 		WHILE clock_timestamp() < began + i / 998.0 * interval '8.5 s' LOOP
 			PERFORM pg_sleep(0.002);
 		END LOOP;
-		PERFORM rl_report('user', 'spread in steps', 1);
+		PERFORM rl_report('spread in steps', 'user', 1);
 	END LOOP;
-	PERFORM rl_report('user', 'spread', 500);
-	PERFORM rl_report('user', 'spread in steps', 1);
+	PERFORM rl_report('spread', 'user', 500);
+	PERFORM rl_report('spread in steps', 'user', 1);
 END
 $$
 SQL
@@ -225,11 +232,11 @@ BEGIN
 		WHILE clock_timestamp() < began + i / 1000.0 * interval '5 s' LOOP
 			PERFORM pg_sleep(0.002);
 		END LOOP;
-		PERFORM rl_report('user', 'within', 1);
+		PERFORM rl_report('within', 'user', 1);
 	END LOOP;
 	-- a machine that stalls would spread them too much
 	IF clock_timestamp() > began + interval '7 s' THEN
-		PERFORM rl_report('user', 'within', 1000);
+		PERFORM rl_report('within', 'user', 1000);
 	END IF;
 END
 $$

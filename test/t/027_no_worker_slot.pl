@@ -24,7 +24,7 @@ sub query
 }
 
 ok($node->poll_query_until('postgres', q{SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'ratelimit launcher'}), 'the launcher has a slot');
-query("SELECT rl_report('user', 'before', 3)");
+query("SELECT rl_report('before', 'user', 3)");
 ok($node->poll_query_until('postgres', 'SELECT NOT EXISTS (SELECT FROM rate_limit_pending)'), 'with a slot free violations are written');
 
 # A parallel query whose worker waits at a gate; again, should it find no slot
@@ -69,7 +69,7 @@ ok($node->poll_query_until('postgres', q{SELECT count(*) = 1 FROM pg_stat_activi
   or diag(query('SELECT pid, backend_type, state, wait_event, left(query, 60) FROM pg_stat_activity'));
 
 query("SELECT count(*) FILTER (WHERE NOT rl_consume('k', 1, 0, limiter => 'user')) FROM generate_series(1, 11)");
-query("SELECT rl_report('user', 'flagged', 1000)");
+query("SELECT rl_report('flagged', 'user', 1000)");
 $node->wait_for_log(qr/WARNING: .*no background worker slot is free/, $from);
 query("SELECT rl_consume('k', 1, 0, limiter => 'user') FROM generate_series(1, 5)");
 
@@ -91,12 +91,12 @@ ok($node->poll_query_until('postgres', "SELECT count(*) = 1 FROM rate_limit_flag
 like(slurp_file($node->logfile, $from), qr/ratelimit: got a background worker slot again/, '... and the log says so');
 
 # not even one for the launcher: by hand
-query("SELECT rl_report('user', 'by hand', 4)");
+query("SELECT rl_report('by hand', 'user', 4)");
 $node->append_conf('postgresql.conf', "max_worker_processes = 0\nmax_parallel_workers = 0");
 $node->restart;
-query("SELECT rl_report('user', 'by hand', 5); SELECT rl_flush()");
+query("SELECT rl_report('by hand', 'user', 5); SELECT rl_flush()");
 is(query("SELECT sum(count) FROM rate_limit_violation_details WHERE key = 'by hand'"), 9, 'no slot at all: rl_flush() writes them');
-query("SELECT rl_report('user', 'by hand', 6)");
+query("SELECT rl_report('by hand', 'user', 6)");
 $node->append_conf('postgresql.conf', 'max_worker_processes = 8');
 $node->restart;
 ok($node->poll_query_until('postgres', 'SELECT NOT EXISTS (SELECT FROM rate_limit_pending)'), '... or a later server');

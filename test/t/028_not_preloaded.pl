@@ -40,7 +40,7 @@ SELECT rl_consume('k', 2, 0) FROM generate_series(1, 3);
 SELECT rl_consume('2001:db8::1', 1, 0, limiter => 'ip') FROM generate_series(1, 3);
 SELECT count(*) FROM rate_limit_violations \\gset
 SELECT rl_consume('k', 2, 0);
-SELECT rl_report('user', 'u', 7);
+SELECT rl_report('u', 'user', 7);
 COMMIT;
 SQL
 is(written(), 'gw|13|{"u:user": 7, "k:default": 4, "2001:db8::1:ip": 2}', 'a transaction: one row, for all of its calls');
@@ -48,9 +48,9 @@ query(<<"SQL");
 LOAD 'ratelimit';
 BEGIN;
 SET LOCAL ratelimit.gateway_name = 'gw 1';
-SELECT rl_report('user', 'u', 1);
+SELECT rl_report('u', 'user', 1);
 SET LOCAL ratelimit.gateway_name = 'gw 2';
-SELECT rl_report('user', 'u', 2);
+SELECT rl_report('u', 'user', 2);
 COMMIT;
 SQL
 is(written(), "gw 1|1|{\"u:user\": 1}\ngw 2|2|{\"u:user\": 2}", '... per gateway');
@@ -58,11 +58,11 @@ is(query("LOAD 'ratelimit'; BEGIN; SELECT rl_consume('k', 2, 0) FROM generate_se
 my ($rc, $out, $err) = $node->psql('postgres', "LOAD 'ratelimit'; SELECT rl_consume('k', 2, 0), 1 / (random() * 0)::int");
 like($err, qr/division by zero/, 'a failing statement');
 is(written(), '', '... none');
-query("LOAD 'ratelimit'; $gateway BEGIN; SELECT rl_report('user', 'u', 3); PREPARE TRANSACTION 'p'");
+query("LOAD 'ratelimit'; $gateway BEGIN; SELECT rl_report('u', 'user', 3); PREPARE TRANSACTION 'p'");
 is(query('SELECT count(*) FROM rate_limit_violations'), 0, 'prepared: not yet');
 query("COMMIT PREPARED 'p'");
 is(written(), 'gw|3|{"u:user": 3}', '... committed: written');
-query("BEGIN; SELECT rl_report('user', 'u', 3); PREPARE TRANSACTION 'p'");
+query("BEGIN; SELECT rl_report('u', 'user', 3); PREPARE TRANSACTION 'p'");
 query("ROLLBACK PREPARED 'p'");
 is(written(), '', '... rolled back: none');
 is(query("SELECT rl_flush()"), 0, 'there is nothing to flush');
@@ -72,7 +72,7 @@ is(query('SELECT count(*) FROM rate_limit_pending'), 0, '... nor pending');
 query("LOAD 'ratelimit'; ALTER SYSTEM SET ratelimit.violation_sink = 'none'");
 $node->reload;
 $node->poll_query_until('postgres', "SELECT current_setting('ratelimit.violation_sink', true) = 'none'");
-query("SELECT rl_report('user', 'u', 3)");
+query("SELECT rl_report('u', 'user', 3)");
 is(written(), '', 'sink none: none');
 query("LOAD 'ratelimit'; ALTER SYSTEM RESET ratelimit.violation_sink");
 $node->reload;
@@ -99,10 +99,10 @@ run_clients(
 	script => <<'SCRIPT');
 SELECT set_config('ratelimit.gateway_name', 'gateway ' || :client_id % 4, false);
 BEGIN;
-SELECT rl_report('user', 'key ' || :client_id, i) FROM generate_series(1, 10) i;
+SELECT rl_report('key ' || :client_id, 'user', i) FROM generate_series(1, 10) i;
 COMMIT;
 BEGIN;
-SELECT rl_report('user', 'rolled back', 1);
+SELECT rl_report('rolled back', 'user', 1);
 ROLLBACK;
 SCRIPT
 is(query('SELECT gateway_name, key, count(*), sum(count) FROM rate_limit_violation_details GROUP BY 1, 2 ORDER BY 2'),

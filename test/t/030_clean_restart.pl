@@ -47,8 +47,8 @@ is(query('SELECT count(*) FROM rate_limit_status') + query('SELECT count(*) FROM
 # the table is not there when the workers look for it: so they stay pending
 query(<<'SQL');
 SELECT rl_flush();
-SELECT count(rl_report('reports', 'key ' || i, 1 + i % 3)) FROM generate_series(1, 5000) i;
-SELECT rl_report('user', 'in progress', 600), rl_report('user', 'far from it', 5);
+SELECT count(rl_report('key ' || i, 'reports', 1 + i % 3)) FROM generate_series(1, 5000) i;
+SELECT rl_report('in progress', 'user', 600), rl_report('far from it', 'user', 5);
 SELECT count(rl_consume('denied', 1, 0)) FROM generate_series(1, 10);
 ALTER TABLE rate_limit_violations RENAME TO hidden;
 CREATE TABLE status_before AS SELECT * FROM rate_limit_status;
@@ -144,18 +144,18 @@ $node->start;
 # Flags in progress
 #
 query('ALTER TABLE hidden RENAME TO rate_limit_violations');
-query(q{SELECT rl_report('user', 'in progress', 399), rl_report('user', 'far from it', 994)});
+query(q{SELECT rl_report('in progress', 'user', 399), rl_report('far from it', 'user', 994)});
 $node->restart;
 query('SELECT rl_flush()');
 ok($node->poll_query_until('postgres', 'SELECT NOT EXISTS (SELECT FROM rate_limit_pending)'), 'pending violations are written');
 $node->restart;
 is(query('SELECT count(*) FROM rate_limit_flags'), 0, '999 violations, partly before restarts: no flag');
-query(q{SELECT rl_report('user', 'in progress', 1), rl_report('user', 'far from it', 1)});
+query(q{SELECT rl_report('in progress', 'user', 1), rl_report('far from it', 'user', 1)});
 $node->restart;
 ok($node->poll_query_until('postgres', 'SELECT count(*) = 2 FROM rate_limit_flags'), '... one more: flagged, over one more restart');
 is(query(q{SELECT string_agg(key, ', ' ORDER BY key) FROM rate_limit_flags WHERE rejected = 1000}), 'far from it, in progress', '... with all of them');
 $node->restart;
-query(q{SELECT rl_report('user', 'in progress', 10); SELECT rl_flush()});
+query(q{SELECT rl_report('in progress', 'user', 10); SELECT rl_flush()});
 is(query('SELECT count(*) FROM rate_limit_flags'), 2, '... and once');
 
 is(query(q{SELECT sum(count) FROM rate_limit_violation_details WHERE limiter = 'reports'}), query(q{SELECT sum(1 + i % 3) FROM generate_series(1, 5000) i}),

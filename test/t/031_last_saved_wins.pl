@@ -108,7 +108,7 @@ foreach my $how ('immediate', 'backend', 'postmaster')
 	saving(0);
 	take(5, 'k');
 	$expected += 5;
-	query("SELECT rl_report('user', '$how', 3)");
+	query("SELECT rl_report('$how', 'user', 3)");
 	$node->restart;
 	is(taken('k'), $expected, "$how: loaded what a stop saved");
 	ok($node->poll_query_until('postgres', 'SELECT NOT EXISTS (SELECT FROM rate_limit_pending)'), "$how: what was pending is written");
@@ -126,9 +126,9 @@ foreach my $how ('immediate', 'backend', 'postmaster')
 	take(5, 'k');
 	$expected += 5;
 	ok(wait_for_save($node), "$how: saved while running");
-	query("SELECT rl_report('user', '$how', 4)");
+	query("SELECT rl_report('$how', 'user', 4)");
 	is(query("SELECT rl_flush()"), 1, "$how: more are written");
-	query("SELECT rl_report('user', '$how', 100)");
+	query("SELECT rl_report('$how', 'user', 100)");
 	ok(wait_for_save($node), "$how: saved with some pending");
 	my $from = -s $node->logfile;
 	crash($how);
@@ -155,7 +155,7 @@ foreach my $how ('immediate', 'backend', 'postmaster')
 #
 # The table
 #
-query('SELECT rl_reset_all()');
+query('SELECT rl_reset_all(NULL)');
 query("ALTER SYSTEM SET ratelimit.flush_interval = '1s'");
 $node->reload;
 foreach my $how ('immediate', 'backend', 'postmaster')
@@ -171,7 +171,7 @@ foreach my $how ('immediate', 'backend', 'postmaster')
 	is(query("SELECT rl_consume('$how after', 2, 0), rl_consume('$how after', 2, 0), rl_consume('$how after', 2, 0)"), 't|t|f', "$how: a key that does not fit is decided");
 	is(tier_of($node, "$how after"), 'table', "$how: ... in the table");
 	is(twice_living($node), '', "$how: no bucket is in both tiers");
-	query('SELECT rl_reset_all()');
+	query('SELECT rl_reset_all(NULL)');
 	ok(wait_until_nothing_spilled($node), "$how: the worker moves back to memory");
 }
 

@@ -42,7 +42,7 @@ SELECT count(rl_consume('key ' || i, 10 + i, 0.001)) FROM generate_series(1, 30)
 SELECT count(rl_consume('quota ' || i, 10, 0, 2, 'quota')) FROM generate_series(1, 10) i;
 SELECT rl_consume(repeat('k', 255), 10, 0, 1, repeat('l', 63));
 SELECT rl_block('blocked', '1 hour'), rl_penalize('debtor', 10, 0.001, 25);
-SELECT rl_report('user', 'violator', 1500), rl_report('other', 'some', 3);
+SELECT rl_report('violator', 'user', 1500), rl_report('some', 'other', 3);
 SELECT count(*) FROM rate_limit_episodes;
 SQL
 my $living = query('SELECT count(*) FROM rate_limit_status');
@@ -65,7 +65,7 @@ sub try_start
 	$seen{wrong} = [ $log =~ /((?:WARNING|ERROR|FATAL|PANIC):.*|.*terminated by signal.*)/g ];
 	($seen{buckets}) = split /\n/, query(<<'SQL');
 SELECT count(*) FROM rate_limit_status;
-SELECT rl_consume('works', 10, 0), rl_consume('key 1', 11, 0.001), rl_report('user', 'violator', 1);
+SELECT rl_consume('works', 10, 0), rl_consume('key 1', 11, 0.001), rl_report('violator', 'user', 1);
 SELECT count(*) FROM rate_limit_pending, rate_limit_episodes, rate_limit_stats, rl_partitions();
 SELECT rl_flush();
 SQL

@@ -53,7 +53,7 @@ is(take($standby, 20, 'k'), 7, '... which are 10');
 is(take($primary, 20, 'k'), 6, 'the primary has its 6 still');
 
 # the standby's own state
-$standby->safe_psql('postgres', "SELECT rl_report('user', 'standby', 5)");
+$standby->safe_psql('postgres', "SELECT rl_report('standby', 'user', 5)");
 $standby->restart;
 is(take($standby, 20, 'k'), 0, 'the standby restarted: its bucket is empty as before');
 is($standby->safe_psql('postgres', "SELECT count FROM rate_limit_pending WHERE key = 'standby'"), 5, '... and its violations are pending');
@@ -75,7 +75,7 @@ $primary->safe_psql('postgres', 'ALTER SYSTEM SET ratelimit.flush_interval = 360
 $primary->reload;
 $primary->poll_query_until('postgres', q{SELECT current_setting('ratelimit.flush_interval') = '1h'});
 is(take($primary, 5, 'copied'), 5, '5 tokens');
-$primary->safe_psql('postgres', "SELECT rl_report('user', 'copied', 7)");
+$primary->safe_psql('postgres', "SELECT rl_report('copied', 'user', 7)");
 $primary->stop;
 $primary->backup_fs_cold('copy');
 ok(-e $primary->backup_dir . '/copy/pg_stat/pgsql_tmp.ratelimit', 'a copy of all files has the file');
@@ -139,7 +139,7 @@ foreach my $round (1 .. 3)
 
 	is(take($old, 9, $key), 9, "$key: the primary gives 9");
 	is(take($new, 3, $key), 3, "$key: the standby 3");
-	$new->safe_psql('postgres', "SET ratelimit.gateway_name = 'promoted'; SELECT rl_report('user', '$key', 2)");
+	$new->safe_psql('postgres', "SET ratelimit.gateway_name = 'promoted'; SELECT rl_report('$key', 'user', 2)");
 	$new->promote;
 	ok($new->poll_query_until('postgres', 'SELECT NOT pg_is_in_recovery()'), "$key: promoted");
 	ok($new->poll_query_until('postgres', "SELECT sum(count) = 2 FROM rate_limit_violation_details WHERE key = '$key'"), "$key: ... it writes what it had pending");
@@ -147,7 +147,7 @@ foreach my $round (1 .. 3)
 	$new->safe_psql('postgres', 'CHECKPOINT');
 
 	# the old primary goes its own way, and stops with violations that nobody wrote
-	$old->safe_psql('postgres', "SET ratelimit.gateway_name = 'old'; ALTER TABLE rate_limit_violations RENAME TO hidden; SELECT rl_report('user', '$key', 500)");
+	$old->safe_psql('postgres', "SET ratelimit.gateway_name = 'old'; ALTER TABLE rate_limit_violations RENAME TO hidden; SELECT rl_report('$key', 'user', 500)");
 	$old->stop;
 	cmp_ok(state_header(state_bytes($old))->{n_violation}, '>', 0, "$key: the old primary stops with some pending");
 	ok(-e state_file($old), "$key: the old primary has saved its state");

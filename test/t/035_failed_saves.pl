@@ -188,7 +188,7 @@ sub written
 	return query(q{SELECT coalesce(sum(count), 0) FROM rate_limit_violation_details WHERE key = 'pending'});
 }
 
-query("SELECT rl_report('user', 'pending', 5)");
+query("SELECT rl_report('pending', 'user', 5)");
 $node->stop;
 my $unused = state_bytes($node);
 set_seam($seam, fsync_errno => Errno::EIO, unlink_errno => Errno::EPERM);

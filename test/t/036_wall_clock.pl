@@ -90,7 +90,7 @@ foreach my $way (1, -1)
 
 	empty('memory');
 	is(tier_of($node, 'memory'), 'memory', 'in memory');
-	query("SELECT rl_report('user', 'violator', 3)");
+	query("SELECT rl_report('violator', 'user', 3)");
 	set_clock($way * HOUR);
 	is_honest('memory', $what);
 	goes_on($what);
@@ -157,7 +157,7 @@ is_honest('memory', 'saved later than it can be, in the same boot');
 $node->stop;
 $node->append_conf('postgresql.conf', 'ratelimit.max_buckets = 16');
 start();
-query('SELECT rl_reset_all()');
+query('SELECT rl_reset_all(NULL)');
 fill_until_spilled($node, 'filling', 1, 0);
 foreach my $way (1, -1)
 {

@@ -36,7 +36,7 @@ SQL
 	}
 	is( $node->safe_psql('postgres', "SELECT count(*) FILTER (WHERE rl_consume('blocked ' || i, 10, 0)) FROM generate_series(1, 20) i"),
 		0, '... blocks are in force');
-	$node->safe_psql('postgres', 'SELECT rl_reset_all()');
+	$node->safe_psql('postgres', 'SELECT rl_reset_all(NULL)');
 }
 
 # Fewer: some give way, and the log says so; those that stay are right

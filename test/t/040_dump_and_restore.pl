@@ -16,10 +16,11 @@ my $node = start_server('dump', conf => "ratelimit.max_buckets = 16\nratelimit.f
 # What there is of each table that is dumped, and how to put it there.  A table
 # that is not here fails the test: write down what a restore is to keep of it.
 my %dumped = (
-	rate_limit_policies => q{INSERT INTO rate_limit_policies VALUES ('p', 'default', 3, 0, false, true, E'a\tcomment'), ('p', 'day', 1000, 0.01, true, true, NULL), ('off', 'default', 1, 0, false, false, NULL)},
-	rate_limit_violations => q{SELECT rl_report('user', 'k', 3), rl_report('ip', '::1', 4), rl_flush(); SELECT rl_report('user', 'k', 5), rl_flush()},
+	rate_limit_policies => q{INSERT INTO rate_limit_policies VALUES ('p', 'default', 3, 0, true, false, true, E'a\tcomment'), ('p', 'day', 1000, 0.01, false, true, true, NULL), ('off', 'default', 1, 0, true, false, false, NULL), ('nobody', 'default', 0, 1, false, false, true, NULL)},
+	rate_limit_violations => q{SELECT rl_report('k', 'user', 3), rl_report('::1', 'ip', 4), rl_flush(); SELECT rl_report('k', 'user', 5), rl_flush()},
+	rate_limit_postgrest_rules => q{INSERT INTO rate_limit_postgrest_rules VALUES (1, true, 'web', 'a.b', E'c\td', '{GET,HEAD}', '/it*', 'p', 'header', 'x-key', 2, 'why'), (2, false, NULL, NULL, NULL, NULL, NULL, NULL, 'address', NULL, 1, NULL)},
 	rate_limit_flags => q{SELECT rl_flag('open', 'user', E'a "reason"\n\\\\'), rl_flag('cleared', 'user', 'b'), rl_unflag('cleared', 'user'), rl_flag('cleared', 'user', 'again')});
-my %order = (rate_limit_policies => 'policy, tier', rate_limit_violations => 'id', rate_limit_flags => 'limiter, key, cleared_at');
+my %order = (rate_limit_policies => 'policy, tier', rate_limit_postgrest_rules => 'position', rate_limit_violations => 'id', rate_limit_flags => 'limiter, key, cleared_at');
 
 sub query
 {
@@ -78,7 +79,7 @@ GRANT EXECUTE ON FUNCTION rl_unflag(text, text) TO support;
 REVOKE EXECUTE ON FUNCTION rl_peek(text, float8, float8, float8, text) FROM PUBLIC;
 GRANT SELECT ON rate_limit_flagged TO support;
 SELECT count(rl_consume('k' || i, 1, 0)) FROM generate_series(1, 100) i;
-SELECT rl_report('user', 'pending', 1);
+SELECT rl_report('pending', 'user', 1);
 SQL
 is(query('original', 'SELECT count(DISTINCT tier) FROM rate_limit.rate_limit_status'), 2, 'buckets in both tiers');
 is( query('original', q{SELECT string_agg(c::regclass::text, ' ' ORDER BY c::regclass::text) FROM pg_extension, unnest(extconfig) c WHERE extname = 'ratelimit' AND c::regclass::text !~ '_seq$'}),
@@ -114,7 +115,7 @@ foreach my $database ('restored', 'from_archive', 'bare')
 	is(query($database, q{SELECT rate_limit.rl_flush(); SELECT id FROM rate_limit.rate_limit_violations ORDER BY id DESC LIMIT 1}), "1\n3", "$database: numbers of violations go on");
 	is(query($database, q{SELECT rate_limit.rl_flag('open', 'user', 'again')}), 'f', "$database: what is flagged is flagged");
 	is(query($database, q{SELECT rate_limit.rl_unflag('open', 'user')}), 't', "$database: ... and can be cleared");
-	is(query($database, q{SELECT rate_limit.rl_consume_policy('p', 'k', 2), rate_limit.rl_consume_policy('p', 'k', 2), rate_limit.rl_consume_policy('off', 'k', 2)}), 't|f|t', "$database: policies decide");
+	is(query($database, q{SELECT rate_limit.rl_consume_policy('p', 'k', 2), rate_limit.rl_consume_policy('p', 'k', 2), rate_limit.rl_consume_policy('off', 'k', 2), rate_limit.rl_consume_policy('nobody', 'k', 0)}), 't|f|t|f', "$database: policies decide");
 	my $kept = $database eq 'bare' ? 'f|f|t' : 't|t|f';
 	is(query($database, q{SELECT has_function_privilege('support', 'rate_limit.rl_unflag(text, text)', 'EXECUTE'), has_table_privilege('support', 'rate_limit.rate_limit_flagged', 'SELECT'), has_function_privilege('support', 'rate_limit.rl_peek(text, float8, float8, float8, text)', 'EXECUTE')}),
 		$kept, "$database: grants are " . ($database eq 'bare' ? 'those of a fresh install' : 'as they were'));
@@ -130,7 +131,7 @@ is(restore("$dir/schema.sql", 'schema_only'), '', '--schema-only');
 is(query('schema_only', join(' UNION ALL ', map { "SELECT count(*) FROM rate_limit.$_" } sort keys %dumped)), join("\n", (0) x keys %dumped), '... has no rows');
 
 my $session = in_session($node, 'schema_only');
-is($session->query_safe("INSERT INTO rate_limit.rate_limit_policies (policy, capacity, refill) VALUES ('p', 10, 0); SELECT rate_limit.rl_consume_policy('p', 'k', 4)"), 't', '... takes policies');
+is($session->query_safe("INSERT INTO rate_limit.rate_limit_policies (policy, capacity, refill, quota) VALUES ('p', 10, 0, true); SELECT rate_limit.rl_consume_policy('p', 'k', 4)"), 't', '... takes policies');
 query('schema_only', 'DELETE FROM rate_limit.rate_limit_policies');
 dump_to("$dir/data.sql", 'original', '--data-only');
 is(restore("$dir/data.sql", 'schema_only'), '', '--data-only, where there are no rows');
@@ -142,7 +143,7 @@ like(restore("$dir/data.sql", 'schema_only'), qr/duplicate key value violates un
 is(contents('schema_only'), $contents, '... and nothing changes');
 like(restore("$dir/all.sql", 'schema_only'), qr/violates unique constraint "rate_limit_violations_pkey"/, 'a whole dump onto it likewise');
 is(contents('schema_only'), $contents, '... and nothing changes');
-is(query('schema_only', q{SELECT rate_limit.rl_report('user', 'k', 1); SELECT rate_limit.rl_flush(); SELECT max(id) FROM rate_limit.rate_limit_violations}), "t\n1\n3", '... and numbers go on');
+is(query('schema_only', q{SELECT rate_limit.rl_report('k', 'user', 1); SELECT rate_limit.rl_flush(); SELECT max(id) FROM rate_limit.rate_limit_violations}), "t\n1\n3", '... and numbers go on');
 
 #
 # By the database's owner, who is no superuser

@@ -62,10 +62,10 @@ SET ratelimit.gateway_name = 'gw';
 SELECT count(rl_consume('fill' || i, 1, 0)) FROM generate_series(1, 100) i;
 SELECT rl_consume('row', 2, 0);
 SELECT rl_consume('row', 2, 0, 5, 'denied') FROM generate_series(1, 3);
-INSERT INTO rate_limit_policies (policy, capacity, refill) VALUES ('p', 2, 0);
+INSERT INTO rate_limit_policies (policy, capacity, refill, quota) VALUES ('p', 2, 0, true);
 SELECT rl_flag('k', 'user', 'flagged'), rl_flag('c', 'user', 'cleared'), rl_unflag('c', 'user');
 SELECT rl_flush();
-SELECT rl_report('user', 'pending', 7);
+SELECT rl_report('pending', 'user', 7);
 SQL
 	is($old->safe_psql($database, "SELECT tier FROM $schema.rate_limit_status WHERE key = 'row'"), 'table', "$database: a bucket in the table");
 }
@@ -130,7 +130,7 @@ foreach my $database (sort keys %schema)
 	is($new->safe_psql($database, "SELECT $schema.rl_consume('row', 2, 0), $schema.rl_consume('row', 2, 0)"), 't|f', "$database: a bucket in the table goes on");
 	is($new->safe_psql($database, "SELECT $schema.rl_consume_policy('p', 'k'), $schema.rl_consume_policy('p', 'k', 2)"), 't|f', "$database: policies decide");
 	is($new->safe_psql($database, "SELECT $schema.rl_unflag('k', 'user')"), 't', "$database: so does a flag");
-	$new->safe_psql($database, "SELECT $schema.rl_report('user', 'new', 3), $schema.rl_flush()");
+	$new->safe_psql($database, "SELECT $schema.rl_report('new', 'user', 3), $schema.rl_flush()");
 	is($new->safe_psql($database, "SELECT id, total_count FROM $schema.rate_limit_violations ORDER BY id"), "1|3\n2|5", "$database: and the numbers of violations");
 	is($new->safe_psql($database, "SELECT count(*) FROM $schema.rate_limit_violation_details WHERE key = 'pending'"), 0, "$database: what was pending stayed behind");
 }

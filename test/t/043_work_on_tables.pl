@@ -41,7 +41,7 @@ foreach my $preload (1, 0)
 CREATE SCHEMA other;
 ALTER DATABASE postgres SET search_path = public, other;
 CREATE TABLE allowed (work text, n int);
-INSERT INTO rate_limit_policies (policy, capacity, refill) VALUES ('p', 1e6, 0);
+INSERT INTO rate_limit_policies (policy, capacity, refill, quota) VALUES ('p', 1e6, 0, true);
 SELECT count(rl_consume('fill' || i, 1, 0)) FROM generate_series(1, 40) i;
 SELECT count(rl_flag('k' || i, 'user', 'x')) FROM generate_series(1, 10) i;
 SQL
@@ -150,7 +150,7 @@ $$BEGIN PERFORM pg_catalog.pg_advisory_xact_lock(1); RETURN NULL; END$$;
 CREATE TRIGGER hold BEFORE INSERT ON rate_limit_violations FOR EACH STATEMENT EXECUTE FUNCTION hold();
 SQL
 		$caller->query_safe('SELECT pg_advisory_lock(1)');
-		$query->("SELECT rl_report('user', 'k', 1)");
+		$query->("SELECT rl_report('k', 'user', 1)");
 		ok($node->poll_query_until('postgres', q{SELECT count(*) = 1 FROM pg_locks JOIN pg_stat_activity USING (pid) WHERE locktype = 'advisory' AND NOT granted AND backend_type = 'ratelimit worker'}), "$here: the worker is writing violations");
 		$operator->query_until(qr/begun/, "\\echo begun\nALTER EXTENSION ratelimit SET SCHEMA other;\n");
 		$node->poll_query_until('postgres', q{SELECT EXISTS (SELECT FROM pg_locks WHERE relation = to_regclass('public.rate_limit_violations') AND NOT granted) OR to_regclass('other.rate_limit_violations') IS NOT NULL});
@@ -196,7 +196,7 @@ SQL
 		"$here: every violation is written, once")
 	  or diag("$denied denied, written: " . $query->("SELECT sum(count) FROM rate_limit_violation_details WHERE limiter = 'default'"));
 	$query->('TRUNCATE rate_limit_violations');
-	$query->("SELECT rl_report('user', 'new', 3)");
+	$query->("SELECT rl_report('new', 'user', 3)");
 	ok( $node->poll_query_until('postgres', q{SELECT string_agg(details::text, '') = '{"new:user": 3}' FROM rate_limit_violations}),
 		"$here: emptied, the table of violations is written again");
 

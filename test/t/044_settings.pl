@@ -186,13 +186,13 @@ finish_session($session);
 is(query(q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'ratelimit launcher'}), $launcher, 'the launcher has not been restarted');
 configure(flush_interval => '1s');
 reload();
-query("SELECT rl_report('user', 'k', 3)");
+query("SELECT rl_report('k', 'user', 3)");
 ok($node->poll_query_until('postgres', "SELECT count(*) > 0 FROM rate_limit_violation_details WHERE key = 'k' AND limiter = 'user'"), '... and works');
 
 #
 # Restart: every setting changed, with violations pending and buckets in the table
 #
-query('SELECT rl_flush(); TRUNCATE rate_limit_violations; SELECT rl_reset_all()');
+query('SELECT rl_flush(); TRUNCATE rate_limit_violations; SELECT rl_reset_all(NULL)');
 my %all_kept = (flush_interval => '1h', violation_sink => 'table', violation_retention => '0', overflow => 'table');
 my $sent = 0;
 foreach my $round (0, 1, 'default')
@@ -204,7 +204,7 @@ foreach my $round (0, 1, 'default')
 	# nothing is to be written meanwhile
 	configure(flush_interval => '1h');
 	reload();
-	query("SELECT count(rl_report('user', 'k' || i, i)) FROM generate_series(1, 100) i");
+	query("SELECT count(rl_report('k' || i, 'user', i)) FROM generate_series(1, 100) i");
 	$sent += 5050;
 	configure(%settings, %all_kept);
 	$node->restart;

@@ -59,7 +59,7 @@ query(q{SELECT count(rl_consume('fill' || i, 1, 0)) FROM generate_series(1, 40) 
 is(calls('row', 2), 2, 'a bucket of 5, 2 taken');
 is(tier_of($node, 'row'), 'table', '... in the table');
 is(calls('denied', 12), 5, 'a bucket of 5, and more calls');
-query(q{SELECT rl_flag('k', 'user', 'flagged'); INSERT INTO rate_limit_policies (policy, capacity, refill) VALUES ('p', 1, 0)});
+query(q{SELECT rl_flag('k', 'user', 'flagged'); INSERT INTO rate_limit_policies (policy, capacity, refill, quota) VALUES ('p', 1, 0, true)});
 is(query($pending), $denied, 'violations are pending');
 
 #

@@ -184,7 +184,7 @@ sub check_calls
 	$before = $sql->($state);
 	foreach (
 		[ q{SELECT rl_consume_all(array_agg('of65 ' || i), array_agg(2), array_agg(0)) FROM generate_series(1, 65) i}, qr/keys must not have more than 64 elements, not 65/ ],
-		[ q{SELECT rl_consume_all('{memory2,table2}', '{10,NaN}', '{0,0}')}, qr/capacity must be a finite number above 0, not NaN/ ],
+		[ q{SELECT rl_consume_all('{memory2,table2}', '{10,NaN}', '{0,0}')}, qr/capacity must be a finite number not below 0, not NaN/ ],
 		[ q{SELECT rl_consume_all('{memory2,table2}', '{10,10}', '{0,0}', '{1,-1}')}, qr/cost must be a finite number not below 0, not -1/ ],
 		[ q{SELECT rl_consume_all('{memory2,NULL}', '{10,10}', '{0,0}')}, qr/keys\[2\] must not be null/ ],
 		[ q{SELECT rl_consume_all('{memory2,table2}', '{10}', '{0,0}')}, qr/capacities must have an element for each of 2 keys, not 1/ ],
@@ -231,7 +231,7 @@ is($sql->("BEGIN READ ONLY; SELECT rl_consume_all('{memory2,table2}', '{10,10}',
 is($sql->("SELECT tokens FROM rate_limit_status WHERE key IN ('memory2', 'table2') ORDER BY key"), "4\n5", 'memory: ... with the same result');
 is($sql->("BEGIN; SELECT rl_consume_all('{memory2,table2}', '{10,10}', '{0,0}', '{1,1}'); ROLLBACK; SELECT string_agg(tokens::text, ' ') FROM rate_limit_status WHERE key IN ('memory2', 'table2')"),
 	"t\n3 4", 'memory: not undone by a rollback') or diag $sql->($state);
-$sql->('SELECT rl_reset_all()');
+$sql->('SELECT rl_reset_all(NULL)');
 
 $sql->($load);
 my $calls = $full ? 1_000_000 : 80_000;
@@ -296,7 +296,7 @@ is($sql->("BEGIN; SELECT rl_consume_all('{memory2,table2}', '{10,10}', '{0,0}', 
 	"t\n4 5", 'table: not undone by a rollback');
 is($sql->("BEGIN READ ONLY; SELECT rl_consume_all('{memory2,table2,new}', '{10,10,1}', '{0,0,0}'), rl_consume_all('{memory2,new}', '{10,1}', '{0,0}'); ROLLBACK; SELECT string_agg(tokens::text, ' ' ORDER BY key) FROM rate_limit_status WHERE key IN ('memory2', 'table2', 'new')"),
 	"t|f\n3 0 4", 'table: in a read-only transaction');
-$sql->('SELECT rl_reset_all()');
+$sql->('SELECT rl_reset_all(NULL)');
 $sql->($load);
 $calls = $full ? 400_000 : 12_800;
 $seconds = run_load($node, 'table', $calls);
@@ -349,7 +349,7 @@ is($sql->("SELECT key, tokens, tier FROM rate_limit_status WHERE key IN ('memory
 is(violations($node), 'default/table2=1', 'both: ... and a violation');
 
 # ... but not those of the call, even if they are nearer to full than all others
-$sql->("SELECT rl_reset_all(); ALTER SYSTEM SET ratelimit.flush_interval = '1s'");
+$sql->("SELECT rl_reset_all(NULL); ALTER SYSTEM SET ratelimit.flush_interval = '1s'");
 $node->reload;
 ok(wait_until_nothing_spilled($node), 'both: empty');
 $sql->("ALTER SYSTEM SET ratelimit.flush_interval = '1h'");
@@ -365,7 +365,7 @@ is($sql->("SELECT key, tokens FROM rate_limit_status WHERE key IN ('memory2', 't
 # so that the worker moves others.
 $sql->("ALTER SYSTEM SET ratelimit.flush_interval = '1s'");
 $node->reload;
-$sql->('SELECT rl_reset_all()');
+$sql->('SELECT rl_reset_all(NULL)');
 ok(wait_until_nothing_spilled($node), 'both: empty');
 $calls = $full ? 400_000 : 12_800;
 $sql->($load);
@@ -385,7 +385,7 @@ $seconds = finish_clients($run, 'both');
 is($sql->("SELECT count(*) FILTER (WHERE tier = 'memory') > 5 FROM rate_limit_status WHERE key ~ '^bucket'"), 't', 'both: buckets were moved to memory');
 check_load($node, 'both', $calls, $seconds);
 
-$sql->('SELECT rl_reset_all()');
+$sql->('SELECT rl_reset_all(NULL)');
 $sql->($first);
 run_clients($node, 'both: first use', clients => $clients,
 	transactions => $full ? 300 : 20, script => 'SELECT first_use(12);');

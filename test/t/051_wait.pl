@@ -173,8 +173,8 @@ sub check_calls
 		cmp_ok(abs(full_at($node, 'slow') - $full_at), '<', 0.1, "$name: ... and the tokens are back");
 		$how eq 'pg_terminate_backend' ? $waiter->{run}->finish : finish_session($waiter);
 	}
-	is($sql->("SELECT denied IS NOT NULL FROM rate_limit_stats WHERE limiter IS NULL"), 't', "$name: figures");
-	$sql->('SELECT rl_reset_all()');
+	is($sql->("SELECT denied > 0 FROM rate_limit_stats WHERE limiter IS NULL"), $name eq 'memory' ? 't' : '', "$name: figures, where they are counted");
+	$sql->('SELECT rl_reset_all(NULL)');
 	return;
 }
 

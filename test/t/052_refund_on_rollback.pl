@@ -89,7 +89,7 @@ foreach (
 	[ 'on', "BEGIN; SELECT rl_consume_all('{k,x,k}', '{100,100,100}', '{0,0,0}', '{10,20,30}'), rl_consume_all('{k,x,k}', '{100,100,100}', '{0,0,0}', '{10,90,30}'); ROLLBACK; SELECT (rl_peek('x', 100, 0)).remaining;", '100: t|f 99', 'rl_consume_all()' ],
 	[ 'on', "BEGIN; SELECT rl_wait('k', 100, 0, 3), rl_wait('k', 100, 0, 98); ROLLBACK;", '100: t|f', 'rl_wait()' ],
 	[ 'on', "BEGIN; SELECT rl_enforce('k', 100, 0, 60); SELECT rl_enforce('k', 100, 0, 60); ROLLBACK;", '100: ', 'rl_enforce(), by its own error' ],
-	[ 'on', "BEGIN; SELECT rl_peek('k', 100, 0, 60); ROLLBACK;", '100: (t,100,40,00:00:00,)', 'rl_peek() takes nothing' ],
+	[ 'on', "BEGIN; SELECT rl_peek('k', 100, 0, 60); ROLLBACK;", '100: (t,100,40,00:00:00,,default,f)', 'rl_peek() takes nothing' ],
 	[ 'on', "BEGIN READ ONLY; $t1 ROLLBACK;", '100: t', 'a read-only transaction' ],
 	[ 'on', "BEGIN ISOLATION LEVEL SERIALIZABLE; $t1 SAVEPOINT a; $t2 ROLLBACK TO a; COMMIT;", '99: t t', 'a serializable one' ])
 {
@@ -100,7 +100,7 @@ foreach (
 }
 
 # policies
-$node->safe_psql('postgres', "INSERT INTO rate_limit_policies VALUES ('p', 'default', 100, 0, false), ('p', 'more', 50, 0, false), ('p', 'shadow', 10, 0, true)");
+$node->safe_psql('postgres', "INSERT INTO rate_limit_policies VALUES ('p', 'default', 100, 0, true, false), ('p', 'more', 50, 0, true, false), ('p', 'shadow', 10, 0, true, true)");
 my $remaining = q{SELECT string_agg(limiter || ' ' || tokens, ', ' ORDER BY limiter) FROM rate_limit_status WHERE key = 'by policy'};
 is( $node->safe_psql('postgres', "SET ratelimit.refund_on_rollback = on; BEGIN; SELECT rl_consume_policy('p', 'by policy', 7), (rl_throttle_policy('p', 'by policy', 45)).allowed; $remaining; ROLLBACK; $remaining"),
 	"t|f\np 93, p/more 43, p/shadow 3\n", 'on: rl_consume_policy(), all of its tiers');
@@ -112,7 +112,7 @@ is( $node->safe_psql('postgres', <<'SQL'), "t\n10\n10|0", 'a bucket that has ref
 SET ratelimit.refund_on_rollback = on;
 BEGIN;
 SELECT rl_consume('refilled', 10, 1000, 10);
-DO $$ BEGIN WHILE (rl_peek('refilled', 10, 1000)).reset_after > '0' AND EXISTS (SELECT FROM rl_buckets() WHERE key = 'refilled') LOOP END LOOP; END $$;
+DO $$ BEGIN WHILE (rl_peek('refilled', 10, 1000)).reset_after > '0' AND EXISTS (SELECT FROM _rl_buckets() WHERE key = 'refilled') LOOP END LOOP; END $$;
 SELECT (rl_peek('refilled', 10, 1000, 0)).remaining;
 ROLLBACK;
 SELECT (rl_peek('refilled', 10, 1000, 0)).remaining, (SELECT count(*) FROM rate_limit_status WHERE key = 'refilled');

@@ -40,7 +40,7 @@ my %sessions = (
 	'savepoint' => 'BEGIN; SAVEPOINT s',
 	'other role' => 'SET ROLE app; BEGIN');
 
-$sql->("CREATE ROLE app; INSERT INTO rate_limit_policies (policy, capacity, refill) VALUES ('p', 1, 0), ('other', 99, 0)");
+$sql->("CREATE ROLE app; INSERT INTO rate_limit_policies (policy, capacity, refill, quota) VALUES ('p', 1, 0, true), ('other', 99, 0, true)");
 foreach my $kind (keys %sessions)
 {
 	my $session = in_session($node);
@@ -69,10 +69,10 @@ is(obeyed(), 1, 'every session reads the policy');
 my $n = 1;
 foreach (
 	[ "UPDATE rate_limit_policies SET capacity = NEW WHERE policy = 'p'", 'UPDATE' ],
-	[ "BEGIN; DELETE FROM rate_limit_policies WHERE policy = 'p'; INSERT INTO rate_limit_policies (policy, capacity, refill) VALUES ('p', NEW, 0); COMMIT", 'DELETE and INSERT' ],
-	[ "BEGIN; DELETE FROM rate_limit_policies; COPY rate_limit_policies (policy, capacity, refill) FROM PROGRAM 'echo p,NEW,0' (FORMAT csv); COMMIT", 'COPY' ],
+	[ "BEGIN; DELETE FROM rate_limit_policies WHERE policy = 'p'; INSERT INTO rate_limit_policies (policy, capacity, refill, quota) VALUES ('p', NEW, 0, true); COMMIT", 'DELETE and INSERT' ],
+	[ "BEGIN; DELETE FROM rate_limit_policies; COPY rate_limit_policies (policy, capacity, refill, quota) FROM PROGRAM 'echo p,NEW,0,t' (FORMAT csv); COMMIT", 'COPY' ],
 	[ "MERGE INTO rate_limit_policies r USING (VALUES ('p', NEW)) v (policy, capacity) ON r.policy = v.policy WHEN MATCHED THEN UPDATE SET capacity = v.capacity", 'MERGE' ],
-	[ "INSERT INTO rate_limit_policies (policy, capacity, refill) VALUES ('p', NEW, 0) ON CONFLICT (policy, tier) DO UPDATE SET capacity = EXCLUDED.capacity", 'INSERT ON CONFLICT' ],
+	[ "INSERT INTO rate_limit_policies (policy, capacity, refill, quota) VALUES ('p', NEW, 0, true) ON CONFLICT (policy, tier) DO UPDATE SET capacity = EXCLUDED.capacity", 'INSERT ON CONFLICT' ],
 	[ "SET session_replication_role = replica; UPDATE rate_limit_policies SET capacity = NEW WHERE policy = 'p'", 'UPDATE as replication does' ],
 	[ "DO \$\$ BEGIN UPDATE rate_limit_policies SET capacity = NEW WHERE policy = 'p'; COMMIT; END \$\$", 'UPDATE in a procedure' ],
 	[ "BEGIN; SAVEPOINT a; UPDATE rate_limit_policies SET capacity = NEW WHERE policy = 'p'; RELEASE a; COMMIT", 'UPDATE in a savepoint' ],
@@ -86,10 +86,10 @@ foreach (
 	$sql->($change);
 	is(obeyed(), $n, "$what: obeyed by every session's next call");
 }
-$sql->("INSERT INTO rate_limit_policies (policy, capacity, refill) VALUES ('later', 7, 0)");
+$sql->("INSERT INTO rate_limit_policies (policy, capacity, refill, quota) VALUES ('later', 7, 0, true)");
 is(obeyed("SELECT (rl_throttle_policy('later', 'k', 0)).capacity"), 7, 'a new policy: known to every session');
 is(obeyed($capacity), $n, '... and the other one is as it was');
-$sql->("INSERT INTO rate_limit_policies (policy, tier, capacity, refill) VALUES ('later', 'less', 5, 0)");
+$sql->("INSERT INTO rate_limit_policies (policy, tier, capacity, refill, quota) VALUES ('later', 'less', 5, 0, true)");
 is(obeyed("SELECT (rl_throttle_policy('later', 'k', 0)).capacity"), 5, 'a new tier, likewise');
 
 # A change that is not committed, or rolled back
@@ -161,8 +161,8 @@ $sql->('DROP FUNCTION look() CASCADE');
 # The table, or the extension, moves, goes and comes
 #
 foreach (
-	[ "BEGIN; TRUNCATE rate_limit_policies; INSERT INTO rate_limit_policies (policy, capacity, refill) VALUES ('p', NEW, 0); COMMIT", 'TRUNCATE and INSERT' ],
-	[ "SET session_replication_role = replica; BEGIN; TRUNCATE rate_limit_policies; INSERT INTO rate_limit_policies (policy, capacity, refill) VALUES ('p', NEW, 0); COMMIT", 'TRUNCATE as replication does' ],
+	[ "BEGIN; TRUNCATE rate_limit_policies; INSERT INTO rate_limit_policies (policy, capacity, refill, quota) VALUES ('p', NEW, 0, true); COMMIT", 'TRUNCATE and INSERT' ],
+	[ "SET session_replication_role = replica; BEGIN; TRUNCATE rate_limit_policies; INSERT INTO rate_limit_policies (policy, capacity, refill, quota) VALUES ('p', NEW, 0, true); COMMIT", 'TRUNCATE as replication does' ],
 	[ "CREATE TABLE spare AS SELECT * FROM rate_limit_policies; UPDATE spare SET capacity = NEW; BEGIN; ALTER TABLE rate_limit_policies RENAME TO away; ALTER TABLE away RENAME TO rate_limit_policies; UPDATE rate_limit_policies r SET capacity = s.capacity FROM spare s WHERE s.policy = r.policy; COMMIT; DROP TABLE spare", 'UPDATE of a table that was renamed and renamed back' ],
 	[ "UPDATE rate_limit_policies SET capacity = NEW WHERE policy = 'p'; CLUSTER rate_limit_policies USING rate_limit_policies_pkey", 'CLUSTER' ],
 	[ "UPDATE rate_limit_policies SET capacity = NEW WHERE policy = 'p'; VACUUM FULL rate_limit_policies", 'VACUUM FULL' ])
@@ -178,10 +178,10 @@ $sql->('CREATE SCHEMA elsewhere; ALTER EXTENSION ratelimit SET SCHEMA elsewhere;
 is(obeyed("SELECT (elsewhere.rl_throttle_policy('p', 'k', 0)).capacity"), $n, 'in another schema');
 $sql->("UPDATE elsewhere.rate_limit_policies SET capacity = 3 WHERE policy = 'p'");
 is(obeyed("SELECT (elsewhere.rl_throttle_policy('p', 'k', 0)).capacity"), 3, '... a change is obeyed');
-$sql->("SET search_path = elsewhere, public; CREATE TEMP TABLE rate_limit_policies (LIKE elsewhere.rate_limit_policies); INSERT INTO rate_limit_policies SELECT 'p', 'default', 1, 0, false, false; SELECT 1 / ((rl_throttle_policy('p', 'k', 0)).capacity = 3)::int");
+$sql->("SET search_path = elsewhere, public; CREATE TEMP TABLE rate_limit_policies (LIKE elsewhere.rate_limit_policies); INSERT INTO rate_limit_policies SELECT 'p', 'default', 1, 0, true, false, false; SELECT 1 / ((rl_throttle_policy('p', 'k', 0)).capacity = 3)::int");
 $sql->('ALTER EXTENSION ratelimit SET SCHEMA public');
 is(obeyed(), 3, '... and back');
-$sql->("DROP EXTENSION ratelimit; CREATE EXTENSION ratelimit; INSERT INTO rate_limit_policies (policy, capacity, refill) VALUES ('p', 6, 0)");
+$sql->("DROP EXTENSION ratelimit; CREATE EXTENSION ratelimit; INSERT INTO rate_limit_policies (policy, capacity, refill, quota) VALUES ('p', 6, 0, true)");
 is(obeyed(), 6, 'dropped and created: obeyed');
 $sql->("UPDATE rate_limit_policies SET capacity = 7 WHERE policy = 'p'");
 is(obeyed(), 7, '... and so is a change');
@@ -194,7 +194,7 @@ finish_session($_) foreach values %sessions;
 $sql->(<<'SQL');
 CREATE UNLOGGED TABLE committed (version float8);
 INSERT INTO committed VALUES (1);
-INSERT INTO rate_limit_policies (policy, capacity, refill) VALUES ('version', 1, 0);
+INSERT INTO rate_limit_policies (policy, capacity, refill, quota) VALUES ('version', 1, 0, true);
 CREATE FUNCTION check_version() RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
 	known float8;
@@ -226,10 +226,10 @@ cmp_ok($sql->('SELECT version FROM committed'), '>', 500, 'load: the policy chan
 my $buckets = q{SELECT string_agg(limiter || ' ' || tokens, ', ' ORDER BY limiter) FROM rate_limit_status WHERE key = 'u'};
 my $pending = q{SELECT string_agg(limiter || '/' || key || '=' || count, ' ' ORDER BY limiter) FROM rate_limit_pending};
 my $counts = q{SELECT string_agg(limiter || ' ' || allowed || '/' || denied || '/' || shadowed, ', ' ORDER BY limiter) FROM rate_limit_stats WHERE limiter ~ '^t'};
-$sql->("SELECT rl_flush(), rl_reset_all(), rl_stats_reset(); INSERT INTO rate_limit_policies (policy, tier, capacity, refill) VALUES ('tiers', 'default', 10, 0), ('tiers', 'small', 4, 0), ('tiers', 'large', 100, 0)");
-is($sql->("SELECT * FROM rl_throttle_policy('tiers', 'u', 3)"), 't|4|1|00:00:00|', 'allowed: the tier with the least left tells');
+$sql->("SELECT rl_flush(), rl_reset_all(NULL), rl_stats_reset(); INSERT INTO rate_limit_policies (policy, tier, capacity, refill, quota) VALUES ('tiers', 'default', 10, 0, true), ('tiers', 'small', 4, 0, true), ('tiers', 'large', 100, 0, true)");
+is($sql->("SELECT * FROM rl_throttle_policy('tiers', 'u', 3)"), 't|4|1|00:00:00||tiers/small|f', 'allowed: the tier with the least left tells');
 is($sql->($buckets), 'tiers 7, tiers/large 97, tiers/small 1', '... all tiers pay');
-is($sql->("SELECT * FROM rl_throttle_policy('tiers', 'u', 2)"), 'f|4|1||', 'denied by one');
+is($sql->("SELECT * FROM rl_throttle_policy('tiers', 'u', 2)"), 'f|4|1|||tiers/small|f', 'denied by one');
 is($sql->($buckets), 'tiers 7, tiers/large 97, tiers/small 1', '... none pays');
 is($sql->($pending), 'tiers/small/u=1', '... the violation is of the tier that refused');
 is($sql->("SELECT rl_consume_policy('tiers', 'u', 9)"), 'f', 'denied by two');
@@ -238,10 +238,10 @@ is($sql->("SELECT rl_consume_policy('tiers', 'u'), rl_consume_policy('tiers', 'u
 is($sql->($counts), 'tiers 3/1/0, tiers/large 3/0/0, tiers/small 3/2/0', 'decisions are counted per tier');
 
 $sql->("UPDATE rate_limit_policies SET enabled = false WHERE tier = 'small'; SELECT rl_stats_reset()");
-is($sql->("SELECT * FROM rl_throttle_policy('tiers', 'u', 2)"), 't|10|4|00:00:00|', 'a tier that is disabled has no say');
+is($sql->("SELECT * FROM rl_throttle_policy('tiers', 'u', 2)"), 't|10|4|00:00:00||tiers|f', 'a tier that is disabled has no say');
 is($sql->($buckets), 'tiers 4, tiers/large 94, tiers/small 0', '... and does not pay');
 $sql->("UPDATE rate_limit_policies SET enabled = true, shadow = true WHERE tier = 'small'; SELECT rl_flush()");
-is($sql->("SELECT * FROM rl_throttle_policy('tiers', 'u', 2)"), 't|10|2|00:00:00|', 'a tier in shadow does not deny');
+is($sql->("SELECT * FROM rl_throttle_policy('tiers', 'u', 2)"), 't|10|2|00:00:00||tiers|t', 'a tier in shadow does not deny');
 is($sql->($buckets), 'tiers 2, tiers/large 92, tiers/small 0', '... and what it does not have is not paid');
 is($sql->($pending), 'tiers/small/u=1', '... but it is recorded');
 is($sql->($counts), 'tiers 2/0/0, tiers/large 2/0/0, tiers/small 0/0/1', '... as shadowed');
@@ -255,30 +255,30 @@ is($sql->($counts), 'tiers 0/0/1, tiers/large 1/0/0, tiers/small 0/0/1', '... as
 $sql->("UPDATE rate_limit_policies SET enabled = false; SELECT rl_flush(), rl_stats_reset()");
 is($sql->("SELECT rl_consume_policy('tiers', 'u', 1000), allowed, remaining FROM rl_throttle_policy('tiers', 'u', 3)"), 't|t|10', 'all tiers disabled: always allowed');
 is($sql->("$buckets; $pending; $counts"), "tiers 0, tiers/large 87, tiers/small 2\n\ntiers 0/0/0, tiers/large 0/0/0, tiers/small 0/0/0", '... nothing is paid, recorded or counted');
-$sql->("UPDATE rate_limit_policies SET enabled = true, shadow = false; SELECT rl_reset_all(), rl_block('u', '1 hour', 'tiers/large')");
+$sql->("UPDATE rate_limit_policies SET enabled = true, shadow = false; SELECT rl_reset_all(NULL), rl_block('u', '1 hour', 'tiers/large')");
 is($sql->("SELECT rl_consume_policy('tiers', 'u', 0), allowed, retry_after > '59 min' FROM rl_throttle_policy('tiers', 'u')"), 'f|f|t', 'a block of one tier denies');
 is($sql->($pending), 'tiers/large/u=2', '... and is its violation');
 $sql->("SELECT rl_unblock('u', 'tiers/large'), rl_flush()");
 is($sql->("SELECT rl_throttle_policy('tiers', 'u', 3); UPDATE rate_limit_policies SET capacity = 20 WHERE tier = 'small'; SELECT * FROM rl_throttle_policy('tiers', 'u', 1)"),
-	"(t,4,1,00:00:00,)\nt|20|0|00:00:00|", 'a tier that grows grants nothing by itself');
+	"(t,4,1,00:00:00,,tiers/small,f)\nt|20|0|00:00:00||tiers/small|f", 'a tier that grows grants nothing by itself');
 is($sql->("SET ROLE app; SELECT rl_consume_policy('tiers', 'a'), (rl_throttle_policy('tiers', 'a')).allowed"), 't|t', 'who may not read policies may call them');
 is((result_of("SET ROLE app; SELECT * FROM rate_limit_policies"))[1], "ERROR:  permission denied for table rate_limit_policies", '... as all are');
-$sql->("INSERT INTO rate_limit_policies (policy, tier, capacity, refill) SELECT 'many', i, 10, 0 FROM generate_series(1, 64) i");
+$sql->("INSERT INTO rate_limit_policies (policy, tier, capacity, refill, quota) SELECT 'many', i, 10, 0, true FROM generate_series(1, 64) i");
 is($sql->("SELECT rl_consume_policy('many', 'm', 4), rl_consume_policy('many', 'm', 4), rl_consume_policy('many', 'm', 4)"), 't|t|f', '64 tiers');
 is($sql->("SELECT count(*) FROM rate_limit_status WHERE key = 'm' AND tokens = 2"), '64', '... all or nothing');
 $sql->("UPDATE rate_limit_policies SET shadow = true WHERE policy = 'many' AND tier::int % 2 = 0");
 is($sql->("SELECT rl_consume_policy('many', 'm', 1), (SELECT count(*) FROM rate_limit_status WHERE key = 'm' AND tokens = 1)"), 't|64', '... half of them in shadow');
-$sql->("INSERT INTO rate_limit_policies (policy, tier, capacity, refill) VALUES ('many', '65', 10, 0)");
+$sql->("INSERT INTO rate_limit_policies (policy, tier, capacity, refill, quota) VALUES ('many', '65', 10, 0, true)");
 like((result_of("SELECT rl_consume_policy('many', 'm')"))[1], qr/policy "many" must not have more than 64 tiers, not 65/, '65 tiers are too many');
 
 #
 # Errors
 #
 foreach (
-	[ "SELECT rl_consume_policy('nope', 'k')", '', qr/^ERROR:  policy "nope" does not exist\n?$/ ],
-	[ "SELECT rl_throttle_policy('nope', 'k')", '', qr/^ERROR:  policy "nope" does not exist\n?$/ ],
-	[ "SET ratelimit.on_error = allow; SELECT rl_consume_policy('nope', 'k'), rl_throttle_policy('nope', 'k')", 't|(t,,,,)', qr/^WARNING:  policy "nope" does not exist/ ],
-	[ "SET ratelimit.on_error = deny; SELECT rl_consume_policy('nope', 'k'), rl_throttle_policy('nope', 'k')", 'f|(f,,,,)', qr/^WARNING:  policy "nope" does not exist/ ],
+	[ "SELECT rl_consume_policy('nope', 'k')", '', qr/^ERROR:  policy "nope" does not exist\nHINT:  Policies are the rows of the table rate_limit_policies\.\n?$/ ],
+	[ "SELECT rl_throttle_policy('nope', 'k')", '', qr/^ERROR:  policy "nope" does not exist\nHINT:  Policies are the rows of the table rate_limit_policies\.\n?$/ ],
+	[ "SET ratelimit.on_error = allow; SELECT rl_consume_policy('nope', 'k'), rl_throttle_policy('nope', 'k')", 't|(t,,,,,,f)', qr/^WARNING:  policy "nope" does not exist/ ],
+	[ "SET ratelimit.on_error = deny; SELECT rl_consume_policy('nope', 'k'), rl_throttle_policy('nope', 'k')", 'f|(f,,,,,,f)', qr/^WARNING:  policy "nope" does not exist/ ],
 	[ "SELECT rl_consume_policy('', 'k')", '', qr/policy must not be empty/ ],
 	[ "SELECT rl_consume_policy(repeat('p', 64), 'k')", '', qr/policy must not be longer than 63 bytes/ ],
 	[ "SELECT rl_consume_policy(NULL, 'k')", '', qr/policy must not be null/ ],
@@ -306,8 +306,8 @@ is($sql->("SELECT rl_consume_policy('p', 'k')"), 't', '... and it is back');
 #
 my $insert = 'INSERT INTO rate_limit_policies (policy, tier, capacity, refill) VALUES';
 foreach (
-	(map { "('bad', 'default', $_, 1)" } "'NaN'", "'Infinity'", "'-Infinity'", 0, -1, "'-0'", 'NULL'),
-	(map { "('bad', 'default', 1, $_)" } "'NaN'", "'Infinity'", "'-Infinity'", -1, -1e-300, 'NULL'),
+	(map { "('bad', 'default', $_, 1)" } "'NaN'", "'Infinity'", "'-Infinity'", -1, -1e-300, 'NULL'),
+	(map { "('bad', 'default', 1, $_)" } "'NaN'", "'Infinity'", "'-Infinity'", -1, -1e-300, 0, "'-0'", 'NULL'),
 	(map { "($_, 'default', 1, 1)" } "''", "'a:b'", "':'", "repeat('p', 64)", "repeat('€', 22)", 'NULL'),
 	(map { "('bad', $_, 1, 1)" } "''", "'a:b'", "repeat('t', 60)", 'NULL'),
 	"('p', 'default', 1, 1)", "('twice', 'x', 1, 1), ('twice/x', 'default', 1, 1)", "('a/b', 'c', 1, 1), ('a', 'b/c', 1, 1)")
@@ -318,13 +318,13 @@ foreach (
 }
 like((result_of("UPDATE rate_limit_policies SET capacity = 'NaN' WHERE policy = 'p'"))[1], qr/violates check constraint/, 'nor by an update');
 like((result_of("UPDATE rate_limit_policies SET shadow = NULL WHERE policy = 'p'"))[1], qr/null value in column "shadow"/, 'nor a flag that is neither');
-$sql->("$insert (repeat('p', 63), 'default', 1e-300, 0), (repeat('q', 60), 'tt', 1e300, 1e300), (repeat('€', 21), 'default', 1, 1)");
+$sql->("$insert (repeat('p', 63), 'default', 1e-300, 1e-300), (repeat('q', 60), 'tt', 1e300, 1e300), (repeat('€', 21), 'default', 1, 1)");
 is($sql->("SELECT rl_consume_policy(repeat('p', 63), 'k', 1e-300), rl_consume_policy(repeat('q', 60), 'k'), rl_consume_policy(repeat('€', 21), 'k'), rl_consume_policy(repeat('€', 21), 'k')"), 't|t|t|f', 'the longest names, the largest numbers');
 
 #
 # A standby obeys what was committed and replayed
 #
-$sql->("DELETE FROM rate_limit_policies; INSERT INTO rate_limit_policies (policy, capacity, refill) VALUES ('p', 1, 0)");
+$sql->("DELETE FROM rate_limit_policies; INSERT INTO rate_limit_policies (policy, capacity, refill, quota) VALUES ('p', 1, 0, true)");
 $node->backup('backup');
 my $standby = PostgreSQL::Test::Cluster->new('standby');
 $standby->init_from_backup($node, 'backup', has_streaming => 1);
@@ -342,7 +342,7 @@ is(join(' ', map { $_->query_safe($capacity) } @on_standby), '1 1', 'standby: re
 foreach (
 	[ "UPDATE rate_limit_policies SET capacity = 2", 2 ],
 	[ "BEGIN; UPDATE rate_limit_policies SET capacity = 3; ROLLBACK", 2 ],
-	[ "DELETE FROM rate_limit_policies; INSERT INTO rate_limit_policies (policy, capacity, refill) VALUES ('p', 4, 0)", 4 ])
+	[ "DELETE FROM rate_limit_policies; INSERT INTO rate_limit_policies (policy, capacity, refill, quota) VALUES ('p', 4, 0, true)", 4 ])
 {
 	my ($change, $expected) = @$_;
 
@@ -360,8 +360,8 @@ $node->stop;
 #
 $node = start_server('table', preload => 0);
 $sql = sub { return $node->safe_psql('postgres', $_[0]); };
-$sql->("$insert ('tiers', 'default', 10, 0), ('tiers', 'small', 4, 0)");
-is($sql->("SELECT rl_throttle_policy('tiers', 'u', 3), rl_consume_policy('tiers', 'u', 2)"), '(t,4,1,00:00:00,)|f', 'table: all tiers or none');
+$sql->("INSERT INTO rate_limit_policies (policy, tier, capacity, refill, quota) VALUES ('tiers', 'default', 10, 0, true), ('tiers', 'small', 4, 0, true)");
+is($sql->("SELECT rl_throttle_policy('tiers', 'u', 3), rl_consume_policy('tiers', 'u', 2)"), '(t,4,1,00:00:00,,tiers/small,f)|f', 'table: all tiers or none');
 is($sql->($buckets), 'tiers 7, tiers/small 1', '... as can be seen');
 $session = in_session($node);
 $session->query_safe("BEGIN; SELECT rl_consume_policy('tiers', 'u')");

@@ -20,7 +20,7 @@ sub block_tier
 {
 	my ($key) = @_;
 
-	return $sql->("SELECT tier FROM rl_buckets() WHERE key = '$key' AND blocked_until IS NOT NULL");
+	return $sql->("SELECT tier FROM _rl_buckets() WHERE key = '$key' AND blocked_until IS NOT NULL");
 }
 
 # All ways to ask.
@@ -72,7 +72,7 @@ sub check_many
 	is($sql->("SELECT count(*) FILTER (WHERE rl_unblock('many ' || i, 'm')) FROM generate_series(1, $n) i WHERE i % 3 = 0"), int($n / 6), "$name: some are unblocked");
 	is($sql->("SELECT count(*) FILTER (WHERE i % 6 IN (2, 4)), count(*) FROM generate_series(1, $n) i WHERE NOT rl_consume('many ' || i, 10, 0, 0, 'm')"),
 		join('|', ($n / 2 - int($n / 6)) x 2), "$name: ... then the others still are");
-	is($sql->("SELECT rl_reset_all('m'), rl_reset_all(), count(*) FROM generate_series(1, $n) i WHERE NOT rl_consume('many ' || i, 10, 0, 0, 'm')") =~ /\|(\d+)$/ && $1,
+	is($sql->("SELECT rl_reset_all('m'), rl_reset_all(NULL), count(*) FROM generate_series(1, $n) i WHERE NOT rl_consume('many ' || i, 10, 0, 0, 'm')") =~ /\|(\d+)$/ && $1,
 		$n / 2 - int($n / 6), "$name: ... resets or no resets");
 	$sql->("SELECT count(rl_unblock('many ' || i, 'm')) FROM generate_series(1, $n) i");
 	is($sql->("SELECT count(*) FROM generate_series(1, $n) i WHERE NOT rl_consume('many ' || i, 10, 0, 0, 'm')"), 0, "$name: all are unblocked");
@@ -160,7 +160,7 @@ check_denied('memory', 'b');
 is(block_tier('b'), 'memory', 'memory: ... there');
 is($sql->("SELECT rl_reset('b'), rl_consume('b', 10, 0), rl_unblock('b'), rl_consume('b', 10, 0)"), 't|f|t|t', 'memory: ended by rl_unblock() only');
 is($sql->("BEGIN READ ONLY; SELECT rl_block('b', '1 hour'), rl_consume('b', 10, 0); COMMIT; SELECT rl_consume('b', 10, 0), rl_unblock('b'), rl_consume('b', 10, 0)"), "|f\nf|t|t", 'memory: in a read-only transaction');
-foreach my $call ("rl_unblock('b')", "rl_reset('b')", 'rl_reset_all()')
+foreach my $call ("rl_unblock('b')", "rl_reset('b')", 'rl_reset_all(NULL)')
 {
 	my ($rc, $out, $err) = $node->psql('postgres', "BEGIN READ ONLY; SELECT $call");
 	is($err, '', "memory: ... where $call works, too");
@@ -211,7 +211,7 @@ is($sql->("SELECT rl_consume('stays', 10, 0.01, 0), round(tokens) BETWEEN -90 AN
 $node->append_conf('postgresql.conf', "shared_preload_libraries = 'ratelimit'\nratelimit.max_buckets = 16\nratelimit.flush_interval = 1s");
 $node->restart;
 is($sql->("SELECT rl_consume('stays', 10, 0.01, 0), rl_consume('stays2', 10, 0)"), 'f|t', 'preloaded: blocks in the table are found');
-ok($node->poll_query_until('postgres', q{SELECT count(*) > 0 FROM rl_buckets() WHERE key = 'stays' AND blocked_until IS NOT NULL AND tier = 'memory'}), 'preloaded: ... and are moved to memory by the worker');
+ok($node->poll_query_until('postgres', q{SELECT count(*) > 0 FROM _rl_buckets() WHERE key = 'stays' AND blocked_until IS NOT NULL AND tier = 'memory'}), 'preloaded: ... and are moved to memory by the worker');
 is($sql->("SELECT rl_consume('stays', 10, 0.01, 0), rl_peek('stays', 10, 0.01, 0)::text ~ '^\\(f,10,-8', rl_unblock('stays'), rl_consume('stays', 10, 0.01), rl_consume('stays', 10, 0.01, 0)"), 'f|t|t|f|t', 'preloaded: ... where they hold, as does the debt');
 $node->stop;
 
@@ -242,16 +242,16 @@ is($sql->("BEGIN READ ONLY; SELECT rl_consume('undone', 10, 0, 0), rl_consume('o
 is($sql->("SELECT rl_consume('undone', 10, 0, 0), rl_consume('owing', 10, 0), rl_consume('made', 10, 0), (rl_peek('owing', 10, 0, 0)).remaining"), 'f|f|f|-6', 'read only: ... and stay');
 
 # the worker moves a block to memory once there is room, and it holds all the time
-ok($node->poll_query_until('postgres', q{SELECT rl_block('moving', '1 hour') IS NOT NULL AND (SELECT count(*) > 0 FROM rl_buckets() WHERE key = 'moving' AND blocked_until IS NOT NULL)}), 'a block to be moved');
+ok($node->poll_query_until('postgres', q{SELECT rl_block('moving', '1 hour') IS NOT NULL AND (SELECT count(*) > 0 FROM _rl_buckets() WHERE key = 'moving' AND blocked_until IS NOT NULL)}), 'a block to be moved');
 my $watch = start_clients($node, clients => 4, seconds => 4, script => q{SELECT 1 / (NOT rl_consume('moving', 10, 0, 0))::int;});
-$sql->('SELECT rl_reset_all()');
-ok($node->poll_query_until('postgres', q{SELECT count(*) > 0 FROM rl_buckets() WHERE key = 'moving' AND tier = 'memory'}), 'moving: to memory');
+$sql->('SELECT rl_reset_all(NULL)');
+ok($node->poll_query_until('postgres', q{SELECT count(*) > 0 FROM _rl_buckets() WHERE key = 'moving' AND tier = 'memory'}), 'moving: to memory');
 fill_up();
 finish_clients($watch, 'moving: at no time allowed');
 is($sql->("SELECT rl_unblock('moving'), rl_unblock('moving'), rl_consume('moving', 10, 0)"), 't|f|t', 'moving: unblocked, in one place only');
 
 # a crash empties the table
-$sql->("SELECT rl_reset_all()");
+$sql->("SELECT rl_reset_all(NULL)");
 fill_up();
 $sql->("SELECT rl_block('crash', '1 hour')");
 is(block_tier('crash'), 'table', 'a block in the table');

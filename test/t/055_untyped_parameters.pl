@@ -18,24 +18,30 @@ use RateLimitTest;
 use Test::More;
 
 my $node = start_server('drivers');
-$node->safe_psql('postgres', "INSERT INTO rate_limit_policies (policy, capacity, refill) VALUES ('api', 10, 0)");
+$node->safe_psql('postgres', "INSERT INTO rate_limit_policies (policy, capacity, refill, quota) VALUES ('api', 10, 0, true)");
 
 # Statement, parameters, their types, type of the result, its text.  KEY becomes a
 # key of its own in each use.
-my $result = '(t,10,9,00:00:00,)';
+sub result
+{
+	my ($limiter) = @_;
+
+	return "(t,10,9,00:00:00,,$limiter,f)";
+}
+
 my @calls = (
 	[ 'SELECT rl_consume($1, $2, $3)', [ 'KEY', 10, 0 ], 'text float8 float8', 'bool', 't' ],
 	[ 'SELECT rl_consume($1, $2, $3, $4)', [ 'KEY', 10, 0, 0.5 ], 'text float8 float8 float8', 'bool', 't' ],
 	[ 'SELECT rl_consume($1, $2, $3, $4, $5)', [ 'KEY', 10, 0, 11, 'login' ], 'text float8 float8 float8 text', 'bool', 'f' ],
 	[ 'SELECT rl_consume(key => $1, capacity => $2, refill => $3, limiter => $4)', [ 'KEY', 10, 0, 'login' ], 'text float8 float8 text', 'bool', 't' ],
-	[ 'SELECT rl_throttle($1, $2, $3)', [ 'KEY', 10, 0 ], 'text float8 float8', 'rl_result', $result ],
-	[ 'SELECT rl_throttle($1, $2, $3, $4)', [ 'KEY', 10, 0, 1 ], 'text float8 float8 float8', 'rl_result', $result ],
-	[ 'SELECT rl_throttle($1, $2, $3, $4, $5)', [ 'KEY', 10, 0, 1, 'login' ], 'text float8 float8 float8 text', 'rl_result', $result ],
+	[ 'SELECT rl_throttle($1, $2, $3)', [ 'KEY', 10, 0 ], 'text float8 float8', 'rl_result', result('default') ],
+	[ 'SELECT rl_throttle($1, $2, $3, $4)', [ 'KEY', 10, 0, 1 ], 'text float8 float8 float8', 'rl_result', result('default') ],
+	[ 'SELECT rl_throttle($1, $2, $3, $4, $5)', [ 'KEY', 10, 0, 1, 'login' ], 'text float8 float8 float8 text', 'rl_result', result('login') ],
 	[ 'SELECT remaining FROM rl_throttle($1, $2, $3)', [ 'KEY', 10, 0 ], 'text float8 float8', 'float8', '9' ],
 	[ 'SELECT retry_after FROM rl_throttle($1, $2, $3)', [ 'KEY', 10, 0 ], 'text float8 float8', 'interval', '00:00:00' ],
-	[ 'SELECT rl_peek($1, $2, $3)', [ 'KEY', 10, 0 ], 'text float8 float8', 'rl_result', $result ],
-	[ 'SELECT rl_peek($1, $2, $3, $4)', [ 'KEY', 10, 0, 1 ], 'text float8 float8 float8', 'rl_result', $result ],
-	[ 'SELECT rl_peek($1, $2, $3, $4, $5)', [ 'KEY', 10, 0, 1, 'login' ], 'text float8 float8 float8 text', 'rl_result', $result ],
+	[ 'SELECT rl_peek($1, $2, $3)', [ 'KEY', 10, 0 ], 'text float8 float8', 'rl_result', result('default') ],
+	[ 'SELECT rl_peek($1, $2, $3, $4)', [ 'KEY', 10, 0, 1 ], 'text float8 float8 float8', 'rl_result', result('default') ],
+	[ 'SELECT rl_peek($1, $2, $3, $4, $5)', [ 'KEY', 10, 0, 1, 'login' ], 'text float8 float8 float8 text', 'rl_result', result('login') ],
 	[ 'SELECT rl_consume_upto($1, $2, $3, $4)', [ 'KEY', 10, 0, 12 ], 'text float8 float8 float8', 'float8', '10' ],
 	[ 'SELECT rl_consume_upto($1, $2, $3, $4, $5)', [ 'KEY', 10, 0, 4, 'login' ], 'text float8 float8 float8 text', 'float8', '4' ],
 	[ 'SELECT rl_consume_each($1, $2, $3)', [ [ 'KEY', 'KEY', 'KEY' ], 2, 0 ], '_text float8 float8', '_bool', '{t,t,f}' ],
@@ -46,8 +52,10 @@ my @calls = (
 	[ 'SELECT rl_consume_all($1, $2, $3, $4, $5)', [ [ 'KEY', 'KEY' ], [ 2, 3 ], [ 0, 0.5 ], undef, [ 'x', 'y' ] ], '_text _float8 _float8 _float8 _text', 'bool', 't' ],
 	[ 'SELECT rl_consume_policy($1, $2)', [ 'api', 'KEY' ], 'text text', 'bool', 't' ],
 	[ 'SELECT rl_consume_policy($1, $2, $3)', [ 'api', 'KEY', 11 ], 'text text float8', 'bool', 'f' ],
-	[ 'SELECT rl_throttle_policy($1, $2)', [ 'api', 'KEY' ], 'text text', 'rl_result', $result ],
-	[ 'SELECT rl_throttle_policy($1, $2, $3)', [ 'api', 'KEY', 1 ], 'text text float8', 'rl_result', $result ],
+	[ 'SELECT rl_throttle_policy($1, $2)', [ 'api', 'KEY' ], 'text text', 'rl_result', result('api') ],
+	[ 'SELECT rl_throttle_policy($1, $2, $3)', [ 'api', 'KEY', 1 ], 'text text float8', 'rl_result', result('api') ],
+	[ 'SELECT tokens FROM rl_status_policy($1, $2)', [ 'api', 'KEY' ], 'text text', 'float8', '10' ],
+	[ 'SELECT rl_per($1, $2)', [ 6, '1 minute' ], 'float8 interval', 'float8', '0.1' ],
 	[ 'SELECT rl_enforce($1, $2, $3)', [ 'KEY', 10, 0 ], 'text float8 float8', 'void', '' ],
 	[ 'SELECT rl_enforce($1, $2, $3, $4)', [ 'KEY', 10, 0, 2 ], 'text float8 float8 float8', 'void', '' ],
 	[ 'SELECT rl_enforce($1, $2, $3, $4, $5)', [ 'KEY', 10, 0, 11, 'login' ], 'text float8 float8 float8 text', 'error', 'PT429' ],
@@ -68,16 +76,22 @@ my @calls = (
 	[ 'SELECT rl_unblock($1, $2)', [ 'KEY', 'login' ], 'text text', 'bool', 'f' ],
 	[ 'SELECT rl_reset($1)', ['KEY'], 'text', 'bool', 'f' ],
 	[ 'SELECT rl_reset($1, $2)', [ 'KEY', 'login' ], 'text text', 'bool', 'f' ],
-	[ 'SELECT rl_report($1, $2, $3)', [ 'api', 'KEY', 3 ], 'text text int8', 'bool', 't' ],
+	[ 'SELECT rl_reset_all($1)', ['unused'], 'text', 'int8', '0' ],
+	[ 'SELECT rl_report($1)', ['KEY'], 'text', 'bool', 't' ],
+	[ 'SELECT rl_report($1, $2)', [ 'KEY', 'api' ], 'text text', 'bool', 't' ],
+	[ 'SELECT rl_report($1, $2, $3)', [ 'KEY', 'api', 3 ], 'text text int8', 'bool', 't' ],
 	[ 'SELECT accepted FROM rl_report_batch($1)', ['[{"limiter": "api", "key": "k", "rejected": 1}]'], 'jsonb', 'int8', '1' ],
+	[ 'SELECT rl_flag($1)', ['KEY'], 'text', 'bool', 't' ],
+	[ 'SELECT rl_flag($1, $2)', [ 'KEY', 'api' ], 'text text', 'bool', 't' ],
 	[ 'SELECT rl_flag($1, $2, $3)', [ 'KEY', 'api', 'why' ], 'text text text', 'bool', 't' ],
+	[ 'SELECT rl_unflag($1)', ['KEY'], 'text', 'bool', 'f' ],
 	[ 'SELECT rl_unflag($1, $2)', [ 'KEY', 'api' ], 'text text', 'bool', 'f' ]);
 
 # none is forgotten
 my %called = map { $_ => 1 } map { $_->[0] =~ /(rl_\w+)\(/g } @calls;
 is( join(' ', grep { !$called{$_} } split /\n/, $node->safe_psql('postgres', <<'SQL')), '', 'every function with arguments is called');
 SELECT DISTINCT p.proname FROM pg_proc p JOIN pg_depend d ON d.objid = p.oid AND d.deptype = 'e' AND d.classid = 'pg_proc'::regclass
-JOIN pg_extension e ON e.oid = d.refobjid AND e.extname = 'ratelimit' WHERE p.pronargs > 0 AND p.proname NOT IN ('rl_reset_all') ORDER BY 1
+JOIN pg_extension e ON e.oid = d.refobjid AND e.extname = 'ratelimit' WHERE p.pronargs > 0 ORDER BY 1
 SQL
 is( $node->safe_psql('postgres', <<'SQL'), '', 'no function is overloaded');
 SELECT proname FROM pg_proc WHERE proname ~ '^rl_' AND pronamespace = 'public'::regnamespace GROUP BY proname HAVING count(*) > 1

@@ -38,7 +38,7 @@ sub check
 	my ($name, $preload) = @_;
 	my $n = 0;
 
-	$sql->("INSERT INTO rate_limit_policies (policy, capacity, refill) VALUES ('default', 10, 0)");
+	$sql->("INSERT INTO rate_limit_policies (policy, capacity, refill, quota) VALUES ('default', 10, 0, true)");
 	foreach (@functions)
 	{
 		my ($function, $allowed, $denied, $yes, $no) = @$_;
@@ -86,9 +86,9 @@ sub check
 
 	# answers with figures
 	is($sql->("SET ratelimit.enabled = off; SELECT rl_throttle('key 1', 10, 1, 3), rl_peek('key 1', 10, 1, 3), rl_throttle('key 1', 10, 1, 11)"),
-		'(t,10,10,00:00:00,00:00:00)|(t,10,10,00:00:00,00:00:00)|(t,10,10,00:00:00,00:00:00)', "$name: disabled, every bucket is full");
-	is($sql->("SELECT rl_consume('figures', 10, 0, 8); SET ratelimit.shadow = on; SELECT allowed, remaining, retry_after FROM rl_throttle('figures', 10, 0, 3); SELECT allowed, remaining FROM rl_peek('figures', 10, 0, 3)"),
-		"t\nt|2|00:00:00\nt|2", "$name: in shadow mode, figures are those of the bucket");
+		join('|', ('(t,10,10,00:00:00,00:00:00,default,f)') x 3), "$name: disabled, every bucket is full");
+	is($sql->("SELECT rl_consume('figures', 10, 0, 8); SET ratelimit.shadow = on; SELECT allowed, remaining, retry_after, shadowed FROM rl_throttle('figures', 10, 0, 3); SELECT allowed, remaining, shadowed FROM rl_peek('figures', 10, 0, 3); SELECT shadowed FROM rl_throttle('figures', 10, 0, 0)"),
+		"t\nt|2|00:00:00|t\nt|2|t\nf", "$name: in shadow mode, figures are those of the bucket");
 
 	# blocks
 	is($sql->("SELECT rl_block('figures', '1 hour'); SET ratelimit.shadow = on; SELECT rl_consume('figures', 10, 0), (rl_peek('figures', 10, 0)).allowed; SET ratelimit.enabled = off; SELECT rl_consume('figures', 10, 0); SET ratelimit.enabled = on; SET ratelimit.shadow = off; SELECT rl_consume('figures', 10, 0)"),
@@ -100,7 +100,7 @@ sub check
 	foreach my $setting ('enabled = off', 'shadow = on')
 	{
 		my ($rc, $out, $err) = $node->psql('postgres', "SET ratelimit.$setting; SELECT rl_consume('k', -1, 0)");
-		like($err, qr/capacity must be a finite number above 0, not -1/, "$name: $setting: bad arguments are errors");
+		like($err, qr/capacity must be a finite number not below 0, not -1/, "$name: $setting: bad arguments are errors");
 	}
 	my ($rc, $out, $err) = $node->psql('postgres', "SET ratelimit.shadow = on; SELECT rl_consume_policy('nope', 'k')");
 	like($err, qr/policy "nope" does not exist/, "$name: in shadow mode, a policy that does not exist is an error");

@@ -12,12 +12,18 @@ use DocTest;
 use JSON::PP;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
+use PostgrestTest;
 use RateLimitTest;
 use Test::More;
 
 my $json = JSON::PP->new->canonical;
-my %doc = map { $_->{title} => $_->{blocks} }
-  doc_sections(slurp_file("$FindBin::RealBin/../../docs/postgrest.md"));
+
+# The statements of the document, a block each: what an API needs, and the functions of
+# one's own, the first of which raises errors and the second adds headers.
+my @doc = map { map { $_->{sql} } @{ $_->{blocks} } } doc_sections(slurp_file("$FindBin::RealBin/../../docs/postgrest.md"));
+my ($needs) = grep { /CREATE ROLE authenticator/ } @doc;
+my ($function) = grep { /^CREATE FUNCTION public.limit_request/ } @doc;
+my ($with_headers) = grep { /^CREATE OR REPLACE FUNCTION public.limit_request/ } @doc;
 
 # A server with the roles, the table and the function of the document.
 sub start_api
@@ -25,62 +31,10 @@ sub start_api
 	my ($name, %options) = @_;
 	my $node = start_server($name, %options, conf => 'ratelimit.flush_interval = 1h');
 
-	$node->safe_psql('postgres', 'CREATE SCHEMA ratelimit; ALTER EXTENSION ratelimit SET SCHEMA ratelimit; ALTER DATABASE postgres SET search_path = "$user", public, ratelimit');
-	foreach my $block (@{ $doc{'The function'} }[ 0 .. 2 ])
-	{
-		$node->safe_psql('postgres', $block->{sql});
-	}
+	$node->safe_psql('postgres', "DROP EXTENSION ratelimit;\n$needs");
+	$node->safe_psql('postgres', 'ALTER DATABASE postgres SET search_path = "$user", public, ratelimit');
+	$node->safe_psql('postgres', $function);
 	return $node;
-}
-
-# One request, as PostgREST sends it, sent again until so many were answered, or until
-# one is denied.  The last answer: error (SQLSTATE, message, detail, hint) or rows, and
-# the response headers that were set.
-sub request
-{
-	my ($node, $method, %request) = @_;
-	my $role = $request{claims} ? 'web_user' : 'web_anon';
-	my %claims = (role => $role, %{ $request{claims} // {} });
-	my $access = $method eq 'GET' ? 'READ ONLY' : 'READ WRITE';
-	my $query = $request{query} // (
-		$method eq 'GET'
-		? 'SELECT json_agg(items) FROM api.items'
-		: q(INSERT INTO api.items SELECT coalesce(max(id), 0) + 1, 'new' FROM api.items RETURNING 'created'));
-	my @config = (
-		search_path => '"api", "public"',
-		role => $role,
-		'request.jwt.claims' => $json->encode(\%claims),
-		'request.method' => $method,
-		'request.path' => '/items',
-		'request.headers' => $json->encode({ accept => '*/*', %{ $request{headers} // {} } }),
-		'request.cookies' => '{}');
-	my @set;
-
-	while (my ($setting, $value) = splice @config, 0, 2)
-	{
-		push @set, "set_config('$setting', '$value', true)";
-	}
-	my $transaction = "BEGIN ISOLATION LEVEL READ COMMITTED $access;\n"
-	  . 'SELECT ' . join(', ', @set) . " \\g /dev/null\n"
-	  . "SELECT public.limit_request() \\g /dev/null\n"
-	  . "$query;\n"
-	  . "SELECT format('headers %s', current_setting('response.headers', true));\n"
-	  . "COMMIT;\n";
-	my $script = $node->basedir . '/request.sql';
-	unlink $script;
-	append_to_file($script, $transaction x ($request{times} // 1));
-	my ($rc, $out, $err) = $node->psql('postgres', "\\set VERBOSITY verbose\n\\i $script",
-		on_error_stop => 1, extra_params => [ '-U', 'authenticator' ]);
-	my %answer = (out => $out, err => $err, answered => scalar(() = $out =~ /^headers/mg));
-
-	if ($err =~ /ERROR:  (\w{5}): (.*)$/m)
-	{
-		@answer{qw(sqlstate message)} = ($1, $2);
-		my $rest = substr $err, $+[0];
-		$answer{detail} = $1 if $rest =~ /^DETAIL:  (.*)$/m;
-		$answer{hint} = $1 if $rest =~ /^HINT:  (.*)$/m;
-	}
-	return \%answer;
 }
 
 # Is the answer the error that PostgREST makes 429 of, with headers?  Numbers and
@@ -106,7 +60,7 @@ sub is_429
 			status => 429,
 			headers => {
 				'RateLimit' => qq("$limiter";r=0;t=$seconds),
-				'RateLimit-Policy' => qq("$limiter";q=$capacity),
+				'RateLimit-Policy' => qq("$limiter";q=$capacity;w=100),
 				'Retry-After' => "$seconds"
 			}
 		}), "$what: status, a number, and headers, strings all");
@@ -157,18 +111,18 @@ like($answer->{detail}, qr/^key "203\.0\.113\.7", limiter "api_ip": [\d.]+ of 10
 like($answer->{hint}, qr/^Wait \d+ s\.$/, '... hint');
 
 # headers on every answer
-$node->safe_psql('postgres', $doc{'Headers on every answer'}[0]{sql});
+$node->safe_psql('postgres', $with_headers);
 $answer = request($node, 'GET', claims => { sub => 'dave' });
 my ($set) = $answer->{out} =~ /^headers (.*)$/m;
 is($json->encode($json->decode($set)),
-	$json->encode([ { RateLimit => '"api_user";r=99;t=1' }, { 'RateLimit-Policy' => '"api_user";q=100' } ]),
+	$json->encode([ { RateLimit => '"api_user";r=99;t=1' }, { 'RateLimit-Policy' => '"api_user";q=100;w=100' } ]),
 	'headers of an allowed request: objects of one string each');
 $answer = request($node, 'GET', claims => { sub => 'dave' }, times => 300);
 is($answer->{sqlstate}, 'PGRST', 'and when denied: SQLSTATE');
 is($json->encode($json->decode($answer->{message})),
 	'{"code":"too_many","hint":"Slow down.","message":"Too many requests"}', '... message');
 is($json->encode($json->decode($answer->{detail})),
-	'{"headers":{"RateLimit":"\"api_user\";r=0;t=1","RateLimit-Policy":"\"api_user\";q=100","Retry-After":"1"},"status":429}',
+	'{"headers":{"RateLimit":"\"api_user\";r=0;t=1","RateLimit-Policy":"\"api_user\";q=100;w=100","Retry-After":"1"},"status":429}',
 	'... detail');
 $node->stop;
 
@@ -198,7 +152,7 @@ is($json->encode($json->decode($answer->{message})),
 	'{"code":"PT429","details":"key \"alice\", limiter \"api_user\"","hint":null,"message":"rate limit exceeded"}',
 	'... message, with what is known');
 is($json->encode($json->decode($answer->{detail})),
-	'{"headers":{"RateLimit-Policy":"\"api_user\";q=100"},"status":429}', '... detail');
+	'{"headers":{"RateLimit-Policy":"\"api_user\";q=100;w=100"},"status":429}', '... detail');
 $operator->query_safe('ROLLBACK');
 finish_session($operator);
 $node->stop;

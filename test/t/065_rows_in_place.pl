@@ -94,7 +94,7 @@ SQL
 		$check->($maintenance);
 	}
 	$query->('VACUUM rate_limit_buckets');
-	cmp_ok($query->("SELECT rl_reset_all()"), '>', 59990, "$here: all are deleted from pages that are all-visible");
+	cmp_ok($query->("SELECT rl_reset_all(NULL)"), '>', 59990, "$here: all are deleted from pages that are all-visible");
 	is($query->("SET enable_seqscan = off; SET enable_bitmapscan = off; SELECT count(*) FROM rate_limit_buckets WHERE limiter >= ''"), 0, "$here: ... an index-only scan finds none");
 	$check->('after that');
 	$query->('VACUUM rate_limit_buckets');

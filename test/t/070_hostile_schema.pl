@@ -30,7 +30,7 @@ sub elsewhere
 my $named = named_in_trees($node, 'postgres');
 is(elsewhere($named), '', 'a clean install names objects of PostgreSQL and its own');
 like($named, qr/^$_/m, "... $_ among them")
-  foreach ("operator\t>\tpg_catalog\t2\t", "operator\t<=\tpg_catalog\t2\t", "function\toctet_length\t", "function\trl_buckets\tpublic\t0\trecord\tt", "type\t", "collation\tC\t");
+  foreach ("operator\t>\tpg_catalog\t2\t", "operator\t<=\tpg_catalog\t2\t", "function\toctet_length\t", "function\t_rl_buckets\tpublic\t0\trecord\tt", "type\t", "collation\tC\t");
 
 #
 # A trap does spring
@@ -64,8 +64,8 @@ is(captured($node), '', '... and is none again');
 # test's own fault.  The superuser's search_path, with which the statements inside the
 # functions run, has schema public.
 my $use = <<'SQL';
-INSERT INTO public.rate_limit_policies (policy, tier, capacity, refill) VALUES ('plan', 'default', 5, 1), ('plan', 'day', 100, 0), ('other', 'x', 1, 0);
-UPDATE public.rate_limit_policies SET capacity = 6, refill = 2;
+INSERT INTO public.rate_limit_policies (policy, tier, capacity, refill, quota) VALUES ('plan', 'default', 5, 1, false), ('plan', 'day', 100, 0, true), ('other', 'x', 1, 0, true);
+UPDATE public.rate_limit_policies SET capacity = 6, refill = 2, quota = false;
 SELECT public.rl_consume('k'::text, 2::float8, 0::float8, 1::float8, 'default'::text) FROM generate_series(1, 3);
 SELECT public.rl_consume('k' OPERATOR(pg_catalog.||) i::text, 1::float8, 0::float8, 1::float8, 'user'::text) FROM generate_series(1, 40) i;
 SELECT public.rl_throttle('k'::text, 2::float8, 0::float8, 1::float8, 'default'::text), public.rl_peek('k'::text, 2::float8, 0::float8, 1::float8, 'default'::text);
@@ -73,17 +73,30 @@ SELECT public.rl_headers(public.rl_peek('k'::text, 2::float8, 0::float8, 1::floa
 SELECT public.rl_consume_upto('k'::text, 2::float8, 0::float8, 1::float8, 'default'::text);
 SELECT public.rl_consume_each(ARRAY['k', 'l']::text[], 2::float8, 0::float8, 1::float8, 'default'::text);
 SELECT public.rl_consume_all(ARRAY['k', 'l']::text[], ARRAY[2, 2]::float8[], ARRAY[0, 0]::float8[], ARRAY[1, 1]::float8[], ARRAY['a', 'b']::text[]);
+SELECT public.rl_per(100::float8, '1 minute'::interval), public.rl_status_policy('plan'::text, 'k'::text);
 SELECT public.rl_consume_policy('plan'::text, 'k'::text, 1::float8), public.rl_throttle_policy('plan'::text, 'k'::text, 1000::float8);
 SELECT public.rl_wait('w'::text, 1::float8, 1000::float8, 1::float8, '1 s'::interval, 'default'::text) FROM generate_series(1, 3);
 DO $$ BEGIN PERFORM public.rl_enforce('k'::text, 2::float8, 0::float8, 1::float8, 'default'::text); EXCEPTION WHEN SQLSTATE 'PT429' THEN NULL; END $$;
+DELETE FROM public.rate_limit_postgrest_rules;
+INSERT INTO public.rate_limit_postgrest_rules (position, role, claim, claim_value, methods, path, policy, key_from, key_name) VALUES (1, 'postgres', 'a.b', 'c', '{GET,HEAD}', '/it*', 'plan', 'claim', 'sub'), (2, NULL, NULL, NULL, NULL, NULL, 'plan', 'header', 'x-key'), (3, NULL, NULL, NULL, NULL, NULL, 'plan', 'address', NULL);
+UPDATE public.rate_limit_postgrest_rules SET proxies = 2, path = '/*' WHERE position OPERATOR(pg_catalog.=) 1;
+DO $$
+BEGIN
+	PERFORM pg_catalog.set_config('request.method', 'GET', false), pg_catalog.set_config('request.path', '/items', false),
+		pg_catalog.set_config('request.jwt.claims', '{"a": {"b": ["c"]}, "sub": 7}', false), pg_catalog.set_config('request.headers', '{"x-key": "k", "x-forwarded-for": "192.0.2.1, 2001:db8::1"}', false);
+	PERFORM public.rl_postgrest_check() FROM pg_catalog.generate_series(1, 50);
+EXCEPTION WHEN SQLSTATE 'PGRST' THEN
+	NULL;
+END
+$$;
 SELECT public.rl_simulate('2026-01-01'::timestamptz, 1::float8, 1::float8, 1::float8) OVER ();
 SELECT public.rl_penalize('k'::text, 2::float8, 0::float8, 1::float8, 'default'::text), public.rl_reward('k'::text, 1::float8, 'default'::text);
 SELECT public.rl_block('k'::text, '1 h'::interval, 'default'::text), public.rl_unblock('k'::text, 'default'::text);
-SELECT public.rl_report('user'::text, 'k'::text, 2000::bigint), public.rl_report_batch('[{"limiter": "user", "key": "::1", "rejected": 3}]'::jsonb);
+SELECT public.rl_report('k'::text, 'user'::text, 2000::bigint), public.rl_report_batch('[{"limiter": "user", "key": "::1", "rejected": 3}]'::jsonb);
 SELECT public.rl_flag('f'::text, 'user'::text, 'by hand'::text), public.rl_unflag('f'::text, 'user'::text), public.rl_flag('f'::text, 'user'::text, 'again'::text);
 TABLE public.rate_limit_pending;
 SELECT public.rl_flush();
-SELECT public.rl_report('user'::text, 'k'::text, 2000::bigint);
+SELECT public.rl_report('k'::text, 'user'::text, 2000::bigint);
 INSERT INTO public.rate_limit_violations (gateway_name, total_count, created_at) VALUES ('old', 1, '2020-01-01');
 SELECT public.rl_reset('k'::text, 'user'::text), public.rl_reset_all('a'::text);
 SQL
@@ -201,9 +214,12 @@ foreach my $taken (
 	'CREATE VIEW public.rate_limit_pending AS SELECT 1',
 	'CREATE SEQUENCE public.rate_limit_violations_id_seq',
 	'CREATE TYPE public.rl_result AS (allowed int)',
-	'CREATE FUNCTION public.rl_buckets() RETURNS int LANGUAGE sql AS $$ SELECT 1 $$',
+	'CREATE FUNCTION public._rl_buckets() RETURNS int LANGUAGE sql AS $$ SELECT 1 $$',
 	# no better a match than the extension's own, and so in doubt
-	'CREATE FUNCTION public.rl_buckets(i integer DEFAULT 0) RETURNS int LANGUAGE sql AS $$ SELECT 1 $$')
+	'CREATE FUNCTION public._rl_buckets(i integer DEFAULT 0) RETURNS int LANGUAGE sql AS $$ SELECT 1 $$',
+	# the function that CREATE EXTENSION calls and drops
+	'CREATE FUNCTION public._rl_creation() RETURNS void LANGUAGE sql AS $$ SELECT trap.spring(\'creation\') $$',
+	'CREATE FUNCTION public._rl_creation(i integer DEFAULT 0) RETURNS void LANGUAGE sql AS $$ SELECT trap.spring(\'creation\') $$')
 {
 	create_database('taken');
 	is(as_role($node, 'taken', 'attacker', $taken), '', "taken: $taken");

@@ -34,7 +34,7 @@ sub flagged
 	query('SELECT count(*) FROM rate_limit_episodes');
 	query("ALTER SYSTEM SET ratelimit.flush_interval = '1s'");
 	$node->reload;
-	query("SELECT rl_report('user', 'sure: $key', 100)");
+	query("SELECT rl_report('sure: $key', 'user', 100)");
 	$node->poll_query_until('postgres', "SELECT count(*) = 1 FROM rate_limit_flagged WHERE key = 'sure: $key'");
 	query("ALTER SYSTEM SET ratelimit.flush_interval = '1h'");
 	$node->reload;

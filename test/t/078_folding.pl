@@ -29,7 +29,7 @@ sub query
 # keys that differ in their last bytes
 sub violate_all
 {
-	return query("SELECT count(rl_report('user', repeat('k', 200) || i, 1)) FROM generate_series(1, 120000) i");
+	return query("SELECT count(rl_report(repeat('k', 200) || i, 'user', 1)) FROM generate_series(1, 120000) i");
 }
 
 sub seconds
@@ -75,12 +75,12 @@ DECLARE
 	began timestamptz := clock_timestamp();
 BEGIN
 	PERFORM set_config('ratelimit.gateway_name', 'resting', false);
-	PERFORM rl_report('user', 'two gateways', 60);
+	PERFORM rl_report('two gateways', 'user', 60);
 	PERFORM set_config('ratelimit.gateway_name', 'going on', false);
-	PERFORM rl_report('user', 'two gateways', 60);
+	PERFORM rl_report('two gateways', 'user', 60);
 	-- until both are out of the window
 	WHILE clock_timestamp() < began + interval '4 s' LOOP
-		PERFORM rl_report('user', 'two gateways', 1), pg_sleep(0.2);
+		PERFORM rl_report('two gateways', 'user', 1), pg_sleep(0.2);
 	END LOOP;
 END
 $$;

@@ -156,7 +156,7 @@ times_out($_, $_)
   q{SELECT rl_reward('hot', 1)},
   q{SELECT rl_penalize('hot', 10, 0, 1)},
   q{SELECT rl_reset('hot')},
-  q{SELECT rl_reset_all()},
+  q{SELECT rl_reset_all(NULL)},
   q{SELECT * FROM rate_limit_status};
 can_be_interrupted(q{SELECT rl_consume('hot', 10, 0)}, 'a call');
 can_be_interrupted(q{SELECT rl_consume_all('{hot,new}', '{10,10}', '{0,0}')}, 'a call on several buckets');
@@ -205,7 +205,7 @@ takes_and_tells('hot', 0, 'it is saved at a stop, and found');
 #
 # A partition that grows: the process is stopped as it moves a bucket.
 #
-query('SELECT rl_reset_all()');
+query('SELECT rl_reset_all(NULL)');
 $node->stop;
 unlink(state_file($node));
 {
@@ -234,7 +234,7 @@ times_out($_, $_)
   q{SELECT rl_peek('absent', 10, 0)},
   q{SELECT rl_consume_all('{absent,more}', '{10,10}', '{0,0}')},
   q{SELECT rl_reset('absent')},
-  q{SELECT rl_reset_all()};
+  q{SELECT rl_reset_all(NULL)};
 can_be_interrupted(q{SELECT rl_consume('absent', 10, 0)}, 'a call on a bucket that may be moving');
 query('ALTER SYSTEM SET ratelimit.save_interval = 1');
 $node->reload;

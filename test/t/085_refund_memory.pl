@@ -123,7 +123,7 @@ my $wrong = '';
 foreach my $round (1 .. ($full ? 200 : 25))
 {
 	my $seed = $round / 1000;
-	my $result = query("SELECT setseed($seed); BEGIN; CALL walk(4); $compare; SAVEPOINT a; CALL walk(3); ROLLBACK TO a; $compare; COMMIT; $compare; TRUNCATE kept; SELECT rl_reset_all() >= 0");
+	my $result = query("SELECT setseed($seed); BEGIN; CALL walk(4); $compare; SAVEPOINT a; CALL walk(3); ROLLBACK TO a; $compare; COMMIT; $compare; TRUNCATE kept; SELECT rl_reset_all(NULL) >= 0");
 
 	$wrong .= "seed $seed: $result\n" if $result !~ /^\n(\d)\/\1\n(\d)\/\2\n(\d)\/\3\nt$/;
 }
@@ -150,7 +150,7 @@ foreach (
 	my ($begin, $end, $commit, $what) = @$_;
 	my $tokens = q{SELECT tier, tokens FROM rate_limit_status WHERE key = 'k'};
 
-	query('SELECT rl_reset_all()');
+	query('SELECT rl_reset_all(NULL)');
 	wait_until_nothing_spilled($node);
 	$session->query_safe("$begin; SELECT rl_consume('k', 100, 0, 10), rl_consume('k2', 100, 0, 10)");
 	# it starts anew elsewhere

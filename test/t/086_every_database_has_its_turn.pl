@@ -37,7 +37,7 @@ sub violate
 {
 	my ($database) = @_;
 
-	query("SELECT rl_report('user', 'k', 1)", $database);
+	query("SELECT rl_report('k', 'user', 1)", $database);
 	return;
 }
 

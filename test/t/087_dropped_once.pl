@@ -78,7 +78,7 @@ my $session = in_session($node);
 my $locker = in_session($node);
 $locker->query_safe('SELECT pg_advisory_lock(1)');
 $session->query_safe("SELECT rl_consume('before', 5, 0)");
-$session->query_until(qr/begun/, "\\echo begun\nSELECT rl_consume('before', 5, 0), pg_advisory_lock(1), rl_report('user', 'after', 2);\n\\echo over\n");
+$session->query_until(qr/begun/, "\\echo begun\nSELECT rl_consume('before', 5, 0), pg_advisory_lock(1), rl_report('after', 'user', 2);\n\\echo over\n");
 ok($node->poll_query_until('postgres', "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted)"), 'a statement is on its way');
 query($drop);
 $locker->query_safe('SELECT pg_advisory_unlock(1)');

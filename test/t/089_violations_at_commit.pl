@@ -30,7 +30,7 @@ LOAD 'ratelimit';
 @{[ $options // '' ]};
 BEGIN;
 INSERT INTO done VALUES (1);
-SELECT 1 FROM rl_report('user', 'k', 3);
+SELECT 1 FROM rl_report('k', 'user', 3);
 @{[ $before // '' ]};
 COMMIT;
 SQL
@@ -59,7 +59,7 @@ foreach (
 	my ($rc, $out);
 
 	# in the transaction itself, so that the call before could be decided
-	($rc, $out, $err) = $node->psql('postgres', "BEGIN; INSERT INTO done VALUES (1); SELECT 1 FROM rl_report('user', 'k', 3); $spoil; COMMIT; $mend");
+	($rc, $out, $err) = $node->psql('postgres', "BEGIN; INSERT INTO done VALUES (1); SELECT 1 FROM rl_report('k', 'user', 3); $spoil; COMMIT; $mend");
 	is($rc, 0, "$what: the transaction commits") or diag($err);
 	like($err, qr/$warning\nDETAIL:  \Q$why\E/, '... with a warning that says why');
 	is(query('SELECT count(*) FROM done'), 1, '... whole');
@@ -79,7 +79,7 @@ foreach (
 	my ($rc, $out);
 	my $began = monotonic_seconds();
 
-	($rc, $out, $err) = $node->psql('postgres', "$options; BEGIN; INSERT INTO done VALUES (1); SELECT 1 FROM rl_report('user', 'k', 3); COMMIT; SELECT count(*) FROM done");
+	($rc, $out, $err) = $node->psql('postgres', "$options; BEGIN; INSERT INTO done VALUES (1); SELECT 1 FROM rl_report('k', 'user', 3); COMMIT; SELECT count(*) FROM done");
 	is("$rc $out", "0 1\n1", "a table that is locked, $what: the transaction commits");
 	like($err, qr/$warning\nDETAIL:  Table rate_limit_violations is locked/, '... with a warning that says why');
 	cmp_ok(monotonic_seconds() - $began, '<', 20, '... soon');
@@ -91,7 +91,7 @@ my $waiter = in_session($node);
 $waiter->query_safe("SET lock_timeout = '10min'; LOAD 'ratelimit'");
 my $pid = $waiter->query_safe('SELECT pg_backend_pid()');
 $locker->query_safe('ROLLBACK; BEGIN; LOCK rate_limit_violations IN SHARE MODE');
-$waiter->query_until(qr/begun/, "BEGIN; INSERT INTO done VALUES (1); SELECT 1 FROM rl_report('user', 'k', 3);\n\\echo begun\nCOMMIT;\n\\echo over\n");
+$waiter->query_until(qr/begun/, "BEGIN; INSERT INTO done VALUES (1); SELECT 1 FROM rl_report('k', 'user', 3);\n\\echo begun\nCOMMIT;\n\\echo over\n");
 ok($node->poll_query_until('postgres', "SELECT wait_event = 'Extension' OR state <> 'active' FROM pg_stat_activity WHERE pid = $pid"), 'a transaction that waits for the table');
 is(query("SELECT pg_cancel_backend($pid)"), 't', '... is cancelled');
 $waiter->query_until(qr/over/, '');
@@ -104,7 +104,7 @@ query('TRUNCATE done, rate_limit_violations');
 $waiter = in_session($node);
 $waiter->query_safe("SELECT 1 FROM rl_peek('any', 1, 0)");
 $locker->query_safe('BEGIN; LOCK rate_limit_violations IN SHARE MODE');
-$waiter->query_safe("BEGIN; LOCK done; SELECT 1 FROM rl_report('user', 'k', 3)");
+$waiter->query_safe("BEGIN; LOCK done; SELECT 1 FROM rl_report('k', 'user', 3)");
 $locker->query_until(qr/asked/, "\\echo asked\nLOCK done;\n\\echo locked\n");
 ok($node->poll_query_until('postgres', q{SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND relation = 'done'::regclass)}), 'somebody has the table and waits for a lock of ours');
 $waiter->query('COMMIT');
@@ -153,9 +153,9 @@ CREATE CONSTRAINT TRIGGER cascade AFTER INSERT ON seen DEFERRABLE INITIALLY DEFE
 SQL
 foreach my $end ('COMMIT', "PREPARE TRANSACTION 'p'; COMMIT PREPARED 'p'", 'a procedure')
 {
-	my $sql = "BEGIN; SELECT 1 FROM rl_report('user', 'k', 3); $end";
+	my $sql = "BEGIN; SELECT 1 FROM rl_report('k', 'user', 3); $end";
 
-	$sql = "DO \$\$ BEGIN PERFORM rl_report('user', 'k', 3); COMMIT; PERFORM 1; END \$\$"
+	$sql = "DO \$\$ BEGIN PERFORM rl_report('k', 'user', 3); COMMIT; PERFORM 1; END \$\$"
 	  if $end eq 'a procedure';
 	my ($rc, $out);
 	($rc, $out, $err) = $node->psql('postgres', "SELECT 1 FROM rl_peek('any', 1, 0); $sql; SELECT count(*) FROM pg_cursors");

@@ -7,7 +7,7 @@
 # them takes no more than a statement.
 fill_pending()
 {
-	sql -c "SELECT count(rl_report('ip', 'key ' || i, 1)) FROM generate_series(1, 16000) i"
+	sql -c "SELECT count(rl_report('key ' || i, 'ip', 1)) FROM generate_series(1, 16000) i"
 }
 
 # rate_while STATEMENT: of calls while 16,000 violations are reported and the

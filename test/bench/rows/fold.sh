@@ -21,7 +21,7 @@ seconds_of()
 # them has been folded.
 violate_all()
 {
-	sql -c "SELECT count(rl_report('user', 'key ' || i, 1)) FROM generate_series(1, $fold_violations * 9 / 10) i" >/dev/null
+	sql -c "SELECT count(rl_report('key ' || i, 'user', 1)) FROM generate_series(1, $fold_violations * 9 / 10) i" >/dev/null
 }
 
 read_episodes()
@@ -42,7 +42,7 @@ longest_call()
 		BEGIN
 			FOR i IN 1 .. $fold_violations / 50 LOOP
 				began := clock_timestamp();
-				PERFORM rl_report('ip', 'round $1 ' || i, 1);
+				PERFORM rl_report('round $1 ' || i, 'ip', 1);
 				longest := greatest(longest, clock_timestamp() - began);
 				PERFORM pg_sleep(0.00001) WHERE i % 16 = 0;
 			END LOOP;
