@@ -37,7 +37,7 @@ SQL_FUNCTION(rl_partitions);
 
 /* A living bucket, or a block, as a row of _rl_buckets(). */
 static void
-show_bucket(const BucketView *view, const char *tier, ReturnSetInfo *rsinfo)
+show_bucket(const BucketView *view, const char *store, ReturnSetInfo *rsinfo)
 {
 	bool		is_block = view->limiter[0] == BLOCK_PREFIX;
 	BucketRule	rule;
@@ -61,7 +61,7 @@ show_bucket(const BucketView *view, const char *tier, ReturnSetInfo *rsinfo)
 	values[6] = values[5];
 	nulls[2] = nulls[3] = nulls[4] = nulls[5] = is_block;
 	nulls[6] = !is_block;
-	values[7] = CStringGetTextDatum(tier);
+	values[7] = CStringGetTextDatum(store);
 	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 }
 
@@ -82,7 +82,7 @@ show_table_bucket(const BucketView *view, void *arg)
 
 /*
  * _rl_buckets() returns setof (limiter, key, tokens, capacity, refill, full_at,
- * blocked_until, tier): the living buckets of this database, and its blocks
+ * blocked_until, store): the living buckets of this database, and its blocks
  */
 Datum
 rl_buckets(PG_FUNCTION_ARGS)
