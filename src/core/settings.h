@@ -31,7 +31,7 @@ typedef enum ViolationSink
 	SINK_NONE
 } ViolationSink;
 
-/* The errors that say no: functions/http_answer.c. */
+/* The forms of the error that denies a request: functions/http_answer.c. */
 typedef enum HttpError
 {
 	HTTP_ERROR_PT429,			/* a status alone */
