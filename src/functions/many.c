@@ -13,7 +13,6 @@
 #include "functions/arguments.h"
 #include "miscadmin.h"
 #include "utils/array.h"
-#include "utils/builtins.h"
 
 SQL_FUNCTION(rl_consume_each);
 SQL_FUNCTION(rl_consume_all);
