@@ -57,8 +57,8 @@ limit_of_result(HeapTupleHeader result)
 
 	/*
 	 * An rl_result does not have the rate of refill, but the rate follows from the
-	 * missing tokens and the time in which they come back.  If that time is too short
-	 * to tell the window to the second, the window is left out.
+	 * missing tokens and the time in which they come back.  If that time is too
+	 * short to tell the window to the second, the window is left out.
 	 */
 	missing = limit.capacity - limit.remaining;
 	limit.window = limit.window_error = -1;

@@ -88,6 +88,7 @@ rl_buckets(PG_FUNCTION_ARGS)
 	if (refund_pending)
 		refund_settle();
 	InitMaterializedSRF(fcinfo, 0);
+
 	/*
 	 * The table comes first.  Buckets move from there to memory, so one that moves
 	 * meanwhile is shown twice rather than not at all.

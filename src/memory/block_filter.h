@@ -18,8 +18,8 @@
  */
 typedef struct BlockFilter
 {
-	pg_atomic_uint32 until[BLOCK_CELLS];	/* when the last block of the cell's
-											 * keys ends, in 2^30 ns, rounded up */
+	pg_atomic_uint32 until[BLOCK_CELLS];	/* when the last block of the cell's keys
+											 * ends, in 2^30 ns, rounded up */
 } BlockFilter;
 
 extern const Part block_filter_part;
