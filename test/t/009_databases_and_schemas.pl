@@ -91,6 +91,7 @@ SQL
 	is($session->query_safe("SELECT count(*) FROM rate_limit_status"), 0, "$name: dropped and created: no bucket, whatever store");
 	is($session->query_safe("SELECT rl_consume('dropped', 1, 0), rl_consume('dropped', 1, 0)"), 't|f', "$name: ... so it starts full");
 	is( $session->query_safe(<<'SQL'), 't', "$name: dropped and created in one transaction: likewise");
+SET client_min_messages = warning;
 BEGIN;
 DROP EXTENSION ratelimit;
 CREATE EXTENSION ratelimit;
