@@ -293,7 +293,7 @@ SKIP:
 	# the text of what node-postgres makes values of
 	my $json = JSON::PP->new->canonical->allow_nonref;
 	my %value_of = (
-		t => 'true', f => 'false', 10 => '10', 4 => '4', 9 => '9', 0 => '0', -2 => '-2',
+		t => 'true', f => 'false', 10 => '10', 4 => '4', 9 => '9', 0 => '0', -2 => '-2', '0.1' => '0.1',
 		'{t,t,f}' => '[true,true,false]', '{t,f}' => '[true,false]', '{t}' => '[true]');
 
 	foreach my $mode ('simple', 'parameters', 'prepared')
