@@ -188,7 +188,10 @@ hex_digit(char c)
 	return -1;
 }
 
-/* The request's path with each %XX decoded, except %00. */
+/*
+ * The request's path with each %XX decoded, except %00.  PostgREST's HTTP server also
+ * takes a path without the slash at its beginning, and drops the slash if there is one.
+ */
 static const char *
 get_path(Request *request)
 {
@@ -199,7 +202,9 @@ get_path(Request *request)
 		return request->path;
 	if (!from)
 		from = "";
-	to = request->path = palloc(strlen(from) + 1);
+	to = request->path = palloc(strlen(from) + 2);
+	if (*from != '/')
+		*to++ = '/';
 	while (*from)
 	{
 		int			high = *from == '%' ? hex_digit(from[1]) : -1;

@@ -161,11 +161,16 @@ is(answered($node, 'POST', from('192.0.2.1')), 2, '... is for these');
 set_rules($node, { position => 1, path => '/rpc/login', policy => 'login' }, { position => 2, path => '/admin*x/*', policy => 'key' });
 is(answered($node, 'POST', path => '/rpc/login'), 1, 'a path');
 is(answered($node, 'POST', path => '/rpc/%6cog%69n'), 0, '... however it is written');
+is(answered($node, 'POST', path => 'rpc/login'), 0, '... even without the slash before it');
 is(answered($node, 'GET', path => '/rpc/logins'), 6, '... not a longer one');
 is(answered($node, 'GET', path => '/%'), 6, '... not one with a % that is none');
 is(answered($node, 'GET', path => '/rpc/login%00'), 6, '... or a zero byte');
 is(answered($node, 'GET', path => '/adminxyx/'), 2, 'a pattern');
 is(answered($node, 'GET', path => '/adminx'), 6, '... does not match what lacks its end');
+is(answered($node, 'GET', path => 'adminyx/'), 0, '... matches without the slash before it');
+set_rules($node, { position => 1, path => '/', policy => 'login' });
+is(answered($node, 'GET', path => '/'), 1, 'the root');
+is(answered($node, 'GET', path => ''), 0, '... is also what has no path');
 
 #
 # Claims that a rule asks for
