@@ -162,6 +162,7 @@ set_rules($node, { position => 1, path => '/rpc/login', policy => 'login' }, { p
 is(answered($node, 'POST', path => '/rpc/login'), 1, 'a path');
 is(answered($node, 'POST', path => '/rpc/%6cog%69n'), 0, '... however it is written');
 is(answered($node, 'POST', path => 'rpc/login'), 0, '... even without the slash before it');
+is(answered($node, $_, path => '/rpc/login'), 0, "... and whether it is called by POST or $_") foreach qw(GET HEAD);
 is(answered($node, 'GET', path => '/rpc/logins'), 6, '... not a longer one');
 is(answered($node, 'GET', path => '/%'), 6, '... not one with a % that is none');
 is(answered($node, 'GET', path => '/rpc/login%00'), 6, '... or a zero byte');
