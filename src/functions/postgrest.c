@@ -286,19 +286,6 @@ rule_matches(const PostgrestRule *rule, Request *request)
 	return true;
 }
 
-/* The header of that name, or NULL. */
-static char *
-find_header(Request *request, const char *name)
-{
-	Jsonb	   *headers = get_headers(request);
-	JsonbValue *value;
-
-	if (!headers)
-		return NULL;
-	value = getKeyJsonValueFromContainer(&headers->root, name, strlen(name), NULL);
-	return value ? scalar_text(value) : NULL;
-}
-
 /* Cut off white space at both ends.  Returns where the rest begins. */
 static char *
 trim(char *s)
@@ -310,6 +297,24 @@ trim(char *s)
 	while (end > s && (end[-1] == ' ' || end[-1] == '\t'))
 		*--end = '\0';
 	return s;
+}
+
+/*
+ * The header of that name, or NULL.  White space around the value is no part of it,
+ * but PostgREST's HTTP server leaves it at the end.
+ */
+static char *
+find_header(Request *request, const char *name)
+{
+	Jsonb	   *headers = get_headers(request);
+	JsonbValue *value;
+	char	   *header;
+
+	if (!headers)
+		return NULL;
+	value = getKeyJsonValueFromContainer(&headers->root, name, strlen(name), NULL);
+	header = value ? scalar_text(value) : NULL;
+	return header ? trim(header) : NULL;
 }
 
 /*

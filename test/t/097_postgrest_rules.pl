@@ -193,6 +193,8 @@ is(answered($node, 'GET', headers => { 'x-api-key' => 'one' }), 2, 'a header');
 is(answered($node, 'GET', headers => { 'x-api-key' => 'two' }), 2, '... another');
 is(answered($node, 'GET'), 2, '... none is one client');
 is(answered($node, 'GET', headers => { 'x-api-key' => '' }), 0, '... and so is an empty one');
+is(answered($node, 'GET', headers => { 'x-api-key' => " \t" }), 0, '... and one of white space');
+is(answered($node, 'GET', headers => { 'x-api-key' => " one\t " }), 0, 'white space around it is no part of it');
 is(answered($node, 'GET', headers => { 'x-api-key' => q(it's "quoted" \\ ) . "\t" }), 2, '... any bytes');
 
 #
