@@ -351,6 +351,14 @@ is(answered($node, 'GET', pre_request => 'public.limit_request'), 2, 'called by 
 is(answered($node, 'GET', pre_request => 'public.limit_request', claims => {}), 3, '... whichever it is');
 like(request($node, 'GET', pre_request => 'public.limit_request', from('192.0.2.5'))->{out}, qr/"RateLimit": "\\"address\\";r=1/, '... and it sets the headers');
 
+$session = $node->background_psql('postgres', on_error_stop => 0, extra_params => [ '-U', 'authenticator' ]);
+$session->query(q(SET ROLE web_anon; SELECT set_config('request.headers', '{"x-forwarded-for": "192.0.2.6"}', false); SELECT public.limit_request() FROM generate_series(1, 3)));
+like($session->{stderr}, qr/key \\"192\.0\.2\.6\\"/, '... also those of any key, for a role with SQL of its own');
+$session->{stderr} = '';
+$session->query(q(SELECT ratelimit.rl_peek('192.0.2.6', 2, 0.001, limiter => 'address')));
+like($session->{stderr}, qr/permission denied for schema ratelimit/, '... which can call nothing else');
+finish_session($session);
+
 #
 # Dumped and restored
 #
