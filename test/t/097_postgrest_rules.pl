@@ -301,6 +301,11 @@ like($session->{stderr}, qr/key \\"192\.0\.2\.99\\"/, 'a role with SQL of its ow
 $session->{stderr} = '';
 $session->query(q(SELECT set_config('request.headers', '{', false); SELECT ratelimit.rl_postgrest_check()));
 like($session->{stderr}, qr/invalid input syntax for type json/, '... and gets an error for what is not JSON');
+$session->{stderr} = '';
+$session->query(q(\set VERBOSITY sqlstate
+SELECT set_config('request.headers', '{"x-forwarded-for": "192.0.2.99", "x": "\u0000"}', false);
+SELECT ratelimit.rl_postgrest_check()));
+like($session->{stderr}, qr/ERROR:  22P05$/m, '... or not text: never does that let the request pass');
 finish_session($session);
 
 # What the constraints forbid does no harm once the table's owner has dropped them.
