@@ -2,7 +2,7 @@
 CREATE EXTENSION ratelimit;
 
 SELECT rl_consume('a', 2, 0), rl_consume(repeat('b', 255), 2, 0, limiter => repeat('c', 63));
-SELECT left(key, 3), tier FROM rate_limit_status ORDER BY 1;
+SELECT left(key, 3), store FROM rate_limit_status ORDER BY 1;
 SELECT count(*) FROM rate_limit_buckets;
 
 -- a rollback does not give tokens back, nor does a savepoint or an exception

@@ -134,7 +134,7 @@ RETURNS bigint AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION rl_reset_all(text) IS
 'Make all buckets of a limiter in this database full, or, when it is null, the buckets of all limiters: how many were living. Blocks stay. Errors as of rl_reset().';
 
-CREATE FUNCTION _rl_buckets(OUT limiter text, OUT key text, OUT tokens float8, OUT capacity float8, OUT refill float8, OUT full_at timestamptz, OUT blocked_until timestamptz, OUT tier text)
+CREATE FUNCTION _rl_buckets(OUT limiter text, OUT key text, OUT tokens float8, OUT capacity float8, OUT refill float8, OUT full_at timestamptz, OUT blocked_until timestamptz, OUT store text)
 RETURNS SETOF record AS 'MODULE_PATHNAME', 'rl_buckets' LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED;
 COMMENT ON FUNCTION _rl_buckets() IS
 'The living buckets of this database and its blocks, a row each; read the view rate_limit_status instead.';
@@ -147,7 +147,7 @@ COMMENT ON FUNCTION rl_partitions() IS
 CREATE VIEW rate_limit_status AS
 SELECT limiter, key, pg_catalog.max(tokens) AS tokens, pg_catalog.max(capacity) AS capacity, pg_catalog.max(refill) AS refill,
 	pg_catalog.max(full_at) AS full_at, pg_catalog.max(blocked_until) AS blocked_until,
-	coalesce(pg_catalog.max(tier) FILTER (WHERE blocked_until IS NULL), pg_catalog.max(tier)) AS tier
+	coalesce(pg_catalog.max(store) FILTER (WHERE blocked_until IS NULL), pg_catalog.max(store)) AS store
 FROM _rl_buckets()
 GROUP BY limiter, key;
 COMMENT ON VIEW rate_limit_status IS
@@ -159,7 +159,7 @@ COMMENT ON COLUMN rate_limit_status.capacity IS 'tokens, of the last call';
 COMMENT ON COLUMN rate_limit_status.refill IS 'tokens per second, of the last call; 0: never';
 COMMENT ON COLUMN rate_limit_status.full_at IS 'when the bucket will be full; infinity: never by itself';
 COMMENT ON COLUMN rate_limit_status.blocked_until IS 'when the block of the key ends; null: not blocked';
-COMMENT ON COLUMN rate_limit_status.tier IS 'where the bucket is, memory or table; when it is full, where the block is';
+COMMENT ON COLUMN rate_limit_status.store IS 'store of the bucket, memory or table; when the bucket is full, of the block';
 
 -- Policies
 
@@ -456,8 +456,8 @@ COMMENT ON COLUMN rate_limit_flagged.rejected IS 'violations within ratelimit.fl
 COMMENT ON COLUMN rate_limit_flagged.reason IS 'why it was flagged';
 
 CREATE VIEW rate_limit_stats AS
-WITH b AS (SELECT limiter, pg_catalog.count(*) FILTER (WHERE tier OPERATOR(pg_catalog.=) 'memory') AS used,
-		pg_catalog.count(*) FILTER (WHERE tier OPERATOR(pg_catalog.=) 'table') AS in_table FROM _rl_buckets() GROUP BY limiter),
+WITH b AS (SELECT limiter, pg_catalog.count(*) FILTER (WHERE store OPERATOR(pg_catalog.=) 'memory') AS used,
+		pg_catalog.count(*) FILTER (WHERE store OPERATOR(pg_catalog.=) 'table') AS in_table FROM _rl_buckets() GROUP BY limiter),
 	p AS (SELECT limiter, pg_catalog.sum(count) AS pending FROM _rl_pending() GROUP BY limiter),
 	c AS (SELECT limiter, allowed, denied, shadowed, overflowed FROM _rl_limiters()),
 	-- the figures of limiters without counts of their own: 0, or null if nothing is counted ("counted")

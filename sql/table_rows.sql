@@ -2,7 +2,7 @@
 CREATE EXTENSION ratelimit;
 
 SELECT rl_consume('a', 2, 0), rl_consume('a', 2, 0), rl_consume('a', 2, 0);
-SELECT key, tokens, tier FROM rate_limit_status;
+SELECT key, tokens, store FROM rate_limit_status;
 SELECT limiter, key, capacity, refill, owed, owed_high, updated_at > now() - interval '1 min' AS recent FROM rate_limit_buckets;
 SELECT relpersistence FROM pg_class WHERE oid = 'rate_limit_buckets'::regclass;
 SELECT count(*) FROM rl_partitions();

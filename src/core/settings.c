@@ -49,7 +49,7 @@ static const struct config_enum_entry sink_options[] = {
 	{NULL, 0, false}
 };
 
-/* The values of a boolean, and one more. */
+/* The values that a boolean can have, and "problem". */
 static const struct config_enum_entry postgrest_headers_options[] = {
 	{"off", HTTP_ERROR_PT429, false},
 	{"on", HTTP_ERROR_PGRST, false},

@@ -31,7 +31,7 @@ typedef enum ViolationSink
 	SINK_NONE
 } ViolationSink;
 
-/* The errors that say no: functions/http_answer.c. */
+/* The forms of the error that denies a request: functions/http_answer.c. */
 typedef enum HttpError
 {
 	HTTP_ERROR_PT429,			/* a status alone */
@@ -55,7 +55,7 @@ extern int	episode_retention_setting;	/* seconds */
 extern int	save_interval_setting;	/* seconds; 0: only at a clean stop */
 extern hidden_data bool enabled_setting;
 extern hidden_data bool shadow_setting;
-extern hidden_data bool refund_setting;		/* refund_on_rollback */
+extern hidden_data bool refund_setting; /* refund_on_rollback */
 extern int	postgrest_headers_setting;	/* an HttpError */
 
 extern void settings_define(void);

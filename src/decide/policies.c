@@ -216,8 +216,8 @@ load(void *arg)
 }
 
 /*
- * The policy.  If it does not exist or cannot be read, raises an error, or warns and
- * returns NULL if ratelimit.on_error is to decide the call.
+ * Get the policy.  If it does not exist or cannot be read, raise an error, or, if
+ * ratelimit.on_error is to decide the call, warn and return NULL.
  */
 static const Policy *
 find_policy(const text *name)
@@ -277,8 +277,8 @@ any_shadowed(const BucketCall *calls, int n)
 
 /*
  * Make the calls on the tiers that are enabled.  Those on tiers that count go to the
- * front of "calls", which has room for MAX_CALLS, those on tiers in shadow to its end.
- * Returns how many count.
+ * front of "calls", which has room for MAX_CALLS, those on tiers in shadow to its
+ * end.  Returns how many count.
  */
 static int
 make_calls(BucketCall *calls, TierName *names, const Policy *policy, const text *key,
@@ -364,9 +364,9 @@ decide_by_policy(const text *policy_name, const text *key, double cost,
 }
 
 /*
- * What a call by a policy would find, changing nothing: a call for each of its tiers,
- * also of those that are not enabled; how many.  None if there is no such policy, and
- * ratelimit.on_error says that this is no error.
+ * Find what a call by a policy would find, without changing anything.  "calls" gets a
+ * call for each tier, enabled or not.  Returns how many; 0 if there is no such policy
+ * and ratelimit.on_error says that this does not raise an error.
  */
 int
 look_by_policy(const text *policy_name, const text *key, double cost,
@@ -375,7 +375,7 @@ look_by_policy(const text *policy_name, const text *key, double cost,
 	const Policy *policy = find_policy(policy_name);
 	int			n = policy ? policy->n_tiers : 0;
 
-	/* first what is the policy's: looking at buckets may have it read anew */
+	/* copy the policy first, because looking at buckets may have it read anew */
 	for (int i = 0; i < n; i++)
 	{
 		make_call(&calls[i], &names[i], &policy->tiers[i], key, cost);

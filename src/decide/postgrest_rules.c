@@ -1,6 +1,6 @@
 /*
  * decide/postgrest_rules.c
- *		Which requests of PostgREST are limited, by which policy, and for whom.
+ *		Which requests of PostgREST are limited, by which policy, and by which key.
  *
  * The rules are the rows of rate_limit_postgrest_rules.  Like policies, they are read
  * when they are first needed and kept in the session until a trigger on the table
@@ -32,13 +32,14 @@ static SqlStatement read_rules = {
 static struct
 {
 	bool		valid;			/* nothing has changed since reading began */
-	bool		complete;		/* and reading came to its end */
+	bool		complete;		/* and all rules have been read */
 	Oid			relid;			/* of rate_limit_postgrest_rules */
 	MemoryContext context;
 	int			n;
 	PostgrestRule *rules;
 }			cache;
 
+/* Callback: a table has changed, or, if relid is invalid, any table may have. */
 static void
 invalidate(Datum arg, Oid relid)
 {
@@ -46,6 +47,7 @@ invalidate(Datum arg, Oid relid)
 		cache.valid = false;
 }
 
+/* Register for the invalidations.  Called once, when the library is loaded. */
 void
 postgrest_rules_init(void)
 {
@@ -62,6 +64,7 @@ keep_text(HeapTuple row, int column)
 	return isnull ? NULL : MemoryContextStrdup(cache.context, TextDatumGetCString(value));
 }
 
+/* Read a rule from a row. */
 static void
 read_rule(PostgrestRule *rule, HeapTuple row)
 {
@@ -125,7 +128,7 @@ load(void *arg)
 		cache.context = AllocSetContextCreate(TopMemoryContext, "ratelimit PostgREST rules",
 											  ALLOCSET_DEFAULT_SIZES);
 
-	/* before reading: whoever changes a rule meanwhile undoes this */
+	/* before reading, so that a rule that is changed meanwhile makes this invalid */
 	cache.complete = false;
 	MemoryContextReset(cache.context);
 	cache.rules = NULL;

@@ -5,7 +5,7 @@
 #ifndef RATELIMIT_DECIDE_POSTGREST_RULES_H
 #define RATELIMIT_DECIDE_POSTGREST_RULES_H
 
-/* Where the key comes from. */
+/* What the key is taken from. */
 typedef enum KeySource
 {
 	KEY_CLAIM,
@@ -13,7 +13,7 @@ typedef enum KeySource
 	KEY_ADDRESS
 } KeySource;
 
-/* A row of rate_limit_postgrest_rules.  Conditions that are NULL match every request. */
+/* A row of rate_limit_postgrest_rules.  A condition that is NULL always holds. */
 typedef struct PostgrestRule
 {
 	char	   *role;

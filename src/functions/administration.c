@@ -3,9 +3,9 @@
  *		What administrators do to a bucket: rl_reward(), rl_penalize(), rl_reset(),
  *		rl_reset_all().
  *
- * None of them is a call: they are not counted, neither blocks nor
- * ratelimit.enabled or ratelimit.shadow keep them from what they do, and their
- * errors are errors.
+ * These functions are not calls.  They are not counted, they do the same whether or
+ * not the key is blocked and whatever ratelimit.enabled and ratelimit.shadow say, and
+ * ratelimit.on_error does not hide their errors.
  */
 #include "postgres.h"
 
@@ -18,7 +18,7 @@ SQL_FUNCTION(rl_penalize);
 SQL_FUNCTION(rl_reset);
 SQL_FUNCTION(rl_reset_all);
 
-/* rl_reward(key, tokens, limiter) returns float8: the tokens there was room for */
+/* rl_reward(key, tokens, limiter) returns float8: how many there was room for */
 Datum
 rl_reward(PG_FUNCTION_ARGS)
 {
@@ -77,7 +77,7 @@ rl_reset(PG_FUNCTION_ARGS)
 	PG_RETURN_BOOL(reset_bucket(&id));
 }
 
-/* rl_reset_all(limiter) returns bigint; a null limiter means all of them */
+/* rl_reset_all(limiter) returns bigint; if limiter is null, it resets all buckets */
 Datum
 rl_reset_all(PG_FUNCTION_ARGS)
 {

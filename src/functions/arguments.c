@@ -1,6 +1,7 @@
 /*
  * functions/arguments.c
- *		Arguments of SQL functions, checked.
+ *		Reading and checking the arguments of SQL functions, as far as this is not
+ *		inline in functions/arguments.h.
  */
 #include "postgres.h"
 
@@ -8,6 +9,7 @@
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
+/* Raise the error for an argument that is null. */
 void
 fail_null(const char *name)
 {
@@ -16,6 +18,7 @@ fail_null(const char *name)
 			 errmsg("%s must not be null", name)));
 }
 
+/* Raise the error for the first argument of a call that is null. */
 void
 fail_null_call(FunctionCallInfo fcinfo)
 {
@@ -27,19 +30,24 @@ fail_null_call(FunctionCallInfo fcinfo)
 	fail_null(names[i]);
 }
 
+/* The same as read_bucket_id(), for callers that need not have it inline. */
 void
 get_bucket_id(BucketId *id, const text *key, const text *limiter)
 {
 	read_bucket_id(id, PointerGetDatum(key), PointerGetDatum(limiter));
 }
 
+/* The same as read_call(), likewise. */
 const BucketRule *
 get_call(FunctionCallInfo fcinfo, BucketId *id)
 {
 	return read_call(fcinfo, id);
 }
 
-/* A span of time in ns, a month being 30 days, of at least so many microseconds. */
+/*
+ * An interval in nanoseconds, in which a month has 30 days.  "least" is 1 if the
+ * interval must be above 0, and 0 if it may be 0.
+ */
 Owed
 get_span(const char *name, const Interval *span, int least)
 {

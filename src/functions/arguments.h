@@ -1,19 +1,20 @@
 /*
  * functions/arguments.h
- *		Arguments of SQL functions, checked: see functions/arguments.c.  What rl_consume()
- *		needs is inline.
+ *		Reading and checking the arguments of SQL functions: see
+ *		functions/arguments.c.  What rl_consume() needs is inline.
  */
-#ifndef RATELIMIT_ARGUMENTS_H
-#define RATELIMIT_ARGUMENTS_H
+#ifndef RATELIMIT_FUNCTIONS_ARGUMENTS_H
+#define RATELIMIT_FUNCTIONS_ARGUMENTS_H
 
 #include "core/call.h"
 #include "core/compat.h"
+#include "datatype/timestamp.h"
 #include "decide/limiter.h"
 #include "decide/rules.h"
-#include "datatype/timestamp.h"
 #include "fmgr.h"
 #include "memory/short_way.h"
 
+/* Raise an error if an argument is null. */
 #define check_not_null(fcinfo, arg, name) \
 	do { \
 		if (unlikely((fcinfo)->args[arg].isnull)) \
@@ -26,7 +27,10 @@ extern void get_bucket_id(BucketId *id, const text *key, const text *limiter);
 extern const BucketRule *get_call(FunctionCallInfo fcinfo, BucketId *id);
 extern Owed get_span(const char *name, const Interval *span, int least);
 
-/* The name of a bucket, checked; its calls are counted from here on. */
+/*
+ * Check the name of a bucket and put it together.  From here on, decisions are
+ * counted under its limiter.
+ */
 static pg_attribute_always_inline void
 read_bucket_id(BucketId *id, Datum key, Datum limiter)
 {
@@ -42,7 +46,10 @@ read_bucket_id(BucketId *id, Datum key, Datum limiter)
 		fetch_bucket(id->hash, limiter_len + key_len);
 }
 
-/* The arguments key, capacity, refill, cost, limiter; checked. */
+/*
+ * Check the arguments of a call, which are key, capacity, refill, cost and limiter,
+ * and return its rule.  The rule is valid until the next one is looked up.
+ */
 static pg_attribute_always_inline const BucketRule *
 read_call(FunctionCallInfo fcinfo, BucketId *id)
 {
@@ -55,4 +62,4 @@ read_call(FunctionCallInfo fcinfo, BucketId *id)
 	return find_rule(PG_GETARG_FLOAT8(1), PG_GETARG_FLOAT8(2), PG_GETARG_FLOAT8(3));
 }
 
-#endif							/* RATELIMIT_ARGUMENTS_H */
+#endif							/* RATELIMIT_FUNCTIONS_ARGUMENTS_H */

@@ -1,6 +1,6 @@
 /*
  * functions/block.c
- *		Blocking keys by hand: rl_block(), rl_unblock().
+ *		Blocking keys and ending blocks by hand: rl_block(), rl_unblock().
  */
 #include "postgres.h"
 

@@ -1,8 +1,11 @@
 /*
  * functions/consume.c
- *		The SQL functions that decide a call on one bucket.
+ *		The SQL functions that decide a call on one bucket: rl_consume(),
+ *		rl_throttle(), rl_peek(), rl_consume_upto().
  *
- * Arguments, decision, answer: rl_consume() is the main path.
+ * A function checks its arguments, decides, counts the decision and answers.
+ * rl_consume() is the main path, and all that it usually needs is inline
+ * (decide/short_way.h).
  */
 #include "postgres.h"
 
@@ -60,14 +63,17 @@ rl_peek(PG_FUNCTION_ARGS)
 	PG_RETURN_DATUM(make_result(fcinfo, &id, rule, &decision));
 }
 
-/* The most whole tokens, at least 1, that a bucket in this state gives. */
+/* How many whole tokens, from 1 to "wanted", a bucket that owes this much can give. */
 static double
 whole_tokens(const BucketRule *one, Owed owed, double wanted)
 {
 	double		tokens = floor(bucket_tokens(one, owed));
 	double		guesses[4];
 
-	/* what is shown may be off by rounding: by far less than a token, mostly */
+	/*
+	 * Rounding may have made "tokens" wrong, usually by far less than a token.  The
+	 * last guess is for buckets so large that it is more.
+	 */
 	guesses[0] = tokens + 1;
 	guesses[1] = tokens;
 	guesses[2] = tokens - 1;
@@ -84,8 +90,8 @@ whole_tokens(const BucketRule *one, Owed owed, double wanted)
 
 /*
  * rl_consume_upto(key, capacity, refill, wanted, limiter) returns float8: the
- * tokens taken.  What is there is looked at and then taken; should others take of
- * it between the two, it is looked at again.
+ * tokens taken.  It looks at what the bucket has, and then takes it.  If other calls
+ * take some of it between the two, it looks again.
  */
 Datum
 rl_consume_upto(PG_FUNCTION_ARGS)
@@ -120,7 +126,7 @@ rl_consume_upto(PG_FUNCTION_ARGS)
 			continue;
 		decide_counted(&id, &rule, &decision, false);
 
-		/* decided by a setting: all of it, or nothing */
+		/* if a setting decided, the caller gets all that is wanted, or nothing */
 		if (!decision.known || (decision.allowed && shadow_setting))
 			n = wanted;
 		PG_RETURN_FLOAT8(decision.allowed ? n : 0);

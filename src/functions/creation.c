@@ -1,10 +1,10 @@
 /*
  * functions/creation.c
- *		What CREATE EXTENSION says.
+ *		The notice of CREATE EXTENSION that the library is not preloaded.
  *
- * The script of CREATE EXTENSION calls a function, which it then drops.  PostgreSQL
- * lets no notice of such a script through to the client, so it is sent as the
- * transaction commits, if the extension is there by then.
+ * The script of CREATE EXTENSION calls _rl_creation(), and then drops that function.
+ * PostgreSQL does not send the notices of such a script to the client.  So this
+ * notice is sent when the transaction commits, if the extension exists then.
  */
 #include "postgres.h"
 
@@ -16,9 +16,10 @@
 
 SQL_FUNCTION(rl_creation);
 
-/* Is a notice due at the end of this transaction? */
+/* Is the notice to be sent when this transaction commits? */
 static bool notice_due = false;
 
+/* Send the notice, if the transaction commits. */
 static void
 creation_at_xact_end(XactEvent event, void *arg)
 {

@@ -1,6 +1,6 @@
 /*
  * functions/flags.c
- *		Flags set and cleared by hand: rl_flag(), rl_unflag().
+ *		Setting and clearing flags by hand: rl_flag(), rl_unflag().
  */
 #include "postgres.h"
 

@@ -1,6 +1,10 @@
 /*
  * functions/http.c
- *		For applications that answer HTTP: rl_headers(), rl_enforce().
+ *		SQL functions for applications that answer HTTP requests: rl_headers(),
+ *		rl_enforce().
+ *
+ * How a limit becomes header fields, and a denial an error, is in
+ * functions/http_answer.c.
  */
 #include "postgres.h"
 
@@ -19,6 +23,7 @@
 SQL_FUNCTION(rl_headers);
 SQL_FUNCTION(rl_enforce);
 
+/* An interval in seconds, in which a month has 30 days; 0 if it is negative. */
 static double
 interval_seconds(const Interval *span)
 {
@@ -27,7 +32,7 @@ interval_seconds(const Interval *span)
 	return Max(days * SECS_PER_DAY + (double) span->time / USECS_PER_SEC, 0);
 }
 
-/* What the fields say of an rl_result.  Nulls in it are not known, or never. */
+/* The limit that an rl_result describes.  A null means "not known" or "never". */
 static HttpLimit
 limit_of_result(HeapTupleHeader result)
 {
@@ -52,8 +57,8 @@ limit_of_result(HeapTupleHeader result)
 
 	/*
 	 * An rl_result does not have the rate of refill, but the rate follows from the
-	 * missing tokens and their time.  If they are too few to work out the window to
-	 * the second, it is left out.
+	 * missing tokens and the time in which they come back.  If that time is too
+	 * short to tell the window to the second, the window is left out.
 	 */
 	missing = limit.capacity - limit.remaining;
 	limit.window = limit.window_error = -1;
@@ -67,7 +72,7 @@ limit_of_result(HeapTupleHeader result)
 			limit.window = -1;
 	}
 
-	/* the wait lasts longer than until the bucket is full: the key is blocked */
+	/* a call that has to wait until after the bucket is full is blocked */
 	if (limit.retry_after > Max(full, 0))
 	{
 		limit.remaining = 0;
@@ -80,7 +85,7 @@ limit_of_result(HeapTupleHeader result)
 	return limit;
 }
 
-/* The argument quota_unit, checked, as a value of a structured field, or NULL. */
+/* The argument quota_unit as a value of a structured field; NULL if it is null. */
 static char *
 get_unit(FunctionCallInfo fcinfo, int arg)
 {
@@ -93,7 +98,7 @@ get_unit(FunctionCallInfo fcinfo, int arg)
 	return sf_string(VARDATA_ANY(unit), VARSIZE_ANY_EXHDR(unit));
 }
 
-/* The same for partition_key. */
+/* The argument partition_key, likewise. */
 static char *
 get_partition(FunctionCallInfo fcinfo, int arg)
 {

@@ -8,10 +8,10 @@
  * quota r, in whole tokens, and the number of seconds t until there is more: until
  * the next whole token, or until a block ends.  Revision 11 of the draft calls t the
  * effective window, in which a client can use no more than r.  The time until the
- * next whole token is that, too.  Retry-After is the time until a call like the
- * denied one would be allowed, which is never before t.
+ * next whole token is an effective window, too.  Retry-After is the time until a call
+ * like the denied one would be allowed, which is never before t.
  *
- * A structured field (RFC 9651) has strings of printable ASCII, and integers of at
+ * In structured fields (RFC 9651), strings are printable ASCII, and integers have at
  * most 15 digits.
  *
  * The errors are those that PostgREST documents ("Errors", "RAISE errors with HTTP
@@ -38,14 +38,14 @@
 #define PROBLEM_TYPE	"https://iana.org/assignments/http-problem-types#quota-exceeded"
 #define PROBLEM_TITLE	"Quota Exceeded"
 
-/* A whole number of at least 0 that a structured field can hold. */
+/* An integer of a structured field: rounded down, and cut to what it can hold. */
 static char *
 sf_integer(double value)
 {
 	return psprintf("%.0f", floor(Max(Min(value, SF_INTEGER_MAX), 0)));
 }
 
-/* A string of a structured field: printable ASCII only, the rest as in a URL. */
+/* A string of a structured field.  Bytes that it cannot hold become %XX. */
 char *
 sf_string(const char *s, int len)
 {
@@ -76,7 +76,7 @@ sf_bytes(const char *bytes, int len)
 	char	   *result = palloc(room + 3);
 	int			n;
 
-	/* the parameter is a char *, and since 18 a uint8 * */
+	/* the parameter is a char * before 18, and a uint8 * since */
 	n = pg_b64_encode((const void *) bytes, len, result + 1, room);
 	if (n < 0)
 		elog(ERROR, "could not encode %d bytes", len);
@@ -100,7 +100,7 @@ http_next_token(double capacity, double remaining, double full)
 	return full * ((next - remaining) / (capacity - remaining));
 }
 
-/* What the fields say of a decision. */
+/* The limit that a decision describes. */
 static HttpLimit
 limit_of_decision(const BucketRule *rule, const Decision *decision)
 {
@@ -116,7 +116,7 @@ limit_of_decision(const BucketRule *rule, const Decision *decision)
 	limit.more_after = decision->blocked > 0 ? (double) decision->blocked / 1e9 :
 		http_next_token(limit.capacity, limit.remaining,
 						rule->timed ? (double) decision->owed / 1e9 : -1);
-	/* the call may wait for a fraction of a token only */
+	/* the call may have to wait for only a fraction of a token */
 	if (decision->blocked == 0 && wait > 0 && limit.more_after > limit.retry_after)
 		limit.more_after = limit.retry_after;
 	return limit;
@@ -164,6 +164,7 @@ http_fields_add_limit(HttpFields *fields, const char *name, const HttpLimit *lim
 		fields->retry_after = limit->retry_after;
 }
 
+/* Begin the fields, without any limit. */
 void
 http_fields_begin(HttpFields *fields)
 {
@@ -232,8 +233,8 @@ add_member(StringInfo object, const char *name, const char *value)
 }
 
 /*
- * Add the members of a problem (RFC 9457).  The policies that it violates are the
- * limiters of those calls that were denied.
+ * Add the members of a problem (RFC 9457).  The policies that it names as violated
+ * are the limiters of those calls that were denied.
  */
 static void
 add_problem(StringInfo object, const BucketCall *calls, int n)
@@ -268,14 +269,14 @@ denied_detail(const BucketCall *call)
 
 	if (decision->blocked > 0)
 		return psprintf("%s: blocked", detail);
-	/* rounded down: a token that is shown is there */
+	/* rounded down, so that the bucket has every token that is shown */
 	if (decision->known)
 		return psprintf("%s: %.15g of %.15g tokens remaining", detail,
 						floor(remaining * 1000) / 1000, call->rule.capacity);
 	return detail;
 }
 
-/* How long to wait; NULL: that is not known. */
+/* How long to wait, as a hint; NULL if that is not known. */
 static char *
 denied_hint(const BucketCall *call)
 {
@@ -287,9 +288,9 @@ denied_hint(const BucketCall *call)
 }
 
 /*
- * Deny a call by an error of that form.  The call was decided by n buckets together,
- * of which "most" is the index of the one that binds most, or, if n is 0, by
- * ratelimit.on_error.
+ * Raise the error, of the given form, that denies a request.  The calls on n buckets
+ * were decided together, and "most" is the index of the one that binds most.  If n is
+ * 0, ratelimit.on_error decided.
  */
 void
 http_deny(const BucketCall *calls, int n, int most, HttpError form)

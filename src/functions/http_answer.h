@@ -10,21 +10,21 @@
 #include "core/settings.h"
 #include "lib/stringinfo.h"
 
-/* The error of an rl_result's times, in seconds: an interval has whole microseconds. */
+/* By how many seconds an rl_result's times may be off: it has whole microseconds. */
 #define RESULT_ERROR	1e-6
 
 /* The relative error of a division: 100 / (100.0 / 60) is a little above 60. */
 #define ROUNDING		1e-12
 
-/* What the fields say of a limit.  NAN is not known; a time below 0 is never. */
+/* A limit as the fields show it.  NAN means "not known", a time below 0 "never". */
 typedef struct HttpLimit
 {
 	double		capacity;
 	double		remaining;
 	double		more_after;		/* seconds until there is more */
-	double		retry_after;	/* seconds until the call would be allowed; 0: it was */
+	double		retry_after;	/* seconds until the call is allowed; 0: it was */
 	double		window;			/* seconds in which an empty bucket fills */
-	double		window_error;	/* of the window: it may be so much less */
+	double		window_error;	/* the window may be shorter by this */
 } HttpLimit;
 
 /* Header fields, of one limit or of several. */
@@ -32,7 +32,7 @@ typedef struct HttpFields
 {
 	StringInfoData limits;		/* RateLimit */
 	StringInfoData policies;	/* RateLimit-Policy */
-	double		retry_after;	/* Retry-After, in seconds; 0: without it */
+	double		retry_after;	/* Retry-After, in seconds; 0: is left out */
 } HttpFields;
 
 extern char *sf_string(const char *s, int len);

@@ -1,8 +1,10 @@
 /*
  * functions/intake.c
- *		Rejections that a gateway decided by itself, reported to us.
+ *		Taking in rejections that a gateway has decided by itself: rl_report(),
+ *		rl_report_batch().
  *
- * They count as violations of our own: written, shown, flagged alike.
+ * They count as violations, like denied calls: they are written, shown and flagged in
+ * the same way.
  */
 #include "postgres.h"
 
@@ -19,7 +21,10 @@
 SQL_FUNCTION(rl_report);
 SQL_FUNCTION(rl_report_batch);
 
-/* Without shared memory, violations are rows of this transaction. */
+/*
+ * Raise an error if violations cannot be counted.  Without shared memory, they are
+ * rows that this transaction writes.
+ */
 static void
 check_can_count(const char *function)
 {
@@ -27,7 +32,7 @@ check_can_count(const char *function)
 		PreventCommandIfReadOnly(function);
 }
 
-/* The report's names, if they are ones; else false. */
+/* Put a bucket's name together.  Return false if no bucket can have that name. */
 static bool
 make_id(BucketId *id, const char *limiter, int limiter_len, const char *key,
 		int key_len)
@@ -71,7 +76,7 @@ rl_report(PG_FUNCTION_ARGS)
 	PG_RETURN_BOOL(true);
 }
 
-/* A member of an object, if it is of the type. */
+/* A member of an object; NULL if the object has no such member of that type. */
 static JsonbValue *
 member(JsonbContainer *object, const char *name, enum jbvType type)
 {
@@ -80,13 +85,14 @@ member(JsonbContainer *object, const char *name, enum jbvType type)
 	return value && value->type == type ? value : NULL;
 }
 
+/* An entry of a batch. */
 typedef struct Report
 {
-	BucketId	id;				/* texts are in the batch */
+	BucketId	id;				/* its strings are in the batch */
 	int64		rejected;
 } Report;
 
-/* What an entry of a batch reports; false if it is malformed. */
+/* Read an entry of a batch.  Return false if it is malformed. */
 static bool
 parse_entry(const JsonbValue *entry, BucketId *id, int64 *rejected)
 {

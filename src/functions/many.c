@@ -1,6 +1,7 @@
 /*
  * functions/many.c
- *		The SQL functions that decide many calls at once.
+ *		The SQL functions that decide many calls at once: rl_consume_each(),
+ *		rl_consume_all().
  */
 #include "postgres.h"
 
@@ -12,12 +13,14 @@
 #include "functions/arguments.h"
 #include "miscadmin.h"
 #include "utils/array.h"
-#include "utils/builtins.h"
 
 SQL_FUNCTION(rl_consume_each);
 SQL_FUNCTION(rl_consume_all);
 
-/* An array argument's elements, none of them null. */
+/*
+ * Read the elements of an array argument, and return how many there are.  An element
+ * that is null is an error.
+ */
 static int
 get_array(FunctionCallInfo fcinfo, int arg, const char *name, Datum **values)
 {
@@ -38,12 +41,12 @@ get_array(FunctionCallInfo fcinfo, int arg, const char *name, Datum **values)
 	return n;
 }
 
-/* Buckets that rl_consume_each() fetches at a time. */
+/* How many buckets rl_consume_each() fetches at a time. */
 #define AHEAD	16
 
 /*
  * rl_consume_each(keys, capacity, refill, cost, limiter) returns boolean[]: one
- * decision per key, in order.  All arguments are checked before the first.
+ * decision per key, in order.  All arguments are checked before the first decision.
  */
 Datum
 rl_consume_each(PG_FUNCTION_ARGS)
@@ -75,7 +78,7 @@ rl_consume_each(PG_FUNCTION_ARGS)
 		BucketId	ids[AHEAD];
 
 		CHECK_FOR_INTERRUPTS();
-		/* naming a bucket fetches it: wait for several at a time */
+		/* this also begins to fetch the buckets, so that all are fetched at once */
 		for (int i = begin; i < end; i++)
 			get_bucket_id(&ids[i - begin], (text *) DatumGetPointer(keys[i]), limiter);
 		for (int i = begin; i < end; i++)
@@ -90,7 +93,10 @@ rl_consume_each(PG_FUNCTION_ARGS)
 	PG_RETURN_ARRAYTYPE_P(construct_array(answers, n, BOOLOID, 1, true, TYPALIGN_CHAR));
 }
 
-/* An array argument that has as many elements as there are keys; null, if it may be. */
+/*
+ * Read the elements of an array argument, which must be as many as the keys.  Return
+ * NULL if the argument is null, which only an optional one may be.
+ */
 static Datum *
 get_parallel_array(FunctionCallInfo fcinfo, int arg, const char *name,
 				   bool optional, int n_keys)

@@ -1,16 +1,18 @@
 /*
  * functions/policy.c
- *		Calls by a policy: rl_consume_policy(), rl_throttle_policy(), and how its buckets
- *		are: rl_status_policy().
+ *		Calls by a policy: rl_consume_policy(), rl_throttle_policy(); and the state of
+ *		its buckets: rl_status_policy().
+ *
+ * Reading policies and deciding by them is in decide/policies.c.
  */
 #include "postgres.h"
 
 #include "commands/trigger.h"
 #include "decide/policies.h"
 #include "decide/rules.h"
+#include "funcapi.h"
 #include "functions/arguments.h"
 #include "functions/result.h"
-#include "funcapi.h"
 #include "utils/builtins.h"
 #include "utils/inval.h"
 #include "utils/timestamp.h"
@@ -21,7 +23,7 @@ SQL_FUNCTION(rl_throttle_policy);
 SQL_FUNCTION(rl_status_policy);
 SQL_FUNCTION(rl_policies_changed);
 
-/* _rl_policies_changed() returns trigger */
+/* _rl_policies_changed() returns trigger: sessions are to read the table again */
 Datum
 rl_policies_changed(PG_FUNCTION_ARGS)
 {
@@ -33,6 +35,7 @@ rl_policies_changed(PG_FUNCTION_ARGS)
 	return PointerGetDatum(NULL);
 }
 
+/* Check the arguments policy, key and cost. */
 static void
 check_arguments(FunctionCallInfo fcinfo)
 {
@@ -78,7 +81,7 @@ rl_throttle_policy(PG_FUNCTION_ARGS)
 								&calls[most].decision));
 }
 
-/* A tier's name, from its limiter's, which begins with the policy's. */
+/* The name of a tier: what its limiter's name has after the policy's name. */
 static Datum
 tier_name(const BucketId *id, int policy_len)
 {
@@ -88,19 +91,10 @@ tier_name(const BucketId *id, int policy_len)
 													id->limiter_len - policy_len - 1));
 }
 
-/* When ns have passed. */
-static TimestampTz
-timestamp_after(Owed ns)
-{
-	Owed		at = GetCurrentTimestamp() + (ns + 999) / 1000;
-
-	return at >= END_TIMESTAMP ? DT_NOEND : (TimestampTz) at;
-}
-
 /*
- * rl_status_policy(policy, key) returns setof (tier, limiter, capacity, refill, tokens,
- * retry_after, reset_after, blocked_until, shadow, enabled): the key's buckets, a row
- * per tier
+ * rl_status_policy(policy, key) returns setof (tier, limiter, capacity, refill,
+ * tokens, retry_after, reset_after, blocked_until, shadow, enabled): the key's
+ * buckets, a row per tier
  */
 Datum
 rl_status_policy(PG_FUNCTION_ARGS)

@@ -5,7 +5,7 @@
  * Before each request, PostgREST calls a function that the operator chooses, its
  * db-pre-request, in the transaction of the request and with the role of the request.
  * Settings tell the function what the request is (PostgREST's documentation,
- * "Transactions").  The table rate_limit_postgrest_rules tells which requests are
+ * "Transactions").  The table rate_limit_postgrest_rules says which requests are
  * limited, by which policy, and by which key.  All rules that match the request are
  * obeyed, in order: the first one that denies it raises the error that PostgREST
  * answers with status 429, and a rule without a policy lets it pass.
@@ -17,7 +17,7 @@
  * of a prefix.  Requests without the header that keys come from share one bucket.
  *
  * The rules are kept in the session (decide/postgrest_rules.c), and read with the
- * rights of the extension's owner: callers need no right on the table.
+ * rights of the extension's owner, so that callers need no rights on the table.
  */
 #include "postgres.h"
 
@@ -82,6 +82,7 @@ get_object(const char *name)
 	return JB_ROOT_IS_OBJECT(object) ? object : NULL;
 }
 
+/* The claims of the request's token, or NULL. */
 static Jsonb *
 get_claims(Request *request)
 {
@@ -91,6 +92,7 @@ get_claims(Request *request)
 	return request->claims;
 }
 
+/* The headers of the request, or NULL. */
 static Jsonb *
 get_headers(Request *request)
 {
@@ -119,8 +121,8 @@ scalar_text(const JsonbValue *value)
 }
 
 /*
- * The claim of that name, or NULL.  If there is none, and the name has dots, it is the
- * path to a claim inside of others, as app_metadata.plan is.
+ * The claim of that name, or NULL.  If there is no such claim, and the name has dots,
+ * it is the path to a claim inside another one, as app_metadata.plan is.
  */
 static JsonbValue *
 find_claim(Request *request, const char *name)
@@ -176,6 +178,7 @@ claim_is(const JsonbValue *claim, const char *value)
 	return scalar && strcmp(scalar, value) == 0;
 }
 
+/* The value of a hexadecimal digit; -1 if it is not one. */
 static int
 hex_digit(char c)
 {
@@ -189,8 +192,8 @@ hex_digit(char c)
 }
 
 /*
- * The request's path with each %XX decoded, except %00.  PostgREST's HTTP server also
- * takes a path without the slash at its beginning, and drops the slash if there is one.
+ * The request's path with each %XX decoded, except %00.  PostgREST takes a path without
+ * the slash at its beginning for the same path.
  */
 static const char *
 get_path(Request *request)
@@ -222,7 +225,7 @@ get_path(Request *request)
 	return request->path;
 }
 
-/* Does the path match the pattern?  Any * in it stands for any characters, or none. */
+/* Does the path match the pattern, in which each * stands for any characters? */
 static bool
 path_matches(const char *pattern, const char *path)
 {
@@ -286,7 +289,7 @@ rule_matches(const PostgrestRule *rule, Request *request)
 	return true;
 }
 
-/* Cut off white space at both ends.  Returns where the rest begins. */
+/* Cut off white space at both ends.  Return where the rest begins. */
 static char *
 trim(char *s)
 {
@@ -300,8 +303,8 @@ trim(char *s)
 }
 
 /*
- * The header of that name, or NULL.  White space around the value is no part of it,
- * but PostgREST's HTTP server leaves it at the end.
+ * The value of the header of that name, or NULL.  White space around it is no part of
+ * it, but PostgREST's HTTP server leaves the white space at the end.
  */
 static char *
 find_header(Request *request, const char *name)
@@ -319,7 +322,7 @@ find_header(Request *request, const char *name)
 
 /*
  * The key of an address, which may have a port or a zone: the IPv4 address, or the
- * /64 prefix of the IPv6 address, or NULL if it is not an address.  Writes to the
+ * /64 prefix of the IPv6 address, or NULL if it is not an address.  This changes the
  * argument.
  */
 static char *
@@ -388,7 +391,10 @@ find_address(const PostgrestRule *rule, Request *request)
 	return address_key(entry);
 }
 
-/* The key, or NULL if the request does not have the claim: the rule is not for it. */
+/*
+ * The key by which a rule limits the request.  NULL if the request does not have the
+ * claim from which the key comes: the rule does not apply to it then.
+ */
 static text *
 find_key(const PostgrestRule *rule, Request *request)
 {
@@ -416,7 +422,7 @@ find_key(const PostgrestRule *rule, Request *request)
 		key = NO_KEY;
 	else if (strlen(key) > MAX_KEY_LEN)
 	{
-		/* too long for a key: its hash tells it apart */
+		/* the hash of a key that is too long takes its place */
 		Datum		hash = DirectFunctionCall1(sha256_bytea,
 											   PointerGetDatum(cstring_to_text(key)));
 
@@ -435,8 +441,8 @@ typedef struct Limited
 } Limited;
 
 /*
- * The policies that limit the request, in order.  They are copies, as the rules may be
- * gone after the first policy has decided.
+ * The policies that limit the request, in order.  They are copies, as the rules may
+ * be gone after the first policy has decided.
  */
 static List *
 find_limits(const PostgrestRule *rules, int n, Request *request)
@@ -487,7 +493,7 @@ take_token(const Limited *limited, HttpFields *fields, HttpError form)
 		http_fields_add(fields, &calls[most]);
 }
 
-/* Let PostgREST send the fields with its answer, unless other headers are set already. */
+/* Let PostgREST send the fields with its answer, unless headers are set already. */
 static void
 set_response_headers(const HttpFields *fields)
 {
@@ -519,7 +525,7 @@ rl_postgrest_check(PG_FUNCTION_ARGS)
 	}
 
 	request.method = get_setting("request.method");
-	/* the role that PostgREST has set, even inside of a SECURITY DEFINER function */
+	/* the role that PostgREST has set, even inside a SECURITY DEFINER function */
 	request.role = GetUserNameFromId(GetOuterUserId(), true);
 
 	http_fields_begin(&fields);

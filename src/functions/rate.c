@@ -1,11 +1,11 @@
 /*
  * rate.c
- *		rl_per(): a rate as people say it, "100 per minute", in tokens a second.
+ *		rl_per(): tokens per second, given a rate as people say it: "100 per minute".
  *
  * The result is the double nearest to the exact quotient, so it is what PostgreSQL
- * reads when the rate is written as a decimal number with enough digits.  The bucket's
- * arithmetic (core/bucket.c) allows for the rounding of its arguments by half a unit in
- * their last place, and so for that of this result.
+ * reads when the rate is written as a decimal number with enough digits.  The
+ * bucket's arithmetic (core/bucket.c) allows for arguments that are rounded by half a
+ * unit in their last place, and this result is not rounded by more.
  */
 #include "postgres.h"
 
@@ -21,6 +21,7 @@ SQL_FUNCTION(rl_per);
 /* Bits of a double's significand. */
 #define DOUBLE_BITS	53
 
+/* The greatest common divisor. */
 static uint64
 greatest_divisor(uint64 a, uint64 b)
 {
@@ -34,6 +35,7 @@ greatest_divisor(uint64 a, uint64 b)
 	return a;
 }
 
+/* How many bits a number has, without leading zeros; 0 has none. */
 static int
 bits_of(uint128 value)
 {
@@ -48,8 +50,10 @@ bits_of(uint128 value)
  * tokens / (us / 10^6), rounded once, to the nearest double.  tokens >= 0 is finite;
  * us is from 1 to 2^73, which is more than any interval has.
  *
- * The dividend has 53 bits of tokens and 20 of 10^6; shifted to the left until it has
- * 128, its quotient has 55 bits or more, and so those of a double and one to round by.
+ * The dividend has at most 53 bits of tokens and 20 of 10^6.  It is shifted to the
+ * left until it has 128, so it is at least 2^127, and the quotient at least 2^54.  So
+ * the quotient has 55 bits or more: the 53 of a double, and others that say how to
+ * round.
  */
 static double
 rate(double tokens, uint128 us)
@@ -72,12 +76,14 @@ rate(double tokens, uint128 us)
 	us /= divisor;
 
 	shift = 128 - bits_of(dividend);
+	Assert(shift > 0 && shift < 128);
 	dividend <<= shift;
 	exponent -= shift;
 	quotient = dividend / us;
 	inexact = dividend % us != 0;
 
 	spare = bits_of(quotient) - DOUBLE_BITS;
+	Assert(spare > 0);
 	half = (uint128) 1 << (spare - 1);
 	beyond = quotient & ((half << 1) - 1);
 	quotient >>= spare;
@@ -109,7 +115,7 @@ rl_per(PG_FUNCTION_ARGS)
 	ns = get_span("per", per, 1);
 
 	result = rate(tokens, (uint128) (ns / 1000));
-	/* a rate that became 0 would be a quota, without anybody having said so */
+	/* a rate that was rounded to 0 would be a quota, which nobody has asked for */
 	if (isinf(result) || (result == 0 && tokens > 0))
 		ereport(ERROR,
 				(errcode(ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE),

@@ -1,6 +1,6 @@
 /*
  * functions/reports.c
- *		What the views read, and the administrator's rl_flush(), rl_stats_reset().
+ *		The functions that the views read, and rl_flush() and rl_stats_reset().
  */
 #include "postgres.h"
 
@@ -8,6 +8,7 @@
 #include "core/compat.h"
 #include "decide/refunds.h"
 #include "funcapi.h"
+#include "functions/result.h"
 #include "memory/administration.h"
 #include "memory/consume.h"
 #include "memory/databases.h"
@@ -35,15 +36,14 @@ SQL_FUNCTION(rl_stats_reset);
 SQL_FUNCTION(rl_buckets);
 SQL_FUNCTION(rl_partitions);
 
-/* A living bucket, or a block, as a row of _rl_buckets(). */
+/* Show a living bucket, or a block, as a row of _rl_buckets(). */
 static void
-show_bucket(const BucketView *view, const char *tier, ReturnSetInfo *rsinfo)
+show_bucket(const BucketView *view, const char *store, ReturnSetInfo *rsinfo)
 {
 	bool		is_block = view->limiter[0] == BLOCK_PREFIX;
 	BucketRule	rule;
 	Datum		values[8];
 	bool		nulls[8] = {false};
-	Owed		full_at;
 
 	bucket_rule(&rule, view->capacity, view->refill, 0);
 	values[0] = PointerGetDatum(cstring_to_text_with_len(view->limiter + is_block,
@@ -52,19 +52,15 @@ show_bucket(const BucketView *view, const char *tier, ReturnSetInfo *rsinfo)
 	values[2] = Float8GetDatum(bucket_tokens(&rule, view->owed));
 	values[3] = Float8GetDatum(view->capacity);
 	values[4] = Float8GetDatum(view->refill);
-
-	full_at = GetCurrentTimestamp() + (view->owed + 999) / 1000;
-	if (!rule.timed || full_at >= END_TIMESTAMP)
-		values[5] = TimestampTzGetDatum(DT_NOEND);
-	else
-		values[5] = TimestampTzGetDatum((TimestampTz) full_at);
+	values[5] = TimestampTzGetDatum(rule.timed ? timestamp_after(view->owed) : DT_NOEND);
 	values[6] = values[5];
 	nulls[2] = nulls[3] = nulls[4] = nulls[5] = is_block;
 	nulls[6] = !is_block;
-	values[7] = CStringGetTextDatum(tier);
+	values[7] = CStringGetTextDatum(store);
 	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 }
 
+/* Show a row of the table, unless memory has the bucket. */
 static void
 show_table_bucket(const BucketView *view, void *arg)
 {
@@ -72,7 +68,7 @@ show_table_bucket(const BucketView *view, void *arg)
 	BucketRule	rule;
 	Decision	decision;
 
-	/* a row whose bucket has moved is out of date */
+	/* the row of a bucket that has moved to memory is out of date */
 	make_bucket_id(&id, MyDatabaseId, view->limiter, view->limiter_len, view->key, view->key_len);
 	bucket_rule(&rule, view->capacity, view->refill, 0);
 	if (memory_attached() && memory_peek(&id, &rule, &decision))
@@ -82,7 +78,7 @@ show_table_bucket(const BucketView *view, void *arg)
 
 /*
  * _rl_buckets() returns setof (limiter, key, tokens, capacity, refill, full_at,
- * blocked_until, tier): the living buckets of this database, and its blocks
+ * blocked_until, store): the living buckets of this database, and its blocks
  */
 Datum
 rl_buckets(PG_FUNCTION_ARGS)
@@ -92,7 +88,11 @@ rl_buckets(PG_FUNCTION_ARGS)
 	if (refund_pending)
 		refund_settle();
 	InitMaterializedSRF(fcinfo, 0);
-	/* first: buckets move from there to memory, and are rather seen twice than not */
+
+	/*
+	 * The table comes first.  Buckets move from there to memory, so one that moves
+	 * meanwhile is shown twice rather than not at all.
+	 */
 	table_views(show_table_bucket, rsinfo);
 	if (memory_attached())
 	{
@@ -111,7 +111,7 @@ rl_buckets(PG_FUNCTION_ARGS)
 
 /*
  * rl_partitions() returns setof (partition, slots, living, spilled, evicted):
- * how full shared memory is; living buckets and spilling of this database
+ * how full shared memory is.  "living" and "spilled" are of this database.
  */
 Datum
 rl_partitions(PG_FUNCTION_ARGS)
@@ -207,8 +207,8 @@ rl_episodes(PG_FUNCTION_ARGS)
 }
 
 /*
- * _rl_limiters() returns setof (limiter, allowed, denied, shadowed, overflowed): decisions
- * counted in this database, a row per limiter
+ * _rl_limiters() returns setof (limiter, allowed, denied, shadowed, overflowed):
+ * decisions counted in this database, a row per limiter
  */
 Datum
 rl_limiters(PG_FUNCTION_ARGS)

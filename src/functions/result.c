@@ -1,6 +1,7 @@
 /*
  * functions/result.c
- *		Answers of SQL functions.
+ *		What SQL functions answer about a decision: its rl_result, how long to wait,
+ *		and which of several calls binds most.
  */
 #include "postgres.h"
 
@@ -10,7 +11,7 @@
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
-/* A span of ns, rounded up: waiting that long is enough. */
+/* An interval of so many nanoseconds, rounded up: waiting so long is enough. */
 Datum
 interval_from_ns(Owed ns)
 {
@@ -21,18 +22,27 @@ interval_from_ns(Owed ns)
 	return IntervalPGetDatum(result);
 }
 
-/* Will the bucket never be full by itself?  A capacity of 0 has no bucket that could be. */
+/* The time in so many nanoseconds, rounded up; infinity if that is too far away. */
+TimestampTz
+timestamp_after(Owed ns)
+{
+	Owed		at = GetCurrentTimestamp() + (ns + 999) / 1000;
+
+	return at >= END_TIMESTAMP ? DT_NOEND : (TimestampTz) at;
+}
+
+/* Will the bucket never be full by itself?  A capacity of 0 makes no bucket. */
 bool
 decision_never_full(const BucketRule *rule, const Decision *decision)
 {
 	return bucket_rule_is_closed(rule) || (!rule->timed && decision->owed > 0);
 }
 
-/* In how many ns such a call would be allowed; -1: never, or not known. */
+/* In how many nanoseconds such a call would be allowed; -1: never, or not known. */
 Owed
 decision_wait(const BucketRule *rule, const Decision *decision)
 {
-	/* how much more is owed than the call could bear */
+	/* how much more the bucket owes than it may before an allowed call */
 	Owed		early = decision->owed - rule->room;
 
 	if (decision->allowed)
@@ -53,8 +63,9 @@ wait_of(const BucketCall *call)
 }
 
 /*
- * Does x bind more than y?  The one to wait for longer does, one that never allows the
- * call most of all; if there is nothing to wait for, the one with fewer tokens.
+ * Does x bind more than y?  A call that has to wait longer binds more, and one that
+ * is never allowed binds most.  If both have to wait equally long, or not at all, the
+ * call on the bucket with fewer tokens binds more.
  */
 static bool
 binds_more(const BucketCall *x, const BucketCall *y)
@@ -68,7 +79,7 @@ binds_more(const BucketCall *x, const BucketCall *y)
 		bucket_tokens(&y->rule, y->decision.owed);
 }
 
-/* Which of the calls, which were decided together, binds most. */
+/* The index of the call that binds most, of several that were decided together. */
 int
 most_binding(const BucketCall *calls, int n)
 {
@@ -81,8 +92,9 @@ most_binding(const BucketCall *calls, int n)
 }
 
 /*
- * The rl_result of a decision whose call left, or would leave, "owed".  The bucket and
- * the rule are NULL if no bucket decided: then only whether it is allowed is known.
+ * The rl_result of a decision.  What the bucket owes in it is what it owes after the
+ * call, or would owe.  The bucket's name and the rule are NULL if no bucket decided:
+ * then the rl_result says only whether the call is allowed.
  */
 Datum
 make_result(FunctionCallInfo fcinfo, const BucketId *id, const BucketRule *rule,

@@ -1,17 +1,19 @@
 /*
  * functions/result.h
- *		Answers of SQL functions: see functions/result.c.
+ *		What SQL functions answer about a decision: see functions/result.c.
  */
 #ifndef RATELIMIT_FUNCTIONS_RESULT_H
 #define RATELIMIT_FUNCTIONS_RESULT_H
 
 #include "core/call.h"
+#include "datatype/timestamp.h"
 #include "fmgr.h"
 
 extern Owed decision_wait(const BucketRule *rule, const Decision *decision);
 extern int	most_binding(const BucketCall *calls, int n);
 extern bool decision_never_full(const BucketRule *rule, const Decision *decision);
 extern Datum interval_from_ns(Owed ns);
+extern TimestampTz timestamp_after(Owed ns);
 extern Datum make_result(FunctionCallInfo fcinfo, const BucketId *id,
 						 const BucketRule *rule, const Decision *decision);
 

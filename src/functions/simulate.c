@@ -2,8 +2,9 @@
  * functions/simulate.c
  *		rl_simulate(): what a rule would have decided on recorded traffic.
  *
- * A window function.  Each window partition is one bucket, its rows the calls in
- * order; time is the rows' own, and nothing is shared.
+ * It is a window function.  Each window partition is one bucket, and its rows are the
+ * calls on it, in order.  Each row says its own time.  No bucket of a store plays a
+ * part.
  */
 #include "postgres.h"
 
@@ -18,7 +19,7 @@ SQL_FUNCTION(rl_simulate);
 typedef struct Simulation
 {
 	bool		begun;
-	TimestampTz now;			/* latest row so far */
+	TimestampTz now;			/* time of the latest row so far */
 	double		capacity;		/* 0: there is no bucket yet */
 	double		refill;
 	int64		owed[2];		/* an Owed: this memory is aligned for int64 only */
@@ -64,7 +65,7 @@ rl_simulate(PG_FUNCTION_ARGS)
 		ts = Max(ts, bucket->now);
 	}
 	if (bucket_rule_is_closed(rule))
-		allowed = false;		/* and the bucket stays what it is */
+		allowed = false;		/* and the bucket stays as it is */
 	else
 	{
 		if (bucket->capacity > 0 &&

@@ -2,10 +2,10 @@
  * functions/wait.c
  *		rl_wait(): take tokens now, and sleep until they are due.
  *
- * The call takes its cost from what the bucket will have within the timeout.  So
- * the bucket goes into debt, the next call finds it deeper in debt, and whoever
- * comes first is due first.  Until it is due the call sleeps on its latch; should
- * it be cancelled or its backend end, its tokens go back.
+ * The call takes its cost from what the bucket will have within the timeout.  So the
+ * bucket goes into debt, and the next call finds it deeper in debt: calls fall due in
+ * the order in which they came.  Until it is due, the call sleeps on its latch.  If
+ * it is cancelled, or its backend exits, its tokens go back.
  */
 #include "postgres.h"
 
@@ -31,11 +31,11 @@ typedef struct Waiter
 {
 	const BucketId *id;
 	const BucketRule *rule;
-	Owed		due;			/* monotonic clock */
+	Owed		due;			/* when, by the monotonic clock */
 } Waiter;
 
 /*
- * The wait ends without having come to its end.  The transaction is about to be
+ * Put the tokens back, as the wait is interrupted.  The transaction is about to be
  * aborted, but that has not begun yet, so the table can be used.
  */
 static void
@@ -47,6 +47,7 @@ give_back(int code, Datum arg)
 	give_tokens(waiter->id, waiter->rule->cost, false, &given);
 }
 
+/* Sleep until the tokens are due.  If that is interrupted, put them back. */
 static void
 sleep_until_due(Waiter *waiter)
 {
@@ -95,7 +96,10 @@ rl_wait(PG_FUNCTION_ARGS)
 	bucket_rule_for_wait(&rule, timeout);
 	decide_uncounted(&id, &rule, &decision);
 
-	/* what it took is due once the bucket owes no more than it could have before */
+	/*
+	 * The call is due when what the bucket owed before it has shrunk to what it may
+	 * owe before an allowed call that does not wait.
+	 */
 	wait = decision.owed - rule.take - room;
 	if (decision.allowed && decision.known && wait > 0 &&
 		enabled_setting && !shadow_setting)

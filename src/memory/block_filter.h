@@ -18,16 +18,20 @@
  */
 typedef struct BlockFilter
 {
-	pg_atomic_uint32 until[BLOCK_CELLS];	/* when the last block of the cell's
-											 * keys ends, in 2^30 ns, rounded up */
+	pg_atomic_uint32 until[BLOCK_CELLS];	/* when the last block of the cell's keys
+											 * ends, in 2^30 ns, rounded up */
 } BlockFilter;
 
 extern const Part block_filter_part;
 
-extern hidden_data BlockFilter *block_filter;	/* NULL if the library is not preloaded */
-extern hidden_data pg_atomic_uint32 *block_cells_used;	/* how many are not 0, or a higher
-											 * number */
-extern hidden_data bool blocks_known;		/* have those in the table been noticed? */
+/* NULL if the library is not preloaded. */
+extern hidden_data BlockFilter *block_filter;
+
+/* How many cells are not 0; it may be too high for a moment, but never too low. */
+extern hidden_data pg_atomic_uint32 *block_cells_used;
+
+/* Does the filter know of all blocks in the table? */
+extern hidden_data bool blocks_known;
 
 extern void block_filter_raise(uint64 hash, Owed left);
 extern void block_filter_lower(uint64 hash);

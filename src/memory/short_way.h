@@ -15,7 +15,7 @@
 #include "memory/search.h"
 
 /* of this backend's last call: */
-extern hidden_data bool memory_denied_last; /* was it denied?  Denials come in rows */
+extern hidden_data bool memory_denied_last; /* was it denied?  Then the next may be */
 extern hidden_data uint64 memory_last_hash; /* its bucket's hash */
 
 extern bool consume_locked(Slot *slot, uint64 word, const BucketRule *rule,

@@ -143,7 +143,7 @@ slice_place(int64 slice)
 	return (int) (((slice % SLICES) + SLICES) % SLICES);
 }
 
-/* Is the limiter one of flag_limiters, or are those all, "*"? */
+/* Is the limiter one of flag_limiters, or does that list have "*", for all limiters? */
 static bool
 limiter_flags(const char *limiter, int len)
 {
@@ -152,15 +152,16 @@ limiter_flags(const char *limiter, int len)
 	while (*p)
 	{
 		const char *end = p + strcspn(p, ",");
-		const char *last = end;
+		Size		n;
 
 		while (*p == ' ')
 			p++;
-		while (last > p && last[-1] == ' ')
-			last--;
-		if (last - p == 1 && *p == '*')
+		n = end - p;
+		while (n > 0 && p[n - 1] == ' ')
+			n--;
+		if (n == 1 && *p == '*')
 			return true;
-		if (last - p == len && memcmp(p, limiter, len) == 0)
+		if (n == len && memcmp(p, limiter, n) == 0)
 			return true;
 		p = *end ? end + 1 : end;
 	}

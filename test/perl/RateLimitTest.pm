@@ -15,7 +15,7 @@ use Time::HiRes qw(clock_gettime CLOCK_MONOTONIC);
 our @EXPORT = qw(
   start_server in_session finish_session start_clients finish_clients
   run_clients wait_until_spilled wait_until_nothing_spilled spilled
-  twice_living tier_of fill_until_spilled monotonic_seconds
+  twice_living store_of fill_until_spilled monotonic_seconds
 );
 
 # A started server with the extension in database postgres.  preload: 0 for one
@@ -152,13 +152,13 @@ sub twice_living
 		  . ' GROUP BY limiter, key HAVING count(*) > 1');
 }
 
-# In which tier the bucket lives; empty if it does not.
-sub tier_of
+# In which store the bucket lives; empty if it does not.
+sub store_of
 {
 	my ($node, $key, $database) = @_;
 
 	return $node->safe_psql($database // 'postgres',
-		"SELECT tier FROM rate_limit_status WHERE key = '$key'");
+		"SELECT store FROM rate_limit_status WHERE key = '$key'");
 }
 
 # Make keys prefix1, prefix2 ... until every partition has spilled; how many.

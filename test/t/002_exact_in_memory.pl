@@ -54,7 +54,7 @@ foreach my $keys (1, 10, 1000)
 		'',
 		"quota, $keys keys: exactly $capacity allowed for every key");
 	is( $node->safe_psql('postgres',
-			"SELECT count(*) FROM rate_limit_status WHERE limiter = '$name' AND tokens = 0 AND tier = 'memory'"),
+			"SELECT count(*) FROM rate_limit_status WHERE limiter = '$name' AND tokens = 0 AND store = 'memory'"),
 		$keys, "quota, $keys keys: all empty, all in shared memory");
 }
 

@@ -50,7 +50,7 @@ foreach my $keys (1, 10, 1000)
 		'',
 		"quota, $keys keys: exactly $capacity allowed for every key");
 	is( $node->safe_psql('postgres',
-			"SELECT count(*) FILTER (WHERE tier <> 'table'), count(*) = (SELECT count(DISTINCT key) FROM hits WHERE name = '$name') FROM rate_limit_status WHERE limiter = '$name'"),
+			"SELECT count(*) FILTER (WHERE store <> 'table'), count(*) = (SELECT count(DISTINCT key) FROM hits WHERE name = '$name') FROM rate_limit_status WHERE limiter = '$name'"),
 		'0|t', "quota, $keys keys: a row for each");
 }
 

@@ -1,5 +1,5 @@
 # The last key of a full partition: its bucket goes to the table, none is forgotten
-# and none is in both tiers; the mark that says so stays as long as a row is left
+# and none is in both stores; the mark that says so stays as long as a row is left
 # or may still come, and goes afterwards.
 use strict;
 use warnings FATAL => 'all';
@@ -45,7 +45,7 @@ foreach my $n (1 .. 16)
 	$living += $node->safe_psql('postgres', "SELECT rl_consume('key$n', 2, 0)") eq 't';
 }
 is($living, 16, '16 keys are allowed');
-is($node->safe_psql('postgres', "SELECT count(*), min(tier), max(tier) FROM rate_limit_status"),
+is($node->safe_psql('postgres', "SELECT count(*), min(store), max(store) FROM rate_limit_status"),
 	'16|memory|memory', 'the partition is full, all in shared memory');
 is(spilled($node), 0, 'nothing has spilled');
 
@@ -54,13 +54,13 @@ is($node->safe_psql('postgres', "SELECT rl_peek('last', 2, 0)"),
 is(spilled($node), 0, '... makes nothing spill');
 is($node->safe_psql('postgres', "SELECT rl_consume('last', 2, 0, 3), rl_consume('last', 2, 0, 0)"),
 	'f|t', 'nor does one that leaves its bucket full');
-is(tier_of($node, 'last'), '', '... which makes no bucket');
+is(store_of($node, 'last'), '', '... which makes no bucket');
 
 is($node->safe_psql('postgres', "SELECT rl_consume('last', 2, 0)"), 't', 'one key more');
-is(tier_of($node, 'last'), 'table', '... lives in the table');
+is(store_of($node, 'last'), 'table', '... lives in the table');
 is(spilled($node), 1, '... and its partition has spilled');
 is($node->safe_psql('postgres', "SELECT count(*) FROM rate_limit_status"), 17, 'no bucket is forgotten');
-is(twice_living($node), '', 'no bucket is in both tiers');
+is(twice_living($node), '', 'no bucket is in both stores');
 is( $node->safe_psql('postgres',
 		q{SELECT string_agg(rl_consume(k, 2, 0)::text || rl_consume(k, 2, 0), ' ') FROM (SELECT 'key' || n FROM generate_series(1, 16) n UNION ALL SELECT 'last') _(k)}),
 	join(' ', ('truefalse') x 17),
@@ -74,9 +74,9 @@ $node->safe_psql('postgres', q{SELECT rl_reset('last'), rl_consume('last', 2, 0,
 $node->poll_query_until('postgres', q{SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'ratelimit worker'});
 is($node->safe_psql('postgres', "SELECT rl_reset('key1')"), 't', 'a slot becomes free');
 is($node->safe_psql('postgres', "SELECT rl_consume('last', 2, 0)"), 'f', 'the last key stays empty');
-is(tier_of($node, 'last'), 'table', '... in the table');
+is(store_of($node, 'last'), 'table', '... in the table');
 is($node->safe_psql('postgres', "SELECT rl_consume('another', 2, 0)"), 't', 'a new key');
-is(tier_of($node, 'another'), 'table', '... goes to the table while there are rows, free slot or not');
+is(store_of($node, 'another'), 'table', '... goes to the table while there are rows, free slot or not');
 $node->safe_psql('postgres', 'ALTER SYSTEM RESET ratelimit.flush_interval; SELECT pg_reload_conf()');
 wait_for_round();
 is(spilled($node), 1, 'rows that never expire keep the mark');
@@ -84,7 +84,7 @@ is(spilled($node), 1, 'rows that never expire keep the mark');
 is($node->safe_psql('postgres', "SELECT rl_reset('last'), rl_reset('another')"), 't|t', 'the rows go');
 ok(wait_until_nothing_spilled($node), '... and the mark');
 is($node->safe_psql('postgres', "SELECT rl_consume('last', 2, 0)"), 't', 'the last key is back');
-is(tier_of($node, 'last'), 'memory', '... in the slot that is free');
+is(store_of($node, 'last'), 'memory', '... in the slot that is free');
 
 #
 # Rows expire by themselves
@@ -102,7 +102,7 @@ my $writer = in_session($node);
 my $left_of_2 = sub {
 	my ($key, $what) = @_;
 
-	is(tier_of($node, $key), 'table', "$what: the row is there");
+	is(store_of($node, $key), 'table', "$what: the row is there");
 	is($node->safe_psql('postgres', "SELECT rl_consume('$key', 2, 0), rl_consume('$key', 2, 0)"), 't|f', "$what: ... with one token left");
 	$node->safe_psql('postgres', "SELECT rl_reset('$key')");
 	ok(wait_until_nothing_spilled($node), "$what: reset, and the mark goes");

@@ -39,7 +39,7 @@ SQL
 #
 fill_until_spilled($node, 'filling', 1000, 0);
 is($node->safe_psql('postgres', "SELECT rl_consume('in table', 5, 0, 2)"), 't', 'a bucket of 5, 2 taken');
-is(tier_of($node, 'in table'), 'table', '... is in the table');
+is(store_of($node, 'in table'), 'table', '... is in the table');
 is($node->safe_psql('postgres', <<'SQL'), "t\nt\nt\nf\nf", 'read-only: 3 are left, not 5');
 BEGIN READ ONLY;
 SELECT rl_consume('in table', 5, 0);
@@ -49,7 +49,7 @@ SELECT rl_consume('in table', 5, 0);
 COMMIT;
 SELECT rl_consume('in table', 5, 0);
 SQL
-is(twice_living($node), '', 'the bucket is in one tier');
+is(twice_living($node), '', 'the bucket is in one store');
 is($node->safe_psql('postgres', <<'SQL'), "t\nf\nf", 'a key without bucket: one that is full');
 BEGIN READ ONLY;
 SELECT rl_consume('no row', 1, 0);
@@ -57,7 +57,7 @@ SELECT rl_consume('no row', 1, 0);
 COMMIT;
 SELECT rl_consume('no row', 1, 0);
 SQL
-is(tier_of($node, 'no row'), 'table', '... gets a row');
+is(store_of($node, 'no row'), 'table', '... gets a row');
 is($node->safe_psql('postgres', 'SELECT sum(evicted) FROM rl_partitions()'),
 	0, '... and no bucket gives way for it');
 
@@ -74,9 +74,9 @@ SELECT rl_consume('parallel row', 1000, 0);
 SQL
 like($node->safe_psql('postgres', "EXPLAIN SELECT count(*) FROM many WHERE rl_consume('parallel row', 1000, 0)"), qr/Parallel Seq Scan/, 'a parallel query');
 is($node->safe_psql('postgres', "SELECT count(*) FROM many WHERE rl_consume('parallel row', 1000, 0)"), 999, '... takes from a row what is left');
-is(tier_of($node, 'parallel row'), 'table', '... which stays one');
+is(store_of($node, 'parallel row'), 'table', '... which stays one');
 is($node->safe_psql('postgres', "SELECT count(*) FROM many WHERE rl_consume('parallel new', 1000, 0)"), 1000, '... and from a bucket that has none');
-is(tier_of($node, 'parallel new'), 'memory', '... in memory');
+is(store_of($node, 'parallel new'), 'memory', '... in memory');
 is($node->safe_psql('postgres', "SELECT count(*) FROM many WHERE rl_consume_all(ARRAY['parallel all', 'parallel both'], ARRAY[700, 800], ARRAY[0, 0])"), 700, '... all or nothing');
 is($node->safe_psql('postgres', "SELECT rl_consume('parallel new', 1000, 0), rl_consume('parallel row', 1000, 0), rl_consume('parallel all', 700, 0), (rl_peek('parallel both', 800, 0, 0)).remaining"), 'f|f|f|100', '... as everybody finds');
 cmp_ok($node->safe_psql('postgres', 'SELECT sum(evicted) FROM rl_partitions()'),
@@ -101,7 +101,7 @@ foreach my $what ('an old row', 'a new row')
 
 # Half of the calls read-only, half not, on one bucket that began as a row
 is($node->safe_psql('postgres', "SELECT rl_consume('mixed', 300, 0)"), 't', 'a bucket of 300, 1 taken');
-is(tier_of($node, 'mixed'), 'table', '... is in the table');
+is(store_of($node, 'mixed'), 'table', '... is in the table');
 $node->safe_psql('postgres', 'CREATE SEQUENCE allowed');
 run_clients(
 	$node, 'read-only and read-write callers',

@@ -35,9 +35,9 @@ is(evicted(), 0, 'all fit');
 foreach my $n (1 .. 4)
 {
 	is($node->safe_psql('postgres', "SELECT rl_consume('new$n', 100, 1.0 / 128, 90)"), 't', "new key $n is allowed");
-	is(tier_of($node, "new$n"), 'memory', '... and lives in memory');
-	is(tier_of($node, 'lacks' . 3 * $n), '', '... and the one nearest to full gave way');
-	is(tier_of($node, 'lacks' . 3 * ($n + 1)), 'memory', '... not the next one');
+	is(store_of($node, "new$n"), 'memory', '... and lives in memory');
+	is(store_of($node, 'lacks' . 3 * $n), '', '... and the one nearest to full gave way');
+	is(store_of($node, 'lacks' . 3 * ($n + 1)), 'memory', '... not the next one');
 	is(evicted(), $n, '... which is counted');
 }
 is($node->safe_psql('postgres', "SELECT (rl_peek('lacks3', 100, 1.0 / 128)).remaining"), 99, 'what gave way is full for its next call');
@@ -51,9 +51,9 @@ SELECT rl_consume('quota', 1000, 0, 1);
 SELECT rl_consume('late' || i, 1000, 0.001, 10) FROM generate_series(1, 14) i;
 SQL
 is($node->safe_psql('postgres', "SELECT rl_consume('new', 1000, 0.001, 900)"), 't', 'a new key');
-is(tier_of($node, 'soon'), '', 'the bucket that is full soonest gave way, though nearly empty');
+is(store_of($node, 'soon'), '', 'the bucket that is full soonest gave way, though nearly empty');
 $node->safe_psql('postgres', "SELECT rl_consume('newer' || i, 1000, 0.001, 900 - i) FROM generate_series(1, 100) i");
-is(tier_of($node, 'quota'), 'memory', 'a quota that is never full by itself gives way last');
+is(store_of($node, 'quota'), 'memory', 'a quota that is never full by itself gives way last');
 
 # A key that takes several slots needs others to make room
 my $before = evicted();
@@ -90,12 +90,12 @@ $node->poll_query_until('postgres', q{SELECT current_setting('ratelimit.overflow
 $node->safe_psql('postgres', 'SELECT rl_reset_all(NULL)');
 fill_until_spilled($node, 'filling', 3, 0);
 is($node->safe_psql('postgres', "SELECT rl_consume('row', 2, 0)"), 't', 'overflow = table: a key');
-is(tier_of($node, 'row'), 'table', '... that goes to the table');
+is(store_of($node, 'row'), 'table', '... that goes to the table');
 $node->safe_psql('postgres', q{ALTER SYSTEM SET ratelimit.overflow = 'evict'});
 $node->reload;
 $node->poll_query_until('postgres', q{SELECT current_setting('ratelimit.overflow') = 'evict'}) or die;
 is($node->safe_psql('postgres', "SELECT rl_consume('row', 2, 0), rl_consume('row', 2, 0)"), 't|f', 'overflow = evict: what it holds is as before');
-is(twice_living($node), '', 'and it is in one tier');
+is(twice_living($node), '', 'and it is in one store');
 
 $node->stop;
 done_testing();

@@ -17,7 +17,7 @@ foreach my $kind (
 	[ 'table', 0, '', 'table' ],
 	[ 'spilled', 1, 'ratelimit.max_buckets = 16', 'table' ])
 {
-	my ($name, $preload, $conf, $tier) = @$kind;
+	my ($name, $preload, $conf, $store) = @$kind;
 	my $node = start_server("databases_$name", preload => $preload, conf => $conf);
 
 	# Make the database's next new bucket go to the table, where that is wanted.
@@ -45,8 +45,8 @@ foreach my $kind (
 				"SELECT $schema.rl_consume('k', 2, 0), $schema.rl_consume('k', 2, 0), $schema.rl_consume('k', 2, 0)"),
 			't|t|f', "$name: database $database has a bucket of its own");
 		is( $node->safe_psql($database,
-				"SELECT tier, tokens FROM $schema.rate_limit_status WHERE key = 'k'"),
-			"$tier|0", "$name: ... in $tier");
+				"SELECT store, tokens FROM $schema.rate_limit_status WHERE key = 'k'"),
+			"$store|0", "$name: ... in $store");
 	}
 	is($node->safe_psql('one', "SELECT rl_reset('k'), rl_reset_all(NULL) >= 0"), 't|t', "$name: reset in one");
 	is($node->safe_psql('one', "SELECT count(*) FROM rate_limit_status"), 0, "$name: ... empties one");
@@ -69,7 +69,7 @@ SELECT "New one".rl_consume('moved', 4, 0);
 COMMIT
 SQL
 	is($session->query_safe(q{SELECT "New one".rl_consume('moved', 4, 0)}), 'f', "$name: it was one bucket all along");
-	is($session->query_safe(q{SELECT key, tier FROM "New one".rate_limit_status WHERE key = 'moved'}), "moved|$tier", "$name: ... in $tier");
+	is($session->query_safe(q{SELECT key, store FROM "New one".rate_limit_status WHERE key = 'moved'}), "moved|$store", "$name: ... in $store");
 	is( $session->query_safe(<<'SQL'), 'f', "$name: a schema renamed: the same bucket");
 ALTER SCHEMA "New one" RENAME TO newer;
 SELECT newer.rl_consume('moved', 4, 0)
@@ -88,7 +88,7 @@ SQL
 	is($node->safe_psql('one', "SELECT count(*) FROM pg_class WHERE relname LIKE 'rate\\_limit%'"), 0, "$name: no relation is left");
 	is($node->safe_psql('one', "SELECT count(*) FROM pg_proc WHERE proname LIKE 'rl\\_%'"), 0, "$name: no function is left");
 	$node->safe_psql('one', 'CREATE EXTENSION ratelimit');
-	is($session->query_safe("SELECT count(*) FROM rate_limit_status"), 0, "$name: dropped and created: no bucket, whatever tier");
+	is($session->query_safe("SELECT count(*) FROM rate_limit_status"), 0, "$name: dropped and created: no bucket, whatever store");
 	is($session->query_safe("SELECT rl_consume('dropped', 1, 0), rl_consume('dropped', 1, 0)"), 't|f', "$name: ... so it starts full");
 	is( $session->query_safe(<<'SQL'), 't', "$name: dropped and created in one transaction: likewise");
 SET client_min_messages = warning;
@@ -112,7 +112,7 @@ SQL
 		't|f', "$name: a copy of a database decides");
 	is($node->safe_psql('two', "SELECT $schema{two}.rl_consume('new', 1, 0)"), 't', "$name: ... on buckets of its own");
 	# rows are copied with their database; what is in memory is not
-	is($node->safe_psql('copy', "SELECT $schema{two}.rl_consume('k', 2, 0)"), $tier eq 'table' ? 'f' : 't', "$name: it has the rows it was copied with");
+	is($node->safe_psql('copy', "SELECT $schema{two}.rl_consume('k', 2, 0)"), $store eq 'table' ? 'f' : 't', "$name: it has the rows it was copied with");
 	is($node->safe_psql('copy', "SELECT count(*), count(DISTINCT key) FROM $schema{two}.rate_limit_status WHERE key IN ('k', 'new')"), '2|2', "$name: ... no bucket twice");
 
 	$node->safe_psql('postgres', 'DROP DATABASE copy');
@@ -121,7 +121,7 @@ SQL
 	{
 		# 16 or more slots that belonged to them are free for all
 		is($node->safe_psql('postgres', 'SELECT count(*) FILTER (WHERE rl_consume(i::text, 1, 0)) FROM generate_series(1, 12) i'), 12, "$name: buckets of another database");
-		is($node->safe_psql('postgres', 'SELECT min(tier), max(tier) FROM rate_limit_status'), 'memory|memory', "$name: ... find the slots that the dropped ones had");
+		is($node->safe_psql('postgres', 'SELECT min(store), max(store) FROM rate_limit_status'), 'memory|memory', "$name: ... find the slots that the dropped ones had");
 	}
 	ok($node->poll_query_until('postgres', q{SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'ratelimit worker'}), "$name: no worker stays");
 	$node->stop;

@@ -1,4 +1,4 @@
-# Anybody may consume, in either tier; only those entitled see keys or change
+# Anybody may consume, in either store; only those entitled see keys or change
 # buckets; and no search_path, however hostile, changes what is decided.
 use strict;
 use warnings FATAL => 'all';
@@ -36,7 +36,7 @@ SQL
 	#
 	my ($out, $err) = $as->('app', "SELECT rl_consume('secret', 3, 0), (rl_throttle('secret', 3, 0)).remaining, (rl_peek('secret', 3, 0)).remaining, current_user");
 	is("$out$err", 't|1|0|app', "$name: may consume, throttle, peek");
-	is(tier_of($node, 'secret'), 'table', "$name: ... in the table");
+	is(store_of($node, 'secret'), 'table', "$name: ... in the table");
 	is(($as->('app', "SELECT rl_simulate(now(), 1, 1) OVER ()"))[0], 't', "$name: may simulate");
 	foreach my $sql (
 		'SELECT * FROM rate_limit_buckets', 'SELECT * FROM rate_limit_status',
@@ -73,7 +73,7 @@ SQL
 	#
 	# pg_monitor
 	#
-	($out, $err) = $as->('monitor', "SELECT key, tokens, tier FROM rate_limit_status WHERE key = 'secret'; SELECT key FROM rate_limit_buckets WHERE key = 'secret'; SELECT count(*) > 0 FROM rl_partitions()");
+	($out, $err) = $as->('monitor', "SELECT key, tokens, store FROM rate_limit_status WHERE key = 'secret'; SELECT key FROM rate_limit_buckets WHERE key = 'secret'; SELECT count(*) > 0 FROM rl_partitions()");
 	is("$out$err", "secret|1|table\nsecret\n" . ($preload ? 't' : 'f'), "$name: pg_monitor may look");
 	foreach my $sql (
 		"SELECT rl_reset('secret')", 'SELECT rl_reset_all(NULL)',
@@ -127,7 +127,7 @@ SELECT (SELECT pg_catalog.count(*) FROM pg_temp.rate_limit_buckets) OPERATOR(pg_
 SQL
 	($out, $err) = $as->('hostile', $hostile);
 	is("$out$err", "t|t|f\n100\n0", "$name: a hostile caller gets what anybody gets");
-	is(tier_of($node, 'trapped'), 'table', "$name: ... in the real table");
+	is(store_of($node, 'trapped'), 'table', "$name: ... in the real table");
 	($out, $err) = $as->('postgres', "$hostile; SELECT public.rl_reset('trapped'); SELECT public.rl_reset_all(NULL) OPERATOR(pg_catalog.>) 0");
 	is("$out$err", "f|f|f\n100\n0\nt\nt", "$name: so does a superuser led into it");
 	is($node->safe_psql('postgres', 'SELECT * FROM trap.sprung'), '', "$name: nothing sprang");

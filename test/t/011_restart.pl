@@ -25,18 +25,18 @@ sub decide
 # Clean restart
 #
 is(decide('in memory', 1), 't', 'a bucket of 1');
-is(tier_of($node, 'in memory'), 'memory', '... in memory');
+is(store_of($node, 'in memory'), 'memory', '... in memory');
 fill_until_spilled($node, 'filling', 1, 0);
 is(decide('in table', 2), 't', 'a bucket of 2');
-is(tier_of($node, 'in table'), 'table', '... in the table');
+is(store_of($node, 'in table'), 'table', '... in the table');
 $node->restart;
 is(spilled($node), 1, 'restarted: the mark is back');
 is($node->safe_psql('postgres', "SELECT (rl_peek('in table', 2, 0)).remaining"), 0, '... but whoever asks finds the row');
 is(decide('in table', 2), 't', '... and takes what is left');
 is(decide('in table', 2), 'f', '... and no more');
-is(twice_living($node), '', 'no bucket is in both tiers');
+is(twice_living($node), '', 'no bucket is in both stores');
 is(decide('new', 1), 't', 'a new key');
-is(tier_of($node, 'new'), 'table', '... goes to the table too');
+is(store_of($node, 'new'), 'table', '... goes to the table too');
 is(decide('in memory', 1), 'f', 'what was in memory is there, too');
 ok($node->safe_psql('postgres', "SELECT rl_reset_all(NULL)") > 0, 'reset');
 ok(wait_until_nothing_spilled($node), 'the mark goes');
@@ -51,7 +51,7 @@ $node->safe_psql('postgres', 'SELECT rl_reset_all(NULL)');
 wait_until_nothing_spilled($node);
 fill_until_spilled($node, 'filling', 1, 0);
 is(decide('shared', 100), 't', 'a bucket of 100');
-is(tier_of($node, 'shared'), 'table', '... in the table');
+is(store_of($node, 'shared'), 'table', '... in the table');
 $node->restart;
 $node->safe_psql('postgres', 'CREATE SEQUENCE allowed');
 run_clients(
@@ -84,7 +84,7 @@ $node->restart;
 is(decide('prepared', 1), 'f', 'prepared before a restart: the token is taken');
 $node->safe_psql('postgres', "COMMIT PREPARED 'p'");
 is(decide('prepared', 1), 'f', '... committed after it: likewise');
-is(twice_living($node), '', '... and the bucket is in one tier');
+is(twice_living($node), '', '... and the bucket is in one store');
 $node->safe_psql('postgres', 'SELECT rl_reset_all(NULL)');
 
 #
@@ -93,7 +93,7 @@ $node->safe_psql('postgres', 'SELECT rl_reset_all(NULL)');
 wait_until_nothing_spilled($node);
 fill_until_spilled($node, 'filling', 1, 0);
 is(decide('turns', 4), 't', 'preloaded: a bucket of 4');
-is(tier_of($node, 'turns'), 'table', '... in the table');
+is(store_of($node, 'turns'), 'table', '... in the table');
 $node->append_conf('postgresql.conf', "shared_preload_libraries = ''");
 $node->restart;
 is(decide('turns', 4), 't', 'not preloaded: the same bucket');
@@ -105,7 +105,7 @@ is(decide('without', 2), 't', '... and the one made without');
 is(decide('without', 2), 'f', '... which is empty now');
 is(decide('turns', 4), 't', '... and the other one a call later');
 is(decide('turns', 4), 'f', '... too');
-is(twice_living($node), '', 'no bucket is in both tiers');
+is(twice_living($node), '', 'no bucket is in both stores');
 
 #
 # Immediate stop
@@ -113,13 +113,13 @@ is(twice_living($node), '', 'no bucket is in both tiers');
 $node->stop('immediate');
 $node->start;
 is($node->safe_psql('postgres', 'SELECT count(*) FROM rate_limit_buckets'), 0, 'after an immediate stop the table is empty');
-is($node->safe_psql('postgres', q{SELECT count(*) FROM rate_limit_status WHERE tier = 'table'}), 0, '... and all its buckets are full');
+is($node->safe_psql('postgres', q{SELECT count(*) FROM rate_limit_status WHERE store = 'table'}), 0, '... and all its buckets are full');
 is(decide('turns', 1), 't', '... and decide');
 is(decide('turns', 1), 'f', '... as ever');
 fill_until_spilled($node, 'after the crash', 1, 0);
-is(decide('row', 1), 't', 'the table tier too');
+is(decide('row', 1), 't', 'the table too');
 is(decide('row', 1), 'f', '... decides');
-is(tier_of($node, 'row'), 'table', '... by rows');
+is(store_of($node, 'row'), 'table', '... by rows');
 
 $node->stop;
 done_testing();

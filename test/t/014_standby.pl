@@ -1,5 +1,5 @@
 # A hot standby decides on its own buckets, in shared memory, and writes nothing.
-# Promoted, it has a table tier like any server.
+# Promoted, it has rows in the table like any server.
 use strict;
 use warnings FATAL => 'all';
 
@@ -17,7 +17,7 @@ my $primary = start_server('primary', streaming => 1, conf => 'ratelimit.max_buc
 fill_until_spilled($primary, 'filling', 1, 0);
 is($primary->safe_psql('postgres', "SELECT rl_consume('k', 2, 0), rl_consume('k', 2, 0), rl_consume('k', 2, 0)"),
 	't|t|f', 'the primary decides');
-is(tier_of($primary, 'k'), 'table', '... in its table');
+is(store_of($primary, 'k'), 'table', '... in its table');
 
 $primary->backup('backup');
 my $standby = PostgreSQL::Test::Cluster->new('standby');
@@ -29,7 +29,7 @@ is($standby->safe_psql('postgres', 'SELECT pg_is_in_recovery()'), 't', 'a standb
 is($standby->safe_psql('postgres', "SELECT rl_consume('k', 2, 0), rl_consume('k', 2, 0), rl_consume('k', 2, 0)"),
 	't|t|f', 'the standby decides on its own bucket');
 is($standby->safe_psql('postgres', "SELECT (rl_throttle('k', 2, 0)).allowed, (rl_peek('k', 2, 0)).remaining"), 'f|0', '... throttles and peeks');
-is($standby->safe_psql('postgres', "SELECT key, tokens, tier FROM rate_limit_status"), 'k|0|memory', '... and shows it');
+is($standby->safe_psql('postgres', "SELECT key, tokens, store FROM rate_limit_status"), 'k|0|memory', '... and shows it');
 is($standby->safe_psql('postgres', "SELECT (rl_peek('unknown', 2, 0)).remaining"), 1, 'a key without bucket can be looked at');
 is($standby->safe_psql('postgres', "SELECT rl_reset('k'), rl_reset('k'), rl_reset_all(NULL)"), 't|f|0', 'resetting works');
 is($standby->safe_psql('postgres', "SELECT rl_consume('k', 2, 0)"), 't', '... and makes it full');
@@ -38,7 +38,7 @@ is($standby->safe_psql('postgres', "SELECT count(*), bool_or(spilled) FROM rl_pa
 # more keys than slots: there is no table to go to
 is($standby->safe_psql('postgres', "SELECT count(*) FILTER (WHERE rl_consume('many' || i, 1, 0)) FROM generate_series(1, 100) i"),
 	100, 'more keys than slots are decided');
-is($standby->safe_psql('postgres', "SELECT count(*) <= 16, min(tier), max(tier) FROM rate_limit_status"),
+is($standby->safe_psql('postgres', "SELECT count(*) <= 16, min(store), max(store) FROM rate_limit_status"),
 	't|memory|memory', '... in memory');
 is($standby->safe_psql('postgres', "SELECT sum(evicted) > 80, bool_or(spilled) FROM rl_partitions()"), 't|f', '... what gave way is counted');
 my $seconds = run_clients(
@@ -61,15 +61,15 @@ is($session->query_safe("SELECT rl_consume('shared', 1e6, 0)"), 't', 'a session 
 $standby->promote;
 ok($standby->poll_query_until('postgres', 'SELECT NOT pg_is_in_recovery()'), 'promoted');
 is($session->query_safe("SELECT rl_consume('shared', 1e6, 0)"), 't', 'the session goes on');
-is($standby->safe_psql('postgres', "SELECT 1e6 - tokens, tier FROM rate_limit_status WHERE key = 'shared'"), '8002|memory', 'the bucket is the one it had');
+is($standby->safe_psql('postgres', "SELECT 1e6 - tokens, store FROM rate_limit_status WHERE key = 'shared'"), '8002|memory', 'the bucket is the one it had');
 is($standby->safe_psql('postgres', 'SELECT count(*) FROM rate_limit_buckets'), 0, 'the table is there, and empty');
 fill_until_spilled($standby, 'after', 1, 0);
 is($session->query_safe("SELECT rl_consume('row', 2, 0)"), 't', 'now a key that does not fit');
-is(tier_of($standby, 'row'), 'table', '... goes to the table');
+is(store_of($standby, 'row'), 'table', '... goes to the table');
 is($session->query_safe("SELECT rl_consume('row', 2, 0)"), 't', '... and is decided');
 is($session->query_safe("SELECT rl_consume('row', 2, 0)"), 'f', '... there');
 finish_session($session);
-is(twice_living($standby), '', 'no bucket is in both tiers');
+is(twice_living($standby), '', 'no bucket is in both stores');
 ok($standby->poll_query_until('postgres', q{SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'ratelimit launcher'}), 'the launcher has started');
 $standby->safe_psql('postgres', 'SELECT rl_reset_all(NULL)');
 ok(wait_until_nothing_spilled($standby), '... and does its work');

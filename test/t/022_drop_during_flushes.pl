@@ -123,7 +123,8 @@ foreach my $more (1 .. 3)
 }
 is(join("\n", complaints()), '', '... without an error loop in the log');
 
-$storm->{handle}->signal('INT');
+# not INT: pgbench ignores it if the tests were started in the background
+$storm->{handle}->signal('TERM');
 $storm->{handle}->finish;
 unlike($storm->{output}, qr/aborted|error:/, 'the storm blew all the while');
 $node->stop;

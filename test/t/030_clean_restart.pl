@@ -83,7 +83,7 @@ is(sprintf('%o', (stat state_file($node))[2] & 07777), '600', 'the file is only 
 $node->start;
 
 is(query(<<'SQL'), '0|91003', 'the same buckets, rules, tokens and times to be full');
-SELECT count(*) FILTER (WHERE b.key IS NULL OR a.key IS NULL OR b.tier <> a.tier
+SELECT count(*) FILTER (WHERE b.key IS NULL OR a.key IS NULL OR b.store <> a.store
 		OR b.capacity <> a.capacity OR b.refill <> a.refill
 		OR CASE WHEN b.refill = 0 THEN b.tokens <> a.tokens
 			ELSE abs(extract(epoch FROM b.full_at - a.full_at)) > 1 END),

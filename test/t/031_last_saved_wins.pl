@@ -163,14 +163,14 @@ foreach my $how ('immediate', 'backend', 'postmaster')
 	fill_until_spilled($node, "$how filling", 1, 0);
 	is(spilled($node), 1, "$how: spilled");
 	ok(wait_for_save($node), "$how: ... and saved so");
-	my $living = query("SELECT count(*) FROM rate_limit_status WHERE tier = 'memory'");
+	my $living = query("SELECT count(*) FROM rate_limit_status WHERE store = 'memory'");
 	crash($how);
 	is(query('SELECT count(*) FROM rate_limit_buckets'), 0, "$how: the table is empty");
 	is(spilled($node), 0, "$how: nothing has spilled");
-	is(query("SELECT count(*) FROM rate_limit_status WHERE tier = 'memory'"), $living, "$how: what was in memory is there");
+	is(query("SELECT count(*) FROM rate_limit_status WHERE store = 'memory'"), $living, "$how: what was in memory is there");
 	is(query("SELECT rl_consume('$how after', 2, 0), rl_consume('$how after', 2, 0), rl_consume('$how after', 2, 0)"), 't|t|f', "$how: a key that does not fit is decided");
-	is(tier_of($node, "$how after"), 'table', "$how: ... in the table");
-	is(twice_living($node), '', "$how: no bucket is in both tiers");
+	is(store_of($node, "$how after"), 'table', "$how: ... in the table");
+	is(twice_living($node), '', "$how: no bucket is in both stores");
 	query('SELECT rl_reset_all(NULL)');
 	ok(wait_until_nothing_spilled($node), "$how: the worker moves back to memory");
 }

@@ -89,7 +89,7 @@ foreach my $way (1, -1)
 	my $what = $way > 0 ? 'forward' : 'back';
 
 	empty('memory');
-	is(tier_of($node, 'memory'), 'memory', 'in memory');
+	is(store_of($node, 'memory'), 'memory', 'in memory');
 	query("SELECT rl_report('violator', 'user', 3)");
 	set_clock($way * HOUR);
 	is_honest('memory', $what);
@@ -165,7 +165,7 @@ foreach my $way (1, -1)
 	my $sane = q{SELECT count(*), count(*) FILTER (WHERE tokens < 0 OR tokens > capacity) FROM rate_limit_status WHERE key = 'table'};
 
 	empty('table');
-	is(tier_of($node, 'table'), 'table', 'in the table');
+	is(store_of($node, 'table'), 'table', 'in the table');
 	foreach my $offset ($way * HOUR, 0, $way * HOUR, -$way * HOUR, 0)
 	{
 		set_clock($offset);

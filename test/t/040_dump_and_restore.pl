@@ -67,7 +67,7 @@ sub restore
 my $dir = $node->basedir;
 
 #
-# The original: buckets in both tiers, something pending
+# The original: buckets in both stores, something pending
 #
 create_database('original');
 query('postgres', 'CREATE ROLE support LOGIN; CREATE ROLE owner LOGIN');
@@ -81,7 +81,7 @@ GRANT SELECT ON rate_limit_flagged TO support;
 SELECT count(rl_consume('k' || i, 1, 0)) FROM generate_series(1, 100) i;
 SELECT rl_report('pending', 'user', 1);
 SQL
-is(query('original', 'SELECT count(DISTINCT tier) FROM rate_limit.rate_limit_status'), 2, 'buckets in both tiers');
+is(query('original', 'SELECT count(DISTINCT store) FROM rate_limit.rate_limit_status'), 2, 'buckets in both stores');
 is( query('original', q{SELECT string_agg(c::regclass::text, ' ' ORDER BY c::regclass::text) FROM pg_extension, unnest(extconfig) c WHERE extname = 'ratelimit' AND c::regclass::text !~ '_seq$'}),
 	join(' ', map { "rate_limit.$_" } sort keys %dumped), 'these tables are dumped');
 my $contents = contents('original');

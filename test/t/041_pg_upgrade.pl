@@ -67,7 +67,7 @@ SELECT rl_flag('k', 'user', 'flagged'), rl_flag('c', 'user', 'cleared'), rl_unfl
 SELECT rl_flush();
 SELECT rl_report('pending', 'user', 7);
 SQL
-	is($old->safe_psql($database, "SELECT tier FROM $schema.rate_limit_status WHERE key = 'row'"), 'table', "$database: a bucket in the table");
+	is($old->safe_psql($database, "SELECT store FROM $schema.rate_limit_status WHERE key = 'row'"), 'table', "$database: a bucket in the table");
 }
 
 # What is to be the same.  The owner's rights on tables, and the types that are

@@ -198,11 +198,11 @@ SQL
 	}
 
 	#
-	# Under load, in both tiers
+	# Under load, in both stores
 	#
 	$node->append_conf('postgresql.conf', 'ratelimit.max_buckets = 16');
 	$node->restart;
-	foreach my $tier ('memory', 'table')
+	foreach my $store ('memory', 'table')
 	{
 		my $database = create_database();
 		my $capacity = 600;
@@ -212,10 +212,10 @@ CREATE EXTENSION ratelimit;
 CREATE TABLE allowed (key text);
 SELECT rl_flag('flagged', 'user', 'by hand');
 SQL
-		$node->safe_psql($database, "SELECT rl_consume('hot', $capacity, 0, 0.5)") if $tier eq 'memory';
-		$node->safe_psql($database, 'SELECT count(rl_consume(i::text, 1, 0)) FROM generate_series(1, 100) i') if $tier eq 'table';
-		$node->safe_psql($database, "SELECT rl_consume('hot', $capacity, 0, 0.5)") if $tier eq 'table';
-		is(tier_of($node, 'hot', $database), $tier, "a bucket in $tier");
+		$node->safe_psql($database, "SELECT rl_consume('hot', $capacity, 0, 0.5)") if $store eq 'memory';
+		$node->safe_psql($database, 'SELECT count(rl_consume(i::text, 1, 0)) FROM generate_series(1, 100) i') if $store eq 'table';
+		$node->safe_psql($database, "SELECT rl_consume('hot', $capacity, 0, 0.5)") if $store eq 'table';
+		is(store_of($node, 'hot', $database), $store, "a bucket in $store");
 
 		my $clients = start_clients(
 			$node,
@@ -225,7 +225,7 @@ SQL
 			script => "INSERT INTO allowed SELECT 'hot' WHERE rl_consume('hot', $capacity, 0);\n");
 		$node->poll_query_until($database, 'SELECT EXISTS (SELECT FROM allowed)');
 		$node->safe_psql($database, "ALTER EXTENSION ratelimit UPDATE TO 'next'");
-		finish_clients($clients, "updated while calls run, $tier");
+		finish_clients($clients, "updated while calls run, $store");
 		is($node->safe_psql($database, 'SELECT count(*) FROM allowed'), $capacity - 1, "... exact");
 		is($node->safe_psql($database, 'SELECT key, more FROM rate_limit_flagged'), 'flagged|7', '... the flag is there');
 		is($node->safe_psql($database, "SELECT rl_consume('hot', $capacity, 0)"), 'f', '... and the bucket');

@@ -211,7 +211,7 @@ SQL
 		$query->("ALTER TABLE rate_limit_buckets SET $kind");
 		$query->("SELECT count(rl_consume('$kind' || i, 1, 0)) FROM generate_series(1, 40) i");
 		is($query->("SELECT rl_consume('crash', 1, 0), rl_consume('crash', 1, 0)"), 't|f', "$here: a bucket in the table, $kind");
-		is(tier_of($node, 'crash'), 'table', "$here: ... really");
+		is(store_of($node, 'crash'), 'table', "$here: ... really");
 		$node->stop('immediate');
 		$node->start;
 		is($query->("SELECT rl_consume('crash', 1, 0)"), $kind eq 'LOGGED' ? 'f' : 't', "$here: ... after a crash");

@@ -54,10 +54,10 @@ sub all_there
 # Preloaded
 #
 is(calls('memory', 3), 3, 'a bucket of 5, 3 taken');
-is(tier_of($node, 'memory'), 'memory', '... in memory');
+is(store_of($node, 'memory'), 'memory', '... in memory');
 query(q{SELECT count(rl_consume('fill' || i, 1, 0)) FROM generate_series(1, 40) i});
 is(calls('row', 2), 2, 'a bucket of 5, 2 taken');
-is(tier_of($node, 'row'), 'table', '... in the table');
+is(store_of($node, 'row'), 'table', '... in the table');
 is(calls('denied', 12), 5, 'a bucket of 5, and more calls');
 query(q{SELECT rl_flag('k', 'user', 'flagged'); INSERT INTO rate_limit_policies (policy, capacity, refill, quota) VALUES ('p', 1, 0, true)});
 is(query($pending), $denied, 'violations are pending');
@@ -76,7 +76,7 @@ is(calls('denied', 1), 0, '... an empty one too');
 is(query($written), 1, '... its violation is written at once');
 is(calls('new', 4), 4, 'a new bucket');
 is(calls('memory', 6), 5, 'the one that was in memory starts full');
-is(query(q{SELECT string_agg(DISTINCT tier, ',') FROM rate_limit_status}), 'table', 'all are in the table');
+is(query(q{SELECT string_agg(DISTINCT store, ',') FROM rate_limit_status}), 'table', 'all are in the table');
 is(query("SELECT rl_flag('k', 'user', 'again'), rl_unflag('k', 'user'), rl_flag('l', 'user', 'new')"), 'f|t|t', 'flags are there');
 is(query("SELECT rl_consume_policy('p', 'k'), rl_consume_policy('p', 'k')"), 't|f', 'policies too');
 my ($rc, $out, $err) = $node->psql('postgres', "BEGIN READ ONLY; SELECT rl_consume('row', 5, 0, 0), rl_consume('row', 5, 0, 2)");
@@ -109,7 +109,7 @@ is(query($written), $denied, 'every violation is written, once');
 query(q{SELECT count(rl_reset(key, limiter)) FROM rate_limit_status WHERE key LIKE 'fill%' OR limiter = 'p'});
 query(q{ALTER SYSTEM SET ratelimit.flush_interval = '1s'});
 $node->reload;
-ok($node->poll_query_until('postgres', q{SELECT count(*) = 4 FROM rate_limit_status WHERE tier = 'memory'}), 'all buckets come back to memory');
+ok($node->poll_query_until('postgres', q{SELECT count(*) = 4 FROM rate_limit_status WHERE store = 'memory'}), 'all buckets come back to memory');
 is(join(' ', map { calls($_, 1) } 'row', 'new', 'memory', 'denied'), '0 0 0 0', '... as they were');
 ok($node->poll_query_until('postgres', 'SELECT NOT EXISTS (SELECT FROM rate_limit_buckets)'), '... and leave no row behind');
 ok($node->poll_query_until('postgres', "SELECT ($written) = $denied"), 'the worker writes violations again');

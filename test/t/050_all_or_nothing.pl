@@ -80,7 +80,7 @@ sub check_load
 	is($node->safe_psql('postgres', 'SELECT count(*) FROM (SELECT FROM taken WHERE n > 0 GROUP BY n) t'), 20, "$name: of 20 buckets");
 	is($node->safe_psql('postgres', $difference), '', "$name: what each bucket gave is the sum of the allowed calls' costs");
 	is($node->safe_psql('postgres', 'SELECT key FROM rate_limit_status WHERE tokens < 0'), '', "$name: no bucket gave more than it had");
-	is(twice_living($node), '', "$name: no bucket is in both tiers");
+	is(twice_living($node), '', "$name: no bucket is in both stores");
 	my $log = slurp_file($node->logfile);
 	unlike($log, qr/deadlock detected/, "$name: nobody deadlocked");
 	note sprintf '%s: %d calls, %d allowed, %d denied, %.1f s', $name, $calls, $allowed, $denied, $seconds;
@@ -100,7 +100,7 @@ sub run_load
 }
 
 # As text: all there is to know of all buckets.
-my $state = q{SELECT limiter, key, tokens, capacity, refill, blocked_until IS NOT NULL, tier FROM rate_limit_status WHERE key !~ '^fill' ORDER BY limiter, key};
+my $state = q{SELECT limiter, key, tokens, capacity, refill, blocked_until IS NOT NULL, store FROM rate_limit_status WHERE key !~ '^fill' ORDER BY limiter, key};
 
 sub violations
 {
@@ -225,7 +225,7 @@ my $node = start_server('memory', conf => "ratelimit.flush_interval = '1h'");
 my $sql = sub { return $node->safe_psql('postgres', $_[0]); };
 $sql->("SELECT rl_consume(k, 10, 0) FROM unnest('{memory1,memory2,table1,table2}'::text[]) k");
 check_calls($node, 'memory');
-is($sql->("SELECT count(*) FROM rate_limit_status WHERE tier <> 'memory'"), 0, 'memory: no bucket anywhere else');
+is($sql->("SELECT count(*) FROM rate_limit_status WHERE store <> 'memory'"), 0, 'memory: no bucket anywhere else');
 is($sql->("BEGIN READ ONLY; SELECT rl_consume_all('{memory2,table2}', '{10,10}', '{0,0}', '{1,1}'), rl_consume_all('{memory2,table2}', '{10,10}', '{0,0}', '{1,6}'); COMMIT"),
 	't|f', 'memory: in a read-only transaction, too');
 is($sql->("SELECT tokens FROM rate_limit_status WHERE key IN ('memory2', 'table2') ORDER BY key"), "4\n5", 'memory: ... with the same result');
@@ -236,7 +236,7 @@ $sql->('SELECT rl_reset_all(NULL)');
 $sql->($load);
 my $calls = $full ? 1_000_000 : 80_000;
 my $seconds = run_load($node, 'memory', $calls);
-is($sql->("SELECT count(*) FROM rate_limit_status WHERE tier <> 'memory'"), 0, 'memory: no bucket anywhere else');
+is($sql->("SELECT count(*) FROM rate_limit_status WHERE store <> 'memory'"), 0, 'memory: no bucket anywhere else');
 check_load($node, 'memory', $calls, $seconds);
 
 # First use by many at once: about 16 calls on buckets that do not exist yet, with
@@ -276,7 +276,7 @@ run_clients($node, 'evict: first use', clients => $clients,
 is($sql->('SELECT count(*) FROM rounds WHERE allowed') > 0, 1, 'evict: calls are allowed');
 is( $sql->('SELECT count(*) FROM (SELECT FROM rounds GROUP BY round HAVING count(*) FILTER (WHERE allowed) < least(7, count(*))) r'), 0,
 	'evict: nobody has less than his due');
-is($sql->("SELECT count(*) FROM rate_limit_status WHERE tier = 'table'"), 0, 'evict: no bucket in the table');
+is($sql->("SELECT count(*) FROM rate_limit_status WHERE store = 'table'"), 0, 'evict: no bucket in the table');
 cmp_ok($sql->('SELECT sum(evicted) FROM rl_partitions()'), '>', 0, 'evict: buckets gave way');
 is($sql->("SELECT rl_consume_all('{a,b}', '{2,2}', '{0,0}', '{2,1}'), rl_consume_all('{a,b}', '{2,2}', '{0,0}', '{1,1}')"), 't|f', 'evict: decisions are as ever');
 my ($rc, $out, $err) = $node->psql('postgres',
@@ -314,9 +314,9 @@ $node = start_server('both', conf => "ratelimit.max_buckets = 16\nratelimit.flus
 $sql->("SELECT rl_consume(k, 10, 0) FROM unnest('{memory1,memory2}'::text[]) k");
 fill_until_spilled($node, 'filling', 1000, 0);
 $sql->("SELECT rl_consume(k, 10, 0) FROM unnest('{table1,table2}'::text[]) k");
-is($sql->("SELECT string_agg(key, ' ' ORDER BY key) FROM rate_limit_status WHERE tier = 'memory' AND key !~ '^fill'"), 'memory1 memory2', 'both: two in memory');
+is($sql->("SELECT string_agg(key, ' ' ORDER BY key) FROM rate_limit_status WHERE store = 'memory' AND key !~ '^fill'"), 'memory1 memory2', 'both: two in memory');
 check_calls($node, 'both');
-is($sql->("SELECT tier, count(*) > 0 FROM rate_limit_status GROUP BY tier ORDER BY tier"), "memory|t\ntable|t", 'both: buckets in both tiers');
+is($sql->("SELECT store, count(*) > 0 FROM rate_limit_status GROUP BY store ORDER BY store"), "memory|t\ntable|t", 'both: buckets in both stores');
 is($sql->("BEGIN; SELECT rl_consume_all('{memory2,table2}', '{10,10}', '{0,0}', '{1,1}'); ROLLBACK; SELECT string_agg(tokens::text, ' ' ORDER BY key) FROM rate_limit_status WHERE key IN ('memory2', 'table2')"),
 	"t\n4 5", 'both: not undone by a rollback');
 
@@ -339,13 +339,13 @@ is($locker->query_safe("SELECT rl_consume_all('{memory2,table2}', '{10,10}', '{0
 $locker->query_safe('SAVEPOINT s');
 is($locker->query_safe("SELECT rl_consume_all('{memory2,table2}', '{10,10}', '{0,0}', '{1,1}')"), 't', 'both: in a savepoint');
 $locker->query_safe('ROLLBACK TO s; ROLLBACK');
-is($sql->("SELECT key, tokens, tier FROM rate_limit_status WHERE key IN ('memory2', 'table2') ORDER BY key"), "memory2|3|memory\ntable2|3|table", 'both: ... nothing is undone');
+is($sql->("SELECT key, tokens, store FROM rate_limit_status WHERE key IN ('memory2', 'table2') ORDER BY key"), "memory2|3|memory\ntable2|3|table", 'both: ... nothing is undone');
 is(violations($node), 'default/table2=1', 'both: ... and a violation');
 finish_session($locker);
 
 is($sql->("BEGIN READ ONLY; SELECT rl_consume_all('{memory2,table2}', '{10,10}', '{0,0}', '{1,5}'), rl_consume_all('{table2,memory2}', '{10,10}', '{0,0}', '{1,1}'); COMMIT"),
 	'f|t', 'both: in a read-only transaction');
-is($sql->("SELECT key, tokens, tier FROM rate_limit_status WHERE key IN ('memory2', 'table2') ORDER BY key"), "memory2|2|memory\ntable2|2|table", 'both: ... where they are');
+is($sql->("SELECT key, tokens, store FROM rate_limit_status WHERE key IN ('memory2', 'table2') ORDER BY key"), "memory2|2|memory\ntable2|2|table", 'both: ... where they are');
 is(violations($node), 'default/table2=1', 'both: ... and a violation');
 
 # ... but not those of the call, even if they are nearer to full than all others
@@ -375,14 +375,14 @@ $sql->('INSERT INTO taken SELECT n, 0.25 FROM generate_series(1, 5) n');
 my $run = start_clients($node, clients => $clients, transactions => 1,
 	script => 'CALL make_calls(' . $calls / $clients . ", $calls)");
 ok($node->poll_query_until('postgres', "SELECT count(*) = 20 FROM rate_limit_status WHERE key ~ '^bucket'"), 'both: the load begins');
-is($sql->("SELECT count(*) FILTER (WHERE tier = 'memory'), count(*) FILTER (WHERE tier = 'table') FROM rate_limit_status WHERE key ~ '^bucket'"), '5|15', 'both: five buckets in memory');
+is($sql->("SELECT count(*) FILTER (WHERE store = 'memory'), count(*) FILTER (WHERE store = 'table') FROM rate_limit_status WHERE key ~ '^bucket'"), '5|15', 'both: five buckets in memory');
 foreach my $n (1 .. 5)
 {
-	is($sql->("SELECT rl_reset(key) FROM rate_limit_status WHERE key ~ '^fill' AND tier = 'memory' LIMIT 1"), 't', 'both: room for a bucket');
-	$node->poll_query_until('postgres', "SELECT count(*) >= 16 FROM rate_limit_status WHERE tier = 'memory'") or die 'nothing is moved';
+	is($sql->("SELECT rl_reset(key) FROM rate_limit_status WHERE key ~ '^fill' AND store = 'memory' LIMIT 1"), 't', 'both: room for a bucket');
+	$node->poll_query_until('postgres', "SELECT count(*) >= 16 FROM rate_limit_status WHERE store = 'memory'") or die 'nothing is moved';
 }
 $seconds = finish_clients($run, 'both');
-is($sql->("SELECT count(*) FILTER (WHERE tier = 'memory') > 5 FROM rate_limit_status WHERE key ~ '^bucket'"), 't', 'both: buckets were moved to memory');
+is($sql->("SELECT count(*) FILTER (WHERE store = 'memory') > 5 FROM rate_limit_status WHERE key ~ '^bucket'"), 't', 'both: buckets were moved to memory');
 check_load($node, 'both', $calls, $seconds);
 
 $sql->('SELECT rl_reset_all(NULL)');
@@ -390,6 +390,6 @@ $sql->($first);
 run_clients($node, 'both: first use', clients => $clients,
 	transactions => $full ? 300 : 20, script => 'SELECT first_use(12);');
 is($sql->($first_difference), '', 'both: all of those who use a bucket first have what it has, no more');
-is(twice_living($node), '', 'both: no bucket is in both tiers');
+is(twice_living($node), '', 'both: no bucket is in both stores');
 $node->stop;
 done_testing();

@@ -350,7 +350,7 @@ foreach my $preload (0, 1)
 	check_order($node, "$name, order");
 	check_cancelled($node, "$name, cancelled", 20, 50, 150);
 	check_rate($node, "$name, rate", 20, 50, $full ? 40 : 6);
-	is(tier_of($node, 'rate'), 'table', "$name: all of it in the table");
+	is(store_of($node, 'rate'), 'table', "$name: all of it in the table");
 
 	# a row in debt: nobody waits for it that would have to for too long
 	my $sql = sub { return $node->safe_psql('postgres', $_[0]); };

@@ -250,12 +250,12 @@ foreach my $preload (0, 1)
 	}
 	next if !$preload;
 
-	# both tiers in one call
-	is(tier_of($node, 'in memory'), 'memory', 'spilled: a bucket in memory');
+	# both stores in one call
+	is(store_of($node, 'in memory'), 'memory', 'spilled: a bucket in memory');
 	my $both = q{SELECT string_agg(key || ' ' || tokens, ', ' ORDER BY key) FROM rate_limit_status WHERE key IN ('in memory', 'k')};
 	$node->safe_psql('postgres', "SELECT rl_consume('k', 100, 0, 2)");
 	is( $node->safe_psql('postgres', "SET ratelimit.refund_on_rollback = on; BEGIN; SELECT rl_consume_all('{in memory,k}', '{100,100}', '{0,0}', '{5,7}'); SAVEPOINT a; SELECT rl_consume_all('{k,in memory}', '{100,100}', '{0,0}', '{9,11}'); $both; ROLLBACK TO a; $both; ROLLBACK; $both"),
-		"t\nt\nin memory 74, k 82\nin memory 85, k 91\nin memory 90, k 98", 'spilled: a call on both tiers comes back from both, once');
+		"t\nt\nin memory 74, k 82\nin memory 85, k 91\nin memory 90, k 98", 'spilled: a call on both stores comes back from both, once');
 }
 continue
 {

@@ -15,12 +15,12 @@ use Test::More;
 my $node;
 my $sql = sub { return $node->safe_psql('postgres', $_[0]); };
 
-# The block of a key lives in which tier?  (Its bucket may live in another.)
-sub block_tier
+# The block of a key lives in which store?  (Its bucket may live in another.)
+sub block_store
 {
 	my ($key) = @_;
 
-	return $sql->("SELECT tier FROM _rl_buckets() WHERE key = '$key' AND blocked_until IS NOT NULL");
+	return $sql->("SELECT store FROM _rl_buckets() WHERE key = '$key' AND blocked_until IS NOT NULL");
 }
 
 # All ways to ask.
@@ -157,7 +157,7 @@ SQL
 $node = start_server('memory', streaming => 1);
 is($sql->("SELECT rl_consume('b', 10, 1, 4), rl_block('b', '1 hour')"), 't|', 'memory: a key is blocked');
 check_denied('memory', 'b');
-is(block_tier('b'), 'memory', 'memory: ... there');
+is(block_store('b'), 'memory', 'memory: ... there');
 is($sql->("SELECT rl_reset('b'), rl_consume('b', 10, 0), rl_unblock('b'), rl_consume('b', 10, 0)"), 't|f|t|t', 'memory: ended by rl_unblock() only');
 is($sql->("BEGIN READ ONLY; SELECT rl_block('b', '1 hour'), rl_consume('b', 10, 0); COMMIT; SELECT rl_consume('b', 10, 0), rl_unblock('b'), rl_consume('b', 10, 0)"), "|f\nf|t|t", 'memory: in a read-only transaction');
 foreach my $call ("rl_unblock('b')", "rl_reset('b')", 'rl_reset_all(NULL)')
@@ -193,7 +193,7 @@ $node->stop;
 $node = start_server('table', preload => 0);
 is($sql->("SELECT rl_consume('b', 10, 1, 4), rl_block('b', '1 hour')"), 't|', 'table: a key is blocked');
 check_denied('table', 'b');
-is(block_tier('b'), 'table', 'table: ... there');
+is(block_store('b'), 'table', 'table: ... there');
 is($sql->("SELECT rl_unblock('b'), rl_consume('b', 10, 0), rl_unblock('b')"), 't|t|f', 'table: unblocked');
 is($sql->("BEGIN; SELECT rl_block('b', '1 hour'), rl_consume('b', 10, 0); ROLLBACK; SELECT rl_consume('b', 10, 0), rl_unblock('b')"), "|f\nf|t", 'table: a rollback does not end it');
 check_expiry('table', 'b');
@@ -211,7 +211,7 @@ is($sql->("SELECT rl_consume('stays', 10, 0.01, 0), round(tokens) BETWEEN -90 AN
 $node->append_conf('postgresql.conf', "shared_preload_libraries = 'ratelimit'\nratelimit.max_buckets = 16\nratelimit.flush_interval = 1s");
 $node->restart;
 is($sql->("SELECT rl_consume('stays', 10, 0.01, 0), rl_consume('stays2', 10, 0)"), 'f|t', 'preloaded: blocks in the table are found');
-ok($node->poll_query_until('postgres', q{SELECT count(*) > 0 FROM _rl_buckets() WHERE key = 'stays' AND blocked_until IS NOT NULL AND tier = 'memory'}), 'preloaded: ... and are moved to memory by the worker');
+ok($node->poll_query_until('postgres', q{SELECT count(*) > 0 FROM _rl_buckets() WHERE key = 'stays' AND blocked_until IS NOT NULL AND store = 'memory'}), 'preloaded: ... and are moved to memory by the worker');
 is($sql->("SELECT rl_consume('stays', 10, 0.01, 0), rl_peek('stays', 10, 0.01, 0)::text ~ '^\\(f,10,-8', rl_unblock('stays'), rl_consume('stays', 10, 0.01), rl_consume('stays', 10, 0.01, 0)"), 'f|t|t|f|t', 'preloaded: ... where they hold, as does the debt');
 $node->stop;
 
@@ -223,7 +223,7 @@ $sql->("SELECT rl_block('in memory', '1 hour'), rl_penalize('owing in memory', 1
 fill_up();
 is($sql->("SELECT rl_consume('b', 10, 0.0001, 4), rl_block('b', '1 hour')"), 't|', 'spilled: a key is blocked');
 check_denied('spilled', 'b');
-is(block_tier('b') . ' ' . block_tier('in memory'), 'table memory', 'spilled: ... in the table, another in memory');
+is(block_store('b') . ' ' . block_store('in memory'), 'table memory', 'spilled: ... in the table, another in memory');
 check_expiry('spilled', 'c');
 check_many('spilled', 600);
 $sql->("SELECT rl_penalize('owing in memory', 10, 0, 15)");
@@ -237,7 +237,7 @@ is($sql->("BEGIN; SELECT rl_block('undone', '1 hour'), rl_consume('undone', 10, 
 
 # a read-only transaction obeys blocks, and makes them
 $sql->("SELECT rl_block('undone', '1 hour'), rl_penalize('owing', 10, 0, 15)");
-is(block_tier('undone'), 'table', 'spilled: a block in the table');
+is(block_store('undone'), 'table', 'spilled: a block in the table');
 is($sql->("BEGIN READ ONLY; SELECT rl_consume('undone', 10, 0, 0), rl_consume('owing', 10, 0), rl_block('made', '1 hour'), rl_consume('made', 10, 0), rl_penalize('owing', 10, 0, 1); COMMIT"), 'f|f||f|-6', 'read only: blocks and debt hold, and are made');
 is($sql->("SELECT rl_consume('undone', 10, 0, 0), rl_consume('owing', 10, 0), rl_consume('made', 10, 0), (rl_peek('owing', 10, 0, 0)).remaining"), 'f|f|f|-6', 'read only: ... and stay');
 
@@ -245,7 +245,7 @@ is($sql->("SELECT rl_consume('undone', 10, 0, 0), rl_consume('owing', 10, 0), rl
 ok($node->poll_query_until('postgres', q{SELECT rl_block('moving', '1 hour') IS NOT NULL AND (SELECT count(*) > 0 FROM _rl_buckets() WHERE key = 'moving' AND blocked_until IS NOT NULL)}), 'a block to be moved');
 my $watch = start_clients($node, clients => 4, seconds => 4, script => q{SELECT 1 / (NOT rl_consume('moving', 10, 0, 0))::int;});
 $sql->('SELECT rl_reset_all(NULL)');
-ok($node->poll_query_until('postgres', q{SELECT count(*) > 0 FROM _rl_buckets() WHERE key = 'moving' AND tier = 'memory'}), 'moving: to memory');
+ok($node->poll_query_until('postgres', q{SELECT count(*) > 0 FROM _rl_buckets() WHERE key = 'moving' AND store = 'memory'}), 'moving: to memory');
 fill_up();
 finish_clients($watch, 'moving: at no time allowed');
 is($sql->("SELECT rl_unblock('moving'), rl_unblock('moving'), rl_consume('moving', 10, 0)"), 't|f|t', 'moving: unblocked, in one place only');
@@ -254,7 +254,7 @@ is($sql->("SELECT rl_unblock('moving'), rl_unblock('moving'), rl_consume('moving
 $sql->("SELECT rl_reset_all(NULL)");
 fill_up();
 $sql->("SELECT rl_block('crash', '1 hour')");
-is(block_tier('crash'), 'table', 'a block in the table');
+is(block_store('crash'), 'table', 'a block in the table');
 $node->stop('immediate');
 $node->start;
 is($sql->("SELECT rl_consume('crash', 10, 0)"), 't', '... ends with a crash');

@@ -1,5 +1,5 @@
 # ratelimit.enabled and ratelimit.shadow, for every function that decides, in both
-# tiers: disabled, every call is allowed, nothing is taken or counted; in shadow mode
+# stores: disabled, every call is allowed, nothing is taken or counted; in shadow mode
 # every call is decided and recorded, and allowed.  Who may set them, and where.
 use strict;
 use warnings FATAL => 'all';

@@ -148,7 +148,7 @@ foreach (
 	[ 'BEGIN; SAVEPOINT a', 'ROLLBACK TO a', 'COMMIT', 'a savepoint' ])
 {
 	my ($begin, $end, $commit, $what) = @$_;
-	my $tokens = q{SELECT tier, tokens FROM rate_limit_status WHERE key = 'k'};
+	my $tokens = q{SELECT store, tokens FROM rate_limit_status WHERE key = 'k'};
 
 	query('SELECT rl_reset_all(NULL)');
 	wait_until_nothing_spilled($node);

@@ -142,7 +142,7 @@ row_spray()
 	sample spray_forgotten 1 "$(minus "$(awk '{ n += $1 } END { printf "%d\n", n }' "$work/legitimate.calls")" \
 		"$(sql -c "SELECT sum(1e9 - tokens)::bigint FROM rate_limit_status WHERE limiter = 'legitimate'")")" -
 	report spray spray_memory spray_forgotten
-	sql -c "SELECT '    new keys in memory ' || count(*) FILTER (WHERE tier = 'memory') || ', in the table ' || count(*) FILTER (WHERE tier = 'table')
+	sql -c "SELECT '    new keys in memory ' || count(*) FILTER (WHERE store = 'memory') || ', in the table ' || count(*) FILTER (WHERE store = 'table')
 		FROM rate_limit_status WHERE limiter = 'spray'" | tee -a "$work/out/report.txt"
 	stop spray
 }

@@ -161,7 +161,7 @@ row_memory_held()
 	use held ratelimit.max_buckets=131072
 	sql -c "SELECT count(rl_consume(lpad(i::text, 64, 'k'), 1e9, 0)) FROM generate_series(1, 131072) i" >/dev/null
 	show memory_held - ' bytes' "shared memory for buckets, per bucket held once max_buckets keys of 64 bytes have come"
-	sample memory_held 1 "$(sql -c "SELECT size::float8 / (SELECT count(*) FROM rate_limit_status WHERE tier = 'memory')
+	sample memory_held 1 "$(sql -c "SELECT size::float8 / (SELECT count(*) FROM rate_limit_status WHERE store = 'memory')
 		FROM pg_shmem_allocations WHERE name = 'ratelimit'")" -
 	stop held
 	report memory_held

@@ -1,5 +1,5 @@
 # Shared memory so small that most keys overflow into the table, and keys that
-# move from one tier to the other and back: still exact.
+# move from one store to the other and back: still exact.
 use strict;
 use warnings FATAL => 'all';
 
@@ -11,7 +11,7 @@ use PostgreSQL::Test::Utils;
 use RateLimitTest;
 use Test::More;
 
-my $node = start_server('exact_between_tiers', conf => 'ratelimit.max_buckets = 16');
+my $node = start_server('exact_between_stores', conf => 'ratelimit.max_buckets = 16');
 
 $node->safe_psql('postgres', <<'SQL');
 CREATE UNLOGGED TABLE hits (name text, key text, ok bool, began timestamptz, ended timestamptz);
@@ -88,18 +88,18 @@ foreach my $keys (10, 1000)
 			"SELECT key, count(*), count(*) FILTER (WHERE ok) FROM hits WHERE name = '$name' GROUP BY key HAVING count(*) FILTER (WHERE ok) <> least($capacity, count(*)) LIMIT 5"),
 		'',
 		"quota, $keys keys: exactly $capacity allowed for every key");
-	is(twice_living($node), '', "quota, $keys keys: no bucket in both tiers");
+	is(twice_living($node), '', "quota, $keys keys: no bucket in both stores");
 	is( $node->safe_psql('postgres',
 			"SELECT count(*) = (SELECT count(DISTINCT key) FROM hits WHERE name = '$name') FROM rate_limit_status WHERE limiter = '$name'"),
 		't', "quota, $keys keys: no bucket forgotten");
 }
 is( $node->safe_psql('postgres',
-		q{SELECT count(*) FILTER (WHERE tier = 'memory') BETWEEN 1 AND 16, count(*) FILTER (WHERE tier = 'table') > 900 FROM rate_limit_status}),
+		q{SELECT count(*) FILTER (WHERE store = 'memory') BETWEEN 1 AND 16, count(*) FILTER (WHERE store = 'table') > 900 FROM rate_limit_status}),
 	't|t', 'most were in the table, some in shared memory');
 
 # Buckets in memory and rows alike, called many times in one statement.
 foreach my $key ($node->safe_psql('postgres',
-		q{SELECT min(key) FROM rate_limit_status WHERE tier = 'memory' AND limiter = 'quota10'}),
+		q{SELECT min(key) FROM rate_limit_status WHERE store = 'memory' AND limiter = 'quota10'}),
 	'fresh')
 {
 	run_clients(
@@ -144,10 +144,10 @@ my $twice = '';
 sub look
 {
 	foreach (split /\n/, $node->safe_psql('postgres',
-			'SELECT key, tier FROM rate_limit_status'))
+			'SELECT key, store FROM rate_limit_status'))
 	{
-		my ($key, $tier) = split /\|/;
-		$seen{$key}{$tier} = 1;
+		my ($key, $store) = split /\|/;
+		$seen{$key}{$store} = 1;
 	}
 	$twice .= twice_living($node);
 	return;
@@ -178,10 +178,10 @@ foreach my $round (1 .. 4)
 	}
 	finish_clients($trickle, "moving, round $round, trickle");
 }
-is($twice, '', 'moving: at no time was a bucket in both tiers');
+is($twice, '', 'moving: at no time was a bucket in both stores');
 cmp_ok(check_stretches('moving', 6, 4), '>', 4 * 8 * 80, 'moving: calls decided');
 cmp_ok(scalar(grep { $seen{$_}{memory} && $seen{$_}{table} } keys %seen),
-	'>', 5, 'moving: the same keys lived in both tiers');
+	'>', 5, 'moving: the same keys lived in both stores');
 
 $node->stop;
 done_testing();
