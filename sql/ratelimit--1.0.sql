@@ -279,7 +279,7 @@ ALTER TABLE rate_limit_postgrest_rules ENABLE ALWAYS TRIGGER rate_limit_postgres
 CREATE FUNCTION rl_postgrest_check() RETURNS void
 AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION rl_postgrest_check() IS
-'Limit a request of PostgREST by the rules in rate_limit_postgrest_rules. For its db-pre-request. Reads the settings request.method, request.path, request.headers and request.jwt.claims. A denied request raises an error with SQLSTATE PGRST, from which PostgREST makes status 429 with Retry-After and RateLimit headers. An allowed one gets RateLimit headers by the setting response.headers, unless that is already set. Works in read-only transactions. Errors: 42704 a rule names a policy that does not exist, unless ratelimit.on_error says otherwise; others as of rl_consume().';
+'Limit a request of PostgREST by the rules in rate_limit_postgrest_rules. For its db-pre-request. Reads the settings request.method, request.path, request.headers and request.jwt.claims. A denied request raises an error with SQLSTATE PGRST, from which PostgREST makes status 429 with Retry-After and RateLimit headers. An allowed one gets RateLimit headers by the setting response.headers, unless that is already set. Works in read-only transactions. Errors: 42704 a rule names a policy that does not exist, unless ratelimit.on_error says otherwise; 22P02 a setting is not JSON; 22P05 it has a character that text cannot have, as \u0000; others as of rl_consume().';
 
 -- Violations
 

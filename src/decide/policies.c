@@ -16,6 +16,7 @@
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "core/settings.h"
 #include "core/transaction.h"
 #include "decide/errors.h"
@@ -204,6 +205,13 @@ load(void *arg)
 		call->policy->tiers = tiers;
 		call->policy->n_tiers = n;
 	}
+
+	/*
+	 * A parallel query reads by its own snapshot, which may be older than a change whose
+	 * invalidation has come already.  So what it reads is good for this call only.
+	 */
+	if (IsInParallelMode())
+		cache.valid = false;
 	sql_end(caller);
 }
 

@@ -149,10 +149,12 @@ load(void *arg)
 
 	/*
 	 * A transaction that has written something may have read its own changes.  If a
-	 * statement that made them fails, no invalidation is sent.  So the rules are good
-	 * for this call only.
+	 * statement that made them fails, no invalidation is sent.  And a parallel query
+	 * reads by its own snapshot, which may be older than a change whose invalidation
+	 * has come already.  Then the rules are good for this call only.
 	 */
-	cache.complete = !TransactionIdIsValid(GetTopTransactionIdIfAny());
+	cache.complete = !TransactionIdIsValid(GetTopTransactionIdIfAny()) &&
+		!IsInParallelMode();
 }
 
 /*

@@ -191,7 +191,10 @@ hex_digit(char c)
 	return -1;
 }
 
-/* The request's path with each %XX decoded, except %00. */
+/*
+ * The request's path with each %XX decoded, except %00.  PostgREST takes a path without
+ * the slash at its beginning for the same path.
+ */
 static const char *
 get_path(Request *request)
 {
@@ -202,7 +205,9 @@ get_path(Request *request)
 		return request->path;
 	if (!from)
 		from = "";
-	to = request->path = palloc(strlen(from) + 1);
+	to = request->path = palloc(strlen(from) + 2);
+	if (*from != '/')
+		*to++ = '/';
 	while (*from)
 	{
 		int			high = *from == '%' ? hex_digit(from[1]) : -1;
@@ -284,19 +289,6 @@ rule_matches(const PostgrestRule *rule, Request *request)
 	return true;
 }
 
-/* The value of the header of that name, or NULL. */
-static char *
-find_header(Request *request, const char *name)
-{
-	Jsonb	   *headers = get_headers(request);
-	JsonbValue *value;
-
-	if (!headers)
-		return NULL;
-	value = getKeyJsonValueFromContainer(&headers->root, name, strlen(name), NULL);
-	return value ? scalar_text(value) : NULL;
-}
-
 /* Cut off white space at both ends.  Return where the rest begins. */
 static char *
 trim(char *s)
@@ -308,6 +300,24 @@ trim(char *s)
 	while (end > s && (end[-1] == ' ' || end[-1] == '\t'))
 		*--end = '\0';
 	return s;
+}
+
+/*
+ * The value of the header of that name, or NULL.  White space around it is no part of
+ * it, but PostgREST's HTTP server leaves the white space at the end.
+ */
+static char *
+find_header(Request *request, const char *name)
+{
+	Jsonb	   *headers = get_headers(request);
+	JsonbValue *value;
+	char	   *header;
+
+	if (!headers)
+		return NULL;
+	value = getKeyJsonValueFromContainer(&headers->root, name, strlen(name), NULL);
+	header = value ? scalar_text(value) : NULL;
+	return header ? trim(header) : NULL;
 }
 
 /*

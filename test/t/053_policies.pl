@@ -353,6 +353,27 @@ foreach (
 is($on_standby[0]->query_safe("SELECT rl_consume_policy('p', 'k', 3), rl_consume_policy('p', 'k', 2)"), 't|f', 'standby: decides');
 finish_session($_) foreach @on_standby;
 $standby->stop;
+
+#
+# A parallel query reads policies as of its own snapshot: nothing later goes by that
+#
+$sql->("CREATE TABLE rows AS SELECT FROM generate_series(1, 1000); ANALYZE rows; UPDATE rate_limit_policies SET capacity = 5");
+$session = in_session($node);
+$session->query_safe(<<'SQL');
+SET parallel_setup_cost = 0;
+SET parallel_tuple_cost = 0;
+SET min_parallel_table_scan_size = 0;
+BEGIN ISOLATION LEVEL REPEATABLE READ;
+SELECT count(*) FROM rows;
+SQL
+$sql->('UPDATE rate_limit_policies SET capacity = 6');
+my $parallel = q(SELECT s.capacity FROM (SELECT count(*) FROM rows) r (n), LATERAL rl_status_policy('p', 'k' || n) s);
+like($session->query_safe("EXPLAIN (COSTS OFF) $parallel"), qr/Gather/, 'a parallel query');
+is($session->query_safe($parallel), 5, '... reads a policy as of its snapshot');
+is($session->query_safe($capacity), 6, '... which later calls do not go by');
+$session->query_safe('COMMIT');
+is($session->query_safe($capacity), 6, '... nor those of later transactions');
+finish_session($session);
 $node->stop;
 
 #

@@ -161,11 +161,17 @@ is(answered($node, 'POST', from('192.0.2.1')), 2, '... is for these');
 set_rules($node, { position => 1, path => '/rpc/login', policy => 'login' }, { position => 2, path => '/admin*x/*', policy => 'key' });
 is(answered($node, 'POST', path => '/rpc/login'), 1, 'a path');
 is(answered($node, 'POST', path => '/rpc/%6cog%69n'), 0, '... however it is written');
+is(answered($node, 'POST', path => 'rpc/login'), 0, '... even without the slash before it');
+is(answered($node, $_, path => '/rpc/login'), 0, "... and whether it is called by POST or $_") foreach qw(GET HEAD);
 is(answered($node, 'GET', path => '/rpc/logins'), 6, '... not a longer one');
 is(answered($node, 'GET', path => '/%'), 6, '... not one with a % that is none');
 is(answered($node, 'GET', path => '/rpc/login%00'), 6, '... or a zero byte');
 is(answered($node, 'GET', path => '/adminxyx/'), 2, 'a pattern');
 is(answered($node, 'GET', path => '/adminx'), 6, '... does not match what lacks its end');
+is(answered($node, 'GET', path => 'adminyx/'), 0, '... matches without the slash before it');
+set_rules($node, { position => 1, path => '/', policy => 'login' });
+is(answered($node, 'GET', path => '/'), 1, 'the root');
+is(answered($node, 'GET', path => ''), 0, '... is also what has no path');
 
 #
 # Claims that a rule asks for
@@ -187,6 +193,8 @@ is(answered($node, 'GET', headers => { 'x-api-key' => 'one' }), 2, 'a header');
 is(answered($node, 'GET', headers => { 'x-api-key' => 'two' }), 2, '... another');
 is(answered($node, 'GET'), 2, '... none is one client');
 is(answered($node, 'GET', headers => { 'x-api-key' => '' }), 0, '... and so is an empty one');
+is(answered($node, 'GET', headers => { 'x-api-key' => " \t" }), 0, '... and one of white space');
+is(answered($node, 'GET', headers => { 'x-api-key' => " one\t " }), 0, 'white space around it is no part of it');
 is(answered($node, 'GET', headers => { 'x-api-key' => q(it's "quoted" \\ ) . "\t" }), 2, '... any bytes');
 
 #
@@ -293,6 +301,11 @@ like($session->{stderr}, qr/key \\"192\.0\.2\.99\\"/, 'a role with SQL of its ow
 $session->{stderr} = '';
 $session->query(q(SELECT set_config('request.headers', '{', false); SELECT ratelimit.rl_postgrest_check()));
 like($session->{stderr}, qr/invalid input syntax for type json/, '... and gets an error for what is not JSON');
+$session->{stderr} = '';
+$session->query(q(\set VERBOSITY sqlstate
+SELECT set_config('request.headers', '{"x-forwarded-for": "192.0.2.99", "x": "\u0000"}', false);
+SELECT ratelimit.rl_postgrest_check()));
+like($session->{stderr}, qr/ERROR:  22P05$/m, '... or not text: never does that let the request pass');
 finish_session($session);
 
 # What the constraints forbid does no harm once the table's owner has dropped them.
@@ -342,6 +355,14 @@ set_rules($node, { position => 1, role => 'web_anon', policy => 'address' }, { p
 is(answered($node, 'GET', pre_request => 'public.limit_request'), 2, 'called by a function with its owner\'s rights: the role is the request\'s');
 is(answered($node, 'GET', pre_request => 'public.limit_request', claims => {}), 3, '... whichever it is');
 like(request($node, 'GET', pre_request => 'public.limit_request', from('192.0.2.5'))->{out}, qr/"RateLimit": "\\"address\\";r=1/, '... and it sets the headers');
+
+$session = $node->background_psql('postgres', on_error_stop => 0, extra_params => [ '-U', 'authenticator' ]);
+$session->query(q(SET ROLE web_anon; SELECT set_config('request.headers', '{"x-forwarded-for": "192.0.2.6"}', false); SELECT public.limit_request() FROM generate_series(1, 3)));
+like($session->{stderr}, qr/key \\"192\.0\.2\.6\\"/, '... also those of any key, for a role with SQL of its own');
+$session->{stderr} = '';
+$session->query(q(SELECT ratelimit.rl_peek('192.0.2.6', 2, 0.001, limiter => 'address')));
+like($session->{stderr}, qr/permission denied for schema ratelimit/, '... which can call nothing else');
+finish_session($session);
 
 #
 # Dumped and restored
