@@ -39,8 +39,8 @@ SKIP:
 	like($err, qr/per must be finite/, '... also with no tokens');
 }
 
-# The longest and the shortest.
-is(query(q{SELECT rl_per(1, '178000000 years') > 0, rl_per(1e12, '1 us'), rl_per(1, '2147483647 months 2147483647 days 2562047788:00:54.775807') > 0}), 't|1e+18|t', 'the longest and the shortest spans');
+# The longest and the shortest.  A microsecond more is infinity, on 17 and later.
+is(query(q{SELECT rl_per(1, '178000000 years') > 0, rl_per(1e12, '1 us'), rl_per(1, '2147483647 months 2147483647 days 2562047788:00:54.775806') > 0}), 't|1e+18|t', 'the longest and the shortest spans');
 
 $node->stop;
 done_testing();
