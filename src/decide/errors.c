@@ -19,6 +19,7 @@ decide_by_setting(Decision *decision)
 {
 	decision->allowed = on_error_setting == ON_ERROR_ALLOW;
 	decision->known = false;
+	decision->in_table = false;
 	decision->owed = 0;
 	decision->blocked = 0;
 }

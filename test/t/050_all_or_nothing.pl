@@ -328,7 +328,10 @@ $locker->query_safe("BEGIN; UPDATE rate_limit_buckets SET owed = owed + 10000000
 like($err, qr/canceling statement due to lock timeout/, 'both: a lock timeout');
 ($rc, $out, $err) = $node->psql('postgres', "SET statement_timeout = 100; SELECT rl_consume_all('{memory2,table2}', '{10,10}', '{0,0}')");
 like($err, qr/canceling statement due to statement timeout/, 'both: a statement timeout');
+my $in_table = q{SELECT decided_in_table FROM rate_limit_stats WHERE limiter = 'default'};
+my $decided = $sql->($in_table);
 is($sql->("SET ratelimit.on_error = allow; SET client_min_messages = error; SET lock_timeout = 100; SELECT rl_consume_all('{memory2,table2}', '{10,10}', '{0,0}')"), 't', 'both: a lock timeout with ratelimit.on_error');
+is($sql->($in_table), $decided, 'both: ... is no decision in the table');
 is(violations($node), '', 'both: ... are no violations');
 $locker->query_safe('ROLLBACK');
 is($sql->($state), $before, 'both: ... and take nothing');
