@@ -42,8 +42,6 @@ typedef struct Part
 	bool		(*load) (int kind, const char *record, Size size, struct Loading *loading);
 } Part;
 
-#define MAX_PARTS	16
-
 /* Limits on the records that parts save. */
 #define MAX_SAVED_SIZE	2048	/* bytes in a record */
 #define MAX_SAVED_KINDS 16		/* kinds of records, of all parts together */
