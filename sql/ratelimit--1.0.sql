@@ -161,6 +161,72 @@ COMMENT ON COLUMN rate_limit_status.full_at IS 'when the bucket will be full; in
 COMMENT ON COLUMN rate_limit_status.blocked_until IS 'when the block of the key ends; null: not blocked';
 COMMENT ON COLUMN rate_limit_status.store IS 'store of the bucket, memory or table; when the bucket is full, of the block';
 
+-- Slots: how many at a time
+
+CREATE UNLOGGED TABLE rate_limit_tickets (
+	ticket bigint PRIMARY KEY,
+	limiter text COLLATE pg_catalog."C" NOT NULL,
+	key text COLLATE pg_catalog."C" NOT NULL,
+	places integer[] NOT NULL,
+	slots integer NOT NULL,
+	role oid NOT NULL,
+	pid integer NOT NULL,
+	since timestamptz NOT NULL,
+	until timestamptz NOT NULL
+);
+CREATE INDEX rate_limit_tickets_by_key ON rate_limit_tickets (limiter, key);
+CREATE INDEX rate_limit_tickets_by_time ON rate_limit_tickets (until);
+COMMENT ON TABLE rate_limit_tickets IS
+'The slots that are held for an interval, a row for each ticket, when ratelimit is not in shared_preload_libraries. Written by rl_acquire(), rl_renew() and rl_release() only; to look at slots, use rate_limit_slots. Emptied by a crash and by promotion.';
+COMMENT ON COLUMN rate_limit_tickets.ticket IS 'as rl_acquire() returned it';
+COMMENT ON COLUMN rate_limit_tickets.limiter IS 'which rule';
+COMMENT ON COLUMN rate_limit_tickets.key IS 'who is limited';
+COMMENT ON COLUMN rate_limit_tickets.places IS 'which of the key''s slots, counted from 0';
+COMMENT ON COLUMN rate_limit_tickets.slots IS 'how many the key has, of the call';
+COMMENT ON COLUMN rate_limit_tickets.role IS 'OID of the role that acquired them';
+COMMENT ON COLUMN rate_limit_tickets.pid IS 'process ID of the backend that acquired them';
+COMMENT ON COLUMN rate_limit_tickets.since IS 'when they were acquired';
+COMMENT ON COLUMN rate_limit_tickets.until IS 'when they are free again';
+
+CREATE FUNCTION rl_acquire(key text, slots integer, weight integer DEFAULT 1, hold text DEFAULT 'transaction', timeout interval DEFAULT '0', limiter text DEFAULT 'default')
+RETURNS bigint AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION rl_acquire(text, integer, integer, text, interval, text) IS
+'Hold weight of the slots of (limiter, key): a ticket, or null if they and those that are held are more than slots, or others wait, and timeout (a month: 30 days) is over. hold: transaction, freed when the transaction or its savepoint ends; session, freed when the backend ends; or an interval, after which they are free, for callers behind a pooler. Waiting is first come, first served; the transaction stays open meanwhile. Ticket 0: a setting allowed the call, and nothing is held. Errors: 22004 a null argument; 22023 slots negative, weight not above 0, hold neither of these, timeout negative; 53400 no room for a ticket (ratelimit.max_tickets); key and limiter as rl_consume(); without shared memory also 54000 slots above 1000, 25006 an interval during recovery.';
+
+CREATE FUNCTION rl_release(ticket bigint)
+RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION rl_release(bigint) IS
+'Free the slots of a ticket of rl_acquire() now: true if it held them. False if it does not, any more, or may not be released here: what a transaction or session holds, only by itself; what is held for an interval, by the role that acquired it or a role that has its privileges. Not undone by a rollback, in shared memory. Errors: 22004 a null argument.';
+
+CREATE FUNCTION rl_renew(ticket bigint, hold interval)
+RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION rl_renew(bigint, interval) IS
+'Let a ticket of rl_acquire() that is held for an interval be held for another one, from now (a month: 30 days): true. False if it is not held any more, or may not be renewed here, as rl_release(). Errors: 22004 a null argument; 22023 hold not above 0; 55000 a ticket that the transaction or session holds.';
+
+CREATE FUNCTION _rl_slots(OUT limiter text, OUT key text, OUT state text, OUT ticket bigint, OUT weight integer, OUT hold text, OUT pid integer, OUT role oid, OUT since timestamptz, OUT until timestamptz, OUT slots integer, OUT held bigint, OUT waiting bigint)
+RETURNS SETOF record AS 'MODULE_PATHNAME', 'rl_slots' LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED;
+COMMENT ON FUNCTION _rl_slots() IS
+'Who holds slots in this database, or waits for some, a row each; read the view rate_limit_slots instead.';
+
+CREATE VIEW rate_limit_slots AS
+SELECT limiter, key, state, ticket, weight, hold, pid, pg_catalog.pg_get_userbyid(role) AS role, since, until, slots, held, waiting
+FROM _rl_slots();
+COMMENT ON VIEW rate_limit_slots IS
+'Who holds slots in this database, a row for each ticket, and who waits for some. Without shared memory: what is held for an interval, and what this session holds.';
+COMMENT ON COLUMN rate_limit_slots.limiter IS 'which rule';
+COMMENT ON COLUMN rate_limit_slots.key IS 'who is limited';
+COMMENT ON COLUMN rate_limit_slots.state IS 'held or waiting';
+COMMENT ON COLUMN rate_limit_slots.ticket IS 'as rl_acquire() returned it; null if waiting';
+COMMENT ON COLUMN rate_limit_slots.weight IS 'how many slots the ticket holds, or waits for';
+COMMENT ON COLUMN rate_limit_slots.hold IS 'transaction, session or interval';
+COMMENT ON COLUMN rate_limit_slots.pid IS 'process ID of the backend that acquired them, or waits';
+COMMENT ON COLUMN rate_limit_slots.role IS 'the role for which it did';
+COMMENT ON COLUMN rate_limit_slots.since IS 'since when the ticket has been held or waited for';
+COMMENT ON COLUMN rate_limit_slots.until IS 'when the slots are free at the latest; null: when the transaction or session ends';
+COMMENT ON COLUMN rate_limit_slots.slots IS 'how many slots the key has, as its last call said';
+COMMENT ON COLUMN rate_limit_slots.held IS 'how many of the key''s slots are held in all; null without shared memory';
+COMMENT ON COLUMN rate_limit_slots.waiting IS 'how many wait for slots of the key; null without shared memory';
+
 -- Policies
 
 CREATE TABLE rate_limit_policies (
@@ -507,18 +573,18 @@ COMMENT ON COLUMN rate_limit_stats.stats_since IS 'since when calls are counted:
 
 REVOKE ALL ON rate_limit_postgrest_rules FROM PUBLIC;
 GRANT SELECT ON rate_limit_postgrest_rules TO pg_monitor;
-REVOKE ALL ON rate_limit_buckets, rate_limit_status, rate_limit_policies, rate_limit_violations, rate_limit_flags,
+REVOKE ALL ON rate_limit_buckets, rate_limit_status, rate_limit_tickets, rate_limit_slots, rate_limit_policies, rate_limit_violations, rate_limit_flags,
 	rate_limit_pending, rate_limit_violation_details, rate_limit_top_offenders,
 	rate_limit_violations_hourly, rate_limit_episodes, rate_limit_flagged, rate_limit_stats FROM PUBLIC;
-GRANT SELECT ON rate_limit_buckets, rate_limit_status, rate_limit_policies, rate_limit_violations, rate_limit_flags,
+GRANT SELECT ON rate_limit_buckets, rate_limit_status, rate_limit_tickets, rate_limit_slots, rate_limit_policies, rate_limit_violations, rate_limit_flags,
 	rate_limit_pending, rate_limit_violation_details, rate_limit_top_offenders,
 	rate_limit_violations_hourly, rate_limit_episodes, rate_limit_flagged, rate_limit_stats TO pg_monitor;
 REVOKE ALL ON FUNCTION rl_reward(text, float8, text), rl_penalize(text, float8, float8, float8, text),
 	rl_block(text, interval, text), rl_unblock(text, text), _rl_policies_changed(),
-	rl_reset(text, text), rl_reset_all(text), _rl_buckets(), rl_partitions(),
+	rl_reset(text, text), rl_reset_all(text), _rl_buckets(), rl_partitions(), _rl_slots(),
 	rl_flush(), rl_report(text, text, bigint), rl_report_batch(jsonb), rl_flag(text, text, text),
 	rl_unflag(text, text), rl_stats_reset(), _rl_pending(), _rl_episodes(), _rl_limiters(), _rl_flushes() FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _rl_buckets(), rl_partitions(), _rl_pending(), _rl_episodes(), _rl_limiters(),
+GRANT EXECUTE ON FUNCTION _rl_buckets(), rl_partitions(), _rl_slots(), _rl_pending(), _rl_episodes(), _rl_limiters(),
 	_rl_flushes() TO pg_monitor;
 
 -- What CREATE EXTENSION says.

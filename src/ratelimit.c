@@ -23,6 +23,7 @@
 #include "core/transaction.h"
 #include "decide/policies.h"
 #include "decide/postgrest_rules.h"
+#include "memory/acquire.h"
 #include "memory/block_filter.h"
 #include "memory/databases.h"
 #include "memory/part.h"
@@ -52,6 +53,7 @@ PG_MODULE_MAGIC;
 static const Part *const parts[] = {
 	&memory_part,
 	&block_filter_part,
+	&semaphores_part,
 	&stats_part,
 	&violations_part,
 	&episodes_part,

@@ -81,6 +81,13 @@
 #define my_proc_number() MyProcNumber
 #endif
 
+/* Since 17, it can be asked for stronger locks, too.  Needs storage/lock.h. */
+#if PG_VERSION_NUM < 170000
+#define lock_held_by_me(tag, mode) LockHeldByMe(tag, mode)
+#else
+#define lock_held_by_me(tag, mode) LockHeldByMe(tag, mode, false)
+#endif
+
 /* The number of the file that holds a table's rows.  Needs utils/rel.h. */
 #if PG_VERSION_NUM < 160000
 #define relation_file(rel) ((rel)->rd_node.relNode)

@@ -23,6 +23,7 @@ int			flag_window_setting = 600;
 char	   *flag_limiters_setting = NULL;
 int			max_episodes_setting = 200;
 int			episode_retention_setting = 3600;
+int			max_tickets_setting = 8192;
 int			save_interval_setting = 300;
 bool		enabled_setting = true;
 bool		shadow_setting = false;
@@ -158,6 +159,12 @@ settings_define(void)
 							"Or for flag_window, if that is longer.",
 							&episode_retention_setting,
 							3600, 1, 86400 * 366, PGC_SIGHUP, GUC_UNIT_S,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("ratelimit.max_tickets",
+							"Tickets of rl_acquire() that one role may hold at the same time.",
+							"Has no effect unless ratelimit is in shared_preload_libraries.",
+							&max_tickets_setting,
+							8192, 16, 200000, postmaster, 0,
 							NULL, NULL, NULL);
 	DefineCustomIntVariable("ratelimit.save_interval",
 							"How often state is saved for a restart.",
