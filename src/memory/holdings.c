@@ -72,16 +72,13 @@ keep_ticket(uint32 cell)
 		push_ticket(cell);
 }
 
-/* Put a ticket that has just been acquired into the list that it belongs to. */
+/* Put a ticket that is not an interval's into the list that it belongs to. */
 void
 holdings_add(uint32 cell)
 {
 	Ticket	   *ticket = &semaphores.tickets[cell];
-	uint32	   *list;
+	uint32	   *list = &newest[ticket->hold];
 
-	if (ticket->hold == HOLD_INTERVAL)
-		return;
-	list = &newest[ticket->hold];
 	ticket->subxact = GetCurrentSubTransactionId();
 	ticket->newer = NO_CELL;
 	ticket->older = *list;

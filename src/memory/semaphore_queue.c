@@ -96,6 +96,7 @@ grant_waiters(uint32 n, int64 now)
 			break;
 		dequeue(semaphore, waiter);
 		hold_slots(waiter->ticket, n, &waiter->holder, now);
+		waiter->number = semaphores.tickets[waiter->ticket].number;
 		waiter->state = GRANTED;
 		wake(first);
 	}
@@ -109,10 +110,16 @@ stop_waiting(int code, Datum arg)
 	Wait	   *wait = (Wait *) DatumGetPointer(arg);
 	SemaphoreWaiter *mine = wait->mine;
 	int64		now = monotonic_ns();
+	bool		has_cell = true;
 
 	semaphores_lock(wait->partition);
 	if (mine->state == GRANTED)
-		free_slots(mine->ticket, now);
+	{
+		/* an interval may be over by now, and the cell used by others */
+		has_cell = semaphores.tickets[mine->ticket].number == mine->number;
+		if (has_cell)
+			free_slots(mine->ticket, now);
+	}
 	else
 	{
 		Semaphore  *semaphore = &semaphores.semaphores[mine->semaphore];
@@ -123,7 +130,8 @@ stop_waiting(int code, Datum arg)
 	}
 	mine->state = NOT_WAITING;
 	semaphores_unlock(wait->partition);
-	keep_ticket(mine->ticket);
+	if (has_cell)
+		keep_ticket(mine->ticket);
 }
 
 /*
@@ -173,12 +181,13 @@ sleep_until_granted(const Wait *wait, uint32 me, int64 deadline)
 
 /*
  * Wait for the slots of the n-th semaphore, with a ticket's cell ready.  Returns
- * whether the ticket holds them; if not, the timeout is over.  The caller holds the
- * lock, which is released.
+ * whether the ticket has got them; if not, the timeout is over.  The caller holds the
+ * lock, which is released.  *number is the ticket's.  If it is held for an interval,
+ * that may be over already, so the caller must not look into the cell.
  */
 bool
 wait_for_ticket(const AcquireCall *call, const Holder *holder, uint32 n, uint32 cell,
-				int64 now)
+				int64 now, int64 *number)
 {
 	uint32		me = my_proc_number();
 	Semaphore  *semaphore = &semaphores.semaphores[n];
@@ -200,7 +209,9 @@ wait_for_ticket(const AcquireCall *call, const Holder *holder, uint32 n, uint32 
 		granted = sleep_until_granted(&wait, me, now + call->timeout);
 	}
 	PG_END_ENSURE_ERROR_CLEANUP(stop_waiting, PointerGetDatum(&wait));
-	if (!granted)
+	if (granted)
+		*number = wait.mine->number;
+	else
 		stop_waiting(0, PointerGetDatum(&wait));
 	return granted;
 }

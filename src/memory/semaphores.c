@@ -421,11 +421,12 @@ semaphore_acquire(const AcquireCall *call, int64 *number)
 	else
 	{
 		/* this releases the lock */
-		if (!wait_for_ticket(call, &holder, n, cell, now))
+		if (!wait_for_ticket(call, &holder, n, cell, now, number))
 			return ACQUIRE_FULL;
-		*number = semaphores.tickets[cell].number;
 	}
-	holdings_add(cell);
+	/* an interval may be over by now, and the cell used by others */
+	if (call->hold != HOLD_INTERVAL)
+		holdings_add(cell);
 	return ACQUIRED;
 }
 

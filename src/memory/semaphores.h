@@ -120,6 +120,7 @@ typedef struct SemaphoreWaiter
 	uint32		next;
 	uint32		previous;
 	uint32		ticket;			/* the cell for its ticket */
+	int64		number;			/* of the ticket, if it is granted */
 	int32		slots;			/* that the key has, as the waiter says */
 	Holder		holder;
 	int64		since;			/* monotonic clock */
@@ -186,7 +187,7 @@ extern void heap_remove(uint32 *heap, uint32 cell);
 extern void grant_waiters(uint32 n, int64 now);
 extern void wake_first_waiter(uint32 n);
 extern bool wait_for_ticket(const AcquireCall *call, const Holder *holder, uint32 n,
-							uint32 cell, int64 now);
+							uint32 cell, int64 now, int64 *number);
 
 /* memory/holdings.c */
 extern void holdings_prepare(void);
