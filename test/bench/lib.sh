@@ -460,6 +460,7 @@ declare -A condition=(
 	[first]="length(many) > 0 AND rl_consume(each, 1e9, 1e3, 1, :'run')"
 	[policy]="length(many) > 0 AND rl_consume_policy('plan', one)"
 	[tiers]="length(many) > 0 AND rl_consume_policy('tiers', one)"
+	[acquire]="length(many) > 0 AND rl_release(rl_acquire(one, 10))"
 	[throttle]="length(many) > 0 AND (rl_throttle(one, 1e9, 1)).allowed"
 )
 

@@ -16,7 +16,7 @@ percall_round()
 	local name
 	local -A ns
 
-	for name in floor nextval hot many first throttle policy tiers denied denied_many; do
+	for name in floor nextval hot many first throttle policy tiers denied denied_many acquire; do
 		ns[$name]=$(query_ns "$name" "$calls")
 		[ "$name" = floor ] || ns[$name]=$(minus "${ns[$name]}" "${ns[floor]}")
 	done
@@ -27,6 +27,7 @@ percall_round()
 	sample percall_policy "$1" "${ns[policy]}" "${ns[hot]}"
 	sample percall_tiers "$1" "${ns[tiers]}" "${ns[hot]}"
 	sample percall_denied "$1" "${ns[denied]}" "${ns[hot]}"
+	sample percall_acquire "$1" "${ns[acquire]}" "${ns[hot]}"
 	sample percall_denied_many "$1" "${ns[denied_many]}" "${ns[many]}"
 }
 
@@ -44,11 +45,12 @@ row_percall()
 	show percall_tiers - ' ns' "the same of two tiers, all or nothing"
 	show percall_denied '<= 1.25' ' ns' "denied against allowed call: in one query, one key, violations recorded"
 	show percall_denied_many '<= 1.25' ' ns' "denied against allowed call: in one query, 10k keys, violations recorded"
+	show percall_acquire '<= 2' ' ns' "rl_acquire and rl_release of its ticket against rl_consume: in one query, one key"
 	# round 0 warms up
 	for ((round = 0; round <= rounds; round++)); do
 		percall_round "$round"
 	done
-	report percall_{hot,many,first,throttle,policy,tiers,denied,denied_many}
+	report percall_{hot,many,first,throttle,policy,tiers,denied,denied_many,acquire}
 }
 
 # use_living N: a server of room for 1.5 times N buckets, as the docs advise, with N
