@@ -4,7 +4,7 @@
  *
  * A call is denied if its key is blocked, or if it does not get its slots in time.  It
  * is then counted as a violation, as any denied call is.  The slots are in shared
- * memory (memory/semaphores.c) or, without it, in the lock manager and a table
+ * memory (memory/acquire.c) or, without it, in the lock manager and a table
  * (table/places.c).
  *
  * A call that a setting allows holds nothing.  Its ticket is 0, and releasing or
@@ -17,7 +17,9 @@
 #include "decide/acquire.h"
 #include "decide/blocks.h"
 #include "decide/errors.h"
+#include "memory/acquire.h"
 #include "memory/block_filter.h"
+#include "memory/tickets.h"
 #include "miscadmin.h"
 #include "table/places.h"
 #include "table/sql.h"

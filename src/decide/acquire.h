@@ -5,7 +5,7 @@
 #ifndef RATELIMIT_DECIDE_ACQUIRE_H
 #define RATELIMIT_DECIDE_ACQUIRE_H
 
-#include "memory/acquire.h"
+#include "memory/slot_call.h"
 
 extern bool acquire_slots(AcquireCall *call, int64 *ticket);
 extern bool release_ticket(int64 ticket);

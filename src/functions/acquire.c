@@ -10,6 +10,8 @@
 #include "funcapi.h"
 #include "functions/arguments.h"
 #include "functions/result.h"
+#include "memory/tickets.h"
+#include "memory/tickets_part.h"
 #include "miscadmin.h"
 #include "table/places.h"
 #include "utils/builtins.h"

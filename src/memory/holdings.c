@@ -25,7 +25,8 @@
 
 #include "core/clock.h"
 #include "core/transaction.h"
-#include "memory/semaphores.h"
+#include "memory/holdings.h"
+#include "memory/tickets.h"
 #include "miscadmin.h"
 #include "storage/ipc.h"
 

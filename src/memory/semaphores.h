@@ -25,17 +25,16 @@
  * So the number leads to the cell without a search, and one that is out of date, or
  * invented, does not match what the cell holds.
  *
- * Which file does what: memory/semaphores.c acquires, releases and expires,
- * memory/semaphore_queue.c lets backends wait, memory/holdings.c frees what a backend
- * holds when its transaction or the backend ends, and memory/semaphore_part.c sets all
- * of it up, saves it and shows it.
+ * This file has the structures alone.  memory/tickets.c holds and frees slots under the
+ * lock, memory/holdings.c frees what a backend holds when its transaction or the backend
+ * ends, memory/ticket_wait.c lets a backend wait, and memory/acquire.c does what SQL
+ * asks for.  memory/tickets_part.c sets all of it up, saves it and shows it.
  */
 #ifndef RATELIMIT_MEMORY_SEMAPHORES_H
 #define RATELIMIT_MEMORY_SEMAPHORES_H
 
-#include "core/bucket.h"
 #include "core/names.h"
-#include "memory/acquire.h"
+#include "memory/slot_call.h"
 #include "port/atomics.h"
 #include "storage/lwlock.h"
 
@@ -75,7 +74,7 @@ typedef struct Ticket
 
 	/* of an interval; partition's lock */
 	int64		until;			/* monotonic clock */
-	uint32		child;			/* in the heap: see memory/semaphore_heap.c */
+	uint32		child;			/* in the heap: see memory/ticket_heap.c */
 	uint32		sibling;
 	uint32		before;
 
@@ -166,55 +165,5 @@ typedef struct Semaphores
 } Semaphores;
 
 extern hidden_data Semaphores semaphores;
-
-/* memory/semaphores.c */
-extern void semaphores_lock(uint32 partition);
-extern void semaphores_unlock(uint32 partition);
-extern bool expire_some(uint32 partition, int64 now);
-extern uint32 pop_ticket(Oid role, Oid database, bool fair);
-extern void push_ticket(uint32 cell);
-extern uint32 find_or_make_semaphore(const BucketId *id);
-extern bool ticket_is_in(uint32 cell, uint32 partition);
-extern void hold_slots(uint32 cell, uint32 semaphore, const Holder *holder, int64 now);
-extern void free_slots(uint32 cell, int64 now);
-extern void retire_semaphore(uint32 n);
-
-/* memory/semaphore_heap.c */
-extern void heap_add(uint32 *heap, uint32 cell);
-extern void heap_remove(uint32 *heap, uint32 cell);
-
-/* memory/semaphore_queue.c */
-extern void grant_waiters(uint32 n, int64 now);
-extern void wake_first_waiter(uint32 n);
-extern bool wait_for_ticket(const AcquireCall *call, const Holder *holder, uint32 n,
-							uint32 cell, int64 now, int64 *number);
-
-/* memory/holdings.c */
-extern void holdings_prepare(void);
-extern uint32 ready_ticket(void);
-extern void ready_ticket_used(void);
-extern void keep_ticket(uint32 cell);
-extern void holdings_add(uint32 cell);
-extern void holdings_remove(uint32 cell);
-
-static inline uint32
-semaphore_partition(uint64 hash)
-{
-	return hash % SEMAPHORE_PARTITIONS;
-}
-
-static inline uint32
-ticket_cell(int64 number)
-{
-	return number & (MAX_TICKET_CELLS - 1);
-}
-
-/* The ticket's partition, read without a lock. */
-static inline uint32
-ticket_partition(uint32 cell)
-{
-	return ((const volatile Ticket *) semaphores.tickets)[cell].partition %
-		SEMAPHORE_PARTITIONS;
-}
 
 #endif							/* RATELIMIT_MEMORY_SEMAPHORES_H */

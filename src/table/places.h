@@ -5,7 +5,7 @@
 #ifndef RATELIMIT_PLACES_H
 #define RATELIMIT_PLACES_H
 
-#include "memory/acquire.h"
+#include "memory/slot_call.h"
 
 extern AcquireResult places_acquire(const AcquireCall *call, int64 *ticket);
 extern bool places_release(int64 ticket, bool (*acts_for) (Oid role));

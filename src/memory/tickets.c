@@ -1,14 +1,13 @@
 /*
- * memory/semaphores.c
- *		Acquiring slots in shared memory, releasing and renewing them.
+ * memory/tickets.c
+ *		Holding and freeing slots under a partition's lock, and the cells for that.
  *
- * memory/semaphores.h explains how slots are kept.
+ * memory/semaphores.h explains how slots are kept.  When a call may have slots is
+ * decided in memory/acquire.c.
  *
- * A call gets its slots if those that are held, and its own, are not more than the
- * number that it names, and if nobody waits: whoever comes later does not overtake,
- * so that one who waits for many slots gets them in spite of others who need only
- * one.  Slots whose time is over are freed before a call is decided, in order of
- * time, for the whole partition; there is no process that would do it.
+ * Whoever frees slots gives them to the first waiter, as long as there are enough for
+ * it, and wakes it.  Slots whose time is over are freed in order of time, for the whole
+ * partition, by whoever comes; there is no process that would do it.
  *
  * Room for tickets is limited, and every role may use it.  A role gets another ticket
  * only if it has less than four times as many as are left.  So a role that is alone
@@ -20,8 +19,11 @@
 #include "postgres.h"
 
 #include "core/clock.h"
-#include "memory/semaphores.h"
+#include "memory/ticket_heap.h"
+#include "memory/tickets.h"
 #include "miscadmin.h"
+#include "storage/latch.h"
+#include "storage/proc.h"
 
 /* A role may have so many times the tickets that are left. */
 #define SHARE_FACTOR	4
@@ -224,7 +226,7 @@ drop_semaphore(uint32 n)
  * its chain until another one does, because a key whose slots have just become free
  * is likely to be called again.
  */
-void
+static void
 retire_semaphore(uint32 n)
 {
 	Semaphore  *semaphore = &semaphores.semaphores[n];
@@ -293,8 +295,115 @@ hold_slots(uint32 cell, uint32 n, const Holder *holder, int64 now)
 	if (holder->hold == HOLD_INTERVAL)
 	{
 		ticket->until = now + holder->length;
-		heap_add(&partition->s.heap, cell);
+		heap_add(semaphores.tickets, &partition->s.heap, cell);
 	}
+}
+
+/*
+ * Waiters.  The caller holds the partition's lock.
+ */
+
+static void
+wake(uint32 waiter)
+{
+	SetLatch(&GetPGProcByNumber(waiter)->procLatch);
+}
+
+/* Wake the first waiter, to see when it has to look next; the lock is held. */
+static void
+wake_first_waiter(uint32 n)
+{
+	if (semaphores.semaphores[n].waiters > 0)
+		wake(semaphores.semaphores[n].first);
+}
+
+/* This backend waits for slots of the n-th semaphore, behind all others. */
+void
+enqueue_waiter(uint32 n, uint32 me)
+{
+	Semaphore  *semaphore = &semaphores.semaphores[n];
+	SemaphoreWaiter *waiter = &semaphores.waiters[me];
+
+	waiter->state = WAITING;
+	waiter->semaphore = n;
+	waiter->next = NO_CELL;
+	waiter->previous = semaphore->last;
+	if (semaphore->last == NO_CELL)
+		semaphore->first = me;
+	else
+		semaphores.waiters[semaphore->last].next = me;
+	semaphore->last = me;
+	semaphore->waiters++;
+}
+
+static void
+dequeue(Semaphore *semaphore, const SemaphoreWaiter *waiter)
+{
+	if (waiter->previous == NO_CELL)
+		semaphore->first = waiter->next;
+	else
+		semaphores.waiters[waiter->previous].next = waiter->next;
+	if (waiter->next == NO_CELL)
+		semaphore->last = waiter->previous;
+	else
+		semaphores.waiters[waiter->next].previous = waiter->previous;
+	semaphore->waiters--;
+}
+
+/*
+ * Slots have become free, or the first waiter has left: give waiters what there is, in
+ * order.  The lock is held.
+ */
+static void
+grant_waiters(uint32 n, int64 now)
+{
+	Semaphore  *semaphore = &semaphores.semaphores[n];
+
+	while (semaphore->waiters > 0)
+	{
+		uint32		first = semaphore->first;
+		SemaphoreWaiter *waiter = &semaphores.waiters[first];
+
+		if (semaphore->held + waiter->holder.weight > waiter->slots)
+			break;
+		dequeue(semaphore, waiter);
+		hold_slots(waiter->ticket, n, &waiter->holder, now);
+		waiter->number = semaphores.tickets[waiter->ticket].number;
+		waiter->state = GRANTED;
+		wake(first);
+	}
+	wake_first_waiter(n);
+}
+
+/* The backend waits no longer.  Then the one behind it may have enough slots. */
+void
+dequeue_waiter(uint32 me, int64 now)
+{
+	SemaphoreWaiter *waiter = &semaphores.waiters[me];
+
+	dequeue(&semaphores.semaphores[waiter->semaphore], waiter);
+	grant_waiters(waiter->semaphore, now);
+	retire_semaphore(waiter->semaphore);
+}
+
+/*
+ * Ends.  The caller holds the partition's lock.
+ */
+
+/*
+ * Let an interval's ticket be held until another time.  The first waiter sleeps until
+ * slots become free by time, which may be earlier now.
+ */
+void
+hold_until(uint32 cell, int64 until)
+{
+	Ticket	   *ticket = &semaphores.tickets[cell];
+	uint32	   *heap = &partition_of(&semaphores.semaphores[ticket->semaphore])->s.heap;
+
+	heap_remove(semaphores.tickets, heap, cell);
+	ticket->until = until;
+	heap_add(semaphores.tickets, heap, cell);
+	wake_first_waiter(ticket->semaphore);
 }
 
 /*
@@ -310,7 +419,7 @@ free_slots(uint32 cell, int64 now)
 
 	Assert(ticket->number != 0 && semaphore->held >= ticket->weight);
 	if (ticket->hold == HOLD_INTERVAL)
-		heap_remove(&partition_of(semaphore)->s.heap, cell);
+		heap_remove(semaphores.tickets, &partition_of(semaphore)->s.heap, cell);
 	ticket->number = 0;
 	semaphore->held -= ticket->weight;
 	semaphore->tickets--;
@@ -342,8 +451,8 @@ expire_some(uint32 partition, int64 now)
 }
 
 /* Lock a partition of which no slots are held whose time is over. */
-static void
-lock_up_to_date(uint32 partition, int64 now)
+void
+semaphores_lock_up_to_date(uint32 partition, int64 now)
 {
 	semaphores_lock(partition);
 	while (unlikely(expire_some(partition, now)))
@@ -363,169 +472,7 @@ semaphores_expire(void)
 		CHECK_FOR_INTERRUPTS();
 		if (((volatile SemaphorePartition *) &semaphores.partitions[partition])->s.heap == NO_CELL)
 			continue;
-		lock_up_to_date(partition, monotonic_ns());
+		semaphores_lock_up_to_date(partition, monotonic_ns());
 		semaphores_unlock(partition);
 	}
-}
-
-/*
- * Calls
- */
-
-/* Acquire slots, waiting if the call says so.  *number is the ticket's. */
-AcquireResult
-semaphore_acquire(const AcquireCall *call, int64 *number)
-{
-	uint32		partition = semaphore_partition(call->id->hash);
-	Holder		holder = {call->weight, MyProcPid, call->hold, call->length};
-	Semaphore  *semaphore;
-	uint32		cell;
-	uint32		n;
-	int64		now;
-
-	if (call->weight > call->slots)
-		return ACQUIRE_FULL;
-	holdings_prepare();
-	cell = ready_ticket();
-	if (unlikely(cell == NO_CELL))
-	{
-		semaphores_expire();
-		cell = ready_ticket();
-		if (cell == NO_CELL)
-			return ACQUIRE_NO_ROOM;
-	}
-
-	now = monotonic_ns();
-	lock_up_to_date(partition, now);
-	n = find_or_make_semaphore(call->id);
-	if (n == NO_CELL)
-	{
-		semaphores_unlock(partition);
-		return ACQUIRE_NO_ROOM;
-	}
-	semaphore = &semaphores.semaphores[n];
-	semaphore->slots = call->slots;
-	if (likely(semaphore->waiters == 0 &&
-			   semaphore->held + call->weight <= call->slots))
-	{
-		hold_slots(cell, n, &holder, now);
-		*number = semaphores.tickets[cell].number;
-		ready_ticket_used();
-		semaphores_unlock(partition);
-	}
-	else if (call->timeout == 0)
-	{
-		semaphores_unlock(partition);
-		return ACQUIRE_FULL;
-	}
-	else
-	{
-		/* this releases the lock */
-		if (!wait_for_ticket(call, &holder, n, cell, now, number))
-			return ACQUIRE_FULL;
-	}
-	/* an interval may be over by now, and the cell used by others */
-	if (call->hold != HOLD_INTERVAL)
-		holdings_add(cell);
-	return ACQUIRED;
-}
-
-/*
- * Lock the partition of the ticket with this number.  Return its cell, or NO_CELL, with
- * nothing locked, if there is no such ticket.
- *
- * The partition is read without a lock.  If the ticket is held, it is the right one; if
- * the cell is used by another ticket meanwhile, its number is another, too.
- */
-static uint32
-lock_ticket(int64 number, uint32 *partition)
-{
-	uint32		cell = ticket_cell(number);
-	volatile Ticket *ticket = &semaphores.tickets[cell];
-
-	if (number <= 0 || cell >= semaphores.header->tickets || ticket->number != number)
-		return NO_CELL;
-	*partition = ticket_partition(cell);
-	semaphores_lock(*partition);
-	if (ticket_is_in(cell, *partition) && ticket->number == number)
-		return cell;
-	semaphores_unlock(*partition);
-	return NO_CELL;
-}
-
-/*
- * May this backend, for this role, do something to the ticket?  *owner is the role that
- * the ticket belongs to, if that is not the answer.
- */
-static TicketResult
-check_ticket(const Ticket *ticket, Oid role, int64 now, Oid *owner)
-{
-	if (semaphores.semaphores[ticket->semaphore].database != MyDatabaseId)
-		return TICKET_UNKNOWN;
-	if (ticket->hold != HOLD_INTERVAL)
-		return ticket->pid == MyProcPid ? TICKET_DONE : TICKET_UNKNOWN;
-	*owner = ticket->role;
-	if (ticket->role != role)
-		return TICKET_FOREIGN;
-	return ticket->until > now ? TICKET_DONE : TICKET_UNKNOWN;
-}
-
-/*
- * Release the ticket, if it belongs to the role, or to this backend.
- */
-TicketResult
-semaphore_release(int64 number, Oid role, Oid *owner)
-{
-	int64		now = 0;
-	uint32		partition;
-	uint32		cell = lock_ticket(number, &partition);
-	Ticket	   *ticket = &semaphores.tickets[cell];
-	TicketResult result;
-	bool		mine;
-
-	if (cell == NO_CELL)
-		return TICKET_UNKNOWN;
-	mine = ticket->hold != HOLD_INTERVAL;
-	if (!mine || semaphores.semaphores[ticket->semaphore].waiters > 0)
-		now = monotonic_ns();
-	result = check_ticket(ticket, role, now, owner);
-	if (result == TICKET_DONE)
-		free_slots(cell, now);
-	semaphores_unlock(partition);
-	if (result == TICKET_DONE)
-	{
-		if (mine)
-			holdings_remove(cell);
-		keep_ticket(cell);
-	}
-	return result;
-}
-
-/* Let the ticket be held for so many nanoseconds from now, likewise. */
-TicketResult
-semaphore_renew(int64 number, int64 length, Oid role, Oid *owner)
-{
-	int64		now = monotonic_ns();
-	uint32		partition;
-	uint32		cell = lock_ticket(number, &partition);
-	Ticket	   *ticket = &semaphores.tickets[cell];
-	TicketResult result;
-
-	if (cell == NO_CELL)
-		return TICKET_UNKNOWN;
-	result = check_ticket(ticket, role, now, owner);
-	if (result == TICKET_DONE && ticket->hold != HOLD_INTERVAL)
-		result = TICKET_NO_INTERVAL;
-	if (result == TICKET_DONE)
-	{
-		uint32	   *heap = &semaphores.partitions[partition].s.heap;
-
-		heap_remove(heap, cell);
-		ticket->until = now + length;
-		heap_add(heap, cell);
-		/* the first waiter sleeps until slots are freed by time, which may be earlier */
-		wake_first_waiter(ticket->semaphore);
-	}
-	semaphores_unlock(partition);
-	return result;
 }

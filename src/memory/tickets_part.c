@@ -1,5 +1,5 @@
 /*
- * memory/semaphore_part.c
+ * memory/tickets_part.c
  *		The memory of slots, as a part (core/parts.h): its size and start, how it is
  *		saved, and what the view rate_limit_slots shows of it.
  *
@@ -15,7 +15,8 @@
 #include "core/clock.h"
 #include "core/saved_file.h"
 #include "core/settings.h"
-#include "memory/semaphores.h"
+#include "memory/tickets.h"
+#include "memory/tickets_part.h"
 #include "miscadmin.h"
 #include "storage/shmem.h"
 

@@ -1,5 +1,5 @@
 /*
- * memory/semaphore_heap.c
+ * memory/ticket_heap.c
  *		The heap of a partition's tickets that expire, by the time when they do.
  *
  * It is a pairing heap, as in PostgreSQL's lib/pairingheap.c, whose links are numbers
@@ -13,14 +13,12 @@
  */
 #include "postgres.h"
 
-#include "memory/semaphores.h"
+#include "memory/ticket_heap.h"
 
 /* Make the one that expires later the first child of the other, which is returned. */
 static uint32
-merge(uint32 a, uint32 b)
+merge(Ticket *tickets, uint32 a, uint32 b)
 {
-	Ticket	   *tickets = semaphores.tickets;
-
 	if (a == NO_CELL || b == NO_CELL)
 		return a == NO_CELL ? b : a;
 	if (tickets[b].until < tickets[a].until)
@@ -40,9 +38,8 @@ merge(uint32 a, uint32 b)
 
 /* Make one heap of the children in a list: first in pairs, then all pairs together. */
 static uint32
-merge_children(uint32 child)
+merge_children(Ticket *tickets, uint32 child)
 {
-	Ticket	   *tickets = semaphores.tickets;
 	uint32		pairs = NO_CELL;
 	uint32		heap = NO_CELL;
 
@@ -50,7 +47,7 @@ merge_children(uint32 child)
 	{
 		uint32		second = tickets[child].sibling;
 		uint32		next = second == NO_CELL ? NO_CELL : tickets[second].sibling;
-		uint32		pair = merge(child, second);
+		uint32		pair = merge(tickets, child, second);
 
 		tickets[pair].sibling = pairs;
 		pairs = pair;
@@ -60,7 +57,7 @@ merge_children(uint32 child)
 	{
 		uint32		next = tickets[pairs].sibling;
 
-		heap = merge(heap, pairs);
+		heap = merge(tickets, heap, pairs);
 		pairs = next;
 	}
 	return heap;
@@ -68,22 +65,21 @@ merge_children(uint32 child)
 
 /* Add a ticket; it knows when it expires. */
 void
-heap_add(uint32 *heap, uint32 cell)
+heap_add(Ticket *tickets, uint32 *heap, uint32 cell)
 {
-	Ticket	   *ticket = &semaphores.tickets[cell];
+	Ticket	   *ticket = &tickets[cell];
 
 	ticket->child = ticket->sibling = ticket->before = NO_CELL;
-	*heap = merge(*heap, cell);
-	semaphores.tickets[*heap].before = semaphores.tickets[*heap].sibling = NO_CELL;
+	*heap = merge(tickets, *heap, cell);
+	tickets[*heap].before = tickets[*heap].sibling = NO_CELL;
 }
 
 /* Remove a ticket, wherever in the heap it is. */
 void
-heap_remove(uint32 *heap, uint32 cell)
+heap_remove(Ticket *tickets, uint32 *heap, uint32 cell)
 {
-	Ticket	   *tickets = semaphores.tickets;
 	Ticket	   *ticket = &tickets[cell];
-	uint32		instead = merge_children(ticket->child);
+	uint32		instead = merge_children(tickets, ticket->child);
 
 	if (instead == NO_CELL)
 		instead = ticket->sibling;

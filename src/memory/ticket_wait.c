@@ -1,10 +1,9 @@
 /*
- * memory/semaphore_queue.c
+ * memory/ticket_wait.c
  *		Waiting for slots in shared memory: first come, first served.
  *
  * A waiter queues with a ticket's cell ready, and sleeps on its latch.  Whoever frees
- * slots gives them to the first waiter, as long as there are enough for it, and wakes
- * it.  The waiter then holds its ticket, whether or not it is awake.  So a wakeup cannot
+ * slots gives them to the first waiter (memory/tickets.c).  The waiter then holds its ticket, whether or not it is awake.  So a wakeup cannot
  * get lost: a waiter that leaves, because it is cancelled or terminated or its time is
  * over, finds under the lock that it has been given a ticket, and frees it again; or
  * that it is in the queue, and leaves that.  Then the one behind it may have enough
@@ -18,7 +17,9 @@
 
 #include "core/clock.h"
 #include "core/compat.h"
-#include "memory/semaphores.h"
+#include "memory/holdings.h"
+#include "memory/ticket_wait.h"
+#include "memory/tickets.h"
 #include "miscadmin.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
@@ -33,75 +34,6 @@ typedef struct Wait
 	SemaphoreWaiter *mine;
 	uint32		partition;
 } Wait;
-
-static void
-wake(uint32 waiter)
-{
-	SetLatch(&GetPGProcByNumber(waiter)->procLatch);
-}
-
-/* Wake the first waiter, to see when it has to look next; the lock is held. */
-void
-wake_first_waiter(uint32 n)
-{
-	if (semaphores.semaphores[n].waiters > 0)
-		wake(semaphores.semaphores[n].first);
-}
-
-static void
-enqueue(Semaphore *semaphore, uint32 me)
-{
-	SemaphoreWaiter *waiter = &semaphores.waiters[me];
-
-	waiter->state = WAITING;
-	waiter->next = NO_CELL;
-	waiter->previous = semaphore->last;
-	if (semaphore->last == NO_CELL)
-		semaphore->first = me;
-	else
-		semaphores.waiters[semaphore->last].next = me;
-	semaphore->last = me;
-	semaphore->waiters++;
-}
-
-static void
-dequeue(Semaphore *semaphore, const SemaphoreWaiter *waiter)
-{
-	if (waiter->previous == NO_CELL)
-		semaphore->first = waiter->next;
-	else
-		semaphores.waiters[waiter->previous].next = waiter->next;
-	if (waiter->next == NO_CELL)
-		semaphore->last = waiter->previous;
-	else
-		semaphores.waiters[waiter->next].previous = waiter->previous;
-	semaphore->waiters--;
-}
-
-/*
- * Slots have become free, or the first waiter has left: give waiters what there is, in
- * order.  The lock is held.
- */
-void
-grant_waiters(uint32 n, int64 now)
-{
-	Semaphore  *semaphore = &semaphores.semaphores[n];
-
-	while (semaphore->waiters > 0)
-	{
-		uint32		first = semaphore->first;
-		SemaphoreWaiter *waiter = &semaphores.waiters[first];
-
-		if (semaphore->held + waiter->holder.weight > waiter->slots)
-			break;
-		dequeue(semaphore, waiter);
-		hold_slots(waiter->ticket, n, &waiter->holder, now);
-		waiter->number = semaphores.tickets[waiter->ticket].number;
-		waiter->state = GRANTED;
-		wake(first);
-	}
-	wake_first_waiter(n);
-}
 
 /* Wait no longer.  What the waiter has been given meanwhile, it gives back. */
 static void
@@ -121,13 +53,7 @@ stop_waiting(int code, Datum arg)
 			free_slots(mine->ticket, now);
 	}
 	else
-	{
-		Semaphore  *semaphore = &semaphores.semaphores[mine->semaphore];
-
-		dequeue(semaphore, mine);
-		grant_waiters(mine->semaphore, now);
-		retire_semaphore(mine->semaphore);
-	}
+		dequeue_waiter(my_proc_number(), now);
 	mine->state = NOT_WAITING;
 	semaphores_unlock(wait->partition);
 	if (has_cell)
@@ -195,12 +121,11 @@ wait_for_ticket(const AcquireCall *call, const Holder *holder, uint32 n, uint32 
 	volatile bool granted = false;
 
 	Assert(me < semaphores.header->waiters);
-	wait.mine->semaphore = n;
 	wait.mine->ticket = cell;
 	wait.mine->slots = call->slots;
 	wait.mine->holder = *holder;
 	wait.mine->since = now;
-	enqueue(semaphore, me);
+	enqueue_waiter(n, me);
 	ready_ticket_used();
 	semaphores_unlock(wait.partition);
 
