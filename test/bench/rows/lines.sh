@@ -68,11 +68,11 @@ excess()
 row lines full "two backends at once: lines that both write, predicted and measured"
 row_lines()
 {
-	local round kind alone ids=()
+	local round kind alone both
 
 	[ "$(nproc)" -gt 1 ] || return 0
 	use_calls
-	gcc -O2 -pthread -o "$work/line" $bench/line.c
+	gcc -O2 -pthread -o "$work/line" "$bench/line.c"
 	for kind in apart denied_apart; do
 		show "lines_$kind" '<= 1.1' ' ns' "a call while another backend makes such calls with other keys, against alone: $kind"
 	done

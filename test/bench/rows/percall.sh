@@ -64,7 +64,7 @@ use_living()
 
 load_ns()
 {
-	[ -e "$work/load_from_memory" ] || gcc -O2 -o "$work/load_from_memory" $bench/load.c
+	[ -e "$work/load_from_memory" ] || gcc -O2 -o "$work/load_from_memory" "$bench/load.c"
 	"$work/load_from_memory" "$1"
 }
 
