@@ -2,8 +2,8 @@
  * decide/acquire.c
  *		Decisions on slots: how many at a time.
  *
- * A call is denied if its key is blocked, or if it does not get its slots in time.  It
- * is then counted as a violation, as any denied call is.  The slots are in shared
+ * A call is denied if its key is blocked, or if it does not get its slots in time.
+ * It is then counted as a violation, as any denied call is.  The slots are in shared
  * memory (memory/acquire.c) or, without it, in the lock manager and a table
  * (table/places.c).
  *
@@ -35,7 +35,10 @@ typedef struct Attempt
 	int64		ticket;
 } Attempt;
 
-/* Acquire slots, unless the key is blocked.  This may use tables, and raise an error. */
+/*
+ * Acquire slots, unless the key is blocked.  This may use tables, and raise an
+ * error.
+ */
 static void
 attempt(void *arg)
 {
@@ -61,8 +64,8 @@ allow_undecided(const BucketId *id, int sqlerrcode, const char *why)
 }
 
 /*
- * Acquire slots.  Returns whether the call is allowed.  *ticket is 0 if a setting has
- * allowed it.  A call that is allowed in any case does not wait.
+ * Acquire slots.  Returns whether the call is allowed.  *ticket is 0 if a setting
+ * has allowed it.  A call that is allowed in any case does not wait.
  */
 bool
 acquire_slots(AcquireCall *call, int64 *ticket)
@@ -128,7 +131,10 @@ acts_for(Oid owner)
 		has_privs_of_role(GetOuterUserId(), owner);
 }
 
-/* Release a ticket.  Returns whether it was held, and may be released by this session. */
+/*
+ * Release a ticket.  Returns whether it was held, and may be released by this
+ * session.
+ */
 bool
 release_ticket(int64 ticket)
 {

@@ -94,8 +94,8 @@ check_least(const char *name, int32 value, int32 least)
 }
 
 /*
- * rl_acquire(key, slots, weight, hold, timeout, limiter) returns bigint: a ticket, or
- * null
+ * rl_acquire(key, slots, weight, hold, timeout, limiter) returns bigint: a ticket,
+ * or null
  */
 Datum
 rl_acquire(PG_FUNCTION_ARGS)

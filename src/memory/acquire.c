@@ -5,9 +5,9 @@
  * memory/semaphores.h explains how slots are kept.
  *
  * A call gets its slots if those that are held, and its own, are not more than the
- * number that it names, and if nobody waits: whoever comes later does not overtake, so
- * that one who waits for many slots gets them in spite of others who need only one.
- * Slots whose time is over are freed before a call is decided.
+ * number that it names, and if nobody waits: whoever comes later does not overtake,
+ * so that one who waits for many slots gets them in spite of others who need only
+ * one.  Slots whose time is over are freed before a call is decided.
  */
 #include "postgres.h"
 
@@ -77,11 +77,11 @@ semaphore_acquire(const AcquireCall *call, int64 *number)
 }
 
 /*
- * Lock the partition of the ticket with this number.  Return its cell, or NO_CELL, with
- * nothing locked, if there is no such ticket.
+ * Lock the partition of the ticket with this number.  Return its cell, or NO_CELL,
+ * with nothing locked, if there is no such ticket.
  *
- * The partition is read without a lock.  If the ticket is held, it is the right one; if
- * the cell is used by another ticket meanwhile, its number is another, too.
+ * The partition is read without a lock.  If the ticket is held, it is the right one;
+ * if the cell is used by another ticket meanwhile, its number is another, too.
  */
 static uint32
 lock_ticket(int64 number, uint32 *partition)
@@ -100,8 +100,8 @@ lock_ticket(int64 number, uint32 *partition)
 }
 
 /*
- * May this backend, for this role, do something to the ticket?  *owner is the role that
- * the ticket belongs to, if that is not the answer.
+ * May this backend, for this role, do something to the ticket?  *owner is the role
+ * that the ticket belongs to, if that is not the answer.
  */
 static TicketResult
 check_ticket(const Ticket *ticket, Oid role, int64 now, Oid *owner)

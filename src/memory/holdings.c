@@ -3,23 +3,23 @@
  *		What a backend holds: tickets of its transaction and of its session.
  *
  * The tickets of a transaction, and those of the session, are each in a list, the
- * newest first.  The links are in the tickets' cells, but only the backend that holds
- * them uses them.  So nothing has to be allocated, and a ticket leaves its list in one
- * step whatever the order of releases.
+ * newest first.  The links are in the tickets' cells, but only the backend that
+ * holds them uses them.  So nothing has to be allocated, and a ticket leaves its
+ * list in one step whatever the order of releases.
  *
- * Slots of a transaction are freed when it ends.  That is after its changes have become
- * visible to others, or have been undone, so whoever gets the slots next sees them.
- * What a subtransaction has acquired is freed if it is rolled back, and becomes its
- * parent's if it commits.  Slots of the session are freed when the backend exits,
- * whatever the reason, after its last transaction has ended.  Nothing here can fail or
- * allocate memory.  If a backend cannot run its exit code, because it was killed, the
- * server starts all others anew, with all slots free.
+ * Slots of a transaction are freed when it ends.  That is after its changes have
+ * become visible to others, or have been undone, so whoever gets the slots next sees
+ * them.  What a subtransaction has acquired is freed if it is rolled back, and
+ * becomes its parent's if it commits.  Slots of the session are freed when the
+ * backend exits, whatever the reason, after its last transaction has ended.  Nothing
+ * here can fail or allocate memory.  If a backend cannot run its exit code, because
+ * it was killed, the server starts all others anew, with all slots free.
  *
- * PREPARE TRANSACTION raises an error if the transaction holds slots: another session
- * may end the transaction, or nobody ever.
+ * PREPARE TRANSACTION raises an error if the transaction holds slots: another
+ * session may end the transaction, or nobody ever.
  *
- * A backend keeps the cell of one ticket ready, so that a call after a release need not
- * take one from the stack that all share.
+ * A backend keeps the cell of one ticket ready, so that a call after a release need
+ * not take one from the stack that all share.
  */
 #include "postgres.h"
 
@@ -39,8 +39,8 @@ StaticAssertDecl(HOLD_TRANSACTION == 0 && HOLD_SESSION == 1, "these are indexes 
 static uint32 ready = NO_CELL;
 
 /*
- * Return a cell for a ticket of the present role.  It stays ready until it is used, so
- * that it is not lost if the call ends before.  NO_CELL: there is no room.
+ * Return a cell for a ticket of the present role.  It stays ready until it is used,
+ * so that it is not lost if the call ends before.  NO_CELL: there is no room.
  */
 uint32
 ready_ticket(void)
@@ -156,8 +156,8 @@ at_subxact_end(SubXactEvent event, SubTransactionId mine,
 }
 
 /*
- * The backend exits.  This is called after its last transaction has ended, and while it
- * can still take locks.
+ * The backend exits.  This is called after its last transaction has ended, and while
+ * it can still take locks.
  */
 static void
 free_at_exit(int code, Datum arg)

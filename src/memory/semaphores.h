@@ -2,33 +2,35 @@
  * memory/semaphores.h
  *		How slots are kept in shared memory: semaphores, tickets and waiters.
  *
- * A *semaphore* is what a (database, limiter, key) has while any of its slots are held
- * or waited for.  A *ticket* is one holding: some slots of one semaphore, which are
- * acquired and released together.  A *waiter* is a backend that waits for a ticket.
- * SQL calls the number of a ticket a ticket, too.  (The slots of memory/slots.h are
- * others: those hold buckets.)
+ * A *semaphore* is what a (database, limiter, key) has while any of its slots are
+ * held or waited for.  A *ticket* is one holding: some slots of one semaphore, which
+ * are acquired and released together.  A *waiter* is a backend that waits for a
+ * ticket.  SQL calls the number of a ticket a ticket, too.  (The slots of
+ * memory/slots.h are others: those hold buckets.)
  *
- * Semaphores are found by the hash of their name, in chains, and names are compared in
- * full.  The chains are divided among partitions.  The lock of a partition, which is
- * taken exclusively, protects its chains and semaphores, the tickets and waiters of
- * these, and the heap of those of its tickets that expire.  Under it nothing is waited
- * for, allocated or raised, and nothing takes longer than its steps are counted for:
- * a call frees at most EXPIRE_BATCH expired tickets before it lets others go on.
+ * Semaphores are found by the hash of their name, in chains, and names are compared
+ * in full.  The chains are divided among partitions.  The lock of a partition, which
+ * is taken exclusively, protects its chains and semaphores, the tickets and waiters
+ * of these, and the heap of those of its tickets that expire.  Under it nothing is
+ * waited for, allocated or raised, and nothing takes longer than its steps are
+ * counted for: a call frees at most EXPIRE_BATCH expired tickets before it lets
+ * others go on.
  *
- * Cells of tickets and semaphores that are not in use are on two stacks, which need no
- * lock: a cell is pushed and popped by compare-and-swap of the stack's word, whose
- * upper half counts the changes, so that a word that was read long ago does not match.
- * A cell's link may be read although another process has popped the cell, as cells
- * never go away; the swap then fails.
+ * Cells of tickets and semaphores that are not in use are on two stacks, which need
+ * no lock: a cell is pushed and popped by compare-and-swap of the stack's word,
+ * whose upper half counts the changes, so that a word that was read long ago does
+ * not match.  A cell's link may be read although another process has popped the cell,
+ * as cells never go away; the swap then fails.
  *
- * A ticket's number contains its cell and TICKET_TAG_BITS bits that nobody can guess.
- * So the number leads to the cell without a search, and one that is out of date, or
- * invented, does not match what the cell holds.
+ * A ticket's number contains its cell and TICKET_TAG_BITS bits that nobody can
+ * guess.  So the number leads to the cell without a search, and one that is out of
+ * date, or invented, does not match what the cell holds.
  *
- * This file has the structures alone.  memory/tickets.c holds and frees slots under the
- * lock, memory/holdings.c frees what a backend holds when its transaction or the backend
- * ends, memory/ticket_wait.c lets a backend wait, and memory/acquire.c does what SQL
- * asks for.  memory/tickets_part.c sets all of it up, saves it and shows it.
+ * This file has the structures alone.  memory/tickets.c holds and frees slots under
+ * the lock, memory/holdings.c frees what a backend holds when its transaction or the
+ * backend ends, memory/ticket_wait.c lets a backend wait, and memory/acquire.c does
+ * what SQL asks for.  memory/tickets_part.c sets all of it up, saves it and shows
+ * it.
  */
 #ifndef RATELIMIT_MEMORY_SEMAPHORES_H
 #define RATELIMIT_MEMORY_SEMAPHORES_H

@@ -2,20 +2,22 @@
  * memory/ticket_heap.c
  *		The heap of a partition's tickets that expire, by the time when they do.
  *
- * It is a pairing heap, as in PostgreSQL's lib/pairingheap.c, whose links are numbers
- * of cells instead of addresses, because a segment of shared memory may be mapped at
- * different addresses.  The first ticket to expire is found at once; adding one takes
- * a few steps, and removing one takes O(log n) of them on average.
+ * It is a pairing heap, as in PostgreSQL's lib/pairingheap.c, whose links are
+ * numbers of cells instead of addresses, because a segment of shared memory may be
+ * mapped at different addresses.  The first ticket to expire is found at once;
+ * adding one takes a few steps, and removing one takes O(log n) of them on average.
  *
- * A ticket's children are in a list.  "child" is the first of them, "sibling" the next
- * one in the list, and "before" the one before it there, or, of the first one, the
- * parent.  The caller holds the partition's lock.
+ * A ticket's children are in a list.  "child" is the first of them, "sibling" the
+ * next one in the list, and "before" the one before it there, or, of the first one,
+ * the parent.  The caller holds the partition's lock.
  */
 #include "postgres.h"
 
 #include "memory/ticket_heap.h"
 
-/* Make the one that expires later the first child of the other, which is returned. */
+/*
+ * Make the one that expires later the first child of the other, which is returned.
+ */
 static uint32
 merge(Ticket *tickets, uint32 a, uint32 b)
 {
@@ -36,7 +38,9 @@ merge(Ticket *tickets, uint32 a, uint32 b)
 	return a;
 }
 
-/* Make one heap of the children in a list: first in pairs, then all pairs together. */
+/*
+ * Make one heap of the children in a list: first in pairs, then all pairs together.
+ */
 static uint32
 merge_children(Ticket *tickets, uint32 child)
 {

@@ -2,11 +2,12 @@
  * memory/ticket_wait.c
  *		Waiting for slots in shared memory: first come, first served.
  *
- * A waiter queues with a ticket's cell ready, and sleeps on its latch.  Whoever frees
- * slots gives them to the first waiter (memory/tickets.c).  The waiter then holds its ticket, whether or not it is awake.  So a wakeup cannot
- * get lost: a waiter that leaves, because it is cancelled or terminated or its time is
- * over, finds under the lock that it has been given a ticket, and frees it again; or
- * that it is in the queue, and leaves that.  Then the one behind it may have enough
+ * A waiter queues with a ticket's cell ready, and sleeps on its latch.  Whoever
+ * frees slots gives them to the first waiter (memory/tickets.c).  The waiter then
+ * holds its ticket, whether or not it is awake.  So a wakeup cannot get lost: a
+ * waiter that leaves, because it is cancelled or terminated or its time is over,
+ * finds under the lock that it has been given a ticket, and frees it again; or that
+ * it is in the queue, and leaves that.  Then the one behind it may have enough
  * slots.
  *
  * No process frees slots when their time is over.  So the first waiter of each
@@ -107,9 +108,9 @@ sleep_until_granted(const Wait *wait, uint32 me, int64 deadline)
 
 /*
  * Wait for the slots of the n-th semaphore, with a ticket's cell ready.  Returns
- * whether the ticket has got them; if not, the timeout is over.  The caller holds the
- * lock, which is released.  *number is the ticket's.  If it is held for an interval,
- * that may be over already, so the caller must not look into the cell.
+ * whether the ticket has got them; if not, the timeout is over.  The caller holds
+ * the lock, which is released.  *number is the ticket's.  If it is held for an
+ * interval, that may be over already, so the caller must not look into the cell.
  */
 bool
 wait_for_ticket(const AcquireCall *call, const Holder *holder, uint32 n, uint32 cell,

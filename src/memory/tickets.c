@@ -5,16 +5,16 @@
  * memory/semaphores.h explains how slots are kept.  When a call may have slots is
  * decided in memory/acquire.c.
  *
- * Whoever frees slots gives them to the first waiter, as long as there are enough for
- * it, and wakes it.  Slots whose time is over are freed in order of time, for the whole
- * partition, by whoever comes; there is no process that would do it.
+ * Whoever frees slots gives them to the first waiter, as long as there are enough
+ * for it, and wakes it.  Slots whose time is over are freed in order of time, for
+ * the whole partition, by whoever comes; there is no process that would do it.
  *
- * Room for tickets is limited, and every role may use it.  A role gets another ticket
- * only if it has less than four times as many as are left.  So a role that is alone
- * gets four fifths of the room, which is what ratelimit.max_tickets says; n roles that
- * take what they can get have 4 / (4n + 1) each, and there is always some left for the
- * next one.  A ticket is never taken away from its holder.  Roles are told apart by a
- * hash with a secret seed, as in violations/shares.c.
+ * Room for tickets is limited, and every role may use it.  A role gets another
+ * ticket only if it has less than four times as many as are left.  So a role that is
+ * alone gets four fifths of the room, which is what ratelimit.max_tickets says; n
+ * roles that take what they can get have 4 / (4n + 1) each, and there is always some
+ * left for the next one.  A ticket is never taken away from its holder.  Roles are
+ * told apart by a hash with a secret seed, as in violations/shares.c.
  */
 #include "postgres.h"
 
@@ -30,8 +30,11 @@
 
 Semaphores	semaphores;
 
-/* Where the next ticket's number comes from; secret, and each process has its own. */
-static uint64 number_state = 0;
+/*
+ * Where the next ticket's number comes from; secret, and each process has its own.
+ */
+static uint64 number_state;
+static int	number_pid = 0;		/* of the process that has made it */
 
 bool
 semaphores_attached(void)
@@ -46,8 +49,11 @@ semaphores_attached(void)
 void
 semaphores_lock(uint32 partition)
 {
-	if (unlikely(number_state == 0))
+	if (unlikely(number_pid != MyProcPid))
+	{
 		number_state = secret_seed();
+		number_pid = MyProcPid;
+	}
 	LWLockAcquire(&semaphores.locks[partition].lock, LW_EXCLUSIVE);
 }
 
@@ -61,7 +67,10 @@ semaphores_unlock(uint32 partition)
  * Free cells
  */
 
-/* Pop a cell from the stack.  "link" is a cell's link, and "size" the size of a cell. */
+/*
+ * Pop a cell from the stack.  "link" is a cell's link, and "size" the size of a
+ * cell.
+ */
 static uint32
 pop(FreeCells *stack, const uint32 *link, Size size)
 {
@@ -103,8 +112,8 @@ share_of(Oid role, Oid database)
 }
 
 /*
- * Take a free cell for the role.  NO_CELL if there is none, or if the role has its share
- * already and "fair" is true.
+ * Take a free cell for the role.  NO_CELL if there is none, or if the role has its
+ * share already and "fair" is true.
  */
 uint32
 pop_ticket(Oid role, Oid database, bool fair)
@@ -175,8 +184,8 @@ find(const BucketId *id)
 }
 
 /*
- * Find the key's semaphore, or make it.  There is one for each ticket's cell, and the
- * caller has a cell, so there is one left.
+ * Find the key's semaphore, or make it.  There is one for each ticket's cell, and
+ * the caller has a cell, so there is one left.
  */
 uint32
 find_or_make_semaphore(const BucketId *id)
@@ -245,8 +254,8 @@ retire_semaphore(uint32 n)
 
 /*
  * Is the ticket held, and protected by the lock of this partition, which the caller
- * holds?  Until that is known, another partition's lock may protect it, under which it
- * is changed; but what has a number then has the other partition, too.
+ * holds?  Until that is known, another partition's lock may protect it, under which
+ * it is changed; but what has a number then has the other partition, too.
  */
 bool
 ticket_is_in(uint32 cell, uint32 partition)
@@ -351,8 +360,8 @@ dequeue(Semaphore *semaphore, const SemaphoreWaiter *waiter)
 }
 
 /*
- * Slots have become free, or the first waiter has left: give waiters what there is, in
- * order.  The lock is held.
+ * Slots have become free, or the first waiter has left: give waiters what there is,
+ * in order.  The lock is held.
  */
 static void
 grant_waiters(uint32 n, int64 now)
@@ -391,8 +400,8 @@ dequeue_waiter(uint32 me, int64 now)
  */
 
 /*
- * Let an interval's ticket be held until another time.  The first waiter sleeps until
- * slots become free by time, which may be earlier now.
+ * Let an interval's ticket be held until another time.  The first waiter sleeps
+ * until slots become free by time, which may be earlier now.
  */
 void
 hold_until(uint32 cell, int64 until)
@@ -407,8 +416,8 @@ hold_until(uint32 cell, int64 until)
 }
 
 /*
- * Free the slots of a ticket, and let those who wait have them.  The caller pushes the
- * cell, or uses it again.
+ * Free the slots of a ticket, and let those who wait have them.  The caller pushes
+ * the cell, or uses it again.
  */
 void
 free_slots(uint32 cell, int64 now)
@@ -430,8 +439,8 @@ free_slots(uint32 cell, int64 now)
 }
 
 /*
- * Free slots of the partition whose time is over, up to EXPIRE_BATCH tickets.  Returns
- * whether there may be more.
+ * Free slots of the partition whose time is over, up to EXPIRE_BATCH tickets.
+ * Returns whether there may be more.
  */
 bool
 expire_some(uint32 partition, int64 now)

@@ -5,10 +5,10 @@
  *
  * memory/semaphores.h explains how slots are kept.
  *
- * Only slots that are held for an interval outlive the server, and only a clean stop:
- * transactions and sessions end with it, and after a crash all slots are free.  A
- * ticket keeps its number, if ratelimit.max_tickets has not become so small that there
- * is no such cell any more.
+ * Only slots that are held for an interval outlive the server, and only a clean
+ * stop: transactions and sessions end with it, and after a crash all slots are
+ * free.  A ticket keeps its number, if ratelimit.max_tickets has not become so small
+ * that there is no such cell any more.
  */
 #include "postgres.h"
 
@@ -192,8 +192,8 @@ save(Saving *saving)
 
 /*
  * Take this cell from the stack of free ones, or any, if it is not there.  While the
- * server starts, the stack is still in order of cells; they are loaded in that order,
- * too, so the search goes on where the last one ended.
+ * server starts, the stack is still in order of cells; they are loaded in that
+ * order, too, so the search goes on where the last one ended.
  */
 static uint32
 claim_cell(uint32 wanted, Oid role, Oid database)
@@ -252,12 +252,8 @@ load(int kind, const char *bytes, Size size, Loading *loading)
 	cell = claim_cell(ticket_cell(record.number), record.role, record.database);
 	if (cell == NO_CELL)
 		return true;
+	semaphores_lock(semaphore_partition(id.hash));
 	n = find_or_make_semaphore(&id);
-	if (n == NO_CELL)
-	{
-		push_ticket(cell);
-		return true;
-	}
 	holder.weight = record.weight;
 	holder.pid = record.pid;
 	holder.length = (int64) left;
@@ -266,6 +262,7 @@ load(int kind, const char *bytes, Size size, Loading *loading)
 	semaphores.tickets[cell].since = saved_mono(loading, record.age);
 	if (cell == ticket_cell(record.number))
 		semaphores.tickets[cell].number = record.number;
+	semaphores_unlock(semaphore_partition(id.hash));
 	return true;
 }
 

@@ -3,22 +3,23 @@
  *		Slots without shared memory: in the lock manager, and in rate_limit_tickets.
  *
  * The slots of a key are numbered places, and each place is a heavyweight lock.  It
- * is held as advisory locks are, by a transaction or by a session, so the server frees
- * it when these end, however they end, and subtransactions need no care.  A call
- * takes the places with the least numbers that are free, and never waits for a place.
+ * is held as advisory locks are, by a transaction or by a session, so the server
+ * frees it when these end, however they end, and subtransactions need no care.  A
+ * call takes the places with the least numbers that are free, and never waits for a
+ * place.
  *
- * An interval outlives its transaction, and has a row in rate_limit_tickets, which says
- * which places it holds until when.  Until the transaction ends it holds the places'
- * locks, too.  The row becomes visible before the locks are released.  So whoever gets
- * a place's lock, and then finds no row with a new snapshot, has the place.  If the
- * transaction is rolled back, there is no row, and the place is free.
+ * An interval outlives its transaction, and has a row in rate_limit_tickets, which
+ * says which places it holds until when.  Until the transaction ends it holds the
+ * places' locks, too.  The row becomes visible before the locks are released.  So
+ * whoever gets a place's lock, and then finds no row with a new snapshot, has the
+ * place.  If the transaction is rolled back, there is no row, and the place is free.
  *
- * Two more locks of each key keep order.  The mutex is held while a call takes places,
- * so that no call fails because another one has taken places that it then gives up.
- * The queue's lock is waited for, in the order in which calls come, and its holder is
- * the first of those that wait: it looks again and again whether there are enough
- * places.  A call that does not wait needs the queue's lock for sharing, which it does
- * not get if others wait.
+ * Two more locks of each key keep order.  The mutex is held while a call takes
+ * places, so that no call fails because another one has taken places that it then
+ * gives up.  The queue's lock is waited for, in the order in which calls come, and
+ * its holder is the first of those that wait: it looks again and again whether there
+ * are enough places.  A call that does not wait needs the queue's lock for sharing,
+ * which it does not get if others wait.
  *
  * The locks' tag has 64 bits of SHA-256 of the names, because nobody can find a key
  * that shares them with a given other one; a hash with a secret would have to be in
@@ -164,9 +165,9 @@ make_tag(LOCKTAG *tag, const BucketId *id)
 }
 
 /*
- * Lock a place, the mutex or the queue, for the current subtransaction.  It is not the
- * portal that gets the lock, as usual, because locks of a portal cannot be released
- * when the portal is gone.
+ * Lock a place, the mutex or the queue, for the current subtransaction.  It is not
+ * the portal that gets the lock, as usual, because locks of a portal cannot be
+ * released when the portal is gone.
  */
 static LockAcquireResult
 lock(LOCKTAG *tag, uint16 place, LOCKMODE mode, bool wait)
@@ -339,7 +340,8 @@ column(uint64 i, int n)
 }
 
 /*
- * The places in a row.  Rows are never trusted, so what cannot be a place is left out.
+ * The places in a row.  Rows are never trusted, so what cannot be a place is left
+ * out.
  */
 static int
 read_array(Datum datum, uint16 *places)
@@ -535,12 +537,12 @@ queue_for(LOCKTAG *tag, int64 ms)
 	int			mine = (int) Min(Max(ms, 1), INT_MAX);
 	bool		shorter = LockTimeout == 0 || mine < LockTimeout;
 	int			nest = NewGUCNestLevel();
-	char		text[32];
+	char		number[16];
 	ErrorData  *error;
 
-	snprintf(text, sizeof(text), "%d", mine);
+	snprintf(number, sizeof(number), "%d", mine);
 	if (shorter)
-		(void) set_config_option("lock_timeout", text, PGC_USERSET, PGC_S_SESSION,
+		(void) set_config_option("lock_timeout", number, PGC_USERSET, PGC_S_SESSION,
 								 GUC_ACTION_SAVE, true, 0, false);
 	error = sql_try(lock_queue, tag);
 	AtEOXact_GUC(true, nest);
@@ -655,8 +657,8 @@ unlock_held(Held *held)
 }
 
 /*
- * Look for an interval's row.  Returns false if there is none, or it belongs to a role
- * that this session does not act for.  *tag and *places are what it holds.
+ * Look for an interval's row.  Returns false if there is none, or it belongs to a
+ * role that this session does not act for.  *tag and *places are what it holds.
  */
 static bool
 find_row(int64 ticket, bool (*acts_for) (Oid role), LOCKTAG *tag, uint16 *places, int *n)
@@ -711,9 +713,9 @@ change_row(SqlStatement *statement, int64 ticket, TimestampTz until)
 /*
  * Release a ticket of this backend, or of an interval of a role that it acts for.
  *
- * An interval's row is deleted, so others see that when this transaction commits.  If
- * this transaction has written the row, it keeps the places' locks until then: if the
- * deletion is rolled back to a savepoint, nothing else says that they are held.
+ * An interval's row is deleted, so others see that when this transaction commits.
+ * If this transaction has written the row, it keeps the places' locks until then: if
+ * the deletion is rolled back to a savepoint, nothing else says that they are held.
  */
 bool
 places_release(int64 ticket, bool (*acts_for) (Oid role))
@@ -731,8 +733,8 @@ places_release(int64 ticket, bool (*acts_for) (Oid role))
 
 /*
  * Renew an interval.  Until this transaction ends, others see its row as it was.  So
- * this locks its places until then, unless this transaction has them locked anyway.  If
- * another one has a place, the row's time was over.
+ * this locks its places until then, unless this transaction has them locked anyway.
+ * If another one has a place, the row's time was over.
  */
 TicketResult
 places_renew(int64 ticket, int64 length, bool (*acts_for) (Oid role))
@@ -802,8 +804,8 @@ show_row(uint64 i, TimestampTz now, int64 mono, SlotsView *view)
 }
 
 /*
- * Show the intervals, and what this session holds.  What other sessions hold is in the
- * lock manager, which does not know keys; see pg_locks.
+ * Show the intervals, and what this session holds.  What other sessions hold is in
+ * the lock manager, which does not know keys; see pg_locks.
  */
 void
 places_views(void (*show) (const SlotsView *view, void *arg), void *arg)

@@ -115,7 +115,7 @@ foreach my $preload (1, 0)
 	my $name = $preload ? 'memory' : 'table';
 	my $node = start_server($name, preload => $preload, conf => $preload ? 'ratelimit.max_tickets = 100' : '');
 	my $room = $preload ? room($node) : 0;
-	my $rounds = $preload ? ($full ? 20 : 3) : ($full ? 4 : 1);
+	my $rounds = $preload ? ($full ? 5 : 3) : ($full ? 4 : 1);
 	my $above = 0;
 	my $disturbed = 0;
 	my $looks = 0;
@@ -127,8 +127,8 @@ foreach my $preload (1, 0)
 		my $run = start_clients(
 			$node,
 			clients => 32,
-			transactions => $preload ? ($full ? 400 : 60) : ($full ? 100 : 20),
-			define => { pairs => $preload ? ($full ? 500 : 100) : 1 },
+			transactions => $preload ? ($full ? 150 : 60) : ($full ? 100 : 20),
+			define => { pairs => $preload ? ($full ? 200 : 100) : 1 },
 			script => $script);
 		my $terminated = 0;
 
