@@ -22,6 +22,7 @@ int			flag_threshold_setting = 1000;
 int			flag_window_setting = 600;
 char	   *flag_limiters_setting = NULL;
 int			max_episodes_setting = 200;
+int			max_reservations_setting = 4096;
 int			episode_retention_setting = 3600;
 int			save_interval_setting = 300;
 bool		enabled_setting = true;
@@ -158,6 +159,12 @@ settings_define(void)
 							"Or for flag_window, if that is longer.",
 							&episode_retention_setting,
 							3600, 1, 86400 * 366, PGC_SIGHUP, GUC_UNIT_S,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("ratelimit.max_reservations",
+							"Reservations held in shared memory.",
+							"Further ones are kept in a table.",
+							&max_reservations_setting,
+							4096, 16, 1 << 20, postmaster, 0,
 							NULL, NULL, NULL);
 	DefineCustomIntVariable("ratelimit.save_interval",
 							"How often state is saved for a restart.",

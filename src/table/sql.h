@@ -8,7 +8,7 @@
 #include "executor/spi.h"
 #include "storage/lockdefs.h"
 
-#define SQL_MAX_ARGS	6
+#define SQL_MAX_ARGS	8
 
 /* A statement, which is prepared when it is first executed. */
 typedef struct SqlStatement
@@ -27,10 +27,11 @@ typedef enum SqlTable
 	SQL_VIOLATIONS,
 	SQL_FLAGS,
 	SQL_POLICIES,
-	SQL_POSTGREST_RULES
+	SQL_POSTGREST_RULES,
+	SQL_RESERVED
 } SqlTable;
 
-#define SQL_TABLES	(SQL_POSTGREST_RULES + 1)
+#define SQL_TABLES	(SQL_RESERVED + 1)
 
 /* The user and security context that sql_end() restores. */
 typedef struct SqlCaller
