@@ -2,8 +2,6 @@
 # in memory of which nobody gets all, on a standby and in read-only and prepared
 # transactions, until the extension or the database is dropped; what settling does
 # when it fails; and that they expire when they should, by each store's clock.
-#
-# Expected in the log: was terminated by signal 9: Killed
 use strict;
 use warnings FATAL => 'all';
 
@@ -68,7 +66,7 @@ foreach my $node ($memory, $table)
 
 	$number{$what} = reserve($node, 'crash', 60);
 	ok(wait_for_save($node), 'saved') if $what eq 'memory';
-	kill_postmaster($node);
+	$node->stop('immediate');
 	{
 		local %ENV = (%ENV, $what eq 'table' ? %seam : ());
 		$node->start;
@@ -144,9 +142,9 @@ is($standby->safe_psql('postgres', 'SELECT key, tokens, store FROM rate_limit_re
 is(settle($memory, $number, 10), '', '... not on the primary');
 is(settle($standby, $number, 10), 90, '... settled');
 is(settle($standby, 12345, 10), '', '... no table to look in');
-($rc, $out, $err) = $standby->psql('postgres', q{SELECT rl_reserve('there', 1e6, 0, 10) FROM generate_series(1, 70)});
+($rc, $out, $err) = $standby->psql('postgres', q{SELECT rl_reserve('many', 1e6, 0, 10) FROM generate_series(1, 70)});
 like($err, qr/cannot keep a reservation during recovery/, '... and no more than memory has room for');
-is($standby->safe_psql('postgres', "SELECT 1e6 - (rl_peek('there', 1e6, 0, 0)).remaining - (SELECT sum(tokens) FROM rate_limit_reservations)"), 10, '... to the token');
+is($standby->safe_psql('postgres', "SELECT 1e6 - (rl_peek('many', 1e6, 0, 0)).remaining - (SELECT sum(tokens) FROM rate_limit_reservations)"), 0, '... to the token');
 $standby->stop;
 
 #
@@ -157,7 +155,6 @@ foreach my $node ($memory, $table)
 	my $what = $node->name;
 	my @lines = split /\n/, $node->safe_psql('postgres', "BEGIN; SELECT rl_reserve('prepared', 100, 0, 60); PREPARE TRANSACTION 'p'");
 
-	$memory->safe_psql('postgres', 'SELECT 1');
 	is(settle($node, $lines[0], 10), '', 'table: the reservation of a prepared transaction cannot be settled') if $what eq 'table';
 	$node->safe_psql('postgres', "COMMIT PREPARED 'p'");
 	is(settle($node, $lines[0], 10), 90, "$what: ... can when it is committed");
