@@ -194,11 +194,10 @@ is(tokens($table, 'locked'), 100, '... and nothing is taken');
 finish_session($blocker);
 
 # rows that a person has written
-$table->safe_psql('postgres', q{INSERT INTO rate_limit_reserved
-SELECT n, 'infinity', 'NaN', 0, '', '{}', '{NULL}', '{1,2}' FROM unnest(ARRAY[1, 3]) n UNION ALL
-SELECT 5, now() + '1 day', 5, 0, 'k', '{{a,b},{c,d}}', '{1,1,1,1}', '{1,1,1,1}' UNION ALL
-SELECT 7, now() + '1 day', 5, 0, 'k', ARRAY[':a'], '{1}', '{1}' UNION ALL
-SELECT 9, now() + '1 day', 5, 0, 'k', '{a}', '{-1}', '{Infinity}'});
+$table->safe_psql('postgres', q{INSERT INTO rate_limit_reserved VALUES
+(1, 'infinity', 'NaN', 0, '', '{}', '{NULL}', '{1,2}'), (3, 'infinity', 1, 0, 'k', '{a}', '{1}', '{1}'),
+(5, now() + '1 day', 5, 0, 'k', '{{a,b},{c,d}}', '{1,1,1,1}', '{1,1,NULL,1}'), (7, now() + '1 day', 5, 0, 'k', '{:a}', '{1}', '{1}'),
+(9, now() + '1 day', 5, 0, 'k', '{a}', '{-1}', '{Infinity}'), (11, now() + '1 day', 5, 0, 'k', '{a}', '{1}', '{1}')});
 is($table->safe_psql('postgres', 'SELECT count(rl_settle(n, 1)) FROM generate_series(0, 11) n'), 0, 'rows that make no sense are nothing to settle');
 is($table->safe_psql('postgres', 'SELECT count(*) FROM rate_limit_reservations WHERE key = $$k$$'), 0, '... and not shown');
 
