@@ -89,6 +89,11 @@ RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION rl_wait(text, float8, float8, float8, interval, text) IS
 'Take cost tokens from the bucket of (limiter, key) now and sleep until they are due, first come, first served: true. False at once, and nothing taken, if that is later than timeout (a month: 30 days), or the key is blocked. A wait that is cancelled gives its tokens back. The transaction stays open meanwhile. Arguments and errors as of rl_consume(); also 22023 timeout negative.';
 
+CREATE FUNCTION rl_book(key text, capacity float8, refill float8, cost float8 DEFAULT 1, timeout interval DEFAULT '1 min', limiter text DEFAULT 'default')
+RETURNS interval AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION rl_book(text, float8, float8, float8, interval, text) IS
+'rl_wait() for callers that sleep by themselves: take cost tokens from the bucket of (limiter, key) now, first come, first served, and return how long to wait until they are due, zero if they are; null, and nothing taken, if that is later than timeout, or the key is blocked. A caller that does not come gives its tokens back by rl_reward(). Not undone by a rollback. Arguments and errors as of rl_wait().';
+
 CREATE FUNCTION rl_enforce(key text, capacity float8, refill float8, cost float8 DEFAULT 1, limiter text DEFAULT 'default')
 RETURNS void AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION rl_enforce(text, float8, float8, float8, text) IS
@@ -227,6 +232,56 @@ COMMENT ON COLUMN rate_limit_slots.slots IS 'how many slots the key has, as its 
 COMMENT ON COLUMN rate_limit_slots.held IS 'how many of the key''s slots are held in all; null without shared memory';
 COMMENT ON COLUMN rate_limit_slots.waiting IS 'how many wait for slots of the key; null without shared memory';
 
+-- Reservations
+
+CREATE UNLOGGED TABLE rate_limit_reserved (
+	reservation bigint NOT NULL PRIMARY KEY,
+	expires_at timestamptz NOT NULL,
+	tokens float8 NOT NULL,
+	role oid NOT NULL,
+	key text COLLATE pg_catalog."C" NOT NULL,
+	limiters text[] NOT NULL,
+	capacities float8[] NOT NULL,
+	refills float8[] NOT NULL
+) WITH (autovacuum_vacuum_scale_factor = 0.05);
+CREATE INDEX rate_limit_reserved_expires_at ON rate_limit_reserved (expires_at);
+COMMENT ON TABLE rate_limit_reserved IS
+'The reservations that do not live in shared memory, a row each until some time after it expires, settled or not. Written by rl_reserve() and rl_reserve_policy() only; to look at reservations, use rate_limit_reservations. Emptied by a crash and by promotion.';
+COMMENT ON COLUMN rate_limit_reserved.reservation IS 'its number: everybody who has it may settle it';
+COMMENT ON COLUMN rate_limit_reserved.expires_at IS 'when all its tokens will have been used';
+COMMENT ON COLUMN rate_limit_reserved.tokens IS 'tokens taken from each of its buckets';
+COMMENT ON COLUMN rate_limit_reserved.role IS 'the role that reserved them';
+COMMENT ON COLUMN rate_limit_reserved.key IS 'who is limited';
+COMMENT ON COLUMN rate_limit_reserved.limiters IS 'which rules, one for each of its buckets';
+COMMENT ON COLUMN rate_limit_reserved.capacities IS 'tokens, one for each of its buckets, of the call that reserved';
+COMMENT ON COLUMN rate_limit_reserved.refills IS 'tokens per second, one for each of its buckets, of the call that reserved';
+
+CREATE FUNCTION rl_reserve(key text, capacity float8, refill float8, tokens float8, expires interval DEFAULT '1 min', limiter text DEFAULT 'default')
+RETURNS bigint AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION rl_reserve(text, float8, float8, float8, interval, text) IS
+'Take tokens from the bucket of (limiter, key) before it is known how many will be used: the number of a reservation, for rl_settle(); null, and nothing taken, if they were not there; 0, and nothing taken, if the call is allowed only because of ratelimit.enabled, shadow or on_error. A reservation that is not settled before it expires has used all its tokens. Not undone by a rollback. Arguments and errors as of rl_consume(), tokens as cost; also 22023 expires not above 0 or above 1 day; 25006 where a reservation has no room in shared memory and a table cannot be written.';
+
+CREATE FUNCTION rl_settle(reservation bigint, used float8)
+RETURNS float8 AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION rl_settle(bigint, float8) IS
+'Say how many tokens of a reservation were used: the others go back into the bucket, never above its capacity, and what was used beyond them is taken, even into debt. Returns the tokens left in the bucket, or in the emptiest of a policy''s; null, and nothing happens, if the reservation is not outstanding: it was settled before, has expired, is being settled, or does not exist in this database. Everybody who has its number may settle it. Not undone by a rollback. Errors: 22004 a null argument; 22023 used not finite or below 0.';
+
+CREATE FUNCTION _rl_reservations(OUT limiter text, OUT key text, OUT tokens float8, OUT expires_at timestamptz, OUT role text, OUT store text)
+RETURNS SETOF record AS 'MODULE_PATHNAME', 'rl_reservations' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION _rl_reservations() IS
+'The outstanding reservations of this database, a row for each of their buckets; read the view rate_limit_reservations instead.';
+
+CREATE VIEW rate_limit_reservations AS
+SELECT limiter, key, tokens, expires_at, role, store FROM _rl_reservations();
+COMMENT ON VIEW rate_limit_reservations IS
+'The outstanding reservations of this database, a row for each bucket that one holds tokens of.';
+COMMENT ON COLUMN rate_limit_reservations.limiter IS 'which rule';
+COMMENT ON COLUMN rate_limit_reservations.key IS 'who is limited';
+COMMENT ON COLUMN rate_limit_reservations.tokens IS 'tokens taken from the bucket and not settled';
+COMMENT ON COLUMN rate_limit_reservations.expires_at IS 'when all of them will have been used';
+COMMENT ON COLUMN rate_limit_reservations.role IS 'the role that reserved them; null if it does not exist any more';
+COMMENT ON COLUMN rate_limit_reservations.store IS 'store of the reservation, memory or table; its bucket may be in the other one';
+
 -- Policies
 
 CREATE TABLE rate_limit_policies (
@@ -280,6 +335,11 @@ CREATE FUNCTION rl_consume_policy(policy text, key text, cost float8 DEFAULT 1)
 RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION rl_consume_policy(text, text, float8) IS
 'rl_consume() by the rule of that name in rate_limit_policies: from all its tiers, or from none. Errors: 42704 no such policy, unless ratelimit.on_error says otherwise; others as of rl_consume().';
+
+CREATE FUNCTION rl_reserve_policy(policy text, key text, tokens float8, expires interval DEFAULT '1 min')
+RETURNS bigint AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION rl_reserve_policy(text, text, float8, interval) IS
+'rl_reserve() by the rule that rate_limit_policies has for policy: take tokens from the buckets of all its tiers, or from none. rl_settle() settles all of them. Errors as of rl_consume_policy() and rl_reserve(); also 54000 a policy with more than 8 enabled tiers.';
 
 CREATE FUNCTION rl_throttle_policy(policy text, key text, cost float8 DEFAULT 1)
 RETURNS rl_result AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
@@ -571,6 +631,10 @@ COMMENT ON COLUMN rate_limit_stats.last_error_at IS 'when the worker last failed
 COMMENT ON COLUMN rate_limit_stats.last_error IS 'why the worker last failed';
 COMMENT ON COLUMN rate_limit_stats.stats_since IS 'since when calls are counted: the first call after the start of the server, or rl_stats_reset()';
 
+REVOKE ALL ON rate_limit_reserved, rate_limit_reservations FROM PUBLIC;
+GRANT SELECT ON rate_limit_reservations TO pg_monitor;
+REVOKE ALL ON FUNCTION _rl_reservations() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION _rl_reservations() TO pg_monitor;
 REVOKE ALL ON rate_limit_postgrest_rules FROM PUBLIC;
 GRANT SELECT ON rate_limit_postgrest_rules TO pg_monitor;
 REVOKE ALL ON rate_limit_buckets, rate_limit_status, rate_limit_tickets, rate_limit_slots, rate_limit_policies, rate_limit_violations, rate_limit_flags,

@@ -27,6 +27,7 @@
 #include "memory/databases.h"
 #include "memory/part.h"
 #include "memory/tickets_part.h"
+#include "memory/reservations.h"
 #include "miscadmin.h"
 #include "storage/ipc.h"
 #include "storage/lwlock.h"
@@ -60,6 +61,7 @@ static const Part *const parts[] = {
 	&tracks_part,
 	&due_flags_part,
 	&databases_part,
+	&reservations_part,
 };
 
 static shmem_request_hook_type prev_shmem_request_hook = NULL;

@@ -302,6 +302,27 @@ bucket_rule_for_wait(BucketRule *rule, Owed timeout)
 }
 
 /*
+ * What a bucket owes after a reservation is settled: the rule's cost was taken, and
+ * so many tokens are used.  The result is what the bucket would owe if the call had
+ * taken the tokens used in the first place, as if there were no rounding: the two
+ * costs are rounded each by itself, as they are when they are taken.  At most what
+ * was taken is given back, and a bucket does not become more than full.  What was
+ * used beyond it makes a debt, as far as a debt may go.
+ */
+Owed
+bucket_settle(const BucketRule *reserved, double used, Owed owed)
+{
+	BucketRule	rule;
+	Owed		back;
+
+	bucket_rule(&rule, reserved->capacity, reserved->refill, used);
+	back = reserved->take - rule.take;
+	if (back >= 0)
+		return owed > back ? owed - back : 0;
+	return Min(owed - back, Max(owed, reserved->window + BUCKET_DEBT_MAX));
+}
+
+/*
  * bucket_carry(), unless the bucket refills both before and after the change:
  * converts what it owes by way of the tokens that it holds.
  */

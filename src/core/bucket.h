@@ -39,6 +39,7 @@ extern double bucket_costs(double capacity, double cost, double other);
 extern void bucket_rule_for_debt(BucketRule *rule);
 extern void bucket_rule_for_wait(BucketRule *rule, Owed timeout);
 extern bool bucket_timed(double capacity, double refill);
+extern Owed bucket_settle(const BucketRule *reserved, double used, Owed owed);
 extern Owed bucket_carry(double capacity, double refill, Owed owed,
 						 const BucketRule *rule);
 extern double bucket_tokens(const BucketRule *rule, Owed owed);

@@ -24,10 +24,14 @@ hash_use_seed(uint64 seed)
 
 /*
  * Can a bucket have these names?  A block is a bucket too; its limiter has a prefix.
+ * So is what stands for a reservation.
  */
 bool
 names_valid(const char *limiter, int limiter_len, const char *key, int key_len)
 {
+	if (limiter_len == strlen(RESERVED_LIMITER) &&
+		memcmp(limiter, RESERVED_LIMITER, limiter_len) == 0)
+		return key_len > 0 && key_len <= MAX_KEY_LEN && !memchr(key, '\0', key_len);
 	if (limiter_len > 0 && *limiter == BLOCK_PREFIX)
 	{
 		limiter++;

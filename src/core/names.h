@@ -12,6 +12,17 @@
 #define MAX_KEY_LEN			255 /* bytes */
 #define MAX_LIMITER_LEN		63	/* bytes */
 #define BLOCK_PREFIX		':' /* starts the limiter of a bucket that is a block */
+#define RESERVED_LIMITER	"::"	/* of a bucket that stands for a reservation */
+
+/*
+ * Is this the limiter of a bucket that stands for a block?  That of a reservation
+ * has the prefix twice.
+ */
+static inline bool
+limiter_is_block(const char *limiter, int len)
+{
+	return len > 1 && limiter[0] == BLOCK_PREFIX && limiter[1] != BLOCK_PREFIX;
+}
 
 /*
  * The head of a name: the lengths of limiter and key, and the first bytes of the two

@@ -22,6 +22,7 @@ int			flag_threshold_setting = 1000;
 int			flag_window_setting = 600;
 char	   *flag_limiters_setting = NULL;
 int			max_episodes_setting = 200;
+int			max_reservations_setting = 4096;
 int			episode_retention_setting = 3600;
 int			max_tickets_setting = 8192;
 int			save_interval_setting = 300;
@@ -165,6 +166,12 @@ settings_define(void)
 							"Has no effect unless ratelimit is in shared_preload_libraries.",
 							&max_tickets_setting,
 							8192, 16, 200000, postmaster, 0,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("ratelimit.max_reservations",
+							"Reservations held in shared memory.",
+							"Further ones are kept in a table.",
+							&max_reservations_setting,
+							4096, 16, 1 << 20, postmaster, 0,
 							NULL, NULL, NULL);
 	DefineCustomIntVariable("ratelimit.save_interval",
 							"How often state is saved for a restart.",

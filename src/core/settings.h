@@ -53,6 +53,7 @@ extern char *flag_limiters_setting; /* separated by commas */
 extern int	max_episodes_setting;
 extern int	episode_retention_setting;	/* seconds */
 extern int	max_tickets_setting;
+extern int	max_reservations_setting;
 extern int	save_interval_setting;	/* seconds; 0: only at a clean stop */
 extern hidden_data bool enabled_setting;
 extern hidden_data bool shadow_setting;

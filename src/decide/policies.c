@@ -308,6 +308,29 @@ decide_tier(BucketCall *call, bool shadow)
 }
 
 /*
+ * Decide the calls that make_calls() has made: n of tiers that count, n_shadows of
+ * tiers in shadow.  Returns whether the call is allowed.
+ */
+static bool
+decide_tiers(BucketCall *calls, int n, int n_shadows)
+{
+	BucketCall *shadows = calls + MAX_CALLS - n_shadows;
+	bool		allowed = true;
+
+	if (n == 1)
+	{
+		decide_tier(&calls[0], false);
+		allowed = calls[0].decision.allowed;
+	}
+	else if (n > 1)
+		allowed = decide_all(calls, n);
+
+	for (int i = 0; i < n_shadows && allowed; i++)
+		decide_tier(&shadows[i], true);
+	return allowed;
+}
+
+/*
  * Decide a call by a policy.  Returns whether it is allowed.
  *
  * "calls" and "names" have room for MAX_CALLS.  Afterwards the first n_calls of
@@ -324,7 +347,7 @@ decide_by_policy(const text *policy_name, const text *key, double cost,
 	BucketCall *shadows;
 	int			n;
 	int			n_shadows;
-	bool		allowed = true;
+	bool		allowed;
 
 	/* with ratelimit.enabled off, even a missing policy must not raise an error */
 	*n_calls = 0;
@@ -346,21 +369,55 @@ decide_by_policy(const text *policy_name, const text *key, double cost,
 		*n_calls = 1;
 		return true;
 	}
-	if (n == 1)
-	{
-		decide_tier(&calls[0], false);
-		allowed = calls[0].decision.allowed;
-	}
-	else if (n > 1)
-		allowed = decide_all(calls, n);
-
-	for (int i = 0; i < n_shadows && allowed; i++)
-		decide_tier(&shadows[i], true);
+	allowed = decide_tiers(calls, n, n_shadows);
 	*shadowed = any_shadowed(calls, n) || (allowed && any_shadowed(shadows, n_shadows));
 	if (n == 0)
 		memmove(calls, shadows, (n = n_shadows) * sizeof(BucketCall));
 	*n_calls = n;
 	return allowed;
+}
+
+/*
+ * Take tokens by a policy, for a reservation.  *allowed says whether the call is
+ * allowed.  Returns how many tiers' buckets the tokens were taken from, which are the
+ * first ones of "calls"; none if the call is denied, or allowed by a setting.  At most
+ * "max" tiers can be enabled.
+ */
+int
+reserve_by_policy(const text *policy_name, const text *key, double tokens, int max,
+				  BucketCall *calls, TierName *names, bool *allowed)
+{
+	const Policy *policy;
+	int			n;
+	int			n_shadows;
+	int			taken = 0;
+
+	*allowed = true;
+	if (!enabled_setting)
+		return 0;
+	policy = find_policy(policy_name);
+	*allowed = on_error_setting == ON_ERROR_ALLOW;
+	if (!policy)
+		return 0;
+	n = make_calls(calls, names, policy, key, tokens, &n_shadows);
+	if (n + n_shadows > max)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("policy \"%s\" must not have more than %d enabled tiers for a reservation, not %d",
+						policy->name, max, n + n_shadows)));
+	*allowed = decide_tiers(calls, n, n_shadows);
+	if (!*allowed)
+		return 0;
+
+	/* of the tiers that count, all have given tokens, or one is in shadow and none has */
+	if (!any_shadowed(calls, n))
+		for (int i = 0; i < n; i++)
+			if (calls[i].decision.known)
+				calls[taken++] = calls[i];
+	for (int i = MAX_CALLS - n_shadows; i < MAX_CALLS; i++)
+		if (calls[i].decision.known && !calls[i].decision.shadowed)
+			calls[taken++] = calls[i];
+	return taken;
 }
 
 /*

@@ -24,6 +24,9 @@ typedef struct TierKind
 extern bool decide_by_policy(const text *policy_name, const text *key, double cost,
 							 BucketCall *calls, TierName *names, int *n_calls,
 							 bool *shadowed);
+extern int	reserve_by_policy(const text *policy_name, const text *key, double tokens,
+							  int max, BucketCall *calls, TierName *names,
+							  bool *allowed);
 extern int	look_by_policy(const text *policy_name, const text *key, double cost,
 						   BucketCall *calls, TierName *names, TierKind *kinds);
 

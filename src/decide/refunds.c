@@ -82,6 +82,7 @@ typedef struct Level
 } Level;
 
 bool		refund_pending = false;
+void		(*refund_before_undo) (SubTransactionId aborted) = NULL;
 
 /*
  * The arrays, all in this memory context.  They outlive a transaction only if tokens
@@ -313,12 +314,15 @@ may_be_in_table(const BucketId *id)
  * neither store is full.  Nothing here can fail or allocate memory: the bucket has a
  * record already, or refund_reserve() has made room for one.
  */
-static void
+void
 refund_give(const BucketId *id, double tokens)
 {
 	int			n;
 	double		given;
 
+	/* what a reservation took is noted apart, and nothing may be left of a note */
+	if (tokens <= 0)
+		return;
 	if ((memory_attached() && memory_give(id, tokens, &given)) || !may_be_in_table(id))
 		return;
 	n = find_bucket(id);
@@ -464,6 +468,8 @@ at_subxact_end(SubXactEvent event, SubTransactionId mine,
 {
 	if (event == SUBXACT_EVENT_ABORT_SUB)
 	{
+		if (refund_before_undo)
+			refund_before_undo(mine);
 		/* subtransactions inside this one have higher numbers */
 		while (n_levels > 0 && levels[n_levels - 1].subxact >= mine)
 			refund_level();
@@ -515,6 +521,8 @@ settle_at_exit(int code, Datum arg)
 static void
 at_xact_end(XactEvent event, void *arg)
 {
+	if (event == XACT_EVENT_ABORT && refund_before_undo)
+		refund_before_undo(TopSubTransactionId);
 	if (event == XACT_EVENT_ABORT || event == XACT_EVENT_PARALLEL_ABORT)
 		while (n_levels > 0)
 			refund_level();

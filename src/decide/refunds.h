@@ -14,4 +14,11 @@ extern void refund_reserve(int n);
 extern void refund_note(const BucketId *id, double tokens);
 extern void refund_settle(void);
 
+/*
+ * Called before tokens are given back because a subtransaction, and those inside it,
+ * have been aborted; NULL until decide/reserve.c has something to do there.
+ */
+extern void (*refund_before_undo) (SubTransactionId aborted);
+extern void refund_give(const BucketId *id, double tokens);
+
 #endif							/* RATELIMIT_DECIDE_REFUNDS_H */

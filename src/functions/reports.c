@@ -40,11 +40,14 @@ SQL_FUNCTION(rl_partitions);
 static void
 show_bucket(const BucketView *view, const char *store, ReturnSetInfo *rsinfo)
 {
-	bool		is_block = view->limiter[0] == BLOCK_PREFIX;
+	bool		is_block = limiter_is_block(view->limiter, view->limiter_len);
 	BucketRule	rule;
 	Datum		values[8];
 	bool		nulls[8] = {false};
 
+	/* what stands for a reservation is no bucket of anybody */
+	if (view->limiter[0] == BLOCK_PREFIX && !is_block)
+		return;
 	bucket_rule(&rule, view->capacity, view->refill, 0);
 	values[0] = PointerGetDatum(cstring_to_text_with_len(view->limiter + is_block,
 														 view->limiter_len - is_block));

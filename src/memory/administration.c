@@ -109,7 +109,38 @@ memory_give(const BucketId *id, double tokens, double *given)
 	return false;
 }
 
-/* Do the same where nothing may fail, after whatever else has failed. */
+/*
+ * Settle a reservation of so many tokens, of which so many are used, by the bucket's
+ * own parameters; *left is what the bucket then has.  Return false if the bucket is
+ * not here, or is given up.
+ */
+bool
+memory_settle(const BucketId *id, double reserved, double used, double *left)
+{
+	Slot	   *slot;
+	uint64		word;
+
+	while (find_to_give(id, &slot, &word))
+	{
+		State		state;
+		BucketRule	own;
+		int64		now = monotonic_ns();
+		Owed		owed;
+
+		if (!read_state(slot, word, &state))
+			continue;
+		bucket_rule(&own, state.capacity, state.refill, reserved);
+		owed = bucket_settle(&own, used, state_owes(&state, now));
+		if (!lock_word(slot, word))
+			continue;
+		unlock_changed(slot, word, own.timed ? now + owed : owed);
+		*left = bucket_tokens(&own, owed);
+		return true;
+	}
+	return false;
+}
+
+/* memory_give() where nothing may fail, after whatever else has failed. */
 void
 memory_give_back(const BucketId *id, double tokens)
 {

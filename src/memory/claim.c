@@ -104,7 +104,8 @@ distance_from_full(const Slot *slot, uint64 word, int64 now)
 	double		owed = (double) owed_of(slot, word, now);
 
 	if (bucket_timed(slot->u.bucket.capacity, slot->u.bucket.refill) &&
-		slot->u.bucket.name.bytes[0] != BLOCK_PREFIX)
+		!limiter_is_block(slot->u.bucket.name.bytes,
+						  slot->u.bucket.name.limiter_len))
 		return owed;
 	return owed * 1e60;
 }

@@ -331,7 +331,7 @@ load_bucket(const char *bytes, Size size, Loading *loading)
 				 loading->same_places ? record.places : NULL))
 		loading->given_way++;
 	loading->buckets++;
-	if (*limiter == BLOCK_PREFIX)
+	if (limiter_is_block(limiter, record.limiter_len))
 		block_noticed(&id, owed);
 	return true;
 }

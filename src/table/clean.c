@@ -77,7 +77,7 @@ visit_row(const BucketId *id, const Row *row, bool changing, void *arg)
 	Owed		owed = row_owed_by_itself(&copy, 0, &own);
 
 	/* a block must be noticed before it can be anywhere else */
-	if (pass->first && owed > 0 && id->limiter_len > 1 && *id->limiter == BLOCK_PREFIX)
+	if (pass->first && owed > 0 && limiter_is_block(id->limiter, id->limiter_len))
 		block_noticed(id, owed);
 	if (!changing && owed == 0)
 		return ROW_DELETE;

@@ -50,7 +50,8 @@ static const char *const tables[SQL_TABLES] = {
 	[SQL_FLAGS] = "rate_limit_flags",
 	[SQL_POLICIES] = "rate_limit_policies",
 	[SQL_POSTGREST_RULES] = "rate_limit_postgrest_rules",
-	[SQL_TICKETS] = "rate_limit_tickets"
+	[SQL_TICKETS] = "rate_limit_tickets",
+	[SQL_RESERVED] = "rate_limit_reserved"
 };
 
 static void

@@ -28,10 +28,11 @@ typedef enum SqlTable
 	SQL_FLAGS,
 	SQL_POLICIES,
 	SQL_POSTGREST_RULES,
-	SQL_TICKETS
+	SQL_TICKETS,
+	SQL_RESERVED
 } SqlTable;
 
-#define SQL_TABLES	(SQL_TICKETS + 1)
+#define SQL_TABLES	(SQL_RESERVED + 1)
 
 /* The user and security context that sql_end() restores. */
 typedef struct SqlCaller

@@ -194,6 +194,40 @@ table_give(const BucketId *id, double tokens, double *given, bool wait)
 	return found;
 }
 
+/*
+ * Settle a reservation of so many tokens, of which so many are used, by the
+ * parameters of the bucket's row; *left is what the bucket then has.  The result and
+ * "wait" are those of table_give().
+ */
+bool
+table_settle(const BucketId *id, double reserved, double used, double *left, bool wait)
+{
+	Rows		rows;
+	RowRef		ref;
+	bool		found;
+
+	if (wait)
+		rows_open(&rows, RowExclusiveLock);
+	else if (!rows_open_if_free(&rows, RowExclusiveLock))
+		return false;
+	found = wait ? rows_get(&rows, id, true, &ref) : rows_get_if_free(&rows, id, &ref);
+	if (found)
+	{
+		BucketRule	own;
+		Row			row;
+
+		rows_read(&ref, &row);
+		row.owed = row_owed_by_itself(&row, reserved, &own);
+		row.owed = bucket_settle(&own, used, row.owed);
+		row.updated_at = Max(GetCurrentTimestamp(), row.updated_at);
+		rows_write(&rows, &ref, &row);
+		rows_release(&ref);
+		*left = bucket_tokens(&own, row.owed);
+	}
+	rows_close(&rows);
+	return found;
+}
+
 /* Make the bucket full.  Returns whether it had a row and was not full. */
 bool
 table_reset(const BucketId *id)

@@ -22,7 +22,7 @@ our @EXPORT = qw(
 use constant HEADER_SIZE => 512;
 use constant CRC_AT => 260;
 use constant MAX_KINDS => 16;
-our @KINDS = qw(store bucket ticket limiter lost violation episode track_seeds track due_flag database);
+our @KINDS = qw(store bucket ticket limiter lost violation episode track_seeds track due_flag database reservation);
 
 # name, offset, template
 my @FIELDS = (

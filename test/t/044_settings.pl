@@ -24,6 +24,7 @@ my %values = (
 	gateway_name => [ 'one', 'x' x 255 ],
 	max_buckets => [ 16, 200000 ],
 	max_episodes => [ 1, 1000 ],
+	max_reservations => [ 16, 10000 ],
 	max_tickets => [ 16, 20000 ],
 	max_violations => [ 16, 20000 ],
 	on_error => [ 'allow', 'deny' ],
@@ -34,7 +35,7 @@ my %values = (
 	shadow => [ 'on', 'on' ],
 	violation_retention => [ '1d', '2147483647s' ],
 	violation_sink => [ 'log', 'none' ]);
-my %postmaster = map { $_ => 1 } qw(max_buckets max_episodes max_tickets max_violations);
+my %postmaster = map { $_ => 1 } qw(max_buckets max_episodes max_reservations max_tickets max_violations);
 
 my $node = start_server('settings');
 $node->adjust_conf('postgresql.conf', 'ratelimit.flush_interval', undef);

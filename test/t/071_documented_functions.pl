@@ -34,8 +34,6 @@ SQL
 	'public.login_failed(text, inet)' => q{SELECT public.login_failed('a'::text, '::1'::inet)},
 	'public.login_succeeded(text, inet)' => q{SELECT public.login_succeeded('a'::text, '::1'::inet)},
 	'public.api_call(bigint, double precision)' => q{SELECT public.api_call(1::bigint, 1::float8), public.api_call(3::bigint, 1::float8)},
-	'public.llm_reserve(text, double precision)' => q{SELECT public.llm_reserve('a'::text, 60000::float8)},
-	'public.llm_settle(text, double precision, double precision)' => q{SELECT public.llm_settle('a'::text, 60000::float8, 45000::float8), public.llm_settle('a'::text, 50000::float8, 70000::float8)},
 	'public.limit_posts()' => q{INSERT INTO public.posts (author, body) VALUES ('a'::text, 'b'::text)},
 	'public.take_jobs()' => q{SELECT public.take_jobs()},
 	'public.request_allowed(text, inet)' => q{SELECT public.request_allowed('a'::text, '::1'::inet)},

@@ -63,6 +63,8 @@ SQL
 ok($node->poll_query_until('postgres', "SELECT tokens < -1e11 FROM rate_limit_status WHERE key = 'victim'"), 'trusted: puts any bucket into debt');
 is($node->safe_psql('postgres', "SELECT retry_after > '1000 years' FROM rl_throttle('victim', 100, 10)"), 't', '... that takes millennia at 10 a second');
 is($node->safe_psql('postgres', "SELECT rl_reset('victim'), rl_consume('victim', 100, 10)"), 't|t', '... and ends with a reset');
+is($node->safe_psql('postgres', q{SET SESSION AUTHORIZATION guest; SELECT ratelimit.rl_settle(ratelimit.rl_reserve('victim', 100, 10, 1), 1e12) < -1e11}), 't', '... likewise by a reservation');
+is($node->safe_psql('postgres', "SELECT rl_reset('victim')"), 't', '... which ends with a reset');
 $node->safe_psql('postgres', q{SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE query LIKE '%rl_wait%' AND pid <> pg_backend_pid()});
 finish_session($waiting);
 

@@ -1,0 +1,552 @@
+/*
+ * decide/reserve.c
+ *		Reservations: keeping them, settling them, and undoing them on rollback.
+ *
+ * A reservation is made of tokens that have been taken from its buckets.  It only
+ * says that the caller will tell how many of them were used, and then the rest is
+ * given back (or what was used beyond them is taken, too).  At every moment the tokens
+ * taken are those used, those of outstanding reservations and those given back.  A
+ * reservation that expires without being settled has used all its tokens.
+ *
+ * Reservations are in shared memory (memory/reservations.c), and in the table
+ * rate_limit_reserved if memory has no room, or if there is none (table/reserved.c).
+ *
+ * Settling, like consuming, is not transactional, and a reservation must not be
+ * settled twice, whatever is rolled back.  A row cannot ensure that.  So a reservation
+ * in the table has a bucket of its own, like a block (decide/blocks.c): it owes the
+ * time until the reservation expires, and settling makes it full.  Exactly one session
+ * finds it not full and does so.  It is in whichever store buckets are in, and never
+ * depends on a transaction.  The row only says what the tokens are of.  If the
+ * transaction that made a reservation is rolled back, its row is gone and nobody can
+ * settle it: then all its tokens are used, or, with ratelimit.refund_on_rollback,
+ * given back.
+ *
+ * Refunds.  With ratelimit.refund_on_rollback on, a reservation that is rolled back
+ * gives its tokens back, and is no longer outstanding.  If it was settled in the same
+ * transaction, the tokens used are given back when the settling is rolled back.  If
+ * another session has settled it meanwhile, nothing is.  So its tokens are not noted
+ * as those of other calls are (decide/refunds.c), but with the reservation, in a list
+ * of those that the transaction has made.  The list is in order of time, so those of
+ * a subtransaction and of the ones inside it are at its end.
+ *
+ * In shared memory a reservation does not depend on the transaction that made it.
+ * Its caller, or whoever has its number, can settle it before or after a rollback.
+ */
+#include "postgres.h"
+
+#include "access/xlog.h"
+#include "core/clock.h"
+#include "core/settings.h"
+#include "core/transaction.h"
+#include "decide/errors.h"
+#include "decide/one.h"
+#include "decide/refunds.h"
+#include "decide/reserve.h"
+#include "decide/stores.h"
+#include "memory/administration.h"
+#include "memory/consume.h"
+#include "memory/partitions.h"
+#include "memory/spill.h"
+#include "miscadmin.h"
+#include "storage/ipc.h"
+#include "table/reserved.h"
+#include "table/sql.h"
+#include "table/store.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+/* The capacity of the bucket that stands for a reservation; it refills by 1 a second. */
+#define OUTSTANDING_SECONDS	1e6
+
+/*
+ * Buckets
+ */
+
+/* memory_settle(), without waiting in a way that can fail unless "wait" is true. */
+static bool
+settle_in_memory(const BucketId *id, double reserved, double used, double *left, bool wait)
+{
+	bool		found;
+
+	if (!memory_attached())
+		return false;
+	if (wait)
+		return memory_settle(id, reserved, used, left);
+	HOLD_INTERRUPTS();
+	found = memory_settle(id, reserved, used, left);
+	RESUME_INTERRUPTS();
+	return found;
+}
+
+/*
+ * Give back the tokens of a bucket that were not used, or take those that were used
+ * beyond; returns what the bucket then has.  Without "wait" no lock is waited for for
+ * long, and the tokens may stay taken.
+ *
+ * The bucket's own parameters count.  It may be in another store than it was, be full
+ * again, or have been reset: no more is given back than it has room for.
+ */
+static double
+settle_bucket(const Reservation *reservation, int i, double used, bool wait)
+{
+	const ReservedRule *rule = &reservation->rules[i];
+	double		left = rule->capacity;
+	BucketId	id;
+	BucketRule	reserved;
+	BucketRule	beyond;
+	Decision	decision;
+	bool		in_table;
+
+	reservation_bucket(reservation, i, &id);
+	if (wait)
+		settle_place(&id);
+	in_table = !RecoveryInProgress() &&
+		(!memory_attached() || spill_is_set(memory_partition(id.hash)));
+
+	/* the table first, as a bucket may move from the table to memory, but not back */
+	if ((in_table && table_settle(&id, reservation->tokens, used, &left, wait)) ||
+		settle_in_memory(&id, reservation->tokens, used, &left, wait) ||
+		used <= reservation->tokens || !wait)
+		return left;
+
+	/* the bucket is full */
+	bucket_rule(&reserved, rule->capacity, rule->refill, reservation->tokens);
+	bucket_rule(&beyond, rule->capacity, rule->refill, used);
+	beyond.take -= reserved.take;
+	bucket_rule_for_debt(&beyond);
+	take_tokens(&id, &beyond, &decision);
+	return bucket_tokens(&beyond, decision.owed);
+}
+
+/*
+ * Settle the buckets that are not settled yet.  n_settled says how far that has got,
+ * if it fails.  Returns the tokens that the emptiest bucket then has.
+ */
+static double
+settle_buckets(Reservation *reservation, double used)
+{
+	double		least = 0;
+
+	for (int first = reservation->n_settled; reservation->n_settled < reservation->n;
+		 reservation->n_settled++)
+	{
+		int			i = reservation->n_settled;
+		double		left = settle_bucket(reservation, i, used, true);
+
+		least = i == first ? left : Min(left, least);
+	}
+	return least;
+}
+
+/*
+ * Undoing
+ */
+
+/* A reservation that this transaction has made while refunds were on. */
+typedef struct Made
+{
+	SubTransactionId subxact;
+	Reservation *reservation;	/* allocated as large as it is; NULL: settled */
+} Made;
+
+/* In TopTransactionContext, in order of time. */
+static Made *made = NULL;
+static int	n_made = 0;
+static int	max_made = 0;
+
+/* Give back what reservations took that the aborted subtransactions have made. */
+static void
+undo_made(SubTransactionId aborted)
+{
+	for (; n_made > 0 && made[n_made - 1].subxact >= aborted; n_made--)
+	{
+		Reservation *reservation = made[n_made - 1].reservation;
+		Reservation outstanding;
+
+		if (!reservation)
+			continue;
+		if (reservation->number & NUMBER_IN_TABLE)
+			memcpy(&outstanding, reservation, reservation_size(reservation));
+		else if (!reservations_begin(reservation->number, MyDatabaseId, &outstanding))
+			continue;
+		for (int i = outstanding.n_settled; i < outstanding.n; i++)
+		{
+			BucketId	id;
+
+			reservation_bucket(&outstanding, i, &id);
+			refund_give(&id, outstanding.tokens);
+		}
+		if (!(outstanding.number & NUMBER_IN_TABLE))
+			reservations_end(&outstanding, true);
+	}
+}
+
+static void
+at_subxact_end(SubXactEvent event, SubTransactionId mine, SubTransactionId parent,
+			   void *arg)
+{
+	if (event == SUBXACT_EVENT_COMMIT_SUB)
+		for (int i = n_made - 1; i >= 0 && made[i].subxact >= mine; i--)
+			made[i].subxact = parent;
+}
+
+static void
+at_xact_end(XactEvent event, void *arg)
+{
+	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_PREPARE)
+	{
+		made = NULL;
+		n_made = max_made = 0;
+	}
+}
+
+/* undo_made(), and forget the list at the end of the transaction. */
+static void
+before_undo(SubTransactionId aborted)
+{
+	undo_made(aborted);
+	if (aborted == TopSubTransactionId)
+	{
+		made = NULL;
+		n_made = max_made = 0;
+	}
+}
+
+/*
+ * Make ready for a reservation on n buckets, before anything is taken: make room to
+ * note it, and see whether it can be kept at all.
+ */
+void
+reserve_prepare(int n)
+{
+	static bool called = false;
+
+	if (refund_setting)
+	{
+		call_at_ends(&called, at_xact_end, at_subxact_end);
+		refund_before_undo = before_undo;
+		refund_reserve(2 * n);
+	}
+	if (refund_setting && n_made >= max_made)
+	{
+		int			wanted = Max(2 * max_made, 16);
+
+		made = made ? repalloc_huge(made, wanted * sizeof(Made)) :
+			MemoryContextAllocHuge(TopTransactionContext, wanted * sizeof(Made));
+		max_made = wanted;
+	}
+}
+
+/*
+ * Note a reservation, to be undone on rollback.  "copy" is in TopTransactionContext;
+ * reserve_prepare() has made room.
+ */
+static void
+note_made(Reservation *copy)
+{
+	made[n_made].subxact = GetCurrentSubTransactionId();
+	made[n_made].reservation = copy;
+	n_made++;
+}
+
+/*
+ * A reservation has been settled.  If this transaction has made it, what was used of
+ * it is noted as what other calls take; the caller has made room for that.
+ */
+static void
+note_settled(const Reservation *reservation, double used)
+{
+	for (int i = n_made - 1; i >= 0; i--)
+	{
+		if (!made[i].reservation || made[i].reservation->number != reservation->number)
+			continue;
+		made[i].reservation = NULL;
+		for (int j = 0; j < reservation->n && used > 0; j++)
+		{
+			BucketId	id;
+
+			reservation_bucket(reservation, j, &id);
+			refund_note(&id, used);
+		}
+		break;
+	}
+	while (n_made > 0 && !made[n_made - 1].reservation)
+		n_made--;
+}
+
+/*
+ * Keeping
+ */
+
+/* The bucket that stands for a reservation in the table while it is outstanding. */
+typedef struct Outstanding
+{
+	BucketId	id;
+	BucketRule	rule;
+	char		key[24];
+} Outstanding;
+
+static void
+make_outstanding(Outstanding *bucket, int64 number)
+{
+	int			len = snprintf(bucket->key, sizeof(bucket->key), INT64_FORMAT, number);
+
+	make_bucket_id(&bucket->id, MyDatabaseId, RESERVED_LIMITER, strlen(RESERVED_LIMITER),
+				   bucket->key, len);
+	bucket_rule(&bucket->rule, OUTSTANDING_SECONDS, 1, 0);
+}
+
+/* What reserve_keep() gives to its helpers. */
+typedef struct Keep
+{
+	Reservation reservation;
+	int64		expires;		/* nanoseconds from now */
+	Reservation *copy;			/* to be noted, or NULL */
+} Keep;
+
+pg_noreturn static void
+fail_to_keep(void)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
+			 errmsg("cannot keep a reservation %s",
+					RecoveryInProgress() ? "during recovery" :
+					IsInParallelMode() ? "in a parallel query" :
+					"in a read-only transaction"),
+			 errdetail("%s, and the table of reservations cannot be written here.",
+					   memory_attached() ?
+					   "Shared memory has no room for another reservation of this role" :
+					   "There is no shared memory"),
+			 memory_attached() ? errhint("Increase ratelimit.max_reservations.") :
+			 errhint("Add \"ratelimit\" to shared_preload_libraries, so that reservations live in shared memory.")));
+}
+
+/* Keep a reservation in the table.  If this fails, it is not kept. */
+static void
+keep_in_table(void *arg)
+{
+	Keep	   *keep = arg;
+	Outstanding bucket;
+
+	if (!reserved_can_write())
+		fail_to_keep();
+	keep->reservation.number = reservation_number() | NUMBER_IN_TABLE;
+	make_outstanding(&bucket, keep->reservation.number);
+	reserved_insert(&keep->reservation,
+					GetCurrentTimestamp() + (keep->expires + 999) / 1000);
+	set_bucket(&bucket.id, &bucket.rule, keep->expires);
+}
+
+/* Keep a reservation; an error that ratelimit.on_error decides is a warning. */
+static ReserveResult
+keep_somewhere(Keep *keep, const BucketId *id)
+{
+	ErrorData  *error;
+	Decision	decision;
+
+	if (reservations_put(&keep->reservation))
+		return RESERVED;
+	if (!errors_are_decided())
+	{
+		keep_in_table(keep);
+		return RESERVED;
+	}
+	error = sql_try(keep_in_table, keep);
+	if (!error)
+		return RESERVED;
+	decide_by_setting(&decision);
+	warn_undecided(id, &decision, error->sqlerrcode, error->message);
+	FreeErrorData(error);
+	return decision.allowed ? RESERVE_ALLOWED : RESERVE_DENIED;
+}
+
+/* The reservation is not kept, so nobody could settle it. */
+static void
+give_all_back(int code, Datum arg)
+{
+	const Keep *keep = (const Keep *) DatumGetPointer(arg);
+
+	for (int i = 0; i < keep->reservation.n; i++)
+		(void) settle_bucket(&keep->reservation, i, 0, false);
+}
+
+static void
+fill_in(Reservation *reservation, const BucketCall *calls, int n, double tokens)
+{
+	char	   *end = reservation->names + calls[0].id.key_len;
+
+	memset(reservation, 0, sizeof(*reservation));
+	reservation->tokens = tokens;
+	reservation->database = MyDatabaseId;
+	reservation->role = GetOuterUserId();
+	reservation->n = n;
+	reservation->key_len = calls[0].id.key_len;
+	memcpy(reservation->names, calls[0].id.key, calls[0].id.key_len);
+	for (int i = 0; i < n; i++)
+	{
+		reservation->limiter_lens[i] = calls[i].id.limiter_len;
+		reservation->rules[i].capacity = calls[i].rule.capacity;
+		reservation->rules[i].refill = calls[i].rule.refill;
+		memcpy(end, calls[i].id.limiter, calls[i].id.limiter_len);
+		end += calls[i].id.limiter_len;
+	}
+}
+
+/*
+ * Keep the tokens that these calls, on buckets of the same key, have taken as a
+ * reservation, which expires after so many nanoseconds.  reserve_prepare() has been
+ * called before they were taken, and they have been counted.  If they cannot be kept,
+ * they are given back.
+ */
+ReserveResult
+reserve_keep(const BucketCall *calls, int n, double tokens, int64 expires,
+			 int64 *number)
+{
+	Keep		keep;
+	ReserveResult result;
+
+	fill_in(&keep.reservation, calls, n, tokens);
+	keep.reservation.expires_at = monotonic_ns() + expires;
+	keep.expires = expires;
+	keep.copy = NULL;
+
+	/* they are not to be given back as those of other calls are */
+	for (int i = 0; i < n && refund_setting && tokens > 0; i++)
+		refund_note(&calls[i].id, -tokens);
+
+	PG_ENSURE_ERROR_CLEANUP(give_all_back, PointerGetDatum(&keep));
+	{
+		if (refund_setting)
+			keep.copy = MemoryContextAlloc(TopTransactionContext,
+										   reservation_size(&keep.reservation));
+		result = keep_somewhere(&keep, &calls[0].id);
+	}
+	PG_END_ENSURE_ERROR_CLEANUP(give_all_back, PointerGetDatum(&keep));
+
+	if (result != RESERVED)
+	{
+		give_all_back(0, PointerGetDatum(&keep));
+		return result;
+	}
+	if (keep.copy)
+	{
+		memcpy(keep.copy, &keep.reservation, reservation_size(&keep.reservation));
+		note_made(keep.copy);
+	}
+	*number = keep.reservation.number;
+	return RESERVED;
+}
+
+/*
+ * Settling
+ */
+
+/* The same as reservations_begin(), for a reservation in the table. */
+static bool
+begin_in_table(int64 number, Reservation *reservation)
+{
+	Outstanding bucket;
+
+	if (RecoveryInProgress() || !reserved_find(number, reservation))
+		return false;
+	make_outstanding(&bucket, number);
+	return reset_bucket(&bucket.id);
+}
+
+/*
+ * Settling has failed.  The reservation is outstanding again, as far as it is not
+ * settled.  One in the table is all or nothing: if a part of it is settled, or if the
+ * session ends here, what is left has been used.
+ */
+static void
+not_settled(int code, Datum arg)
+{
+	const Reservation *reservation = (const Reservation *) DatumGetPointer(arg);
+	Owed		left = (Owed) reservation->expires_at - monotonic_ns();
+	Outstanding bucket;
+
+	if (!(reservation->number & NUMBER_IN_TABLE))
+		reservations_end(reservation, false);
+	else if (code == 0 && reservation->n_settled == 0 && left > 0)
+	{
+		make_outstanding(&bucket, reservation->number);
+		set_bucket(&bucket.id, &bucket.rule, Min(left, bucket.rule.window));
+	}
+}
+
+/*
+ * Settle a reservation: so many of its tokens were used.  Returns false if there is
+ * none of this number in this database that is outstanding.  *left is how many tokens
+ * its bucket then has, or the emptiest of them.
+ */
+bool
+reserve_settle(int64 number, double used, double *left)
+{
+	Reservation reservation;
+	bool		in_table = (number & NUMBER_IN_TABLE) != 0;
+
+	if (number <= 0)
+		return false;
+	if (refund_setting || n_made > 0)
+		refund_reserve(MAX_RESERVED);
+	if (!(in_table ? begin_in_table(number, &reservation) :
+		  reservations_begin(number, MyDatabaseId, &reservation)))
+		return false;
+	PG_ENSURE_ERROR_CLEANUP(not_settled, PointerGetDatum(&reservation));
+	{
+		*left = settle_buckets(&reservation, used);
+	}
+	PG_END_ENSURE_ERROR_CLEANUP(not_settled, PointerGetDatum(&reservation));
+	if (!in_table)
+		reservations_end(&reservation, true);
+	note_settled(&reservation, used);
+	return true;
+}
+
+/*
+ * Showing
+ */
+
+typedef struct Show
+{
+	ShowReservation show;
+	void	   *arg;
+} Show;
+
+/* Show a row, if its reservation is outstanding. */
+static void
+show_row(const Reservation *reservation, TimestampTz expires_at, void *arg)
+{
+	Show	   *show = arg;
+	Outstanding bucket;
+	Decision	decision;
+
+	make_outstanding(&bucket, reservation->number);
+	begin_decision(&decision);
+	look_at_bucket(&bucket.id, &bucket.rule, &decision);
+	if (decision.owed > 0)
+		show->show(reservation, expires_at, true, show->arg);
+}
+
+/* Call show() for each reservation of this database that is outstanding. */
+void
+reserve_show(ShowReservation show, void *arg)
+{
+	Show		shown = {show, arg};
+
+	if (!RecoveryInProgress())
+		reserved_show(show_row, &shown);
+	for (int place = 0; place < reservations_places(); place++)
+	{
+		Reservation reservation;
+
+		if (place % 1024 == 0)
+			CHECK_FOR_INTERRUPTS();
+		if (reservations_view(place, MyDatabaseId, &reservation))
+		{
+			Owed		left = (Owed) reservation.expires_at - monotonic_ns();
+
+			show(&reservation, GetCurrentTimestamp() + Max(left, 0) / 1000, false, arg);
+		}
+	}
+}
