@@ -39,10 +39,13 @@ release_all(Held *held, int n)
 
 /*
  * Find the calls' buckets.  "locked" has the partitions that are locked.  Add to it
- * those of buckets that are not here, and return ALL_MISSING if that adds any.
+ * those of buckets that are not here, and return ALL_MISSING if that adds any.  If
+ * none may be made, one that is not here ends the search instead: its partition must
+ * not be locked, because the next try would then take it for one to make a bucket in.
  */
 static AllResult
-find_all(const BucketCall *calls, int n, Held *held, PartitionSet *locked)
+find_all(const BucketCall *calls, int n, PlaceMode mode, Held *held,
+		 PartitionSet *locked)
 {
 	AllResult	result = ALL_DECIDED;
 
@@ -57,6 +60,8 @@ find_all(const BucketCall *calls, int n, Held *held, PartitionSet *locked)
 			case FIND_BUSY:
 				return ALL_BUSY;
 			case FIND_ABSENT:
+				if (mode == PLACE_NOTHING)
+					return ALL_ELSEWHERE;
 				if (partition_set_has(locked, partition))
 					break;
 				partition_set_add(locked, partition);
@@ -203,9 +208,7 @@ try_all(BucketCall *calls, int n, PlaceMode mode, bool apply, Held *held,
 
 	for (int i = 0; i < n; i++)
 		held[i].n_claimed = 0;
-	result = find_all(calls, n, held, locked);
-	if (result == ALL_MISSING && mode == PLACE_NOTHING)
-		result = ALL_ELSEWHERE;
+	result = find_all(calls, n, mode, held, locked);
 	if (result == ALL_DECIDED)
 		result = claim_absent(calls, n, mode, held);
 	if (result == ALL_DECIDED)
