@@ -233,17 +233,15 @@ count_all(BucketCall *calls, int n, bool allowed)
 }
 
 /*
- * Decide calls on several buckets, all or nothing, and count the decisions.  A denied
- * call is a violation of the buckets that refused it.  Changes the order of the
- * calls, and merges those on the same bucket.
+ * Decide calls on different buckets, all or nothing, and count the decisions.  A
+ * denied call is a violation of the buckets that refused it.
  */
-bool
-decide_all(BucketCall *calls, int n)
+static bool
+decide_merged(BucketCall *calls, int n)
 {
 	bool		long_way = !memory_attached();
 	bool		allowed;
 
-	n = merge_calls(calls, n);
 	for (int i = 0; i < n; i++)
 	{
 		memset(&calls[i].decision, 0, sizeof(Decision));
@@ -264,4 +262,39 @@ decide_all(BucketCall *calls, int n)
 	allowed = all_allowed(calls, n);
 	count_all(calls, n, allowed);
 	return allowed || shadow_setting;
+}
+
+/*
+ * Decide calls on several buckets, all or nothing, and count the decisions.  Changes
+ * the order of the calls, and merges those on the same bucket.
+ */
+bool
+decide_all(BucketCall *calls, int n)
+{
+	return decide_merged(calls, merge_calls(calls, n));
+}
+
+/*
+ * The same, but the calls keep their order.  Calls on the same bucket, which are
+ * decided as one, all get its rule, with the sum of their costs, and its decision.
+ */
+bool
+decide_all_in_order(BucketCall *calls, int n)
+{
+	BucketCall	merged[MAX_CALLS];
+	int			n_merged;
+	bool		allowed;
+
+	memcpy(merged, calls, n * sizeof(BucketCall));
+	n_merged = merge_calls(merged, n);
+	allowed = decide_merged(merged, n_merged);
+	for (int i = 0; i < n; i++)
+	{
+		const BucketCall *one = bsearch(&calls[i], merged, n_merged,
+										sizeof(BucketCall), compare_calls);
+
+		calls[i].rule = one->rule;
+		calls[i].decision = one->decision;
+	}
+	return allowed;
 }

@@ -8,5 +8,6 @@
 #include "core/call.h"
 
 extern bool decide_all(BucketCall *calls, int n);
+extern bool decide_all_in_order(BucketCall *calls, int n);
 
 #endif							/* RATELIMIT_DECIDE_SEVERAL_H */
