@@ -178,6 +178,8 @@ CREATE TABLE rate_limit_policies (
 	refill float8 NOT NULL
 		CONSTRAINT refill_finite_and_not_below_0 CHECK (refill OPERATOR(pg_catalog.>=) 0::float8 AND refill OPERATOR(pg_catalog.<) 'Infinity'),
 	quota boolean NOT NULL DEFAULT false,
+	initial float8
+		CONSTRAINT initial_from_0_to_capacity CHECK (initial OPERATOR(pg_catalog.>=) 0::float8 AND initial OPERATOR(pg_catalog.<=) capacity),
 	shadow boolean NOT NULL DEFAULT false,
 	enabled boolean NOT NULL DEFAULT true,
 	comment text,
@@ -196,6 +198,7 @@ COMMENT ON COLUMN rate_limit_policies.tier IS 'name within the policy; its limit
 COMMENT ON COLUMN rate_limit_policies.capacity IS 'tokens; 0: nobody is allowed anything';
 COMMENT ON COLUMN rate_limit_policies.refill IS 'tokens per second, see rl_per(); 0: never, which only a quota may have';
 COMMENT ON COLUMN rate_limit_policies.quota IS 'true, with refill 0: tokens that are used up never come back by themselves';
+COMMENT ON COLUMN rate_limit_policies.initial IS 'tokens that a bucket begins with, from 0 to capacity, at the first call on its key; null: it begins full. A bucket that has become full may be forgotten, and its key then begins anew';
 COMMENT ON COLUMN rate_limit_policies.shadow IS 'true: decided and recorded, but never denies';
 COMMENT ON COLUMN rate_limit_policies.enabled IS 'false: as if the tier did not exist; a policy without any enabled tier allows everything';
 COMMENT ON COLUMN rate_limit_policies.comment IS 'a note for people; nothing reads it';

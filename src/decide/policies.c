@@ -8,6 +8,17 @@
  * or from none.  A tier in shadow never makes the others deny a call: it is decided
  * after them, by itself.
  *
+ * A tier may say that a bucket begins with fewer tokens than its capacity ("initial").
+ * It begins with the first call on its key, also if that is denied, and then refills
+ * like any other.  For these tiers a full bucket does not equal one that is absent, but
+ * the stores treat it so: its room is given to another bucket when that needs it, or
+ * its row is deleted, and it then begins anew.  We leave it at that.  To keep full
+ * buckets would take room for every key ever seen, which an attacker can fill.  To let
+ * a bucket begin anew at the moment at which it is full would be exact, but a caller
+ * that comes less often than its bucket fills could then never use what it has saved.
+ * So a full bucket is used as long as it is there, and "initial" means a key that is
+ * not known, or no longer.
+ *
  * A policy is read when it is first called and then kept in the session.  A trigger
  * on the table sends a relcache invalidation for every change.  The invalidation is
  * as transactional as the change: it reaches other sessions when the change commits,
@@ -26,6 +37,7 @@
 #include "decide/rules.h"
 #include "decide/several.h"
 #include "decide/short_way.h"
+#include "memory/partitions.h"
 #include "miscadmin.h"
 #include "table/sql.h"
 #include "utils/builtins.h"
@@ -40,6 +52,7 @@ typedef struct Tier
 	int			limiter_len;
 	double		capacity;
 	double		refill;
+	Owed		absent;			/* what a bucket owes when it begins */
 	bool		shadow;
 	bool		enabled;
 } Tier;
@@ -54,7 +67,7 @@ typedef struct Policy
 static SqlStatement read_policy = {
 	"SELECT CASE WHEN p.tier OPERATOR(pg_catalog.=) 'default' THEN p.policy"
 	"  ELSE p.policy OPERATOR(pg_catalog.||) '/' OPERATOR(pg_catalog.||) p.tier END,"
-	" p.capacity, p.refill, p.shadow, p.enabled"
+	" p.capacity, p.refill, p.shadow, p.enabled, p.initial"
 	" FROM %1$s.rate_limit_policies p WHERE p.policy OPERATOR(pg_catalog.=) $1"
 	" ORDER BY p.tier",
 	1, {TEXTOID}
@@ -136,6 +149,14 @@ typedef struct PolicyRead
 	Policy	   *policy;			/* NULL if no policy has the name */
 } PolicyRead;
 
+/* What a bucket owes that begins with "initial" tokens. */
+static Owed
+owed_at_first(double capacity, double refill, double initial)
+{
+	check_tokens("initial", initial);
+	return get_rule(capacity, refill, Max(capacity - initial, 0))->take;
+}
+
 /* Copy the n rows that read_policy has found into the cache's memory. */
 static Tier *
 read_tiers(int n)
@@ -148,6 +169,7 @@ read_tiers(int n)
 		TupleDesc	desc = SPI_tuptable->tupdesc;
 		bool		isnull;
 		text	   *limiter = DatumGetTextPP(SPI_getbinval(row, desc, 1, &isnull));
+		Datum		initial;
 
 		check_limiter(VARDATA_ANY(limiter), VARSIZE_ANY_EXHDR(limiter));
 		tiers[i].limiter_len = VARSIZE_ANY_EXHDR(limiter);
@@ -156,6 +178,10 @@ read_tiers(int n)
 		tiers[i].refill = DatumGetFloat8(SPI_getbinval(row, desc, 3, &isnull));
 		tiers[i].shadow = DatumGetBool(SPI_getbinval(row, desc, 4, &isnull));
 		tiers[i].enabled = DatumGetBool(SPI_getbinval(row, desc, 5, &isnull));
+		initial = SPI_getbinval(row, desc, 6, &isnull);
+		if (!isnull)
+			tiers[i].absent = owed_at_first(tiers[i].capacity, tiers[i].refill,
+											DatumGetFloat8(initial));
 	}
 	return tiers;
 }
@@ -263,6 +289,7 @@ make_call(BucketCall *call, TierName *name, const Tier *tier, const text *key,
 	use_bucket(&call->id, VARDATA_ANY(key), VARSIZE_ANY_EXHDR(key),
 			   name->limiter, tier->limiter_len);
 	call->rule = *get_rule(tier->capacity, tier->refill, cost);
+	call->absent = tier->absent;
 }
 
 /* Is one of the decided calls allowed only because it is in shadow? */
@@ -327,12 +354,22 @@ make_full(BucketCall *call, TierName *name, const Policy *policy, const text *ke
 	call->decision.known = call->decision.allowed = true;
 }
 
-/* Decide and count a call on one tier. */
+/*
+ * Decide and count a call on one tier.  Only decide_all_uncounted() knows buckets that
+ * do not begin full.
+ */
 static void
 decide_tier(BucketCall *call, bool shadow)
 {
 	limiter_use(call->id.limiter, call->id.limiter_len);
-	decide_uncounted(&call->id, &call->rule, &call->decision);
+	if (call->absent == 0)
+		decide_uncounted(&call->id, &call->rule, &call->decision);
+	else
+	{
+		decide_all_uncounted(call, 1);
+		if (call->decision.in_table && memory_attached())
+			stats_count(COUNT_OVERFLOWED);
+	}
 	decide_counted(&call->id, &call->rule, &call->decision, shadow);
 }
 
@@ -417,7 +454,7 @@ look_at_tiers(BucketCall *calls, int n, bool shadow)
 		Decision   *decision = &calls[i].decision;
 
 		CHECK_FOR_INTERRUPTS();
-		decide_look(&calls[i].id, &calls[i].rule, decision);
+		look_at_call(&calls[i]);
 		decision->shadowed = !decision->allowed && (shadow || shadow_setting);
 		decision->allowed |= decision->shadowed;
 	}
@@ -522,7 +559,7 @@ look_by_policy(const text *policy_name, const text *key, double cost,
 	for (int i = 0; i < n; i++)
 	{
 		CHECK_FOR_INTERRUPTS();
-		decide_look(&calls[i].id, &calls[i].rule, &calls[i].decision);
+		look_at_call(&calls[i]);
 	}
 	return n;
 }

@@ -111,6 +111,27 @@ denied_at_once(BucketCall *calls, int n)
 	return denied;
 }
 
+/* A call has been looked at: if it has no bucket, say what one would have that begins. */
+static void
+look_at_beginning(BucketCall *call)
+{
+	Decision   *decision = &call->decision;
+	Owed		owed = call->absent;
+
+	if (!decision->nowhere || !decision->known)
+		return;
+	decision->owed = owed;
+	decision->allowed = bucket_take(&call->rule, &owed) && decision->blocked == 0;
+}
+
+/* What the call would be told, changing nothing: see decide_look(). */
+void
+look_at_call(BucketCall *call)
+{
+	decide_look(&call->id, &call->rule, &call->decision);
+	look_at_beginning(call);
+}
+
 /* Some call is denied already: take nothing, and say what each bucket would have decided. */
 static void
 deny_all(BucketCall *calls, int n)
@@ -118,6 +139,7 @@ deny_all(BucketCall *calls, int n)
 	for (int i = 0; i < n; i++)
 	{
 		look_at_bucket(&calls[i].id, &calls[i].rule, &calls[i].decision);
+		look_at_beginning(&calls[i]);
 		if (calls[i].decision.blocked > 0)
 			calls[i].decision.allowed = false;
 	}
@@ -233,34 +255,44 @@ count_all(BucketCall *calls, int n, bool allowed)
 }
 
 /*
- * Decide calls on different buckets, all or nothing, and count the decisions.  A
- * denied call is a violation of the buckets that refused it.
+ * Decide calls on different buckets, all or nothing.  The caller then has them
+ * counted.
  */
-static bool
-decide_merged(BucketCall *calls, int n)
+void
+decide_all_uncounted(BucketCall *calls, int n)
 {
 	bool		long_way = !memory_attached();
-	bool		allowed;
 
 	for (int i = 0; i < n; i++)
 	{
 		memset(&calls[i].decision, 0, sizeof(Decision));
-		calls[i].absent = 0;
 		calls[i].decision.allowed = true;
 		calls[i].decision.known = true;
 		long_way = long_way || block_possible(&calls[i].id) ||
 			bucket_rule_is_closed(&calls[i].rule);
 	}
 	if (!enabled_setting || n == 0)
-		return true;
+		return;
 	if (refund_setting)
 		refund_reserve(n);
 
 	if (long_way || !memory_consume_all(calls, n, PLACE_NOTHING, true))
 		decide_all_guarded(calls, n);
+}
 
+/*
+ * The same, and count the decisions.  A denied call is a violation of the buckets that
+ * refused it.
+ */
+static bool
+decide_merged(BucketCall *calls, int n)
+{
+	bool		allowed;
+
+	decide_all_uncounted(calls, n);
 	allowed = all_allowed(calls, n);
-	count_all(calls, n, allowed);
+	if (enabled_setting)
+		count_all(calls, n, allowed);
 	return allowed || shadow_setting;
 }
 

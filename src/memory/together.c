@@ -10,7 +10,9 @@
  * naps in between.
  *
  * Buckets that are not here are made with their partitions' locks held, which are
- * taken before any word is locked.  memory/slots.h explains how buckets are kept.
+ * taken before any word is locked.  One that begins with fewer tokens than its capacity
+ * (decide/policies.c) is made even if nothing is taken from it: it refills from then
+ * on.  memory/slots.h explains how buckets are kept.
  */
 #include "postgres.h"
 
@@ -95,7 +97,7 @@ claim_absent(BucketCall *calls, int n, PlaceMode mode, Held *held)
 			result = ALL_ELSEWHERE;
 			continue;
 		}
-		if (calls[i].rule.take == 0)
+		if (calls[i].rule.take == 0 && calls[i].absent == 0)
 			continue;			/* nothing to keep: no bucket is made */
 		if (claim_slots(&probe, (probe.layout & LAYOUT_SHIFT) ? 1 : groups_for(mode),
 						slots_needed(&calls[i].id), held[i].claimed, held[i].words))
@@ -190,7 +192,7 @@ decide_locked(BucketCall *calls, int n, Held *held, bool apply)
 			unlock_with_rule(slot, held[i].word, rule, full_at);
 		else if (slot)
 			unlock_unchanged(slot, held[i].word);
-		else if (held[i].n_claimed > 0 && apply)
+		else if (held[i].n_claimed > 0 && (apply || calls[i].absent > 0))
 		{
 			fill_slots(&calls[i].id, rule, full_at,
 					   held[i].n_claimed, held[i].claimed, held[i].words);

@@ -6,8 +6,8 @@
  * The others are in shared memory: memory/together.c decides those, while the pages
  * of the rows stay locked.
  *
- * Rows that are missing are made first, one after the other, as rows of full buckets
- * (table/make.c).  Then all rows are pinned, and the pages that they are on are
+ * Rows that are missing are made first, one after the other, as rows of buckets that
+ * nothing has been taken from (table/make.c).  Then all rows are pinned, and the pages that they are on are
  * locked in the order of their numbers, and after these the partitions of memory.  If
  * a row turns out to be gone, or a statement is changing it, everything is unlocked
  * and the calls are tried again.
@@ -63,7 +63,7 @@ make_rows(Rows *rows, BucketCall *calls, int n, Split *split)
 			continue;
 		}
 		make_lock_key(&call->id, &tag);
-		result = make_row(rows, &call->id, &call->rule, 0, &ref);
+		result = make_row(rows, &call->id, &call->rule, call->absent, &ref);
 		if (result == FOUND)
 			rows_release(&ref);
 		if (result == IN_MEMORY)
