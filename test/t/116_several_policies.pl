@@ -135,6 +135,14 @@ SQL
 	$sql->("SELECT rl_consume_policy('second', 'old', 4), rl_consume_policy('second', 'denied', 16)");
 	$node->restart if $name ne 'table';
 	is($sql->($look), "11\n15\n15", "$name: buckets that begin with some tokens, saved and restored");
+
+	# Without a worker, calls of several tiers delete the rows of full buckets, too
+	if ($name eq 'table')
+	{
+		$sql->("INSERT INTO rate_limit_policies (policy, tier, capacity, refill) VALUES ('quick', 'default', 1, 1e9), ('quick', 'more', 1, 1e9)");
+		$sql->("SELECT count(rl_consume_policy('quick', 'full again ' || i)) FROM generate_series(1, 1000) i");
+		cmp_ok($sql->("SELECT count(*) FROM rate_limit_buckets WHERE key ~ '^full'"), '<', 500, 'rows of full buckets are deleted');
+	}
 	$node->stop;
 }
 done_testing();
