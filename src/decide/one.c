@@ -82,8 +82,8 @@ deny_closed(Decision *decision)
 
 /*
  * What the bucket owes and whether the call would be allowed.  Changes nothing, so
- * decision->owed is what the bucket owes before the call.  If there is none, it counts
- * as full.
+ * decision->owed is what the bucket owes before the call.  If there is none, it
+ * counts as full.
  */
 void
 look_at_bucket(const BucketId *id, const BucketRule *rule, Decision *decision)

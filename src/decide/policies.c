@@ -8,16 +8,16 @@
  * or from none.  A tier in shadow never makes the others deny a call: it is decided
  * after them, by itself.
  *
- * A tier may say that a bucket begins with fewer tokens than its capacity ("initial").
- * It begins with the first call on its key, also if that is denied, and then refills
- * like any other.  For these tiers a full bucket does not equal one that is absent, but
- * the stores treat it so: its room is given to another bucket when that needs it, or
- * its row is deleted, and it then begins anew.  We leave it at that.  To keep full
- * buckets would take room for every key ever seen, which an attacker can fill.  To let
- * a bucket begin anew at the moment at which it is full would be exact, but a caller
- * that comes less often than its bucket fills could then never use what it has saved.
- * So a full bucket is used as long as it is there, and "initial" means a key that is
- * not known, or no longer.
+ * A tier may say that a bucket begins with fewer tokens than its capacity
+ * ("initial").  It begins with the first call on its key, also if that is denied, and
+ * then refills like any other.  For these tiers a full bucket does not equal one
+ * that is absent, but the stores treat it so: its room is given to another bucket
+ * when that needs it, or its row is deleted, and it then begins anew.  We leave it
+ * at that.  To keep full buckets would take room for every key ever seen, which an
+ * attacker can fill.  To let a bucket begin anew at the moment at which it is full
+ * would be exact, but a caller that comes less often than its bucket fills could
+ * then never use what it has saved.  So a full bucket is used as long as it is there,
+ * and "initial" means a key that is not known, or no longer.
  *
  * A policy is read when it is first called and then kept in the session.  A trigger
  * on the table sends a relcache invalidation for every change.  The invalidation is
@@ -304,8 +304,8 @@ any_shadowed(const BucketCall *calls, int n)
 
 /*
  * Calls on the tiers of one policy or several.  Those on tiers that count are at the
- * front of "calls", which has room for MAX_CALLS, those on tiers in shadow at its end.
- * "names" has room for as many.
+ * front of "calls", which has room for MAX_CALLS, those on tiers in shadow at its
+ * end.  "names" has room for as many.
  */
 typedef struct TierCalls
 {
@@ -344,7 +344,7 @@ make_calls(TierCalls *made, const Policy *policy, const text *key, double cost)
 	}
 }
 
-/* The answer of a policy without an enabled tier is a full bucket of its first tier. */
+/* Without an enabled tier, a policy answers with a full bucket of its first tier. */
 static void
 make_full(BucketCall *call, TierName *name, const Policy *policy, const text *key,
 		  double cost)
@@ -355,8 +355,8 @@ make_full(BucketCall *call, TierName *name, const Policy *policy, const text *ke
 }
 
 /*
- * Decide and count a call on one tier.  Only decide_all_uncounted() knows buckets that
- * do not begin full.
+ * Decide and count a call on one tier.  Only decide_all_uncounted() knows buckets
+ * that do not begin full.
  */
 static void
 decide_tier(BucketCall *call, bool shadow)
@@ -375,8 +375,8 @@ decide_tier(BucketCall *call, bool shadow)
 
 /*
  * Decide and count the calls on all tiers: those that count all or nothing, and, if
- * these are allowed, those in shadow by themselves.  Returns whether they are allowed.
- * The calls that count keep their order only if "in_order" says so.
+ * these are allowed, those in shadow by themselves.  Returns whether they are
+ * allowed.  The calls that count keep their order only if "in_order" says so.
  */
 static bool
 decide_tiers(TierCalls *made, bool in_order)
@@ -461,8 +461,9 @@ look_at_tiers(BucketCall *calls, int n, bool shadow)
 }
 
 /*
- * Make the calls on the tiers of one of several policies, and say in its answer which
- * they are, or that a setting decides.  Returns false if that setting denies the call.
+ * Make the calls on the tiers of one of several policies, and say in its answer
+ * which they are, or that a setting decides.  Returns false if that setting denies
+ * the call.
  */
 static bool
 add_policy(TierCalls *made, const PolicyCall *call, PolicyAnswer *answer)

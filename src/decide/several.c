@@ -111,7 +111,7 @@ denied_at_once(BucketCall *calls, int n)
 	return denied;
 }
 
-/* A call has been looked at: if it has no bucket, say what one would have that begins. */
+/* A call has been looked at.  If it has no bucket, say what a new one would have. */
 static void
 look_at_beginning(BucketCall *call)
 {
@@ -281,8 +281,8 @@ decide_all_uncounted(BucketCall *calls, int n)
 }
 
 /*
- * The same, and count the decisions.  A denied call is a violation of the buckets that
- * refused it.
+ * The same, and count the decisions.  A denied call is a violation of the buckets
+ * that refused it.
  */
 static bool
 decide_merged(BucketCall *calls, int n)

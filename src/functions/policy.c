@@ -1,7 +1,8 @@
 /*
  * functions/policy.c
- *		Calls by a policy: rl_consume_policy(), rl_throttle_policy(); by several:
- *		rl_consume_policies(); and the state of a policy's buckets: rl_status_policy().
+ *		Calls by a policy: rl_consume_policy(), rl_throttle_policy(); by several
+ *		policies: rl_consume_policies(); and the state of a policy's buckets:
+ *		rl_status_policy().
  *
  * Reading policies and deciding by them is in decide/policies.c.
  */

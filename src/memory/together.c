@@ -10,9 +10,9 @@
  * naps in between.
  *
  * Buckets that are not here are made with their partitions' locks held, which are
- * taken before any word is locked.  One that begins with fewer tokens than its capacity
- * (decide/policies.c) is made even if nothing is taken from it: it refills from then
- * on.  memory/slots.h explains how buckets are kept.
+ * taken before any word is locked.  One that begins with fewer tokens than its
+ * capacity (decide/policies.c) is made even if nothing is taken from it: it refills
+ * from then on.  memory/slots.h explains how buckets are kept.
  */
 #include "postgres.h"
 

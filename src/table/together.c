@@ -7,10 +7,10 @@
  * of the rows stay locked.
  *
  * Rows that are missing are made first, one after the other, as rows of buckets that
- * nothing has been taken from (table/make.c).  Then all rows are pinned, and the pages that they are on are
- * locked in the order of their numbers, and after these the partitions of memory.  If
- * a row turns out to be gone, or a statement is changing it, everything is unlocked
- * and the calls are tried again.
+ * nothing has been taken from (table/make.c).  Then all rows are pinned, and the
+ * pages that they are on are locked in the order of their numbers, and after these
+ * the partitions of memory.  If a row turns out to be gone, or a statement is
+ * changing it, everything is unlocked and the calls are tried again.
  */
 #include "postgres.h"
 
