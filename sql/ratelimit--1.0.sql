@@ -79,6 +79,11 @@ RETURNS boolean[] AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION rl_consume_each(text[], float8, float8, float8, text) IS
 'rl_consume() for each of the keys, in order, each decided by itself: an answer per key. A key may be given more than once. Arguments and errors as of rl_consume(); nothing is taken if any of them is bad.';
 
+CREATE FUNCTION rl_throttle_each(keys text[], capacities float8[], refills float8[], costs float8[] DEFAULT NULL, limiters text[] DEFAULT NULL)
+RETURNS rl_result[] AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION rl_throttle_each(text[], float8[], float8[], float8[], text[]) IS
+'rl_throttle() for each of the keys, in order, each decided by itself and by a rule of its own: an answer per key. A key may be given more than once. At most 100000 keys; costs are 1 and limiters "default" if null. Errors as of rl_consume(); also 2202E arrays of different lengths, 54000 more than 100000 keys; nothing is taken if any argument is bad.';
+
 CREATE FUNCTION rl_consume_all(keys text[], capacities float8[], refills float8[], costs float8[] DEFAULT NULL, limiters text[] DEFAULT NULL)
 RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION rl_consume_all(text[], float8[], float8[], float8[], text[]) IS
@@ -294,6 +299,8 @@ CREATE TABLE rate_limit_policies (
 	refill float8 NOT NULL
 		CONSTRAINT refill_finite_and_not_below_0 CHECK (refill OPERATOR(pg_catalog.>=) 0::float8 AND refill OPERATOR(pg_catalog.<) 'Infinity'),
 	quota boolean NOT NULL DEFAULT false,
+	initial float8
+		CONSTRAINT initial_from_0_to_capacity CHECK (initial OPERATOR(pg_catalog.>=) 0::float8 AND initial OPERATOR(pg_catalog.<=) capacity),
 	shadow boolean NOT NULL DEFAULT false,
 	enabled boolean NOT NULL DEFAULT true,
 	comment text,
@@ -312,6 +319,7 @@ COMMENT ON COLUMN rate_limit_policies.tier IS 'name within the policy; its limit
 COMMENT ON COLUMN rate_limit_policies.capacity IS 'tokens; 0: nobody is allowed anything';
 COMMENT ON COLUMN rate_limit_policies.refill IS 'tokens per second, see rl_per(); 0: never, which only a quota may have';
 COMMENT ON COLUMN rate_limit_policies.quota IS 'true, with refill 0: tokens that are used up never come back by themselves';
+COMMENT ON COLUMN rate_limit_policies.initial IS 'tokens that a bucket begins with, from 0 to capacity, at the first call on its key; null: it begins full. A bucket that has become full may be forgotten, and its key then begins anew';
 COMMENT ON COLUMN rate_limit_policies.shadow IS 'true: decided and recorded, but never denies';
 COMMENT ON COLUMN rate_limit_policies.enabled IS 'false: as if the tier did not exist; a policy without any enabled tier allows everything';
 COMMENT ON COLUMN rate_limit_policies.comment IS 'a note for people; nothing reads it';
@@ -345,6 +353,11 @@ CREATE FUNCTION rl_throttle_policy(policy text, key text, cost float8 DEFAULT 1)
 RETURNS rl_result AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION rl_throttle_policy(text, text, float8) IS
 'The same decision as rl_consume_policy(), with the tokens left and the times to wait of the tier that binds most: when denied, the one to wait for longest, else the one with the fewest tokens left. Arguments and errors as there.';
+
+CREATE FUNCTION rl_consume_policies(policies text[], keys text[], costs float8[] DEFAULT NULL)
+RETURNS rl_result[] AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION rl_consume_policies(text[], text[], float8[]) IS
+'Take costs[i] tokens from all tiers of policies[i] for keys[i], for every i, or, if any of them does not have them, from none. An answer for each policy, in order, as of rl_throttle_policy(). The call is allowed if every answer is. If not, allowed is false in the answers of the policies that refuse, which are also the violations; true in an answer means that this policy would have allowed the call, and remaining is what its bucket still has, because nothing was taken. At most 64 policies, of 64 enabled tiers in all; costs are 1 if null; a policy given twice with one key has to pay both costs. Errors as of rl_consume_policy(); also 2202E arrays of different lengths, 54000 too many policies or tiers; nothing is taken then.';
 
 CREATE FUNCTION rl_status_policy(policy text, key text, OUT tier text, OUT limiter text, OUT capacity float8, OUT refill float8, OUT tokens float8, OUT retry_after interval, OUT reset_after interval, OUT blocked_until timestamptz, OUT shadow boolean, OUT enabled boolean)
 RETURNS SETOF record AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL RESTRICTED;

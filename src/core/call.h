@@ -17,6 +17,7 @@ typedef struct Decision
 	Owed		blocked;		/* ns that a block still lasts; 0: not blocked */
 	int64		now;			/* time of the call, monotonic; 0: not known */
 	bool		in_table;		/* the bucket is in the table, not in memory */
+	bool		nowhere;		/* there is no bucket; set when only looking */
 	bool		shadowed;		/* allowed only because of shadow; set when counted */
 } Decision;
 
@@ -37,7 +38,8 @@ typedef struct BucketCall
 {
 	BucketId	id;
 	BucketRule	rule;
-	Owed		absent;			/* what the bucket owes if memory does not have it */
+	Owed		absent;			/* what the bucket owes if there is none: more than 0
+								 * if it begins with fewer tokens than its capacity */
 	Decision	decision;
 } BucketCall;
 

@@ -82,7 +82,8 @@ deny_closed(Decision *decision)
 
 /*
  * What the bucket owes and whether the call would be allowed.  Changes nothing, so
- * decision->owed is what the bucket owes before the call.
+ * decision->owed is what the bucket owes before the call.  If there is none, it
+ * counts as full.
  */
 void
 look_at_bucket(const BucketId *id, const BucketRule *rule, Decision *decision)
@@ -90,6 +91,7 @@ look_at_bucket(const BucketId *id, const BucketRule *rule, Decision *decision)
 	bool		may_hold;
 	Owed		owed = 0;
 
+	decision->nowhere = false;
 	if (bucket_rule_is_closed(rule))
 	{
 		deny_closed(decision);
@@ -100,10 +102,13 @@ look_at_bucket(const BucketId *id, const BucketRule *rule, Decision *decision)
 		refund_settle();
 	if (memory_attached() && memory_peek(id, rule, decision))
 		return;
+	if (may_hold && table_peek(id, rule, &owed))
+		decision->nowhere = false;
 	/* if it has no row, it may have moved to memory since we looked there */
-	if (may_hold && !table_peek(id, rule, &owed) &&
-		memory_attached() && memory_peek(id, rule, decision))
+	else if (may_hold && memory_attached() && memory_peek(id, rule, decision))
 		return;
+	else
+		decision->nowhere = true;
 	decision->owed = owed;
 	decision->allowed = bucket_take(rule, &owed);
 }
@@ -126,6 +131,7 @@ void
 decide_look(const BucketId *id, const BucketRule *rule, Decision *decision)
 {
 	begin_decision(decision);
+	decision->nowhere = false;
 
 	if (!enabled_setting)
 	{

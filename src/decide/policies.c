@@ -8,6 +8,17 @@
  * or from none.  A tier in shadow never makes the others deny a call: it is decided
  * after them, by itself.
  *
+ * A tier may say that a bucket begins with fewer tokens than its capacity
+ * ("initial").  It begins with the first call on its key, also if that is denied, and
+ * then refills like any other.  For these tiers a full bucket does not equal one
+ * that is absent, but the stores treat it so: its room is given to another bucket
+ * when that needs it, or its row is deleted, and it then begins anew.  We leave it
+ * at that.  To keep full buckets would take room for every key ever seen, which an
+ * attacker can fill.  To let a bucket begin anew at the moment at which it is full
+ * would be exact, but a caller that comes less often than its bucket fills could
+ * then never use what it has saved.  So a full bucket is used as long as it is there,
+ * and "initial" means a key that is not known, or no longer.
+ *
  * A policy is read when it is first called and then kept in the session.  A trigger
  * on the table sends a relcache invalidation for every change.  The invalidation is
  * as transactional as the change: it reaches other sessions when the change commits,
@@ -26,6 +37,7 @@
 #include "decide/rules.h"
 #include "decide/several.h"
 #include "decide/short_way.h"
+#include "memory/partitions.h"
 #include "miscadmin.h"
 #include "table/sql.h"
 #include "utils/builtins.h"
@@ -40,6 +52,7 @@ typedef struct Tier
 	int			limiter_len;
 	double		capacity;
 	double		refill;
+	Owed		absent;			/* what a bucket owes when it begins */
 	bool		shadow;
 	bool		enabled;
 } Tier;
@@ -54,7 +67,7 @@ typedef struct Policy
 static SqlStatement read_policy = {
 	"SELECT CASE WHEN p.tier OPERATOR(pg_catalog.=) 'default' THEN p.policy"
 	"  ELSE p.policy OPERATOR(pg_catalog.||) '/' OPERATOR(pg_catalog.||) p.tier END,"
-	" p.capacity, p.refill, p.shadow, p.enabled"
+	" p.capacity, p.refill, p.shadow, p.enabled, p.initial"
 	" FROM %1$s.rate_limit_policies p WHERE p.policy OPERATOR(pg_catalog.=) $1"
 	" ORDER BY p.tier",
 	1, {TEXTOID}
@@ -130,11 +143,19 @@ empty_cache(void)
 }
 
 /* A policy to be read, for sql_try(). */
-typedef struct PolicyCall
+typedef struct PolicyRead
 {
 	char		name[MAX_LIMITER_LEN + 1];
 	Policy	   *policy;			/* NULL if no policy has the name */
-} PolicyCall;
+} PolicyRead;
+
+/* What a bucket owes that begins with "initial" tokens. */
+static Owed
+owed_at_first(double capacity, double refill, double initial)
+{
+	check_tokens("initial", initial);
+	return get_rule(capacity, refill, Max(capacity - initial, 0))->take;
+}
 
 /* Copy the n rows that read_policy has found into the cache's memory. */
 static Tier *
@@ -148,6 +169,7 @@ read_tiers(int n)
 		TupleDesc	desc = SPI_tuptable->tupdesc;
 		bool		isnull;
 		text	   *limiter = DatumGetTextPP(SPI_getbinval(row, desc, 1, &isnull));
+		Datum		initial;
 
 		check_limiter(VARDATA_ANY(limiter), VARSIZE_ANY_EXHDR(limiter));
 		tiers[i].limiter_len = VARSIZE_ANY_EXHDR(limiter);
@@ -156,6 +178,10 @@ read_tiers(int n)
 		tiers[i].refill = DatumGetFloat8(SPI_getbinval(row, desc, 3, &isnull));
 		tiers[i].shadow = DatumGetBool(SPI_getbinval(row, desc, 4, &isnull));
 		tiers[i].enabled = DatumGetBool(SPI_getbinval(row, desc, 5, &isnull));
+		initial = SPI_getbinval(row, desc, 6, &isnull);
+		if (!isnull)
+			tiers[i].absent = owed_at_first(tiers[i].capacity, tiers[i].refill,
+											DatumGetFloat8(initial));
 	}
 	return tiers;
 }
@@ -165,7 +191,7 @@ static void
 load(void *arg)
 {
 	static bool called = false;
-	PolicyCall *call = arg;
+	PolicyRead *call = arg;
 	SqlCaller	caller = sql_begin();
 	Datum		values[1];
 	int			n;
@@ -223,7 +249,7 @@ static const Policy *
 find_policy(const text *name)
 {
 	int			len = VARSIZE_ANY_EXHDR(name);
-	PolicyCall	call = {{0}};
+	PolicyRead	call = {{0}};
 	ErrorData  *error = NULL;
 
 	check_length("policy", VARDATA_ANY(name), len, MAX_LIMITER_LEN);
@@ -263,6 +289,7 @@ make_call(BucketCall *call, TierName *name, const Tier *tier, const text *key,
 	use_bucket(&call->id, VARDATA_ANY(key), VARSIZE_ANY_EXHDR(key),
 			   name->limiter, tier->limiter_len);
 	call->rule = *get_rule(tier->capacity, tier->refill, cost);
+	call->absent = tier->absent;
 }
 
 /* Is one of the decided calls allowed only because it is in shadow? */
@@ -276,57 +303,99 @@ any_shadowed(const BucketCall *calls, int n)
 }
 
 /*
- * Make the calls on the tiers that are enabled.  Those on tiers that count go to the
- * front of "calls", which has room for MAX_CALLS, those on tiers in shadow to its
- * end.  Returns how many count.
+ * Calls on the tiers of one policy or several.  Those on tiers that count are at the
+ * front of "calls", which has room for MAX_CALLS, those on tiers in shadow at its
+ * end.  "names" has room for as many.
  */
-static int
-make_calls(BucketCall *calls, TierName *names, const Policy *policy, const text *key,
-		   double cost, int *n_shadows)
+typedef struct TierCalls
 {
-	int			n = 0;
+	BucketCall *calls;
+	TierName   *names;
+	int			n;				/* calls that count */
+	int			n_shadows;
+} TierCalls;
 
-	*n_shadows = 0;
+/* The first of the calls on tiers in shadow, the last made one. */
+static BucketCall *
+first_shadow(const TierCalls *made)
+{
+	return made->calls + MAX_CALLS - made->n_shadows;
+}
+
+/* Make the calls on those tiers of a policy that are enabled. */
+static void
+make_calls(TierCalls *made, const Policy *policy, const text *key, double cost)
+{
 	for (int i = 0; i < policy->n_tiers; i++)
 	{
 		const Tier *tier = &policy->tiers[i];
+		TierName   *name = made->names + made->n + made->n_shadows;
 
-		if (tier->enabled)
-			make_call(tier->shadow ? &calls[MAX_CALLS - ++*n_shadows] : &calls[n++],
-					  &names[i], tier, key, cost);
+		if (!tier->enabled)
+			continue;
+		if (made->n + made->n_shadows == MAX_CALLS)
+			ereport(ERROR,
+					(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+					 errmsg("policies must not have more than %d tiers in all",
+							MAX_CALLS)));
+		make_call(tier->shadow ? &made->calls[MAX_CALLS - ++made->n_shadows] :
+				  &made->calls[made->n++],
+				  name, tier, key, cost);
 	}
-	return n;
 }
 
-/* Decide and count a call on one tier. */
+/* Without an enabled tier, a policy answers with a full bucket of its first tier. */
+static void
+make_full(BucketCall *call, TierName *name, const Policy *policy, const text *key,
+		  double cost)
+{
+	make_call(call, name, &policy->tiers[0], key, cost);
+	memset(&call->decision, 0, sizeof(Decision));
+	call->decision.known = call->decision.allowed = true;
+}
+
+/*
+ * Decide and count a call on one tier.  Only decide_all_uncounted() knows buckets
+ * that do not begin full.
+ */
 static void
 decide_tier(BucketCall *call, bool shadow)
 {
 	limiter_use(call->id.limiter, call->id.limiter_len);
-	decide_uncounted(&call->id, &call->rule, &call->decision);
+	if (call->absent == 0)
+		decide_uncounted(&call->id, &call->rule, &call->decision);
+	else
+	{
+		decide_all_uncounted(call, 1);
+		if (call->decision.in_table && memory_attached())
+			stats_count(COUNT_OVERFLOWED);
+	}
 	decide_counted(&call->id, &call->rule, &call->decision, shadow);
 }
 
 /*
- * Decide the calls that make_calls() has made: n of tiers that count, n_shadows of
- * tiers in shadow.  Returns whether the call is allowed.
+ * Decide and count the calls on all tiers: those that count all or nothing, and, if
+ * these are allowed, those in shadow by themselves.  Returns whether they are
+ * allowed.  The calls that count keep their order only if "in_order" says so.
  */
 static bool
-decide_tiers(BucketCall *calls, int n, int n_shadows)
+decide_tiers(TierCalls *made, bool in_order)
 {
-	BucketCall *shadows = calls + MAX_CALLS - n_shadows;
 	bool		allowed = true;
 
-	if (n == 1)
+	if (made->n == 1)
 	{
-		decide_tier(&calls[0], false);
-		allowed = calls[0].decision.allowed;
+		decide_tier(&made->calls[0], false);
+		allowed = made->calls[0].decision.allowed;
 	}
-	else if (n > 1)
-		allowed = decide_all(calls, n);
+	else if (made->n > 1 && in_order)
+		allowed = decide_all_in_order(made->calls, made->n);
+	else if (made->n > 1)
+		allowed = decide_all(made->calls, made->n);
 
-	for (int i = 0; i < n_shadows && allowed; i++)
-		decide_tier(&shadows[i], true);
+	/* the first one is the last */
+	for (int i = made->n_shadows - 1; i >= 0 && allowed; i--)
+		decide_tier(first_shadow(made) + i, true);
 	return allowed;
 }
 
@@ -344,9 +413,7 @@ decide_by_policy(const text *policy_name, const text *key, double cost,
 				 BucketCall *calls, TierName *names, int *n_calls, bool *shadowed)
 {
 	const Policy *policy;
-	BucketCall *shadows;
-	int			n;
-	int			n_shadows;
+	TierCalls	made = {calls, names};
 	bool		allowed;
 
 	/* with ratelimit.enabled off, even a missing policy must not raise an error */
@@ -358,22 +425,20 @@ decide_by_policy(const text *policy_name, const text *key, double cost,
 	if (!policy)
 		return on_error_setting == ON_ERROR_ALLOW;
 
-	n = make_calls(calls, names, policy, key, cost, &n_shadows);
-	shadows = calls + MAX_CALLS - n_shadows;
-	if (n + n_shadows == 0)
+	make_calls(&made, policy, key, cost);
+	if (made.n + made.n_shadows == 0)
 	{
-		/* the answer is that of a full bucket of the first tier */
-		make_call(&calls[0], &names[0], &policy->tiers[0], key, cost);
-		memset(&calls[0].decision, 0, sizeof(Decision));
-		calls[0].decision.known = calls[0].decision.allowed = true;
+		make_full(&calls[0], &names[0], policy, key, cost);
 		*n_calls = 1;
 		return true;
 	}
-	allowed = decide_tiers(calls, n, n_shadows);
-	*shadowed = any_shadowed(calls, n) || (allowed && any_shadowed(shadows, n_shadows));
-	if (n == 0)
-		memmove(calls, shadows, (n = n_shadows) * sizeof(BucketCall));
-	*n_calls = n;
+	allowed = decide_tiers(&made, false);
+	*shadowed = any_shadowed(calls, made.n) ||
+		(allowed && any_shadowed(first_shadow(&made), made.n_shadows));
+	if (made.n == 0)
+		memmove(calls, first_shadow(&made),
+				(made.n = made.n_shadows) * sizeof(BucketCall));
+	*n_calls = made.n;
 	return allowed;
 }
 
@@ -388,8 +453,7 @@ reserve_by_policy(const text *policy_name, const text *key, double tokens, int m
 				  BucketCall *calls, TierName *names, bool *allowed)
 {
 	const Policy *policy;
-	int			n;
-	int			n_shadows;
+	TierCalls	made = {calls, names};
 	int			taken = 0;
 
 	*allowed = true;
@@ -399,25 +463,125 @@ reserve_by_policy(const text *policy_name, const text *key, double tokens, int m
 	*allowed = on_error_setting == ON_ERROR_ALLOW;
 	if (!policy)
 		return 0;
-	n = make_calls(calls, names, policy, key, tokens, &n_shadows);
-	if (n + n_shadows > max)
+	make_calls(&made, policy, key, tokens);
+	if (made.n + made.n_shadows > max)
 		ereport(ERROR,
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 				 errmsg("policy \"%s\" must not have more than %d enabled tiers for a reservation, not %d",
-						policy->name, max, n + n_shadows)));
-	*allowed = decide_tiers(calls, n, n_shadows);
+						policy->name, max, made.n + made.n_shadows)));
+	*allowed = decide_tiers(&made, false);
 	if (!*allowed)
 		return 0;
 
 	/* of the tiers that count, all have given tokens, or one is in shadow and none has */
-	if (!any_shadowed(calls, n))
-		for (int i = 0; i < n; i++)
+	if (!any_shadowed(calls, made.n))
+		for (int i = 0; i < made.n; i++)
 			if (calls[i].decision.known)
 				calls[taken++] = calls[i];
-	for (int i = MAX_CALLS - n_shadows; i < MAX_CALLS; i++)
-		if (calls[i].decision.known && !calls[i].decision.shadowed)
-			calls[taken++] = calls[i];
+	for (int i = 0; i < made.n_shadows; i++)
+	{
+		const BucketCall *shadow = first_shadow(&made) + i;
+
+		if (shadow->decision.known && !shadow->decision.shadowed)
+			calls[taken++] = *shadow;
+	}
 	return taken;
+}
+
+/*
+ * Find what calls would find, without changing anything, and with their tiers in
+ * shadow or not.
+ */
+static void
+look_at_tiers(BucketCall *calls, int n, bool shadow)
+{
+	for (int i = 0; i < n; i++)
+	{
+		Decision   *decision = &calls[i].decision;
+
+		CHECK_FOR_INTERRUPTS();
+		look_at_call(&calls[i]);
+		decision->shadowed = !decision->allowed && (shadow || shadow_setting);
+		decision->allowed |= decision->shadowed;
+	}
+}
+
+/*
+ * Make the calls on the tiers of one of several policies, and say in its answer
+ * which they are, or that a setting decides.  Returns false if that setting denies
+ * the call.
+ */
+static bool
+add_policy(TierCalls *made, const PolicyCall *call, PolicyAnswer *answer)
+{
+	TierCalls	before = *made;
+	const Policy *policy;
+
+	memset(answer, 0, sizeof(PolicyAnswer));
+	answer->allowed = true;
+	if (!enabled_setting)
+		return true;
+	policy = find_policy(call->policy);
+	if (!policy)
+		return answer->allowed = on_error_setting == ON_ERROR_ALLOW;
+
+	make_calls(made, policy, call->key, call->cost);
+	answer->calls = made->calls + before.n;
+	answer->n = made->n - before.n;
+	answer->shadows = first_shadow(made);
+	answer->n_shadows = made->n_shadows - before.n_shadows;
+	if (answer->n + answer->n_shadows == 0)
+	{
+		answer->calls = palloc(sizeof(BucketCall));
+		answer->n = 1;
+		make_full(answer->calls, palloc(sizeof(TierName)), policy, call->key,
+				  call->cost);
+	}
+	return true;
+}
+
+/*
+ * Decide a call by several policies, each with a key and a cost of its own: tokens
+ * are taken from the tiers of all of them, or from none.
+ *
+ * Each answer says whether its policy allows the call.  The call is allowed if all
+ * do; if not, nothing is taken, and the answers of the others say what their buckets
+ * have.  "calls" and "names" have room for MAX_CALLS, and the answers point there.
+ */
+void
+decide_by_policies(const PolicyCall *policies, int n, BucketCall *calls,
+				   TierName *names, PolicyAnswer *answers)
+{
+	TierCalls	made = {calls, names};
+	bool		denied = false; /* by a setting */
+	bool		allowed = false;
+
+	for (int i = 0; i < n; i++)
+	{
+		CHECK_FOR_INTERRUPTS();
+		denied |= !add_policy(&made, &policies[i], &answers[i]);
+	}
+
+	/* a call that a setting has denied is not counted */
+	if (denied)
+		look_at_tiers(calls, made.n, false);
+	else
+		allowed = decide_tiers(&made, true);
+	if (!allowed)
+		look_at_tiers(first_shadow(&made), made.n_shadows, true);
+
+	for (int i = 0; i < n; i++)
+	{
+		PolicyAnswer *answer = &answers[i];
+
+		answer->shadowed = any_shadowed(answer->calls, answer->n) ||
+			any_shadowed(answer->shadows, answer->n_shadows);
+		if (answer->n == 0)
+		{
+			answer->calls = answer->shadows;
+			answer->n = answer->n_shadows;
+		}
+	}
 }
 
 /*
@@ -442,7 +606,7 @@ look_by_policy(const text *policy_name, const text *key, double cost,
 	for (int i = 0; i < n; i++)
 	{
 		CHECK_FOR_INTERRUPTS();
-		decide_look(&calls[i].id, &calls[i].rule, &calls[i].decision);
+		look_at_call(&calls[i]);
 	}
 	return n;
 }

@@ -21,12 +21,34 @@ typedef struct TierKind
 	bool		enabled;
 } TierKind;
 
+/* One of several policies that a call is decided by. */
+typedef struct PolicyCall
+{
+	const text *policy;
+	const text *key;
+	double		cost;
+} PolicyCall;
+
+/* What one of several policies answers. */
+typedef struct PolicyAnswer
+{
+	BucketCall *calls;			/* the decisions to answer with; n is 0 if a setting
+								 * has decided, and not the policy */
+	int			n;
+	bool		allowed;		/* by that setting */
+	bool		shadowed;		/* allowed only because of shadow */
+	BucketCall *shadows;		/* the decisions of tiers in shadow */
+	int			n_shadows;
+} PolicyAnswer;
+
 extern bool decide_by_policy(const text *policy_name, const text *key, double cost,
 							 BucketCall *calls, TierName *names, int *n_calls,
 							 bool *shadowed);
 extern int	reserve_by_policy(const text *policy_name, const text *key, double tokens,
 							  int max, BucketCall *calls, TierName *names,
 							  bool *allowed);
+extern void decide_by_policies(const PolicyCall *policies, int n, BucketCall *calls,
+							   TierName *names, PolicyAnswer *answers);
 extern int	look_by_policy(const text *policy_name, const text *key, double cost,
 						   BucketCall *calls, TierName *names, TierKind *kinds);
 

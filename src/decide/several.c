@@ -111,6 +111,27 @@ denied_at_once(BucketCall *calls, int n)
 	return denied;
 }
 
+/* A call has been looked at.  If it has no bucket, say what a new one would have. */
+static void
+look_at_beginning(BucketCall *call)
+{
+	Decision   *decision = &call->decision;
+	Owed		owed = call->absent;
+
+	if (!decision->nowhere || !decision->known)
+		return;
+	decision->owed = owed;
+	decision->allowed = bucket_take(&call->rule, &owed) && decision->blocked == 0;
+}
+
+/* What the call would be told, changing nothing: see decide_look(). */
+void
+look_at_call(BucketCall *call)
+{
+	decide_look(&call->id, &call->rule, &call->decision);
+	look_at_beginning(call);
+}
+
 /* Some call is denied already: take nothing, and say what each bucket would have decided. */
 static void
 deny_all(BucketCall *calls, int n)
@@ -118,6 +139,7 @@ deny_all(BucketCall *calls, int n)
 	for (int i = 0; i < n; i++)
 	{
 		look_at_bucket(&calls[i].id, &calls[i].rule, &calls[i].decision);
+		look_at_beginning(&calls[i]);
 		if (calls[i].decision.blocked > 0)
 			calls[i].decision.allowed = false;
 	}
@@ -233,35 +255,78 @@ count_all(BucketCall *calls, int n, bool allowed)
 }
 
 /*
- * Decide calls on several buckets, all or nothing, and count the decisions.  A denied
- * call is a violation of the buckets that refused it.  Changes the order of the
- * calls, and merges those on the same bucket.
+ * Decide calls on different buckets, all or nothing.  The caller then has them
+ * counted.
  */
-bool
-decide_all(BucketCall *calls, int n)
+void
+decide_all_uncounted(BucketCall *calls, int n)
 {
 	bool		long_way = !memory_attached();
-	bool		allowed;
 
-	n = merge_calls(calls, n);
 	for (int i = 0; i < n; i++)
 	{
 		memset(&calls[i].decision, 0, sizeof(Decision));
-		calls[i].absent = 0;
 		calls[i].decision.allowed = true;
 		calls[i].decision.known = true;
 		long_way = long_way || block_possible(&calls[i].id) ||
 			bucket_rule_is_closed(&calls[i].rule);
 	}
 	if (!enabled_setting || n == 0)
-		return true;
+		return;
 	if (refund_setting)
 		refund_reserve(n);
 
 	if (long_way || !memory_consume_all(calls, n, PLACE_NOTHING, true))
 		decide_all_guarded(calls, n);
+}
 
+/*
+ * The same, and count the decisions.  A denied call is a violation of the buckets
+ * that refused it.
+ */
+static bool
+decide_merged(BucketCall *calls, int n)
+{
+	bool		allowed;
+
+	decide_all_uncounted(calls, n);
 	allowed = all_allowed(calls, n);
-	count_all(calls, n, allowed);
+	if (enabled_setting)
+		count_all(calls, n, allowed);
 	return allowed || shadow_setting;
+}
+
+/*
+ * Decide calls on several buckets, all or nothing, and count the decisions.  Changes
+ * the order of the calls, and merges those on the same bucket.
+ */
+bool
+decide_all(BucketCall *calls, int n)
+{
+	return decide_merged(calls, merge_calls(calls, n));
+}
+
+/*
+ * The same, but the calls keep their order.  Calls on the same bucket, which are
+ * decided as one, all get its rule, with the sum of their costs, and its decision.
+ */
+bool
+decide_all_in_order(BucketCall *calls, int n)
+{
+	BucketCall	merged[MAX_CALLS];
+	int			n_merged;
+	bool		allowed;
+
+	memcpy(merged, calls, n * sizeof(BucketCall));
+	n_merged = merge_calls(merged, n);
+	allowed = decide_merged(merged, n_merged);
+	for (int i = 0; i < n; i++)
+	{
+		const BucketCall *one = bsearch(&calls[i], merged, n_merged,
+										sizeof(BucketCall), compare_calls);
+
+		calls[i].rule = one->rule;
+		calls[i].decision = one->decision;
+	}
+	return allowed;
 }

@@ -7,6 +7,9 @@
 
 #include "core/call.h"
 
+extern void decide_all_uncounted(BucketCall *calls, int n);
+extern void look_at_call(BucketCall *call);
 extern bool decide_all(BucketCall *calls, int n);
+extern bool decide_all_in_order(BucketCall *calls, int n);
 
 #endif							/* RATELIMIT_DECIDE_SEVERAL_H */

@@ -5,7 +5,9 @@
  */
 #include "postgres.h"
 
+#include "catalog/pg_type.h"
 #include "functions/arguments.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
@@ -42,6 +44,73 @@ const BucketRule *
 get_call(FunctionCallInfo fcinfo, BucketId *id)
 {
 	return read_call(fcinfo, id);
+}
+
+/*
+ * Read the elements of an array argument, and return how many there are.  An element
+ * that is null is an error.
+ */
+int
+get_array(FunctionCallInfo fcinfo, int arg, const char *name, Datum **values)
+{
+	ArrayType  *array = PG_GETARG_ARRAYTYPE_P(arg);
+	bool	   *nulls;
+	int			n;
+
+	if (ARR_ELEMTYPE(array) == TEXTOID)
+		deconstruct_array(array, TEXTOID, -1, false, TYPALIGN_INT, values, &nulls, &n);
+	else
+		deconstruct_array(array, FLOAT8OID, sizeof(float8), FLOAT8PASSBYVAL,
+						  TYPALIGN_DOUBLE, values, &nulls, &n);
+	for (int i = 0; array_contains_nulls(array) && i < n; i++)
+		if (nulls[i])
+			ereport(ERROR,
+					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+					 errmsg("%s[%d] must not be null", name, i + 1)));
+	return n;
+}
+
+/*
+ * Read the elements of the array that the other arrays of the call have to match.
+ * Return how many there are, which is at most "most".
+ */
+int
+get_keys(FunctionCallInfo fcinfo, int arg, const char *name, int most, Datum **values)
+{
+	int			n;
+
+	check_not_null(fcinfo, arg, name);
+	n = get_array(fcinfo, arg, name, values);
+	if (n > most)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("%s must not have more than %d elements, not %d",
+						name, most, n)));
+	return n;
+}
+
+/*
+ * Read the elements of an array argument, which must be as many as those of the
+ * array that get_keys() has read.  Return NULL if the argument is null, which only an
+ * optional one may be.
+ */
+Datum *
+get_parallel_array(FunctionCallInfo fcinfo, int arg, const char *name,
+				   bool optional, const char *of, int n_of)
+{
+	Datum	   *values;
+	int			n;
+
+	if (PG_ARGISNULL(arg) && optional)
+		return NULL;
+	check_not_null(fcinfo, arg, name);
+	n = get_array(fcinfo, arg, name, &values);
+	if (n != n_of)
+		ereport(ERROR,
+				(errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
+				 errmsg("%s must have an element for each of %d %s, not %d",
+						name, n_of, of, n)));
+	return values;
 }
 
 /*

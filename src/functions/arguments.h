@@ -25,6 +25,11 @@ pg_noreturn extern void fail_null(const char *name);
 pg_noreturn extern void fail_null_call(FunctionCallInfo fcinfo);
 extern void get_bucket_id(BucketId *id, const text *key, const text *limiter);
 extern const BucketRule *get_call(FunctionCallInfo fcinfo, BucketId *id);
+extern int	get_array(FunctionCallInfo fcinfo, int arg, const char *name, Datum **values);
+extern int	get_keys(FunctionCallInfo fcinfo, int arg, const char *name, int most,
+					 Datum **values);
+extern Datum *get_parallel_array(FunctionCallInfo fcinfo, int arg, const char *name,
+								 bool optional, const char *of, int n_of);
 extern Owed get_span(const char *name, const Interval *span, int least);
 
 /*

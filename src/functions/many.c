@@ -1,7 +1,7 @@
 /*
  * functions/many.c
  *		The SQL functions that decide many calls at once: rl_consume_each(),
- *		rl_consume_all().
+ *		rl_throttle_each(), rl_consume_all().
  */
 #include "postgres.h"
 
@@ -11,37 +11,16 @@
 #include "decide/several.h"
 #include "decide/short_way.h"
 #include "functions/arguments.h"
+#include "functions/result.h"
 #include "miscadmin.h"
 #include "utils/array.h"
+#include "utils/builtins.h"
 
 SQL_FUNCTION(rl_consume_each);
+SQL_FUNCTION(rl_throttle_each);
 SQL_FUNCTION(rl_consume_all);
 
-/*
- * Read the elements of an array argument, and return how many there are.  An element
- * that is null is an error.
- */
-static int
-get_array(FunctionCallInfo fcinfo, int arg, const char *name, Datum **values)
-{
-	ArrayType  *array = PG_GETARG_ARRAYTYPE_P(arg);
-	bool	   *nulls;
-	int			n;
-
-	if (ARR_ELEMTYPE(array) == TEXTOID)
-		deconstruct_array(array, TEXTOID, -1, false, TYPALIGN_INT, values, &nulls, &n);
-	else
-		deconstruct_array(array, FLOAT8OID, sizeof(float8), FLOAT8PASSBYVAL,
-						  TYPALIGN_DOUBLE, values, &nulls, &n);
-	for (int i = 0; array_contains_nulls(array) && i < n; i++)
-		if (nulls[i])
-			ereport(ERROR,
-					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-					 errmsg("%s[%d] must not be null", name, i + 1)));
-	return n;
-}
-
-/* How many buckets rl_consume_each() fetches at a time. */
+/* How many buckets rl_consume_each() and rl_throttle_each() fetch at a time. */
 #define AHEAD	16
 
 /*
@@ -94,26 +73,89 @@ rl_consume_each(PG_FUNCTION_ARGS)
 }
 
 /*
- * Read the elements of an array argument, which must be as many as the keys.  Return
- * NULL if the argument is null, which only an optional one may be.
+ * The most calls of rl_throttle_each().  Their answers must fit in an array, and are
+ * put into one when all tokens have been taken already.
  */
-static Datum *
-get_parallel_array(FunctionCallInfo fcinfo, int arg, const char *name,
-				   bool optional, int n_keys)
-{
-	Datum	   *values;
-	int			n;
+#define MAX_THROTTLED	100000
 
-	if (PG_ARGISNULL(arg) && optional)
-		return NULL;
-	check_not_null(fcinfo, arg, name);
-	n = get_array(fcinfo, arg, name, &values);
-	if (n != n_keys)
-		ereport(ERROR,
-				(errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
-				 errmsg("%s must have an element for each of %d keys, not %d",
-						name, n_keys, n)));
-	return values;
+/*
+ * Check the arguments of all calls of rl_throttle_each(), and detoast the names.  A
+ * limiter is never null: it is "default" if there are none.
+ */
+static void
+check_calls(Datum *keys, Datum *capacities, Datum *refills, Datum *costs,
+			Datum *limiters, int n)
+{
+	for (int i = 0; i < n; i++)
+	{
+		keys[i] = PointerGetDatum(DatumGetTextPP(keys[i]));
+		limiters[i] = PointerGetDatum(DatumGetTextPP(limiters[i]));
+		check_length("key", VARDATA_ANY(DatumGetPointer(keys[i])),
+					 VARSIZE_ANY_EXHDR(DatumGetPointer(keys[i])), MAX_KEY_LEN);
+		check_limiter(VARDATA_ANY(DatumGetPointer(limiters[i])),
+					  VARSIZE_ANY_EXHDR(DatumGetPointer(limiters[i])));
+		check_tokens("capacity", DatumGetFloat8(capacities[i]));
+		check_tokens("refill", DatumGetFloat8(refills[i]));
+		if (costs)
+			check_tokens("cost", DatumGetFloat8(costs[i]));
+	}
+}
+
+/*
+ * rl_throttle_each(keys, capacities, refills, costs, limiters) returns rl_result[]:
+ * one decision per key, in order, each by a rule of its own.  All arguments are
+ * checked before the first decision.
+ */
+Datum
+rl_throttle_each(PG_FUNCTION_ARGS)
+{
+	Datum	   *keys;
+	Datum	   *capacities;
+	Datum	   *refills;
+	Datum	   *costs;
+	Datum	   *limiters;
+	Datum	   *answers;
+	int			n = get_keys(fcinfo, 0, "keys", MAX_THROTTLED, &keys);
+
+	capacities = get_parallel_array(fcinfo, 1, "capacities", false, "keys", n);
+	refills = get_parallel_array(fcinfo, 2, "refills", false, "keys", n);
+	costs = get_parallel_array(fcinfo, 3, "costs", true, "keys", n);
+	limiters = get_parallel_array(fcinfo, 4, "limiters", true, "keys", n);
+	answers = palloc(Max(n, 1) * sizeof(Datum));
+	if (!limiters)
+	{
+		text	   *limiter = cstring_to_text("default");
+
+		limiters = palloc(Max(n, 1) * sizeof(Datum));
+		for (int i = 0; i < n; i++)
+			limiters[i] = PointerGetDatum(limiter);
+	}
+	check_calls(keys, capacities, refills, costs, limiters, n);
+
+	for (int begin = 0; begin < n; begin += AHEAD)
+	{
+		int			end = Min(n, begin + AHEAD);
+		BucketId	ids[AHEAD];
+
+		CHECK_FOR_INTERRUPTS();
+		for (int i = begin; i < end; i++)
+			get_bucket_id(&ids[i - begin], (text *) DatumGetPointer(keys[i]),
+						  (text *) DatumGetPointer(limiters[i]));
+		for (int i = begin; i < end; i++)
+		{
+			const BucketId *id = &ids[i - begin];
+			BucketRule	rule = *get_rule(DatumGetFloat8(capacities[i]),
+										 DatumGetFloat8(refills[i]),
+										 costs ? DatumGetFloat8(costs[i]) : 1);
+			Decision	decision;
+
+			limiter_use(id->limiter, id->limiter_len);
+			decide_uncounted(id, &rule, &decision);
+			decide_counted(id, &rule, &decision, false);
+			answers[i] = make_element(fcinfo, id, &rule, &decision);
+		}
+	}
+	PG_RETURN_DATUM(make_results(fcinfo, answers, n));
 }
 
 /*
@@ -129,19 +171,12 @@ rl_consume_all(PG_FUNCTION_ARGS)
 	Datum	   *refills;
 	Datum	   *costs;
 	Datum	   *limiters;
-	int			n;
+	int			n = get_keys(fcinfo, 0, "keys", MAX_CALLS, &keys);
 
-	check_not_null(fcinfo, 0, "keys");
-	n = get_array(fcinfo, 0, "keys", &keys);
-	if (n > MAX_CALLS)
-		ereport(ERROR,
-				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-				 errmsg("keys must not have more than %d elements, not %d",
-						MAX_CALLS, n)));
-	capacities = get_parallel_array(fcinfo, 1, "capacities", false, n);
-	refills = get_parallel_array(fcinfo, 2, "refills", false, n);
-	costs = get_parallel_array(fcinfo, 3, "costs", true, n);
-	limiters = get_parallel_array(fcinfo, 4, "limiters", true, n);
+	capacities = get_parallel_array(fcinfo, 1, "capacities", false, "keys", n);
+	refills = get_parallel_array(fcinfo, 2, "refills", false, "keys", n);
+	costs = get_parallel_array(fcinfo, 3, "costs", true, "keys", n);
+	limiters = get_parallel_array(fcinfo, 4, "limiters", true, "keys", n);
 
 	for (int i = 0; i < n; i++)
 	{
@@ -154,6 +189,7 @@ rl_consume_all(PG_FUNCTION_ARGS)
 		calls[i].rule = *get_rule(DatumGetFloat8(capacities[i]),
 								  DatumGetFloat8(refills[i]),
 								  costs ? DatumGetFloat8(costs[i]) : 1);
+		calls[i].absent = 0;
 	}
 	PG_RETURN_BOOL(decide_all(calls, n));
 }

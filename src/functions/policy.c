@@ -1,7 +1,8 @@
 /*
  * functions/policy.c
- *		Calls by a policy: rl_consume_policy(), rl_throttle_policy(); and the state of
- *		its buckets: rl_status_policy().
+ *		Calls by a policy: rl_consume_policy(), rl_throttle_policy(); by several
+ *		policies: rl_consume_policies(); and the state of a policy's buckets:
+ *		rl_status_policy().
  *
  * Reading policies and deciding by them is in decide/policies.c.
  */
@@ -20,6 +21,7 @@
 
 SQL_FUNCTION(rl_consume_policy);
 SQL_FUNCTION(rl_throttle_policy);
+SQL_FUNCTION(rl_consume_policies);
 SQL_FUNCTION(rl_status_policy);
 SQL_FUNCTION(rl_policies_changed);
 
@@ -79,6 +81,59 @@ rl_throttle_policy(PG_FUNCTION_ARGS)
 	calls[most].decision.shadowed = shadowed;
 	PG_RETURN_DATUM(make_result(fcinfo, &calls[most].id, &calls[most].rule,
 								&calls[most].decision));
+}
+
+/* What one of several policies answers. */
+static Datum
+make_answer(FunctionCallInfo fcinfo, const PolicyAnswer *answer)
+{
+	BucketCall *most;
+
+	if (answer->n == 0)
+	{
+		Decision	by_setting = {false};
+
+		by_setting.allowed = answer->allowed;
+		return make_element(fcinfo, NULL, NULL, &by_setting);
+	}
+	most = &answer->calls[most_binding(answer->calls, answer->n)];
+	most->decision.shadowed = answer->shadowed && most->decision.allowed;
+	return make_element(fcinfo, &most->id, &most->rule, &most->decision);
+}
+
+/*
+ * rl_consume_policies(policies, keys, costs) returns rl_result[]: all or nothing over
+ * several policies, and an answer for each, in order
+ */
+Datum
+rl_consume_policies(PG_FUNCTION_ARGS)
+{
+	BucketCall	calls[MAX_CALLS];
+	TierName	names[MAX_CALLS];
+	PolicyCall	policies[MAX_CALLS];
+	PolicyAnswer answers[MAX_CALLS];
+	Datum		results[MAX_CALLS];
+	Datum	   *policy_names;
+	Datum	   *keys;
+	Datum	   *costs;
+	int			n = get_keys(fcinfo, 0, "policies", MAX_CALLS, &policy_names);
+
+	keys = get_parallel_array(fcinfo, 1, "keys", false, "policies", n);
+	costs = get_parallel_array(fcinfo, 2, "costs", true, "policies", n);
+	for (int i = 0; i < n; i++)
+	{
+		const text *key = DatumGetTextPP(keys[i]);
+
+		policies[i].policy = DatumGetTextPP(policy_names[i]);
+		policies[i].key = key;
+		policies[i].cost = costs ? DatumGetFloat8(costs[i]) : 1;
+		check_length("key", VARDATA_ANY(key), VARSIZE_ANY_EXHDR(key), MAX_KEY_LEN);
+		check_tokens("cost", policies[i].cost);
+	}
+	decide_by_policies(policies, n, calls, names, answers);
+	for (int i = 0; i < n; i++)
+		results[i] = make_answer(fcinfo, &answers[i]);
+	PG_RETURN_DATUM(make_results(fcinfo, results, n));
 }
 
 /* The name of a tier: what its limiter's name has after the policy's name. */

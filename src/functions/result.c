@@ -6,10 +6,14 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "catalog/pg_type.h"
 #include "funcapi.h"
 #include "functions/result.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/lsyscache.h"
 #include "utils/timestamp.h"
+#include "utils/typcache.h"
 
 /* An interval of so many nanoseconds, rounded up: waiting so long is enough. */
 Datum
@@ -96,24 +100,12 @@ most_binding(const BucketCall *calls, int n)
  * call, or would owe.  The bucket's name and the rule are NULL if no bucket decided:
  * then the rl_result says only whether the call is allowed.
  */
-Datum
-make_result(FunctionCallInfo fcinfo, const BucketId *id, const BucketRule *rule,
+static Datum
+form_result(TupleDesc desc, const BucketId *id, const BucketRule *rule,
 			const Decision *decision)
 {
-	TupleDesc	desc = fcinfo->flinfo->fn_extra;
 	Datum		values[7];
 	bool		nulls[7];
-
-	if (!desc)
-	{
-		MemoryContext old = MemoryContextSwitchTo(fcinfo->flinfo->fn_mcxt);
-
-		if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
-			elog(ERROR, "return type must be a row type");
-		desc = BlessTupleDesc(desc);
-		fcinfo->flinfo->fn_extra = desc;
-		MemoryContextSwitchTo(old);
-	}
 
 	memset(nulls, true, sizeof(nulls));
 	values[0] = BoolGetDatum(decision->allowed);
@@ -142,4 +134,58 @@ make_result(FunctionCallInfo fcinfo, const BucketId *id, const BucketRule *rule,
 	values[6] = BoolGetDatum(decision->shadowed);
 	nulls[6] = false;
 	return HeapTupleGetDatum(heap_form_tuple(desc, values, nulls));
+}
+
+/* The answer of a function that returns rl_result: see form_result(). */
+Datum
+make_result(FunctionCallInfo fcinfo, const BucketId *id, const BucketRule *rule,
+			const Decision *decision)
+{
+	TupleDesc	desc = fcinfo->flinfo->fn_extra;
+
+	if (!desc)
+	{
+		MemoryContext old = MemoryContextSwitchTo(fcinfo->flinfo->fn_mcxt);
+
+		if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
+			elog(ERROR, "return type must be a row type");
+		desc = BlessTupleDesc(desc);
+		fcinfo->flinfo->fn_extra = desc;
+		MemoryContextSwitchTo(old);
+	}
+	return form_result(desc, id, rule, decision);
+}
+
+/* The rl_result of a function that returns an array of them. */
+static TupleDesc
+element_desc(FunctionCallInfo fcinfo)
+{
+	TupleDesc	desc = fcinfo->flinfo->fn_extra;
+
+	if (!desc)
+	{
+		Oid			type = get_element_type(get_func_rettype(fcinfo->flinfo->fn_oid));
+		MemoryContext old = MemoryContextSwitchTo(fcinfo->flinfo->fn_mcxt);
+
+		desc = lookup_rowtype_tupdesc_copy(type, -1);
+		fcinfo->flinfo->fn_extra = desc;
+		MemoryContextSwitchTo(old);
+	}
+	return desc;
+}
+
+/* An element of the answer of such a function: see form_result(). */
+Datum
+make_element(FunctionCallInfo fcinfo, const BucketId *id, const BucketRule *rule,
+			 const Decision *decision)
+{
+	return form_result(element_desc(fcinfo), id, rule, decision);
+}
+
+/* The answer of such a function. */
+Datum
+make_results(FunctionCallInfo fcinfo, Datum *elements, int n)
+{
+	return PointerGetDatum(construct_array(elements, n, element_desc(fcinfo)->tdtypeid,
+										   -1, false, TYPALIGN_DOUBLE));
 }

@@ -16,5 +16,8 @@ extern Datum interval_from_ns(Owed ns);
 extern TimestampTz timestamp_after(Owed ns);
 extern Datum make_result(FunctionCallInfo fcinfo, const BucketId *id,
 						 const BucketRule *rule, const Decision *decision);
+extern Datum make_element(FunctionCallInfo fcinfo, const BucketId *id,
+						  const BucketRule *rule, const Decision *decision);
+extern Datum make_results(FunctionCallInfo fcinfo, Datum *elements, int n);
 
 #endif							/* RATELIMIT_FUNCTIONS_RESULT_H */

@@ -10,7 +10,9 @@
  * naps in between.
  *
  * Buckets that are not here are made with their partitions' locks held, which are
- * taken before any word is locked.  memory/slots.h explains how buckets are kept.
+ * taken before any word is locked.  One that begins with fewer tokens than its
+ * capacity (decide/policies.c) is made even if nothing is taken from it: it refills
+ * from then on.  memory/slots.h explains how buckets are kept.
  */
 #include "postgres.h"
 
@@ -39,10 +41,13 @@ release_all(Held *held, int n)
 
 /*
  * Find the calls' buckets.  "locked" has the partitions that are locked.  Add to it
- * those of buckets that are not here, and return ALL_MISSING if that adds any.
+ * those of buckets that are not here, and return ALL_MISSING if that adds any.  If
+ * none may be made, one that is not here ends the search instead: its partition must
+ * not be locked, because the next try would then take it for one to make a bucket in.
  */
 static AllResult
-find_all(const BucketCall *calls, int n, Held *held, PartitionSet *locked)
+find_all(const BucketCall *calls, int n, PlaceMode mode, Held *held,
+		 PartitionSet *locked)
 {
 	AllResult	result = ALL_DECIDED;
 
@@ -57,6 +62,8 @@ find_all(const BucketCall *calls, int n, Held *held, PartitionSet *locked)
 			case FIND_BUSY:
 				return ALL_BUSY;
 			case FIND_ABSENT:
+				if (mode == PLACE_NOTHING)
+					return ALL_ELSEWHERE;
 				if (partition_set_has(locked, partition))
 					break;
 				partition_set_add(locked, partition);
@@ -90,7 +97,7 @@ claim_absent(BucketCall *calls, int n, PlaceMode mode, Held *held)
 			result = ALL_ELSEWHERE;
 			continue;
 		}
-		if (calls[i].rule.take == 0)
+		if (calls[i].rule.take == 0 && calls[i].absent == 0)
 			continue;			/* nothing to keep: no bucket is made */
 		if (claim_slots(&probe, (probe.layout & LAYOUT_SHIFT) ? 1 : groups_for(mode),
 						slots_needed(&calls[i].id), held[i].claimed, held[i].words))
@@ -185,7 +192,7 @@ decide_locked(BucketCall *calls, int n, Held *held, bool apply)
 			unlock_with_rule(slot, held[i].word, rule, full_at);
 		else if (slot)
 			unlock_unchanged(slot, held[i].word);
-		else if (held[i].n_claimed > 0 && apply)
+		else if (held[i].n_claimed > 0 && (apply || calls[i].absent > 0))
 		{
 			fill_slots(&calls[i].id, rule, full_at,
 					   held[i].n_claimed, held[i].claimed, held[i].words);
@@ -203,9 +210,7 @@ try_all(BucketCall *calls, int n, PlaceMode mode, bool apply, Held *held,
 
 	for (int i = 0; i < n; i++)
 		held[i].n_claimed = 0;
-	result = find_all(calls, n, held, locked);
-	if (result == ALL_MISSING && mode == PLACE_NOTHING)
-		result = ALL_ELSEWHERE;
+	result = find_all(calls, n, mode, held, locked);
 	if (result == ALL_DECIDED)
 		result = claim_absent(calls, n, mode, held);
 	if (result == ALL_DECIDED)

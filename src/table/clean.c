@@ -48,8 +48,11 @@
 /* How often the first pass tries to move a page's rows; this takes up to 5 ms. */
 #define BUSY_TRIES		100
 
-/* Pages that a session cleans at a time if there is no worker. */
+/* How many pages a session cleans at a time if there is no worker ... */
 #define SOME_PAGES		16
+
+/* ... each time it has made so many rows. */
+#define CLEAN_EVERY		16
 
 /* A walk through the whole table, page by page, which may take several rounds. */
 typedef struct Pass
@@ -249,8 +252,8 @@ delete_if_full(const BucketId *id, const Row *row, bool changing, void *arg)
 }
 
 /* Delete rows that are full again from a few pages, at a random place. */
-void
-table_clean_some(void)
+static void
+clean_some(void)
 {
 	Rows		rows;
 	BlockNumber pages;
@@ -266,4 +269,17 @@ table_clean_some(void)
 			(void) rows_visit_page(&rows, page, true, delete_if_full, NULL);
 	}
 	rows_close(&rows);
+}
+
+/*
+ * A row has been made.  If there is no worker, a session that makes rows also deletes
+ * some.  The caller has no page locked.
+ */
+void
+table_clean_now_and_then(void)
+{
+	static uint32 made = 0;
+
+	if (!my_shared_database() && ++made % CLEAN_EVERY == 0)
+		clean_some();
 }

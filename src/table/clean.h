@@ -7,6 +7,6 @@
 
 extern bool table_find_empty(void);
 extern void table_clean(void);
-extern void table_clean_some(void);
+extern void table_clean_now_and_then(void);
 
 #endif							/* RATELIMIT_TABLE_CLEAN_H */

@@ -26,21 +26,6 @@
 #include "utils/timestamp.h"
 
 /*
- * Without a worker, a session cleans some pages each time it has made so many rows.
- */
-#define CLEAN_EVERY			16
-
-/* If there is no worker, a session that makes rows also deletes some. */
-static void
-clean_now_and_then(void)
-{
-	static uint32 made = 0;
-
-	if (!my_shared_database() && ++made % CLEAN_EVERY == 0)
-		table_clean_some();
-}
-
-/*
  * Decide a call on a bucket that has no row, and so is full; or, if "set" is not
  * null, let the bucket owe what it says.  Makes the row, if the bucket belongs in the
  * table.
@@ -107,7 +92,7 @@ consume_or_set(const BucketId *id, const BucketRule *rule, const Owed *set,
 	if (!sane)
 		row_warn_repaired(id);
 	if (result == MADE)
-		clean_now_and_then();
+		table_clean_now_and_then();
 	return result != ELSEWHERE;
 }
 

@@ -6,11 +6,11 @@
  * The others are in shared memory: memory/together.c decides those, while the pages
  * of the rows stay locked.
  *
- * Rows that are missing are made first, one after the other, as rows of full buckets
- * (table/make.c).  Then all rows are pinned, and the pages that they are on are
- * locked in the order of their numbers, and after these the partitions of memory.  If
- * a row turns out to be gone, or a statement is changing it, everything is unlocked
- * and the calls are tried again.
+ * Rows that are missing are made first, one after the other, as rows of buckets that
+ * nothing has been taken from (table/make.c).  Then all rows are pinned, and the
+ * pages that they are on are locked in the order of their numbers, and after these
+ * the partitions of memory.  If a row turns out to be gone, or a statement is
+ * changing it, everything is unlocked and the calls are tried again.
  */
 #include "postgres.h"
 
@@ -20,6 +20,7 @@
 #include "storage/bufmgr.h"
 #include "storage/lmgr.h"
 #include "table/change.h"
+#include "table/clean.h"
 #include "table/make.h"
 #include "table/store.h"
 #include "utils/timestamp.h"
@@ -36,6 +37,7 @@ typedef struct Split
 	PartitionSet locked;		/* partitions to lock for them */
 	LOCKTAG		tags[MAX_CALLS];	/* of keys locked until memory has the bucket */
 	int			n_tags;
+	int			n_made;			/* rows that were made for the calls */
 } Split;
 
 /*
@@ -63,7 +65,7 @@ make_rows(Rows *rows, BucketCall *calls, int n, Split *split)
 			continue;
 		}
 		make_lock_key(&call->id, &tag);
-		result = make_row(rows, &call->id, &call->rule, 0, &ref);
+		result = make_row(rows, &call->id, &call->rule, call->absent, &ref);
 		if (result == FOUND)
 			rows_release(&ref);
 		if (result == IN_MEMORY)
@@ -74,6 +76,8 @@ make_rows(Rows *rows, BucketCall *calls, int n, Split *split)
 			continue;
 		}
 		make_unlock_key(&tag);
+		if (result == MADE)
+			split->n_made++;
 		if (result == ELSEWHERE)
 		{
 			call->decision.in_table = false;
@@ -241,6 +245,8 @@ table_consume_all(BucketCall *calls, int n, PlaceMode mode)
 	for (int i = 0; result == ALL_DECIDED && i < split->n; i++)
 		if (split->repaired[i])
 			row_warn_repaired(&split->calls[i]->id);
+	while (split->n_made-- > 0)
+		table_clean_now_and_then();
 	pfree(split->others);
 	pfree(split);
 	return result == ALL_DECIDED;

@@ -50,6 +50,11 @@ my @calls = (
 	[ 'SELECT rl_consume_all($1, $2, $3)', [ [ 'KEY', 'KEY 2' ], [ 2, 3 ], [ 0, 0.5 ] ], '_text _float8 _float8', 'bool', 't' ],
 	[ 'SELECT rl_consume_all($1, $2, $3, $4)', [ [ 'KEY', 'KEY 2' ], [ 2, 3 ], [ 0, 0.5 ], [ 2, 4 ] ], '_text _float8 _float8 _float8', 'bool', 'f' ],
 	[ 'SELECT rl_consume_all($1, $2, $3, $4, $5)', [ [ 'KEY', 'KEY' ], [ 2, 3 ], [ 0, 0.5 ], undef, [ 'x', 'y' ] ], '_text _float8 _float8 _float8 _text', 'bool', 't' ],
+	[ 'SELECT (rl_throttle_each($1, $2, $3))[2].remaining', [ [ 'KEY', 'KEY' ], [ 10, 10 ], [ 0, 0 ] ], '_text _float8 _float8', 'float8', '8' ],
+	[ 'SELECT (rl_throttle_each($1, $2, $3, $4))[1].remaining', [ ['KEY'], [10], [0.5], [0.5] ], '_text _float8 _float8 _float8', 'float8', '9.5' ],
+	[ 'SELECT (rl_throttle_each($1, $2, $3, $4, $5))[1].limiter', [ ['KEY'], [2], [0], undef, ['login'] ], '_text _float8 _float8 _float8 _text', 'text', 'login' ],
+	[ 'SELECT (rl_consume_policies($1, $2))[1].remaining', [ ['api'], ['KEY'] ], '_text _text', 'float8', '9' ],
+	[ 'SELECT (rl_consume_policies($1, $2, $3))[2].allowed', [ [ 'api', 'api' ], [ 'KEY', 'KEY' ], [ 5, 6 ] ], '_text _text _float8', 'bool', 'f' ],
 	[ 'SELECT rl_consume_policy($1, $2)', [ 'api', 'KEY' ], 'text text', 'bool', 't' ],
 	[ 'SELECT rl_consume_policy($1, $2, $3)', [ 'api', 'KEY', 11 ], 'text text float8', 'bool', 'f' ],
 	[ 'SELECT rl_throttle_policy($1, $2)', [ 'api', 'KEY' ], 'text text', 'rl_result', result('api') ],
@@ -312,7 +317,7 @@ SKIP:
 	# the text of what node-postgres makes values of
 	my $json = JSON::PP->new->canonical->allow_nonref;
 	my %value_of = (
-		t => 'true', f => 'false', 10 => '10', 4 => '4', 9 => '9', 0 => '0', -2 => '-2', '0.1' => '0.1',
+		t => 'true', f => 'false', 10 => '10', 4 => '4', 9 => '9', 8 => '8', '9.5' => '9.5', 0 => '0', -2 => '-2', '0.1' => '0.1',
 		'{t,t,f}' => '[true,true,false]', '{t,f}' => '[true,false]', '{t}' => '[true]');
 
 	foreach my $mode ('simple', 'parameters', 'prepared')

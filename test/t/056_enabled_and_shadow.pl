@@ -27,6 +27,8 @@ my @functions = (
 	[ 'rl_consume_upto', "rl_consume_upto('KEY', 10, 0, 4)", "rl_consume_upto('KEY', 10, 0, 0) + rl_consume_upto('KEY', 10, 0, 7, 'empty')", 4, 0 ],
 	[ 'rl_consume_policy', "rl_consume_policy('default', 'KEY', 4)", "rl_consume_policy('default', 'KEY', 5)", 't', 'f' ],
 	[ 'rl_throttle_policy', "(rl_throttle_policy('default', 'KEY', 4)).allowed", "(rl_throttle_policy('default', 'KEY', 5)).allowed", 't', 'f' ],
+	[ 'rl_throttle_each', "(rl_throttle_each('{KEY}', '{10}', '{0}', '{4}'))[1].allowed", "(rl_throttle_each('{KEY}', '{10}', '{0}', '{5}'))[1].allowed", 't', 'f' ],
+	[ 'rl_consume_policies', "(rl_consume_policies('{default}', '{KEY}', '{4}'))[1].allowed", "(rl_consume_policies('{default}', '{KEY}', '{5}'))[1].allowed", 't', 'f' ],
 	[ 'rl_enforce', "rl_enforce('KEY', 10, 0, 4)::text = ''", "rl_enforce('KEY', 10, 0, 5)::text = ''", 't', 'ERROR' ]);
 
 # In the statement before: tokens of the key, violations pending, calls counted.

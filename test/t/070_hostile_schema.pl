@@ -73,6 +73,8 @@ SELECT public.rl_headers(public.rl_peek('k'::text, 2::float8, 0::float8, 1::floa
 SELECT public.rl_consume_upto('k'::text, 2::float8, 0::float8, 1::float8, 'default'::text);
 SELECT public.rl_consume_each(ARRAY['k', 'l']::text[], 2::float8, 0::float8, 1::float8, 'default'::text);
 SELECT public.rl_consume_all(ARRAY['k', 'l']::text[], ARRAY[2, 2]::float8[], ARRAY[0, 0]::float8[], ARRAY[1, 1]::float8[], ARRAY['a', 'b']::text[]);
+SELECT public.rl_throttle_each(ARRAY['k', 'l']::text[], ARRAY[2, 2]::float8[], ARRAY[0, 0]::float8[], ARRAY[1, 1]::float8[], ARRAY['a', 'b']::text[]);
+SELECT public.rl_consume_policies(ARRAY['plan', 'other']::text[], ARRAY['k', 'l']::text[], ARRAY[1, 1]::float8[]);
 SELECT public.rl_per(100::float8, '1 minute'::interval), public.rl_status_policy('plan'::text, 'k'::text);
 SELECT public.rl_consume_policy('plan'::text, 'k'::text, 1::float8), public.rl_throttle_policy('plan'::text, 'k'::text, 1000::float8);
 SELECT public.rl_settle(public.rl_reserve('k'::text, 1000::float8, 0::float8, 1::float8, '1 s'::interval, 'reserve'::text), 2::float8), public.rl_settle(public.rl_reserve_policy('plan'::text, 'r'::text, 1::float8, '1 s'::interval), 0::float8), public.rl_settle(1::bigint, 1::float8) FROM generate_series(1, 100);

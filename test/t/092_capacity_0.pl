@@ -20,13 +20,15 @@ my @calls = (
 	[ q{rl_consume_upto('KEY', 0, 5, 3)}, '0' ],
 	[ q{rl_consume_each(ARRAY['KEY', 'KEY'], 0, 5)}, '{f,f}' ],
 	[ q{rl_consume_all(ARRAY['KEY', 'other KEY'], ARRAY[0, 100], ARRAY[5, 5])}, 'f' ],
+	[ q{rl_throttle_each('{KEY}', '{0}', '{5}')}, '{"(f,0,0,,,default,f)"}' ],
+	[ q{rl_consume_policies('{closed,partly}', '{KEY,other KEY}')}, '{"(f,0,0,,,closed,f)","(f,0,0,,,partly/none,f)"}' ],
 	[ q{rl_wait('KEY', 0, 5, timeout => '1 day')}, 'f' ],
 	[ q{rl_consume_policy('closed', 'KEY')}, 'f' ],
 	[ q{(rl_throttle_policy('closed', 'KEY')).allowed}, 'f' ],
 	[ q{rl_consume_policy('partly', 'KEY')}, 'f' ]);
 my $policies = q{INSERT INTO rate_limit_policies (policy, tier, capacity, refill) VALUES ('closed', 'default', 0, 5), ('partly', 'default', 100, 5), ('partly', 'none', 0, 5)};
 # rl_peek() records nothing
-my $violations = 10;
+my $violations = 13;
 
 # All calls, by a key of its own, after some SET commands: nothing is left of them.
 sub denied_everywhere

@@ -16,7 +16,7 @@ percall_round()
 	local name
 	local -A ns
 
-	for name in floor nextval hot many first throttle policy tiers denied denied_many acquire; do
+	for name in floor nextval hot many first throttle policy tiers initial policies throttle_each denied denied_many acquire; do
 		ns[$name]=$(query_ns "$name" "$calls")
 		[ "$name" = floor ] || ns[$name]=$(minus "${ns[$name]}" "${ns[floor]}")
 	done
@@ -25,7 +25,9 @@ percall_round()
 		sample "percall_$name" "$1" "${ns[$name]}" "${ns[nextval]}"
 	done
 	sample percall_policy "$1" "${ns[policy]}" "${ns[hot]}"
-	sample percall_tiers "$1" "${ns[tiers]}" "${ns[hot]}"
+	for name in tiers initial policies throttle_each; do
+		sample "percall_$name" "$1" "${ns[$name]}" "${ns[hot]}"
+	done
 	sample percall_denied "$1" "${ns[denied]}" "${ns[hot]}"
 	sample percall_acquire "$1" "${ns[acquire]}" "${ns[hot]}"
 	sample percall_denied_many "$1" "${ns[denied_many]}" "${ns[many]}"
@@ -43,6 +45,9 @@ row_percall()
 	show percall_throttle - ' ns' "rl_throttle against nextval(): a call in one query, one key"
 	show percall_policy - ' ns' "rl_consume_policy against rl_consume: a call in one query, one key"
 	show percall_tiers - ' ns' "the same of two tiers, all or nothing"
+	show percall_initial - ' ns' "the same of one tier whose buckets begin with some tokens"
+	show percall_policies - ' ns' "rl_consume_policies of two policies against rl_consume: a call in one query"
+	show percall_throttle_each - ' ns' "rl_throttle_each of two keys against rl_consume: a call in one query"
 	show percall_denied '<= 1.25' ' ns' "denied against allowed call: in one query, one key, violations recorded"
 	show percall_denied_many '<= 1.6' ' ns' "denied against allowed call: in one query, 10k keys, violations recorded"
 	show percall_acquire '<= 2' ' ns' "rl_acquire and rl_release of its ticket against rl_consume: in one query, one key"
@@ -50,7 +55,7 @@ row_percall()
 	for ((round = 0; round <= rounds; round++)); do
 		percall_round "$round"
 	done
-	report percall_{hot,many,first,throttle,policy,tiers,denied,denied_many,acquire}
+	report percall_{hot,many,first,throttle,policy,tiers,initial,policies,throttle_each,denied,denied_many,acquire}
 }
 
 # use_living N: a server of room for 1.5 times N buckets, as the docs advise, with N
