@@ -21,10 +21,12 @@
 #include "core/saved_file.h"
 #include "core/settings.h"
 #include "core/transaction.h"
+#include "decide/exceptions.h"
 #include "decide/policies.h"
 #include "decide/postgrest_rules.h"
 #include "memory/block_filter.h"
 #include "memory/databases.h"
+#include "memory/exception_filter.h"
 #include "memory/part.h"
 #include "miscadmin.h"
 #include "storage/ipc.h"
@@ -52,6 +54,7 @@ PG_MODULE_MAGIC;
 static const Part *const parts[] = {
 	&memory_part,
 	&block_filter_part,
+	&exception_filter_part,
 	&stats_part,
 	&violations_part,
 	&episodes_part,
@@ -223,6 +226,7 @@ _PG_init(void)
 	sql_init();
 	rows_init();
 	policies_init();
+	exceptions_init();
 	postgrest_rules_init();
 
 	parts_use(parts, lengthof(parts));

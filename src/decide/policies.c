@@ -8,6 +8,10 @@
  * or from none.  A tier in shadow never makes the others deny a call: it is decided
  * after them, by itself.
  *
+ * A key may have exceptions (decide/exceptions.c), which change the rule of a tier for
+ * this key, deny it, or allow it.  A tier that allows a key by an exception has no say,
+ * as if it were disabled, but counts the call.
+ *
  * A policy is read when it is first called and then kept in the session.  A trigger
  * on the table sends a relcache invalidation for every change.  The invalidation is
  * as transactional as the change: it reaches other sessions when the change commits,
@@ -20,6 +24,7 @@
 #include "core/settings.h"
 #include "core/transaction.h"
 #include "decide/errors.h"
+#include "decide/exceptions.h"
 #include "decide/limiter.h"
 #include "decide/one.h"
 #include "decide/policies.h"
@@ -33,6 +38,7 @@
 #include "utils/inval.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
+#include "violations/stats.h"
 
 typedef struct Tier
 {
@@ -255,14 +261,64 @@ find_policy(const text *name)
 	return NULL;
 }
 
+/*
+ * Get the policy, and the exceptions that it has for the key; *exceptions is NULL if
+ * there are none.  Errors as of find_policy().
+ */
+static const Policy *
+find_policy_for_key(const text *name, const text *key, Exceptions **exceptions)
+{
+	const Policy *policy = find_policy(name);
+
+	*exceptions = NULL;
+	if (likely(!exceptions_possible(VARDATA_ANY(key), VARSIZE_ANY_EXHDR(key))) || !policy)
+		return policy;
+	if (!exceptions_find(name, key, exceptions))
+		return NULL;
+	/* it may be gone by now */
+	return find_policy(name);
+}
+
+/* The exception for a tier, or NULL. */
+static const ExceptionRow *
+exception_for(const Exceptions *exceptions, const Policy *policy, const Tier *tier)
+{
+	int			policy_len;
+
+	if (likely(!exceptions))
+		return NULL;
+	policy_len = strlen(policy->name);
+	if (tier->limiter_len == policy_len)
+		return exceptions_choose(exceptions, "default", strlen("default"));
+	return exceptions_choose(exceptions, tier->limiter + policy_len + 1,
+							 tier->limiter_len - policy_len - 1);
+}
+
+static bool
+is_allowed(const ExceptionRow *exception)
+{
+	return exception && exception->action == EXCEPTION_ALLOW;
+}
+
 static void
-make_call(BucketCall *call, TierName *name, const Tier *tier, const text *key,
-		  double cost)
+make_call(BucketCall *call, TierName *name, const Tier *tier,
+		  const ExceptionRow *exception, const text *key, double cost)
 {
 	memcpy(name->limiter, tier->limiter, tier->limiter_len);
 	use_bucket(&call->id, VARDATA_ANY(key), VARSIZE_ANY_EXHDR(key),
 			   name->limiter, tier->limiter_len);
-	call->rule = *get_rule(tier->capacity, tier->refill, cost);
+	if (likely(!exception))
+		call->rule = *get_rule(tier->capacity, tier->refill, cost);
+	else
+		exceptions_rule(exception, tier->capacity, tier->refill, cost, &call->rule);
+}
+
+/* The decision that a full bucket makes from which nothing is taken. */
+static void
+decide_full(Decision *decision)
+{
+	memset(decision, 0, sizeof(Decision));
+	decision->known = decision->allowed = true;
 }
 
 /* Is one of the decided calls allowed only because it is in shadow? */
@@ -275,27 +331,56 @@ any_shadowed(const BucketCall *calls, int n)
 	return false;
 }
 
-/*
- * Make the calls on the tiers that are enabled.  Those on tiers that count go to the
- * front of "calls", which has room for MAX_CALLS, those on tiers in shadow to its
- * end.  Returns how many count.
- */
-static int
-make_calls(BucketCall *calls, TierName *names, const Policy *policy, const text *key,
-		   double cost, int *n_shadows)
+/* The calls that a call by a policy makes on its tiers. */
+typedef struct TierCalls
 {
-	int			n = 0;
+	int			n;				/* calls on tiers that count, at the front */
+	int			n_shadows;		/* calls on tiers in shadow, at the end */
+	int			n_allowed;		/* tiers that an exception allows */
+	uint8		allowed[MAX_CALLS]; /* their numbers ... */
+	uint8		lens[MAX_CALLS];	/* ... and the lengths of their limiters */
+} TierCalls;
 
-	*n_shadows = 0;
+/*
+ * Make the calls on the tiers that are enabled, and on which no exception allows the
+ * key.  Those on tiers that count go to the front of "calls", which has room for
+ * MAX_CALLS, those on tiers in shadow to its end.
+ */
+static void
+make_calls(BucketCall *calls, TierName *names, const Policy *policy,
+		   const Exceptions *exceptions, const text *key, double cost, TierCalls *made)
+{
+	made->n = made->n_shadows = made->n_allowed = 0;
 	for (int i = 0; i < policy->n_tiers; i++)
 	{
 		const Tier *tier = &policy->tiers[i];
+		const ExceptionRow *exception;
 
-		if (tier->enabled)
-			make_call(tier->shadow ? &calls[MAX_CALLS - ++*n_shadows] : &calls[n++],
-					  &names[i], tier, key, cost);
+		if (!tier->enabled)
+			continue;
+		exception = exception_for(exceptions, policy, tier);
+		if (unlikely(is_allowed(exception)))
+		{
+			memcpy(names[i].limiter, tier->limiter, tier->limiter_len);
+			made->lens[made->n_allowed] = tier->limiter_len;
+			made->allowed[made->n_allowed++] = i;
+		}
+		else
+			make_call(tier->shadow ? &calls[MAX_CALLS - ++made->n_shadows] :
+					  &calls[made->n++],
+					  &names[i], tier, exception, key, cost);
 	}
-	return n;
+}
+
+/* Count a call for the tiers that allow it by an exception. */
+static void
+count_allowed(const TierName *names, const TierCalls *made)
+{
+	for (int i = 0; i < made->n_allowed; i++)
+	{
+		limiter_use(names[made->allowed[i]].limiter, made->lens[i]);
+		stats_count(COUNT_ALLOWED);
+	}
 }
 
 /* Decide and count a call on one tier. */
@@ -321,7 +406,9 @@ decide_by_policy(const text *policy_name, const text *key, double cost,
 				 BucketCall *calls, TierName *names, int *n_calls, bool *shadowed)
 {
 	const Policy *policy;
+	Exceptions *exceptions;
 	BucketCall *shadows;
+	TierCalls	made;
 	int			n;
 	int			n_shadows;
 	bool		allowed = true;
@@ -331,19 +418,28 @@ decide_by_policy(const text *policy_name, const text *key, double cost,
 	*shadowed = false;
 	if (!enabled_setting)
 		return true;
-	policy = find_policy(policy_name);
+	policy = find_policy_for_key(policy_name, key, &exceptions);
 	if (!policy)
 		return on_error_setting == ON_ERROR_ALLOW;
 
-	n = make_calls(calls, names, policy, key, cost, &n_shadows);
+	make_calls(calls, names, policy, exceptions, key, cost, &made);
+	n = made.n;
+	n_shadows = made.n_shadows;
 	shadows = calls + MAX_CALLS - n_shadows;
 	if (n + n_shadows == 0)
 	{
-		/* the answer is that of a full bucket of the first tier */
-		make_call(&calls[0], &names[0], &policy->tiers[0], key, cost);
-		memset(&calls[0].decision, 0, sizeof(Decision));
-		calls[0].decision.known = calls[0].decision.allowed = true;
+		/* the answer is that of a full bucket of the first tier that has a say */
+		int			first = made.n_allowed > 0 ? made.allowed[0] : 0;
+
+		make_call(&calls[0], &names[first], &policy->tiers[first], NULL, key, cost);
+		decide_full(&calls[0].decision);
 		*n_calls = 1;
+	}
+	if (exceptions)
+		pfree(exceptions);
+	if (n + n_shadows == 0)
+	{
+		count_allowed(names, &made);
 		return true;
 	}
 	if (n == 1)
@@ -356,6 +452,8 @@ decide_by_policy(const text *policy_name, const text *key, double cost,
 
 	for (int i = 0; i < n_shadows && allowed; i++)
 		decide_tier(&shadows[i], true);
+	if (allowed)
+		count_allowed(names, &made);
 	*shadowed = any_shadowed(calls, n) || (allowed && any_shadowed(shadows, n_shadows));
 	if (n == 0)
 		memmove(calls, shadows, (n = n_shadows) * sizeof(BucketCall));
@@ -372,20 +470,32 @@ int
 look_by_policy(const text *policy_name, const text *key, double cost,
 			   BucketCall *calls, TierName *names, TierKind *kinds)
 {
-	const Policy *policy = find_policy(policy_name);
+	Exceptions *exceptions;
+	const Policy *policy = find_policy_for_key(policy_name, key, &exceptions);
 	int			n = policy ? policy->n_tiers : 0;
+	bool		allowed[MAX_CALLS];
 
 	/* copy the policy first, because looking at buckets may have it read anew */
 	for (int i = 0; i < n; i++)
 	{
-		make_call(&calls[i], &names[i], &policy->tiers[i], key, cost);
-		kinds[i].shadow = policy->tiers[i].shadow;
-		kinds[i].enabled = policy->tiers[i].enabled;
+		const Tier *tier = &policy->tiers[i];
+		const ExceptionRow *exception = exception_for(exceptions, policy, tier);
+
+		make_call(&calls[i], &names[i], tier, exception, key, cost);
+		kinds[i].shadow = tier->shadow;
+		kinds[i].enabled = tier->enabled;
+		kinds[i].exception = exception ? exception->id : 0;
+		allowed[i] = is_allowed(exception);
 	}
+	if (exceptions)
+		pfree(exceptions);
 	for (int i = 0; i < n; i++)
 	{
 		CHECK_FOR_INTERRUPTS();
-		decide_look(&calls[i].id, &calls[i].rule, &calls[i].decision);
+		if (allowed[i])
+			decide_full(&calls[i].decision);
+		else
+			decide_look(&calls[i].id, &calls[i].rule, &calls[i].decision);
 	}
 	return n;
 }

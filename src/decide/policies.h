@@ -19,6 +19,7 @@ typedef struct TierKind
 {
 	bool		shadow;
 	bool		enabled;
+	int64		exception;		/* the row of rate_limit_exceptions that applies, or 0 */
 } TierKind;
 
 extern bool decide_by_policy(const text *policy_name, const text *key, double cost,
