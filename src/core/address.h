@@ -16,69 +16,91 @@ typedef struct Address
 	uint64		low;			/* the other 64 bits, or the IPv4 address */
 } Address;
 
-/* The area of an address is its first 16 bits, if it is IPv4, or its first 32 bits. */
-typedef enum AreaKind
+/*
+ * How an address begins, as far as that can be told quickly.  The key need not be an
+ * address even if it begins as one.
+ */
+typedef enum AddressBegin
 {
-	AREA_NONE,					/* the key is not an address */
-	AREA_V4,
-	AREA_V6,
-	AREA_UNSURE					/* only address_parse() can tell */
-} AreaKind;
+	BEGIN_NONE,					/* the key is not an address */
+	BEGIN_V4,					/* all 32 bits of an IPv4 address */
+	BEGIN_V6_32,				/* the first 32 bits of an IPv6 address */
+	BEGIN_V6_48,				/* its first 48 bits */
+	BEGIN_UNSURE				/* only address_parse() can tell */
+} AddressBegin;
 
 extern hidden_data const int8 address_digits[256];
 
 extern bool address_parse(const char *key, int len, Address *address);
 extern void address_cut(Address *address, int bits);
 
-/*
- * The area that the key is in if it is an address.  This looks at the beginning of the
- * key only, so the key need not be an address even if it has an area.
- */
-static inline AreaKind
-address_area(const char *key, int len, uint32 *area)
+/* The first three groups of an IPv6 address, or as many as there are before "::". */
+static inline AddressBegin
+address_begin_v6(const char *key, int len, uint64 *begin)
 {
-	uint32		groups[2] = {0, 0};
-	uint32		decimal[2] = {0, 0};
+	uint64		bits = 0;
 	int			at = 0;
 
-	for (int group = 0; group < 2; group++)
+	for (int n = 0; n < 3; n++)
 	{
-		int			begin = at;
+		uint32		group = 0;
+		int			start = at;
 
-		while (at < len && address_digits[(uint8) key[at]] >= 0 && at - begin < 4)
+		while (at < len && address_digits[(uint8) key[at]] >= 0)
+			group = group << 4 | address_digits[(uint8) key[at++]];
+		if (at - start > 4)
+			return BEGIN_NONE;
+		bits = bits << 16 | group;
+		if (at == start)
 		{
-			int			digit = address_digits[(uint8) key[at++]];
-
-			groups[group] = groups[group] << 4 | digit;
-			decimal[group] = decimal[group] * 10 + digit;
+			if (at >= len || key[at] != ':')
+				return BEGIN_NONE;
+			/* "::" is at least one group of zeros, and any number of them */
+			if (n == 0)
+				return BEGIN_UNSURE;
+			*begin = n == 1 ? bits : bits >> 16 << 16;
+			return n == 1 ? BEGIN_V6_32 : BEGIN_V6_48;
 		}
 		if (at >= len)
-			return AREA_NONE;
-		if (at == begin)
-		{
-			/* of the second group this is "2001::", after which zeros follow */
-			if (key[at] != ':')
-				return AREA_NONE;
-			if (group == 0)
-				return AREA_UNSURE;
-		}
-		else if (key[at] == '.')
-		{
-			if (group == 0)
-			{
-				at++;
-				continue;
-			}
-			*area = (decimal[0] & 0xff) << 8 | (decimal[1] & 0xff);
-			return key[begin - 1] == '.' ? AREA_V4 : AREA_NONE;
-		}
-		else if (key[at] != ':' && key[at] != '/')
-			return AREA_NONE;
+			return BEGIN_NONE;
+		if (key[at] != ':')
+			return key[at] == '/' || key[at] == '.' ? BEGIN_UNSURE : BEGIN_NONE;
 		at++;
 	}
+	*begin = bits;
 	/* an IPv4 address in the form of IPv6 begins with zeros */
-	*area = groups[0] << 16 | groups[1];
-	return *area == 0 ? AREA_UNSURE : AREA_V6;
+	return bits == 0 ? BEGIN_UNSURE : BEGIN_V6_48;
+}
+
+/* How the key begins if it is an address; *begin has so many bits of it. */
+static pg_attribute_always_inline AddressBegin
+address_begin(const char *key, int len, uint64 *begin)
+{
+	uint32		address = 0;
+	uint32		octet = 0;
+	int			dots = 0;
+
+	if (len == 0 || (address_digits[(uint8) *key] < 0 && *key != ':'))
+		return BEGIN_NONE;
+	for (int i = 0; i < len; i++)
+	{
+		uint32		digit = (uint8) key[i] - '0';
+
+		if (digit <= 9)
+			octet = octet * 10 + digit;
+		else if (key[i] == '.')
+		{
+			address = (address | octet) << 8;
+			octet = 0;
+			dots++;
+		}
+		else if (key[i] == '/' && dots == 3)
+			break;
+		else
+			return address_begin_v6(key, len, begin);
+	}
+	*begin = address | octet;
+	return dots == 3 ? BEGIN_V4 : BEGIN_NONE;
 }
 
 #endif							/* RATELIMIT_CORE_ADDRESS_H */

@@ -249,7 +249,7 @@ add_to_areas(const Address *network)
 {
 	uint32		bit = length_bit(network->v6, network->bits);
 	int			area_bits = network->v6 ? 32 : 16;
-	uint32		first = network->v6 ? network->high >> 32 : network->low >> 16;
+	uint64		first = network->v6 ? network->high >> 32 : network->low >> 16;
 	uint32		n = 1;
 
 	if (network->bits < area_bits)
@@ -262,6 +262,19 @@ add_to_areas(const Address *network)
 	}
 	for (uint32 i = 0; i < n; i++)
 		add_area(exception_area(network->v6, first + i), bit);
+}
+
+/* Set the bits of the marker of a network, if it has one. */
+static uint32
+add_marker(const Address *network)
+{
+	uint32		bit = length_bit(network->v6, network->bits);
+
+	if (network->v6)
+		return (bit & MARKED_48) ? add(exception_marker_hash(48, network->high >> 16)) : 0;
+	if (bit & MARKED_24)
+		return add(exception_marker_hash(24, network->low >> 8));
+	return (bit & MARKED_20) ? add(exception_marker_hash(20, network->low >> 12)) : 0;
 }
 
 /* Note that there is a row with the network.  Returns how many words have changed. */
@@ -277,7 +290,7 @@ exception_filter_add_network(const Address *network)
 
 		part.bits = bits;
 		add_part(&part, bits, i);
-		changed += add(network_hash(&part));
+		changed += add(network_hash(&part)) + add_marker(&part);
 		add_to_areas(&part);
 	}
 	return changed;
@@ -297,7 +310,7 @@ exception_filter_has_network(const Address *address, int bits)
 bool
 exception_filter_has_networks_of(const Address *address)
 {
-	uint32		area = address->v6 ? address->high >> 32 : address->low >> 16;
+	uint64		area = address->v6 ? address->high >> 32 : address->low >> 16;
 	uint32		lengths = pg_atomic_read_u32(exception_area(address->v6, area));
 	uint32		longest = length_bit(address->v6,
 									 length_in_filter(address->v6, address->bits));

@@ -25,9 +25,12 @@ typedef struct ExceptionFilterHead
  * A filter.  The head and the arrays are in shared memory or, if the library is not
  * preloaded, the session's own.
  *
- * Each key or network sets five bits of one of the words.  Each network also sets, for
- * every area (core/address.h) that it shares addresses with, the bit that says that
- * the area's addresses have to be looked for with the network's length.
+ * Each key or network sets five bits of one of the words.  A network also sets, for
+ * every area that it shares addresses with, the bit that says that the area's addresses
+ * have to be looked for with the network's length.  An area has the same first 16 bits,
+ * of IPv6 32 bits; several areas may share a place.  And so that an address is not
+ * looked for with many lengths in vain, a long network also sets the bits of its
+ * marker: its first 20 or 24 bits, of IPv6 48 bits.
  */
 typedef struct ExceptionFilter
 {
@@ -95,32 +98,72 @@ exception_key_hash(const char *key, int len)
 	return hash_key(exception_filter.seed, key, len);
 }
 
-/* Which of the areas is this? */
-static inline pg_atomic_uint32 *
-exception_area(bool v6, uint32 area)
+/* The lengths of networks, as bits, that the markers of IPv4 and IPv6 stand for. */
+#define MARKED_24		UINT32_C(0xff800000)	/* 24 to 32 */
+#define MARKED_20		UINT32_C(0x00780000)	/* 20 to 23 */
+#define MARKED_48		UINT32_C(0xfffff800)	/* 48 to 128, in steps of 4 */
+
+/* What the networks of an area have for lengths.  The area is the first bits. */
+static pg_attribute_always_inline pg_atomic_uint32 *
+exception_area(bool v6, uint64 area)
 {
-	uint32		n = area;
+	uint64		n = area ^ exception_filter.seed;
 
 	if (v6)
-		n = (uint32) hash_fold(area ^ exception_filter.seed, hash_secrets[1] | 1);
-	return &exception_filter.areas[(n ^ (uint32) (exception_filter.seed >> 40)) &
-								   exception_filter.area_mask];
+		n = hash_fold(n, hash_secrets[2]);
+	return &exception_filter.areas[n & exception_filter.area_mask];
+}
+
+/* The hash of a marker, which is the first bits of networks, shifted to the right. */
+static pg_attribute_always_inline uint64
+exception_marker_hash(int bits, uint64 marker)
+{
+	return hash_fold(marker ^ exception_filter.seed, hash_secrets[1] + bits);
+}
+
+/* Is the key, if it is an address, probably in a network?  Looks at all of the key. */
+static inline bool
+exception_filter_has_parsed(const char *key, int len)
+{
+	Address		address;
+
+	return address_parse(key, len, &address) && exception_filter_has_networks_of(&address);
 }
 
 /* May there be a row whose network contains the key, if it is an address? */
-static inline bool
+static pg_attribute_always_inline bool
 exception_filter_has_address(const char *key, int len)
 {
-	uint32		area = 0;
-	AreaKind	kind = address_area(key, len, &area);
-	Address		address;
+	uint64		begin;
+	uint32		lengths;
 
-	if (kind == AREA_NONE)
-		return false;
-	if (kind != AREA_UNSURE &&
-		pg_atomic_read_u32(exception_area(kind == AREA_V6, area)) == 0)
-		return false;
-	return address_parse(key, len, &address) && exception_filter_has_networks_of(&address);
+	switch (address_begin(key, len, &begin))
+	{
+		case BEGIN_NONE:
+			return false;
+		case BEGIN_V4:
+			lengths = pg_atomic_read_u32(exception_area(false, begin >> 16));
+			if ((lengths & MARKED_24) &&
+				!exception_filter_has(exception_marker_hash(24, begin >> 8)))
+				lengths &= ~MARKED_24;
+			if ((lengths & MARKED_20) &&
+				!exception_filter_has(exception_marker_hash(20, begin >> 12)))
+				lengths &= ~MARKED_20;
+			break;
+		case BEGIN_V6_32:
+			lengths = pg_atomic_read_u32(exception_area(true, begin));
+			break;
+		case BEGIN_V6_48:
+			lengths = pg_atomic_read_u32(exception_area(true, begin >> 16));
+			if ((lengths & MARKED_48) &&
+				!exception_filter_has(exception_marker_hash(48, begin)))
+				lengths &= ~MARKED_48;
+			break;
+		default:
+			lengths = 1;
+			break;
+	}
+	return unlikely(lengths != 0) && exception_filter_has_parsed(key, len);
 }
 
 #endif							/* RATELIMIT_MEMORY_EXCEPTION_FILTER_H */

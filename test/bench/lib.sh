@@ -460,6 +460,9 @@ declare -A condition=(
 	[first]="length(many) > 0 AND rl_consume(each, 1e9, 1e3, 1, :'run')"
 	[policy]="length(many) > 0 AND rl_consume_policy('plan', one)"
 	[tiers]="length(many) > 0 AND rl_consume_policy('tiers', one)"
+	[policy_many]="length(many) > 0 AND rl_consume_policy('plan', many)"
+	[policy_v4]="length(v4) > 0 AND rl_consume_policy('plan', v4)"
+	[policy_v6]="length(v6) > 0 AND rl_consume_policy('plan', v6)"
 	[throttle]="length(many) > 0 AND (rl_throttle(one, 1e9, 1)).allowed"
 )
 
