@@ -328,7 +328,7 @@ SELECT pg_catalog.pg_extension_config_dump('rate_limit_policies', '');
 CREATE FUNCTION _rl_policies_changed() RETURNS trigger
 AS 'MODULE_PATHNAME', 'rl_policies_changed' LANGUAGE C;
 COMMENT ON FUNCTION _rl_policies_changed() IS
-'Triggers of rate_limit_policies and rate_limit_postgrest_rules: has every session read the table anew once the change is committed.';
+'Triggers of rate_limit_policies, rate_limit_exceptions and rate_limit_postgrest_rules: has every session read the table anew once the change is committed.';
 -- Rows that are replicated fire row triggers only, and only those enabled always.
 CREATE TRIGGER rate_limit_policies_changed
 AFTER INSERT OR UPDATE OR DELETE ON rate_limit_policies
@@ -338,6 +338,67 @@ CREATE TRIGGER rate_limit_policies_truncated
 AFTER TRUNCATE ON rate_limit_policies
 FOR EACH STATEMENT EXECUTE FUNCTION _rl_policies_changed();
 ALTER TABLE rate_limit_policies ENABLE ALWAYS TRIGGER rate_limit_policies_truncated;
+
+CREATE TABLE rate_limit_exceptions (
+	id bigserial PRIMARY KEY,
+	policy text COLLATE pg_catalog."C"
+		CONSTRAINT policy_is_a_name CHECK (policy OPERATOR(pg_catalog.<>) '' AND policy OPERATOR(pg_catalog.!~) ':' AND pg_catalog.octet_length(policy) OPERATOR(pg_catalog.<=) 63),
+	tier text COLLATE pg_catalog."C"
+		CONSTRAINT tier_is_a_name CHECK (tier OPERATOR(pg_catalog.<>) '' AND tier OPERATOR(pg_catalog.!~) ':' AND pg_catalog.octet_length(tier) OPERATOR(pg_catalog.<=) 63),
+	key text COLLATE pg_catalog."C"
+		CONSTRAINT key_not_empty_and_at_most_255_bytes CHECK (key OPERATOR(pg_catalog.<>) '' AND pg_catalog.octet_length(key) OPERATOR(pg_catalog.<=) 255),
+	network cidr
+		CONSTRAINT an_ipv4_network_is_not_written_as_ipv6 CHECK (NOT network OPERATOR(pg_catalog.<<=) '::ffff:0.0.0.0/96'::cidr),
+	action text COLLATE pg_catalog."C" NOT NULL
+		CONSTRAINT action_is_allow_deny_rule_or_factor CHECK (action OPERATOR(pg_catalog.=) ANY (ARRAY['allow', 'deny', 'rule', 'factor']::text[])),
+	capacity float8
+		CONSTRAINT capacity_finite_and_not_below_0 CHECK (capacity OPERATOR(pg_catalog.>=) 0::float8 AND capacity OPERATOR(pg_catalog.<) 'Infinity'),
+	refill float8
+		CONSTRAINT refill_finite_and_not_below_0 CHECK (refill OPERATOR(pg_catalog.>=) 0::float8 AND refill OPERATOR(pg_catalog.<) 'Infinity'),
+	quota boolean NOT NULL DEFAULT false,
+	factor float8
+		CONSTRAINT factor_finite_and_above_0 CHECK (factor OPERATOR(pg_catalog.>) 0::float8 AND factor OPERATOR(pg_catalog.<) 'Infinity'),
+	expires_at timestamptz,
+	comment text,
+	CONSTRAINT either_a_key_or_a_network CHECK ((key IS NULL) OPERATOR(pg_catalog.<>) (network IS NULL)),
+	CONSTRAINT a_tier_needs_a_policy CHECK (policy IS NOT NULL OR tier IS NULL),
+	CONSTRAINT a_rule_has_capacity_and_refill_and_others_have_none CHECK ((action OPERATOR(pg_catalog.=) 'rule') OPERATOR(pg_catalog.=) (capacity IS NOT NULL)
+		AND (action OPERATOR(pg_catalog.=) 'rule') OPERATOR(pg_catalog.=) (refill IS NOT NULL)),
+	CONSTRAINT only_the_action_factor_has_a_factor CHECK ((action OPERATOR(pg_catalog.=) 'factor') OPERATOR(pg_catalog.=) (factor IS NOT NULL)),
+	CONSTRAINT refill_0_only_for_a_quota CHECK (quota OR refill IS NULL OR refill OPERATOR(pg_catalog.<>) 0::float8),
+	CONSTRAINT quota_only_with_refill_0 CHECK (NOT quota OR (refill IS NOT NULL AND refill OPERATOR(pg_catalog.=) 0::float8))
+);
+ALTER TABLE rate_limit_exceptions ALTER COLUMN key SET STORAGE PLAIN;
+CREATE UNIQUE INDEX rate_limit_exceptions_key_has_one ON rate_limit_exceptions (key, policy, tier) NULLS NOT DISTINCT WHERE key IS NOT NULL;
+COMMENT ON INDEX rate_limit_exceptions_key_has_one IS 'No two rows are for the same key, policy and tier.';
+CREATE UNIQUE INDEX rate_limit_exceptions_network_has_one ON rate_limit_exceptions (network, policy, tier) NULLS NOT DISTINCT WHERE network IS NOT NULL;
+COMMENT ON INDEX rate_limit_exceptions_network_has_one IS 'No two rows are for the same network, policy and tier.';
+COMMENT ON TABLE rate_limit_exceptions IS
+'Keys and networks for which policies have exceptions, a row each. The row that is most specific wins: one for the key over one for a network, the longer prefix over the shorter, then one for the tier over one for the policy over one for all policies. A change is obeyed by every session''s next call once it is committed.';
+COMMENT ON COLUMN rate_limit_exceptions.id IS 'number of the row';
+COMMENT ON COLUMN rate_limit_exceptions.policy IS 'the policy in rate_limit_policies that has the exception; null: every policy';
+COMMENT ON COLUMN rate_limit_exceptions.tier IS 'the tier of the policy that has the exception; null: every tier';
+COMMENT ON COLUMN rate_limit_exceptions.key IS 'the key; null: network says which keys';
+COMMENT ON COLUMN rate_limit_exceptions.network IS 'keys that are IP addresses in this network, or networks inside of it; null: key says which key';
+COMMENT ON COLUMN rate_limit_exceptions.action IS 'allow: every call is allowed and takes nothing; deny: every call is denied; rule: capacity and refill of this row are in place of those of the tier; factor: those of the tier, multiplied by factor';
+COMMENT ON COLUMN rate_limit_exceptions.capacity IS 'tokens, for action rule; 0: nothing is allowed';
+COMMENT ON COLUMN rate_limit_exceptions.refill IS 'tokens per second, for action rule, see rl_per(); 0: never, which only a quota may have';
+COMMENT ON COLUMN rate_limit_exceptions.quota IS 'true, with refill 0: tokens that are used up never come back by themselves';
+COMMENT ON COLUMN rate_limit_exceptions.factor IS 'what capacity and refill are multiplied by, for action factor';
+COMMENT ON COLUMN rate_limit_exceptions.expires_at IS 'from then on it is as if the row did not exist; null: never';
+COMMENT ON COLUMN rate_limit_exceptions.comment IS 'a note for people; nothing reads it';
+COMMENT ON SEQUENCE rate_limit_exceptions_id_seq IS 'Numbers the rows of rate_limit_exceptions.';
+SELECT pg_catalog.pg_extension_config_dump('rate_limit_exceptions', '');
+SELECT pg_catalog.pg_extension_config_dump('rate_limit_exceptions_id_seq', '');
+
+CREATE TRIGGER rate_limit_exceptions_changed
+AFTER INSERT OR UPDATE OR DELETE ON rate_limit_exceptions
+FOR EACH ROW EXECUTE FUNCTION _rl_policies_changed();
+ALTER TABLE rate_limit_exceptions ENABLE ALWAYS TRIGGER rate_limit_exceptions_changed;
+CREATE TRIGGER rate_limit_exceptions_truncated
+AFTER TRUNCATE ON rate_limit_exceptions
+FOR EACH STATEMENT EXECUTE FUNCTION _rl_policies_changed();
+ALTER TABLE rate_limit_exceptions ENABLE ALWAYS TRIGGER rate_limit_exceptions_truncated;
 
 CREATE FUNCTION rl_consume_policy(policy text, key text, cost float8 DEFAULT 1)
 RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
@@ -359,10 +420,10 @@ RETURNS rl_result[] AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION rl_consume_policies(text[], text[], float8[]) IS
 'Take costs[i] tokens from all tiers of policies[i] for keys[i], for every i, or, if any of them does not have them, from none. An answer for each policy, in order, as of rl_throttle_policy(). The call is allowed if every answer is. If not, allowed is false in the answers of the policies that refuse, which are also the violations; true in an answer means that this policy would have allowed the call, and remaining is what its bucket still has, because nothing was taken. At most 64 policies, of 64 enabled tiers in all; costs are 1 if null; a policy given twice with one key has to pay both costs. Errors as of rl_consume_policy(); also 2202E arrays of different lengths, 54000 too many policies or tiers; nothing is taken then.';
 
-CREATE FUNCTION rl_status_policy(policy text, key text, OUT tier text, OUT limiter text, OUT capacity float8, OUT refill float8, OUT tokens float8, OUT retry_after interval, OUT reset_after interval, OUT blocked_until timestamptz, OUT shadow boolean, OUT enabled boolean)
+CREATE FUNCTION rl_status_policy(policy text, key text, OUT tier text, OUT limiter text, OUT capacity float8, OUT refill float8, OUT tokens float8, OUT retry_after interval, OUT reset_after interval, OUT blocked_until timestamptz, OUT shadow boolean, OUT enabled boolean, OUT exception bigint)
 RETURNS SETOF record AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL RESTRICTED;
 COMMENT ON FUNCTION rl_status_policy(text, text) IS
-'The buckets of a key under a policy, a row per tier: tokens now; retry_after, the time until the tier would allow a call of cost 1 (zero: now, null: never); reset_after, the time until the bucket is full (null: never); blocked_until, the end of a block (null: not blocked). Takes nothing, creates nothing, records nothing. Errors as of rl_consume_policy().';
+'The buckets of a key under a policy, a row per tier: tokens now; retry_after, the time until the tier would allow a call of cost 1 (zero: now, null: never); reset_after, the time until the bucket is full (null: never); blocked_until, the end of a block (null: not blocked); exception, the id of the row of rate_limit_exceptions that applies (null: none). Takes nothing, creates nothing, records nothing. Errors as of rl_consume_policy().';
 
 -- Requests of PostgREST
 
@@ -648,8 +709,8 @@ REVOKE ALL ON rate_limit_reserved, rate_limit_reservations FROM PUBLIC;
 GRANT SELECT ON rate_limit_reservations TO pg_monitor;
 REVOKE ALL ON FUNCTION _rl_reservations() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _rl_reservations() TO pg_monitor;
-REVOKE ALL ON rate_limit_postgrest_rules FROM PUBLIC;
-GRANT SELECT ON rate_limit_postgrest_rules TO pg_monitor;
+REVOKE ALL ON rate_limit_postgrest_rules, rate_limit_exceptions FROM PUBLIC;
+GRANT SELECT ON rate_limit_postgrest_rules, rate_limit_exceptions TO pg_monitor;
 REVOKE ALL ON rate_limit_buckets, rate_limit_status, rate_limit_tickets, rate_limit_slots, rate_limit_policies, rate_limit_violations, rate_limit_flags,
 	rate_limit_pending, rate_limit_violation_details, rate_limit_top_offenders,
 	rate_limit_violations_hourly, rate_limit_episodes, rate_limit_flagged, rate_limit_stats FROM PUBLIC;

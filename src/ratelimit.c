@@ -21,10 +21,12 @@
 #include "core/saved_file.h"
 #include "core/settings.h"
 #include "core/transaction.h"
+#include "decide/exceptions.h"
 #include "decide/policies.h"
 #include "decide/postgrest_rules.h"
 #include "memory/block_filter.h"
 #include "memory/databases.h"
+#include "memory/exception_filter.h"
 #include "memory/part.h"
 #include "memory/tickets_part.h"
 #include "memory/reservations.h"
@@ -55,6 +57,7 @@ static const Part *const parts[] = {
 	&memory_part,
 	&block_filter_part,
 	&semaphores_part,
+	&exception_filter_part,
 	&stats_part,
 	&violations_part,
 	&episodes_part,
@@ -227,6 +230,7 @@ _PG_init(void)
 	sql_init();
 	rows_init();
 	policies_init();
+	exceptions_init();
 	postgrest_rules_init();
 
 	parts_use(parts, lengthof(parts));

@@ -29,7 +29,8 @@ typedef struct BucketRule
 	Owed		room;			/* the most that the bucket may owe before an
 								 * allowed call; -1: never allowed */
 	/* every call needs what comes before this; it fills a cache line */
-	Owed		window;			/* the most that an empty bucket owes */
+	Owed		window;			/* the most that an empty bucket owes; with capacity
+								 * 0, ns until the rule ends, or 0 */
 	double		scale;			/* units of owed per token, if not timed */
 } BucketRule;
 

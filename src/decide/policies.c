@@ -19,6 +19,11 @@
  * then never use what it has saved.  So a full bucket is used as long as it is there,
  * and "initial" means a key that is not known, or no longer.
  *
+ * A key may have exceptions (decide/exceptions.c), which change the rule of a tier for
+ * this key, deny it, or allow it.  A tier that allows a key by an exception has no say,
+ * as if it were disabled, but counts the call.  A bucket whose rule comes from an
+ * exception begins full.
+ *
  * A policy is read when it is first called and then kept in the session.  A trigger
  * on the table sends a relcache invalidation for every change.  The invalidation is
  * as transactional as the change: it reaches other sessions when the change commits,
@@ -31,6 +36,7 @@
 #include "core/settings.h"
 #include "core/transaction.h"
 #include "decide/errors.h"
+#include "decide/exceptions.h"
 #include "decide/limiter.h"
 #include "decide/one.h"
 #include "decide/policies.h"
@@ -45,6 +51,7 @@
 #include "utils/inval.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
+#include "violations/stats.h"
 
 typedef struct Tier
 {
@@ -281,15 +288,68 @@ find_policy(const text *name)
 	return NULL;
 }
 
+/*
+ * Get the policy, and the exceptions that it has for the key; *exceptions is NULL if
+ * there are none.  Errors as of find_policy().
+ */
+static const Policy *
+find_policy_for_key(const text *name, const text *key, Exceptions **exceptions)
+{
+	const Policy *policy = find_policy(name);
+
+	*exceptions = NULL;
+	if (likely(!exceptions_possible(VARDATA_ANY(key), VARSIZE_ANY_EXHDR(key))) || !policy)
+		return policy;
+	if (!exceptions_find(name, key, exceptions))
+		return NULL;
+	/* it may be gone by now */
+	return find_policy(name);
+}
+
+/* The exception for a tier, or NULL. */
+static const ExceptionRow *
+exception_for(const Exceptions *exceptions, const Policy *policy, const Tier *tier)
+{
+	int			policy_len;
+
+	if (likely(!exceptions))
+		return NULL;
+	policy_len = strlen(policy->name);
+	if (tier->limiter_len == policy_len)
+		return exceptions_choose(exceptions, "default", strlen("default"));
+	return exceptions_choose(exceptions, tier->limiter + policy_len + 1,
+							 tier->limiter_len - policy_len - 1);
+}
+
+static bool
+is_allowed(const ExceptionRow *exception)
+{
+	return exception && exception->action == EXCEPTION_ALLOW;
+}
+
 static void
-make_call(BucketCall *call, TierName *name, const Tier *tier, const text *key,
-		  double cost)
+make_call(BucketCall *call, TierName *name, const Tier *tier,
+		  const ExceptionRow *exception, const text *key, double cost)
 {
 	memcpy(name->limiter, tier->limiter, tier->limiter_len);
 	use_bucket(&call->id, VARDATA_ANY(key), VARSIZE_ANY_EXHDR(key),
 			   name->limiter, tier->limiter_len);
+	call->absent = 0;
+	if (unlikely(exception != NULL))
+	{
+		exceptions_rule(exception, tier->capacity, tier->refill, cost, &call->rule);
+		return;
+	}
 	call->rule = *get_rule(tier->capacity, tier->refill, cost);
 	call->absent = tier->absent;
+}
+
+/* The decision that a full bucket makes from which nothing is taken. */
+static void
+decide_full(Decision *decision)
+{
+	memset(decision, 0, sizeof(Decision));
+	decision->known = decision->allowed = true;
 }
 
 /* Is one of the decided calls allowed only because it is in shadow? */
@@ -305,7 +365,8 @@ any_shadowed(const BucketCall *calls, int n)
 /*
  * Calls on the tiers of one policy or several.  Those on tiers that count are at the
  * front of "calls", which has room for MAX_CALLS, those on tiers in shadow at its
- * end.  "names" has room for as many.
+ * end.  "names" has room for as many.  Tiers that allow the key by an exception have a
+ * name, and no call.
  */
 typedef struct TierCalls
 {
@@ -313,7 +374,20 @@ typedef struct TierCalls
 	TierName   *names;
 	int			n;				/* calls that count */
 	int			n_shadows;
+	int			n_allowed;		/* tiers that an exception allows */
+	uint8		allowed[MAX_CALLS]; /* the numbers of their names ... */
+	uint8		lens[MAX_CALLS];	/* ... and the lengths of these */
 } TierCalls;
+
+StaticAssertDecl(MAX_CALLS <= PG_UINT8_MAX + 1, "a call's number does not fit");
+
+static void
+begin_calls(TierCalls *made, BucketCall *calls, TierName *names)
+{
+	made->calls = calls;
+	made->names = names;
+	made->n = made->n_shadows = made->n_allowed = 0;
+}
 
 /* The first of the calls on tiers in shadow, the last made one. */
 static BucketCall *
@@ -322,36 +396,67 @@ first_shadow(const TierCalls *made)
 	return made->calls + MAX_CALLS - made->n_shadows;
 }
 
-/* Make the calls on those tiers of a policy that are enabled. */
+/*
+ * Make the calls on those tiers of a policy that are enabled, and on which no exception
+ * allows the key.
+ */
 static void
-make_calls(TierCalls *made, const Policy *policy, const text *key, double cost)
+make_calls(TierCalls *made, const Policy *policy, const Exceptions *exceptions,
+		   const text *key, double cost)
 {
 	for (int i = 0; i < policy->n_tiers; i++)
 	{
 		const Tier *tier = &policy->tiers[i];
-		TierName   *name = made->names + made->n + made->n_shadows;
+		int			n = made->n + made->n_shadows + made->n_allowed;
+		const ExceptionRow *exception;
 
 		if (!tier->enabled)
 			continue;
-		if (made->n + made->n_shadows == MAX_CALLS)
+		if (n == MAX_CALLS)
 			ereport(ERROR,
 					(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 					 errmsg("policies must not have more than %d tiers in all",
 							MAX_CALLS)));
-		make_call(tier->shadow ? &made->calls[MAX_CALLS - ++made->n_shadows] :
-				  &made->calls[made->n++],
-				  name, tier, key, cost);
+		exception = exception_for(exceptions, policy, tier);
+		if (unlikely(is_allowed(exception)))
+		{
+			memcpy(made->names[n].limiter, tier->limiter, tier->limiter_len);
+			made->lens[made->n_allowed] = tier->limiter_len;
+			made->allowed[made->n_allowed++] = n;
+		}
+		else
+			make_call(tier->shadow ? &made->calls[MAX_CALLS - ++made->n_shadows] :
+					  &made->calls[made->n++],
+					  &made->names[n], tier, exception, key, cost);
 	}
 }
 
-/* Without an enabled tier, a policy answers with a full bucket of its first tier. */
+/*
+ * If no tier decides, a policy answers with a full bucket of the first tier that is
+ * enabled, or else of its first tier.
+ */
 static void
 make_full(BucketCall *call, TierName *name, const Policy *policy, const text *key,
 		  double cost)
 {
-	make_call(call, name, &policy->tiers[0], key, cost);
-	memset(&call->decision, 0, sizeof(Decision));
-	call->decision.known = call->decision.allowed = true;
+	const Tier *tier = &policy->tiers[0];
+
+	for (int i = policy->n_tiers - 1; i >= 0; i--)
+		if (policy->tiers[i].enabled)
+			tier = &policy->tiers[i];
+	make_call(call, name, tier, NULL, key, cost);
+	decide_full(&call->decision);
+}
+
+/* Count a call for the tiers that allow it by an exception. */
+static void
+count_allowed(const TierCalls *made)
+{
+	for (int i = 0; i < made->n_allowed; i++)
+	{
+		limiter_use(made->names[made->allowed[i]].limiter, made->lens[i]);
+		stats_count(COUNT_ALLOWED);
+	}
 }
 
 /*
@@ -396,6 +501,8 @@ decide_tiers(TierCalls *made, bool in_order)
 	/* the first one is the last */
 	for (int i = made->n_shadows - 1; i >= 0 && allowed; i--)
 		decide_tier(first_shadow(made) + i, true);
+	if (allowed)
+		count_allowed(made);
 	return allowed;
 }
 
@@ -413,7 +520,8 @@ decide_by_policy(const text *policy_name, const text *key, double cost,
 				 BucketCall *calls, TierName *names, int *n_calls, bool *shadowed)
 {
 	const Policy *policy;
-	TierCalls	made = {calls, names};
+	Exceptions *exceptions;
+	TierCalls	made;
 	bool		allowed;
 
 	/* with ratelimit.enabled off, even a missing policy must not raise an error */
@@ -421,13 +529,17 @@ decide_by_policy(const text *policy_name, const text *key, double cost,
 	*shadowed = false;
 	if (!enabled_setting)
 		return true;
-	policy = find_policy(policy_name);
+	policy = find_policy_for_key(policy_name, key, &exceptions);
 	if (!policy)
 		return on_error_setting == ON_ERROR_ALLOW;
 
-	make_calls(&made, policy, key, cost);
+	begin_calls(&made, calls, names);
+	make_calls(&made, policy, exceptions, key, cost);
+	if (exceptions)
+		pfree(exceptions);
 	if (made.n + made.n_shadows == 0)
 	{
+		count_allowed(&made);
 		make_full(&calls[0], &names[0], policy, key, cost);
 		*n_calls = 1;
 		return true;
@@ -453,17 +565,21 @@ reserve_by_policy(const text *policy_name, const text *key, double tokens, int m
 				  BucketCall *calls, TierName *names, bool *allowed)
 {
 	const Policy *policy;
-	TierCalls	made = {calls, names};
+	Exceptions *exceptions;
+	TierCalls	made;
 	int			taken = 0;
 
 	*allowed = true;
 	if (!enabled_setting)
 		return 0;
-	policy = find_policy(policy_name);
+	policy = find_policy_for_key(policy_name, key, &exceptions);
 	*allowed = on_error_setting == ON_ERROR_ALLOW;
 	if (!policy)
 		return 0;
-	make_calls(&made, policy, key, tokens);
+	begin_calls(&made, calls, names);
+	make_calls(&made, policy, exceptions, key, tokens);
+	if (exceptions)
+		pfree(exceptions);
 	if (made.n + made.n_shadows > max)
 		ereport(ERROR,
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
@@ -514,22 +630,26 @@ look_at_tiers(BucketCall *calls, int n, bool shadow)
 static bool
 add_policy(TierCalls *made, const PolicyCall *call, PolicyAnswer *answer)
 {
-	TierCalls	before = *made;
+	int			n = made->n;
+	int			n_shadows = made->n_shadows;
 	const Policy *policy;
+	Exceptions *exceptions;
 
 	memset(answer, 0, sizeof(PolicyAnswer));
 	answer->allowed = true;
 	if (!enabled_setting)
 		return true;
-	policy = find_policy(call->policy);
+	policy = find_policy_for_key(call->policy, call->key, &exceptions);
 	if (!policy)
 		return answer->allowed = on_error_setting == ON_ERROR_ALLOW;
 
-	make_calls(made, policy, call->key, call->cost);
-	answer->calls = made->calls + before.n;
-	answer->n = made->n - before.n;
+	make_calls(made, policy, exceptions, call->key, call->cost);
+	if (exceptions)
+		pfree(exceptions);
+	answer->calls = made->calls + n;
+	answer->n = made->n - n;
 	answer->shadows = first_shadow(made);
-	answer->n_shadows = made->n_shadows - before.n_shadows;
+	answer->n_shadows = made->n_shadows - n_shadows;
 	if (answer->n + answer->n_shadows == 0)
 	{
 		answer->calls = palloc(sizeof(BucketCall));
@@ -552,10 +672,11 @@ void
 decide_by_policies(const PolicyCall *policies, int n, BucketCall *calls,
 				   TierName *names, PolicyAnswer *answers)
 {
-	TierCalls	made = {calls, names};
+	TierCalls	made;
 	bool		denied = false; /* by a setting */
 	bool		allowed = false;
 
+	begin_calls(&made, calls, names);
 	for (int i = 0; i < n; i++)
 	{
 		CHECK_FOR_INTERRUPTS();
@@ -593,20 +714,32 @@ int
 look_by_policy(const text *policy_name, const text *key, double cost,
 			   BucketCall *calls, TierName *names, TierKind *kinds)
 {
-	const Policy *policy = find_policy(policy_name);
+	Exceptions *exceptions;
+	const Policy *policy = find_policy_for_key(policy_name, key, &exceptions);
 	int			n = policy ? policy->n_tiers : 0;
+	bool		allowed[MAX_CALLS];
 
 	/* copy the policy first, because looking at buckets may have it read anew */
 	for (int i = 0; i < n; i++)
 	{
-		make_call(&calls[i], &names[i], &policy->tiers[i], key, cost);
-		kinds[i].shadow = policy->tiers[i].shadow;
-		kinds[i].enabled = policy->tiers[i].enabled;
+		const Tier *tier = &policy->tiers[i];
+		const ExceptionRow *exception = exception_for(exceptions, policy, tier);
+
+		make_call(&calls[i], &names[i], tier, exception, key, cost);
+		kinds[i].shadow = tier->shadow;
+		kinds[i].enabled = tier->enabled;
+		kinds[i].exception = exception ? exception->id : 0;
+		allowed[i] = is_allowed(exception);
 	}
+	if (exceptions)
+		pfree(exceptions);
 	for (int i = 0; i < n; i++)
 	{
 		CHECK_FOR_INTERRUPTS();
-		look_at_call(&calls[i]);
+		if (allowed[i])
+			decide_full(&calls[i].decision);
+		else
+			look_at_call(&calls[i]);
 	}
 	return n;
 }

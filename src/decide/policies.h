@@ -19,6 +19,7 @@ typedef struct TierKind
 {
 	bool		shadow;
 	bool		enabled;
+	int64		exception;		/* the row of rate_limit_exceptions that applies, or 0 */
 } TierKind;
 
 /* One of several policies that a call is decided by. */

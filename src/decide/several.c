@@ -76,9 +76,10 @@ merge_calls(BucketCall *calls, int n)
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("key \"%.*s\" must not be given twice with different capacities or refills",
 							calls[i].id.key_len, calls[i].id.key)));
-		*rule = *get_rule(rule->capacity, rule->refill,
-						  bucket_costs(rule->capacity, rule->cost,
-									   calls[i].rule.cost));
+		if (!bucket_rule_is_closed(rule))
+			*rule = *get_rule(rule->capacity, rule->refill,
+							  bucket_costs(rule->capacity, rule->cost,
+										   calls[i].rule.cost));
 	}
 	return n > 0 ? last + 1 : 0;
 }

@@ -148,8 +148,8 @@ tier_name(const BucketId *id, int policy_len)
 
 /*
  * rl_status_policy(policy, key) returns setof (tier, limiter, capacity, refill,
- * tokens, retry_after, reset_after, blocked_until, shadow, enabled): the key's
- * buckets, a row per tier
+ * tokens, retry_after, reset_after, blocked_until, shadow, enabled, exception): the
+ * key's buckets, a row per tier
  */
 Datum
 rl_status_policy(PG_FUNCTION_ARGS)
@@ -172,8 +172,8 @@ rl_status_policy(PG_FUNCTION_ARGS)
 		const BucketRule *rule = &calls[i].rule;
 		const Decision *decision = &calls[i].decision;
 		Owed		wait = decision_wait(rule, decision);
-		Datum		values[10];
-		bool		nulls[10] = {false};
+		Datum		values[11];
+		bool		nulls[11] = {false};
 
 		values[0] = tier_name(id, VARSIZE_ANY_EXHDR(policy));
 		values[1] = PointerGetDatum(cstring_to_text_with_len(id->limiter, id->limiter_len));
@@ -189,6 +189,8 @@ rl_status_policy(PG_FUNCTION_ARGS)
 		nulls[7] = decision->blocked == 0;
 		values[8] = BoolGetDatum(kinds[i].shadow);
 		values[9] = BoolGetDatum(kinds[i].enabled);
+		values[10] = Int64GetDatum(kinds[i].exception);
+		nulls[10] = kinds[i].exception == 0;
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 	}
 	return (Datum) 0;

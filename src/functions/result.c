@@ -51,7 +51,12 @@ decision_wait(const BucketRule *rule, const Decision *decision)
 
 	if (decision->allowed)
 		return 0;
-	if (!decision->known || rule->room < 0 || (!rule->timed && early > 0))
+	if (!decision->known)
+		return -1;
+	/* a rule that is closed for a time says in its window for how long */
+	if (bucket_rule_is_closed(rule) && rule->window > 0)
+		return rule->window;
+	if (rule->room < 0 || (!rule->timed && early > 0))
 		return -1;
 	return Max(early, decision->blocked);
 }

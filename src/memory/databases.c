@@ -53,6 +53,7 @@ clear_entry(SharedDatabase *entry)
 		pg_atomic_write_u64(&entry->marks[i], PG_UINT64_MAX);
 	pg_atomic_write_u32(&entry->pass_wanted, 0);
 	entry->clean_page = 0;
+	memset(&entry->exceptions, 0, sizeof(ExceptionMark));
 	memset(&entry->flushes, 0, sizeof(FlushStats));
 	entry->unanswered = 0;
 	entry->flushes.since = GetCurrentTimestamp();

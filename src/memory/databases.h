@@ -7,6 +7,7 @@
 
 #include "core/parts.h"
 #include "datatype/timestamp.h"
+#include "memory/exception_filter.h"
 #include "memory/partition_set.h"
 #include "port/atomics.h"
 #include "storage/block.h"
@@ -55,6 +56,8 @@ typedef struct SharedDatabase
 	BlockNumber clean_page;		/* where to go on */
 	SpillLook	look;			/* the look to go on with */
 	pg_atomic_uint32 pass_wanted;	/* must a worker go through the table? */
+
+	ExceptionMark exceptions;	/* of table/exceptions.c; the filter's lock */
 
 	FlushStats	flushes;		/* registry's lock */
 

@@ -49,6 +49,7 @@ static const char *const tables[SQL_TABLES] = {
 	[SQL_VIOLATIONS] = "rate_limit_violations",
 	[SQL_FLAGS] = "rate_limit_flags",
 	[SQL_POLICIES] = "rate_limit_policies",
+	[SQL_EXCEPTIONS] = "rate_limit_exceptions",
 	[SQL_POSTGREST_RULES] = "rate_limit_postgrest_rules",
 	[SQL_TICKETS] = "rate_limit_tickets",
 	[SQL_RESERVED] = "rate_limit_reserved"

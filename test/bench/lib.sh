@@ -464,6 +464,9 @@ declare -A condition=(
 	[initial]="length(many) > 0 AND rl_consume_policy('initial', one)"
 	[policies]="length(many) > 0 AND (rl_consume_policies('{plan,plan}', ARRAY[one, 'all']))[1].allowed"
 	[throttle_each]="length(many) > 0 AND (rl_throttle_each(ARRAY[one, 'all'], '{1e9,1e9}', '{1,1}'))[1].allowed"
+	[policy_many]="length(many) > 0 AND rl_consume_policy('plan', many)"
+	[policy_v4]="length(v4) > 0 AND rl_consume_policy('plan', v4)"
+	[policy_v6]="length(v6) > 0 AND rl_consume_policy('plan', v6)"
 	[throttle]="length(many) > 0 AND (rl_throttle(one, 1e9, 1)).allowed"
 )
 

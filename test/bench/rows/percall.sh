@@ -58,6 +58,52 @@ row_percall()
 	report percall_{hot,many,first,throttle,policy,tiers,initial,policies,throttle_each,denied,denied_many,acquire}
 }
 
+# use_exceptions: a server with calls whose keys are names and addresses, and 100,000
+# exceptions for other keys in the table "rows", half of them for networks in the areas
+# that the addresses are in
+use_exceptions()
+{
+	use exceptions
+	[ ! -e "$work/exceptions.ready" ] || return 0
+	make_calls "$calls"
+	sql >/dev/null <<-'SQL'
+		CREATE FUNCTION v6(n bigint) RETURNS text LANGUAGE sql AS
+			$$ SELECT format('2a00:%s:%s::/', to_hex(n >> 16), to_hex(n & 65535)) $$;
+		ALTER TABLE calls ADD v4 text, ADD v6 text;
+		UPDATE calls SET v4 = host('20.0.0.0'::inet + substr(many, 6)::bigint * 6784 + 64),
+			v6 = v6(substr(many, 6)::bigint * 6784) || '64';
+		VACUUM FULL ANALYZE calls;
+		CREATE TABLE rows AS SELECT 'vip:' || i AS key, NULL::cidr AS network FROM generate_series(1, 50000) i
+			UNION ALL SELECT NULL, set_masklen('20.0.0.0'::inet + i * 2688, 26 + i % 7)::cidr FROM generate_series(1, 25000) i
+			UNION ALL SELECT NULL, (v6(i * 2688 + 5) || 48 + i % 5 * 4)::cidr FROM generate_series(1, 25000) i;
+	SQL
+	touch "$work/exceptions.ready"
+}
+
+row exceptions quick "a call by a policy on a key without an exception, beside 100,000 exceptions"
+row_exceptions()
+{
+	local round name ns without ids=()
+
+	use_exceptions
+	for name in many v4 v6; do
+		ids+=("exceptions_$name")
+	done
+	show exceptions_many '<= 1.1' ' ns' "100k exceptions for others against none: a call in one query, 10k keys"
+	show exceptions_v4 '<= 1.1' ' ns' "the same, the keys are IPv4 addresses"
+	show exceptions_v6 '<= 1.1' ' ns' "the same, the keys are IPv6 prefixes"
+	for ((round = 0; round <= rounds; round++)); do
+		for name in many v4 v6; do
+			sql -c 'TRUNCATE rate_limit_exceptions'
+			without=$(query_ns "policy_$name" "$calls")
+			sql -c "INSERT INTO rate_limit_exceptions (key, network, action) SELECT key, network, 'deny' FROM rows"
+			ns=$(query_ns "policy_$name" "$calls")
+			[ "$round" = 0 ] || sample "exceptions_$name" "$round" "$ns" "$without"
+		done
+	done
+	report "${ids[@]}"
+}
+
 # use_living N: a server of room for 1.5 times N buckets, as the docs advise, with N
 # living ones, and calls to them
 use_living()
