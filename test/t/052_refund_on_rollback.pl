@@ -100,7 +100,7 @@ foreach (
 }
 
 # policies
-$node->safe_psql('postgres', "INSERT INTO rate_limit_policies VALUES ('p', 'default', 100, 0, true, false), ('p', 'more', 50, 0, true, false), ('p', 'shadow', 10, 0, true, true)");
+$node->safe_psql('postgres', "INSERT INTO rate_limit_policies (policy, tier, capacity, refill, quota, shadow) VALUES ('p', 'default', 100, 0, true, false), ('p', 'more', 50, 0, true, false), ('p', 'shadow', 10, 0, true, true)");
 my $remaining = q{SELECT string_agg(limiter || ' ' || tokens, ', ' ORDER BY limiter) FROM rate_limit_status WHERE key = 'by policy'};
 is( $node->safe_psql('postgres', "SET ratelimit.refund_on_rollback = on; BEGIN; SELECT rl_consume_policy('p', 'by policy', 7), (rl_throttle_policy('p', 'by policy', 45)).allowed; $remaining; ROLLBACK; $remaining"),
 	"t|f\np 93, p/more 43, p/shadow 3\n", 'on: rl_consume_policy(), all of its tiers');
