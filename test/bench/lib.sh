@@ -460,6 +460,9 @@ declare -A condition=(
 	[first]="length(many) > 0 AND rl_consume(each, 1e9, 1e3, 1, :'run')"
 	[policy]="length(many) > 0 AND rl_consume_policy('plan', one)"
 	[tiers]="length(many) > 0 AND rl_consume_policy('tiers', one)"
+	[book]="length(many) > 0 AND rl_book(one, 1e9, 1) IS NOT NULL"
+	[reserve]="length(many) > 0 AND rl_settle(rl_reserve(one, 1e9, 1, 2), 1) > 0"
+	[reserve_policy]="length(many) > 0 AND rl_settle(rl_reserve_policy('plan', one, 2), 1) > 0"
 	[throttle]="length(many) > 0 AND (rl_throttle(one, 1e9, 1)).allowed"
 )
 

@@ -16,7 +16,8 @@ percall_round()
 	local name
 	local -A ns
 
-	for name in floor nextval hot many first throttle policy tiers denied denied_many; do
+	for name in floor nextval hot many first throttle policy tiers book reserve reserve_policy \
+		denied denied_many; do
 		ns[$name]=$(query_ns "$name" "$calls")
 		[ "$name" = floor ] || ns[$name]=$(minus "${ns[$name]}" "${ns[floor]}")
 	done
@@ -26,6 +27,9 @@ percall_round()
 	done
 	sample percall_policy "$1" "${ns[policy]}" "${ns[hot]}"
 	sample percall_tiers "$1" "${ns[tiers]}" "${ns[hot]}"
+	sample percall_book "$1" "${ns[book]}" "${ns[hot]}"
+	sample percall_reserve "$1" "${ns[reserve]}" "${ns[hot]}"
+	sample percall_reserve_policy "$1" "${ns[reserve_policy]}" "${ns[policy]}"
 	sample percall_denied "$1" "${ns[denied]}" "${ns[hot]}"
 	sample percall_denied_many "$1" "${ns[denied_many]}" "${ns[many]}"
 }
@@ -42,13 +46,16 @@ row_percall()
 	show percall_throttle - ' ns' "rl_throttle against nextval(): a call in one query, one key"
 	show percall_policy - ' ns' "rl_consume_policy against rl_consume: a call in one query, one key"
 	show percall_tiers - ' ns' "the same of two tiers, all or nothing"
+	show percall_book - ' ns' "rl_book against rl_consume: a call in one query, one key"
+	show percall_reserve - ' ns' "rl_reserve and rl_settle against rl_consume: both in one query, one key"
+	show percall_reserve_policy - ' ns' "rl_reserve_policy and rl_settle against rl_consume_policy: both in one query, one key"
 	show percall_denied '<= 1.25' ' ns' "denied against allowed call: in one query, one key, violations recorded"
 	show percall_denied_many '<= 1.25' ' ns' "denied against allowed call: in one query, 10k keys, violations recorded"
 	# round 0 warms up
 	for ((round = 0; round <= rounds; round++)); do
 		percall_round "$round"
 	done
-	report percall_{hot,many,first,throttle,policy,tiers,denied,denied_many}
+	report percall_{hot,many,first,throttle,policy,tiers,book,reserve,reserve_policy,denied,denied_many}
 }
 
 # use_living N: a server of room for 1.5 times N buckets, as the docs advise, with N
