@@ -467,6 +467,9 @@ declare -A condition=(
 	[policy_many]="length(many) > 0 AND rl_consume_policy('plan', many)"
 	[policy_v4]="length(v4) > 0 AND rl_consume_policy('plan', v4)"
 	[policy_v6]="length(v6) > 0 AND rl_consume_policy('plan', v6)"
+	[book]="length(many) > 0 AND rl_book(one, 1e9, 1) IS NOT NULL"
+	[reserve]="length(many) > 0 AND rl_settle(rl_reserve(one, 1e9, 1, 2), 1) > 0"
+	[reserve_policy]="length(many) > 0 AND rl_settle(rl_reserve_policy('plan', one, 2), 1) > 0"
 	[throttle]="length(many) > 0 AND (rl_throttle(one, 1e9, 1)).allowed"
 )
 

@@ -10,52 +10,55 @@ use_calls()
 	touch "$work/calls.ready"
 }
 
-# One round of row_percall; the floor is that of the same round.
-percall_round()
+# percall NAME BASE TARGET TITLE: a comparison of two conditions on a call, see lib.sh
+percall_names=()
+declare -A percall_base percall_target percall_title
+percall()
 {
-	local name
-	local -A ns
-
-	for name in floor nextval hot many first throttle policy tiers initial policies throttle_each denied denied_many acquire; do
-		ns[$name]=$(query_ns "$name" "$calls")
-		[ "$name" = floor ] || ns[$name]=$(minus "${ns[$name]}" "${ns[floor]}")
-	done
-	[ "$1" -gt 0 ] || return 0
-	for name in hot many first throttle; do
-		sample "percall_$name" "$1" "${ns[$name]}" "${ns[nextval]}"
-	done
-	sample percall_policy "$1" "${ns[policy]}" "${ns[hot]}"
-	for name in tiers initial policies throttle_each; do
-		sample "percall_$name" "$1" "${ns[$name]}" "${ns[hot]}"
-	done
-	sample percall_denied "$1" "${ns[denied]}" "${ns[hot]}"
-	sample percall_acquire "$1" "${ns[acquire]}" "${ns[hot]}"
-	sample percall_denied_many "$1" "${ns[denied_many]}" "${ns[many]}"
+	percall_names+=("$1")
+	percall_base[$1]=$2
+	percall_target[$1]=$3
+	percall_title[$1]=$4
 }
+
+percall hot nextval '<= 0.5' "rl_consume against nextval(): a call in one query, one key"
+percall many nextval '<= 0.5' "rl_consume against nextval(): a call in one query, 10k keys"
+percall first nextval - "rl_consume of a new key against nextval(): a call in one query"
+percall throttle nextval - "rl_throttle against nextval(): a call in one query, one key"
+percall policy hot - "rl_consume_policy against rl_consume: a call in one query, one key"
+percall tiers hot - "the same of two tiers, all or nothing"
+percall initial hot - "the same of one tier whose buckets begin with some tokens"
+percall policies hot - "rl_consume_policies of two policies against rl_consume: a call in one query"
+percall throttle_each hot - "rl_throttle_each of two keys against rl_consume: a call in one query"
+percall book hot - "rl_book against rl_consume: a call in one query, one key"
+percall reserve hot - "rl_reserve and rl_settle against rl_consume: both in one query, one key"
+percall reserve_policy policy - "rl_reserve_policy and rl_settle against rl_consume_policy: both in one query, one key"
+percall acquire hot '<= 2' "rl_acquire and rl_release of its ticket against rl_consume: in one query, one key"
+percall denied hot '<= 1.25' "denied against allowed call: in one query, one key, violations recorded"
+percall denied_many many '<= 1.6' "denied against allowed call: in one query, 10k keys, violations recorded"
 
 row percall quick "a call inside one query: against nextval(), denied against allowed"
 row_percall()
 {
-	local round
+	local round name floor
+	local -A ns
 
 	use_calls
-	show percall_hot '<= 0.5' ' ns' "rl_consume against nextval(): a call in one query, one key"
-	show percall_many '<= 0.5' ' ns' "rl_consume against nextval(): a call in one query, 10k keys"
-	show percall_first - ' ns' "rl_consume of a new key against nextval(): a call in one query"
-	show percall_throttle - ' ns' "rl_throttle against nextval(): a call in one query, one key"
-	show percall_policy - ' ns' "rl_consume_policy against rl_consume: a call in one query, one key"
-	show percall_tiers - ' ns' "the same of two tiers, all or nothing"
-	show percall_initial - ' ns' "the same of one tier whose buckets begin with some tokens"
-	show percall_policies - ' ns' "rl_consume_policies of two policies against rl_consume: a call in one query"
-	show percall_throttle_each - ' ns' "rl_throttle_each of two keys against rl_consume: a call in one query"
-	show percall_denied '<= 1.25' ' ns' "denied against allowed call: in one query, one key, violations recorded"
-	show percall_denied_many '<= 1.6' ' ns' "denied against allowed call: in one query, 10k keys, violations recorded"
-	show percall_acquire '<= 2' ' ns' "rl_acquire and rl_release of its ticket against rl_consume: in one query, one key"
+	for name in "${percall_names[@]}"; do
+		show "percall_$name" "${percall_target[$name]}" ' ns' "${percall_title[$name]}"
+	done
 	# round 0 warms up
 	for ((round = 0; round <= rounds; round++)); do
-		percall_round "$round"
+		floor=$(query_ns floor "$calls")
+		for name in nextval "${percall_names[@]}"; do
+			ns[$name]=$(minus "$(query_ns "$name" "$calls")" "$floor")
+		done
+		[ "$round" -gt 0 ] || continue
+		for name in "${percall_names[@]}"; do
+			sample "percall_$name" "$round" "${ns[$name]}" "${ns[${percall_base[$name]}]}"
+		done
 	done
-	report percall_{hot,many,first,throttle,policy,tiers,initial,policies,throttle_each,denied,denied_many,acquire}
+	report "${percall_names[@]/#/percall_}"
 }
 
 # use_exceptions: a server with calls whose keys are names and addresses, and 100,000
