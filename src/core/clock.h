@@ -1,6 +1,6 @@
 /*
  * core/clock.h
- *		The monotonic clock, and a secret number: see core/clock.c.
+ *		The clocks, and a secret number: see core/clock.c.
  */
 #ifndef RATELIMIT_CLOCK_H
 #define RATELIMIT_CLOCK_H
@@ -8,6 +8,8 @@
 #include <time.h>
 
 extern uint64 secret_seed(void);
+extern int64 wall_clock_us(void);
+extern bool period_is_over(double refill, int64 grace);
 
 /* Nanoseconds, by a clock that is never set and is the same in every process. */
 static inline int64

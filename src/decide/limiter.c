@@ -1,6 +1,6 @@
 /*
  * decide/limiter.c
- *		The limiter that this session called last.
+ *		The limiter that this session called last, and its last period.
  *
  * Most calls name the same limiter as the call before.  So a limiter is checked and
  * hashed when it is first named, and calls are counted for it (violations/stats.c)
@@ -13,6 +13,7 @@
 #include "violations/stats.h"
 
 CurrentLimiter current_limiter;
+CurrentPeriod current_period;
 char		current_limiter_whole[MAX_LIMITER_LEN];
 
 /* Make another limiter the current one, after checking its name. */
@@ -24,7 +25,28 @@ limiter_set(const char *limiter, int len)
 	current_limiter.hash = hash_limiter(MyDatabaseId, limiter, len);
 	head_of_limiter(&current_limiter.name, limiter, len);
 	memcpy(current_limiter_whole, limiter, len);
+	current_period.period_len = 0;
 	stats_set_limiter(limiter, len);
+}
+
+/* Make another period that of the current limiter. */
+void
+limiter_set_period(const Period *period)
+{
+	int			limiter_len = current_limiter.name.limiter_len;
+	int			len;
+	const char *name = period_name(period, &len);
+
+	current_period.period_len = 0;
+	if (len > MAX_NAMED_PERIOD)
+		fail_length("period", name, len, MAX_NAMED_PERIOD);
+	memcpy(current_period.whole, current_limiter_whole, limiter_len);
+	current_period.whole[limiter_len] = PERIOD_SEPARATOR;
+	memcpy(current_period.whole + limiter_len + 1, name, len);
+	current_period.limiter_len = limiter_len + 1 + len;
+	head_of_limiter(&current_period.name, current_period.whole, current_period.limiter_len);
+	current_period.period = current_period.whole + limiter_len + 1;
+	current_period.period_len = len;
 }
 
 /* Make this the current limiter: calls are counted for it from now on. */

@@ -7,6 +7,7 @@
 
 #include "core/compat.h"
 #include "core/names.h"
+#include "core/period.h"
 
 typedef struct CurrentLimiter
 {
@@ -15,10 +16,22 @@ typedef struct CurrentLimiter
 	uint64		hash;			/* the result of hash_limiter() */
 } CurrentLimiter;
 
+/* The period that the current limiter was last called with. */
+typedef struct CurrentPeriod
+{
+	NameHead	name;			/* of limiter:period */
+	int			limiter_len;	/* of that */
+	int			period_len;		/* 0 if there is no period yet */
+	const char *period;			/* in whole */
+	char		whole[MAX_BUCKET_LIMITER_LEN];
+} CurrentPeriod;
+
+extern hidden_data CurrentPeriod current_period;
 extern hidden_data CurrentLimiter current_limiter;
 extern hidden_data char current_limiter_whole[MAX_LIMITER_LEN]; /* head and rest */
 
 extern void limiter_set(const char *limiter, int len) pg_attribute_cold;
+extern void limiter_set_period(const Period *period) pg_attribute_cold;
 extern void limiter_use(const char *limiter, int len);
 extern void use_bucket(BucketId *id, const char *key, int key_len,
 					   const char *limiter, int limiter_len);
@@ -47,6 +60,36 @@ name_in_current_limiter(BucketId *id, const char *key, int key_len, const char *
 	id->limiter = limiter;
 	id->limiter_len = current_limiter.name.limiter_len;
 	id->name = current_limiter.name;
+	head_add_key(id);
+}
+
+/* Make this the current limiter's period, unless it is that already. */
+static pg_attribute_always_inline void
+limiter_use_period(const Period *period)
+{
+	int			len;
+	const char *name = period_name(period, &len);
+
+	if (unlikely(len != current_period.period_len ||
+				 memcmp(name, current_period.period, len) != 0))
+		limiter_set_period(period);
+}
+
+/*
+ * The identity of a bucket of the current limiter and its current period.  It points to
+ * the bytes of the key, and to "limiter", which begins with those of
+ * current_period.whole; both must outlive it.
+ */
+static pg_attribute_always_inline void
+name_in_current_period(BucketId *id, const char *key, int key_len, const char *limiter)
+{
+	id->hash = hash_key(current_limiter.hash, key, key_len);
+	id->database = current_limiter.database;
+	id->key = key;
+	id->key_len = key_len;
+	id->limiter = limiter;
+	id->limiter_len = current_period.limiter_len;
+	id->name = current_period.name;
 	head_add_key(id);
 }
 
