@@ -5,6 +5,8 @@
 #ifndef RATELIMIT_DECIDE_RULES_H
 #define RATELIMIT_DECIDE_RULES_H
 
+#include <float.h>
+
 #include "core/bucket.h"
 #include "core/compat.h"
 #include "datatype/timestamp.h"
@@ -43,6 +45,16 @@ refill_of_end(TimestampTz end)
 		(double) ((POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY);
 
 	return -Max(Min(us, PERIOD_END_MAX), 1);
+}
+
+/* And back; infinity if the end is too far away to be told. */
+static inline TimestampTz
+end_of_refill(double refill)
+{
+	if (-refill >= PERIOD_END_MAX)
+		return DT_NOEND;
+	return period_end_of(refill) -
+		(POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY;
 }
 
 /* Is this, instead of an allowance, the mark of a call that only counts? */
