@@ -146,15 +146,15 @@ RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION rl_unblock(text, text) IS
 'End the block of (limiter, key): true if it was blocked. Errors as of rl_reset().';
 
-CREATE FUNCTION rl_reset(key text, limiter text DEFAULT 'default')
+CREATE FUNCTION rl_reset(key text, limiter text DEFAULT 'default', period text DEFAULT NULL)
 RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION rl_reset(text, text) IS
-'Make the bucket of (limiter, key) full: true if it was not. A block stays. Not undone by a rollback. Errors: 22004 a null argument; 22023, 54000 as rl_consume().';
+COMMENT ON FUNCTION rl_reset(text, text, text) IS
+'Make the bucket of (limiter, key) full, or, if period is not null, that of rl_consume_period() and rl_count() with this period: true if it was not. A block stays. Not undone by a rollback. Errors: 22004 a null key or limiter; 22023, 54000 as rl_consume_period().';
 
 CREATE FUNCTION rl_reset_all(limiter text)
 RETURNS bigint AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION rl_reset_all(text) IS
-'Make all buckets of a limiter in this database full, or, when it is null, the buckets of all limiters: how many were living. Blocks stay. Errors as of rl_reset().';
+'Make all buckets of a limiter in this database full, those of periods too, or, when it is null, the buckets of all limiters: how many were living. Blocks stay. Errors as of rl_reset().';
 
 CREATE FUNCTION _rl_buckets(OUT limiter text, OUT key text, OUT tokens float8, OUT capacity float8, OUT refill float8, OUT full_at timestamptz, OUT blocked_until timestamptz, OUT store text, OUT period text)
 RETURNS SETOF record AS 'MODULE_PATHNAME', 'rl_buckets' LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED;
@@ -195,11 +195,11 @@ CREATE TABLE rate_limit_policies (
 		CONSTRAINT capacity_finite_and_not_below_0 CHECK (capacity OPERATOR(pg_catalog.>=) 0::float8 AND capacity OPERATOR(pg_catalog.<) 'Infinity'),
 	refill float8
 		CONSTRAINT refill_finite_and_not_below_0 CHECK (refill OPERATOR(pg_catalog.>=) 0::float8 AND refill OPERATOR(pg_catalog.<) 'Infinity'),
-	period text,
 	quota boolean NOT NULL DEFAULT false,
 	shadow boolean NOT NULL DEFAULT false,
 	enabled boolean NOT NULL DEFAULT true,
 	comment text,
+	period text,
 	PRIMARY KEY (policy, tier),
 	CONSTRAINT either_refill_or_period CHECK ((refill IS NULL) OPERATOR(pg_catalog.<>) (period IS NULL)),
 	CONSTRAINT a_quota_has_no_period CHECK (NOT quota OR period IS NULL),
@@ -542,7 +542,7 @@ GRANT SELECT ON rate_limit_buckets, rate_limit_status, rate_limit_policies, rate
 	rate_limit_violations_hourly, rate_limit_episodes, rate_limit_flagged, rate_limit_stats TO pg_monitor;
 REVOKE ALL ON FUNCTION rl_reward(text, float8, text), rl_penalize(text, float8, float8, float8, text),
 	rl_block(text, interval, text), rl_unblock(text, text), _rl_policies_changed(),
-	rl_reset(text, text), rl_reset_all(text), _rl_buckets(), rl_partitions(),
+	rl_reset(text, text, text), rl_reset_all(text), _rl_buckets(), rl_partitions(),
 	rl_flush(), rl_report(text, text, bigint), rl_report_batch(jsonb), rl_flag(text, text, text),
 	rl_unflag(text, text), rl_stats_reset(), _rl_pending(), _rl_episodes(), _rl_limiters(), _rl_flushes() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _rl_buckets(), rl_partitions(), _rl_pending(), _rl_episodes(), _rl_limiters(),

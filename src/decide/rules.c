@@ -49,19 +49,13 @@ rule_make(BucketRule *rule, double capacity, double refill, double cost)
 	bucket_rule(rule, capacity, refill, cost);
 }
 
-/*
- * Check the numbers of a call in a period and make their rule.  An allowance that is
- * not finite is that of rl_count(), which has checked its number.
- */
+/* Check the numbers of a call in a period and make their rule. */
 void
 rule_make_in_period(BucketRule *rule, double allowance, double cost,
 					TimestampTz begin, TimestampTz end)
 {
-	if (!counts_only(allowance))
-	{
-		check_tokens("allowance", allowance);
-		check_tokens("cost", cost);
-	}
+	check_tokens("allowance", allowance);
+	check_tokens("cost", cost);
 	bucket_rule_in_period(rule, allowance, refill_of_end(end), cost,
 						  (double) end - (double) begin);
 }

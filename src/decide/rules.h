@@ -5,8 +5,6 @@
 #ifndef RATELIMIT_DECIDE_RULES_H
 #define RATELIMIT_DECIDE_RULES_H
 
-#include <float.h>
-
 #include "core/bucket.h"
 #include "core/compat.h"
 #include "datatype/timestamp.h"
@@ -55,13 +53,6 @@ end_of_refill(double refill)
 		return DT_NOEND;
 	return period_end_of(refill) -
 		(POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY;
-}
-
-/* Is this, instead of an allowance, the mark of a call that only counts? */
-static inline bool
-counts_only(double allowance)
-{
-	return allowance != allowance || allowance > DBL_MAX;
 }
 
 /* The rule of these numbers, checked: see get_rule(). */

@@ -45,32 +45,6 @@ fail_null_period(FunctionCallInfo fcinfo, const char *const *names)
 }
 
 /*
- * Check the name of a period's bucket and put it together, and find out which period it
- * is now.  The name is valid until the next one is read.
- */
-static pg_attribute_always_inline void
-read_period_id(BucketId *id, Datum key, Datum period_text, Datum limiter,
-			   int64 *begin, int64 *end)
-{
-	int			key_len;
-	int			limiter_len;
-	int			period_len;
-	const char *key_bytes = text_bytes(key, &key_len);
-	const char *limiter_bytes = text_bytes(limiter, &limiter_len);
-	const char *period_bytes = text_bytes(period_text, &period_len);
-	const Period *period;
-
-	check_length("key", key_bytes, key_len, MAX_KEY_LEN);
-	limiter_use_quickly(limiter_bytes, limiter_len);
-	period = period_of(period_bytes, period_len);
-	limiter_use_period(period);
-	name_in_current_period(id, key_bytes, key_len, current_period.whole);
-	if (likely(store.header))
-		fetch_bucket(id->hash, id->limiter_len + key_len);
-	period_around(period, GetCurrentTimestamp(), begin, end);
-}
-
-/*
  * Check the arguments of a call, which are key, allowance, period, cost and limiter, and
  * return its rule.
  */
@@ -79,13 +53,15 @@ read_period_call(FunctionCallInfo fcinfo, BucketId *id, Decision *decision)
 {
 	static const char *const names[] = {"key", "allowance", "period", "cost", "limiter"};
 	const NullableDatum *args = fcinfo->args;
+	const Period *period;
 	int64		begin;
 	int64		end;
 
 	if (unlikely(args[0].isnull | args[1].isnull | args[2].isnull | args[3].isnull |
 				 args[4].isnull))
 		fail_null_period(fcinfo, names);
-	read_period_id(id, args[0].value, args[2].value, args[4].value, &begin, &end);
+	period = read_period_id(id, args[0].value, args[2].value, args[4].value);
+	period_around(period, GetCurrentTimestamp(), &begin, &end);
 	decision->ends = 0;
 	return find_rule_in_period(PG_GETARG_FLOAT8(1), PG_GETARG_FLOAT8(3), begin, end);
 }
@@ -144,7 +120,8 @@ count(const BucketId *id, const BucketRule *rule, Decision *decision)
 	}
 	if (refund_setting)
 		refund_reserve(1);
-	if (!consume_here(id, rule, decision))
+	/* the short way is open where it is for other calls; here a block does not matter */
+	if (block_possible(id) || !consume_here(id, rule, decision))
 		decide_guarded(take_tokens, id, rule, decision);
 	note_for_refund(id, rule, decision);
 }
@@ -179,6 +156,7 @@ rl_count(PG_FUNCTION_ARGS)
 	static const char *const names[] = {"key", "period", "n", "limiter"};
 	BucketId	id;
 	BucketRule	rule;
+	const Period *period;
 	Decision	decision;
 	int64		begin;
 	int64		end;
@@ -192,9 +170,12 @@ rl_count(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("n must be a number from -1e+18 to 1e+18, not %s",
 						DatumGetCString(DirectFunctionCall1(float8out, Float8GetDatum(n))))));
-	read_period_id(&id, PG_GETARG_DATUM(0), PG_GETARG_DATUM(1), PG_GETARG_DATUM(3),
-				   &begin, &end);
-	rule = *find_rule_in_period(n < 0 ? NAN : INFINITY, n, begin, end);
+	period = get_period_id(&id, PG_GETARG_TEXT_PP(0), PG_GETARG_TEXT_PP(1),
+						   PG_GETARG_TEXT_PP(3));
+	period_around(period, GetCurrentTimestamp(), &begin, &end);
+	/* see bucket_rule_in_period() */
+	bucket_rule_in_period(&rule, n < 0 ? NAN : INFINITY, refill_of_end(end), n,
+						  (double) end - (double) begin);
 	decision.ends = 0;
 	count(&id, &rule, &decision);
 
