@@ -8,9 +8,7 @@
  */
 #include "postgres.h"
 
-#include "core/bucket.h"
 #include "core/clock.h"
-#include "datatype/timestamp.h"
 #include "utils/timestamp.h"
 
 /* Microseconds since 1970, by the wall clock. */

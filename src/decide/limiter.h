@@ -21,9 +21,13 @@ typedef struct CurrentPeriod
 {
 	NameHead	name;			/* of limiter:period */
 	int			limiter_len;	/* of that */
-	int			period_len;		/* 0 if there is no period yet */
-	const char *period;			/* in whole */
-	char		whole[MAX_BUCKET_LIMITER_LEN];
+	int			text_len;		/* of the caller's text; -1: there is no period yet */
+	double		refill;			/* what says the end of the period that the struct
+								 * below found last, see core/bucket.h; 0: none */
+	double		length;			/* of that one, in microseconds */
+	Period		period;
+	char		text[MAX_PERIOD_LEN];
+	char		whole[MAX_BUCKET_LIMITER_LEN];	/* limiter:period */
 } CurrentPeriod;
 
 extern hidden_data CurrentPeriod current_period;
@@ -31,7 +35,8 @@ extern hidden_data CurrentLimiter current_limiter;
 extern hidden_data char current_limiter_whole[MAX_LIMITER_LEN]; /* head and rest */
 
 extern void limiter_set(const char *limiter, int len) pg_attribute_cold;
-extern void limiter_set_period(const Period *period) pg_attribute_cold;
+extern void limiter_set_period(const char *text, int len) pg_attribute_cold;
+extern void limiter_find_moment(TimestampTz now) pg_attribute_cold;
 extern void limiter_use(const char *limiter, int len);
 extern void use_bucket(BucketId *id, const char *key, int key_len,
 					   const char *limiter, int limiter_len);
@@ -63,16 +68,22 @@ name_in_current_limiter(BucketId *id, const char *key, int key_len, const char *
 	head_add_key(id);
 }
 
-/* Make this the current limiter's period, unless it is that already. */
+/* Make this the current limiter's period, checked, unless it is that already. */
 static pg_attribute_always_inline void
-limiter_use_period(const Period *period)
+limiter_use_period(const char *text, int len)
 {
-	int			len;
-	const char *name = period_name(period, &len);
+	if (unlikely(len != current_period.text_len ||
+				 !same_bytes(text, current_period.text, len)))
+		limiter_set_period(text, len);
+}
 
-	if (unlikely(len != current_period.period_len ||
-				 memcmp(name, current_period.period, len) != 0))
-		limiter_set_period(period);
+/* See to it that current_period tells of the one of its periods that it is at a moment. */
+static pg_attribute_always_inline void
+limiter_use_moment(TimestampTz now)
+{
+	if (unlikely(now < current_period.period.begin ||
+				 now >= current_period.period.end || current_period.refill == 0))
+		limiter_find_moment(now);
 }
 
 /*

@@ -272,19 +272,15 @@ static void
 make_call_in_period(BucketCall *call, TierName *name, const Tier *tier, const text *key,
 					double cost)
 {
-	const Period *period;
-	int64		begin;
-	int64		end;
-
 	check_length("key", VARDATA_ANY(key), VARSIZE_ANY_EXHDR(key), MAX_KEY_LEN);
 	limiter_use(tier->limiter, tier->limiter_len);
-	period = period_of(VARDATA_ANY(tier->period), VARSIZE_ANY_EXHDR(tier->period));
-	limiter_use_period(period);
+	limiter_use_period(VARDATA_ANY(tier->period), VARSIZE_ANY_EXHDR(tier->period));
 	memcpy(name->limiter, current_period.whole, current_period.limiter_len);
 	name_in_current_period(&call->id, VARDATA_ANY(key), VARSIZE_ANY_EXHDR(key),
 						   name->limiter);
-	period_around(period, GetCurrentTimestamp(), &begin, &end);
-	call->rule = *find_rule_in_period(tier->capacity, cost, begin, end);
+	limiter_use_moment(GetCurrentTimestamp());
+	call->rule = *find_rule_in_period(tier->capacity, current_period.refill, cost,
+									  current_period.length);
 }
 
 static void

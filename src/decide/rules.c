@@ -51,13 +51,12 @@ rule_make(BucketRule *rule, double capacity, double refill, double cost)
 
 /* Check the numbers of a call in a period and make their rule. */
 void
-rule_make_in_period(BucketRule *rule, double allowance, double cost,
-					TimestampTz begin, TimestampTz end)
+rule_make_in_period(BucketRule *rule, double allowance, double refill, double cost,
+					double length)
 {
 	check_tokens("allowance", allowance);
 	check_tokens("cost", cost);
-	bucket_rule_in_period(rule, allowance, refill_of_end(end), cost,
-						  (double) end - (double) begin);
+	bucket_rule_in_period(rule, allowance, refill, cost, length);
 }
 
 RuleLine	remembered_rules[REMEMBERED_RULES] pg_attribute_aligned(PG_CACHE_LINE_SIZE);

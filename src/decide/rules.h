@@ -7,7 +7,6 @@
 
 #include "core/bucket.h"
 #include "core/compat.h"
-#include "datatype/timestamp.h"
 
 #define REMEMBERED_RULES	16	/* the hash below has 4 bits */
 
@@ -22,8 +21,8 @@ extern hidden_data RuleLine remembered_rules[REMEMBERED_RULES];
 
 extern void check_tokens(const char *name, double tokens);
 extern const BucketRule *get_rule(double capacity, double refill, double cost);
-extern void rule_make_in_period(BucketRule *rule, double allowance, double cost,
-								TimestampTz begin, TimestampTz end) pg_attribute_cold;
+extern void rule_make_in_period(BucketRule *rule, double allowance, double refill,
+								double cost, double length) pg_attribute_cold;
 extern void rule_make(BucketRule *rule, double capacity, double refill, double cost)
 			pg_attribute_cold;
 
@@ -33,26 +32,6 @@ remembered_rule(const uint64 *bits)
 {
 	return &remembered_rules[((bits[0] ^ bits[1] * 3 ^ bits[2] * 5) *
 							  UINT64CONST(0x9E3779B97F4A7C15)) >> 60].rule;
-}
-
-/* The time as a refill that stands for the end of a period: see core/bucket.h. */
-static inline double
-refill_of_end(TimestampTz end)
-{
-	double		us = (double) end +
-		(double) ((POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY);
-
-	return -Max(Min(us, PERIOD_END_MAX), 1);
-}
-
-/* And back; infinity if the end is too far away to be told. */
-static inline TimestampTz
-end_of_refill(double refill)
-{
-	if (-refill >= PERIOD_END_MAX)
-		return DT_NOEND;
-	return period_end_of(refill) -
-		(POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY;
 }
 
 /* The rule of these numbers, checked: see get_rule(). */
@@ -80,13 +59,12 @@ find_rule(double capacity, double refill, double cost)
 }
 
 /*
- * The rule of a call in a period, likewise.  The bits of the three numbers are those of
- * no rule outside of periods.
+ * The rule of a call in a period of this end and length, likewise.  The bits of the
+ * three numbers are those of no rule outside of periods.
  */
 static pg_attribute_always_inline const BucketRule *
-find_rule_in_period(double allowance, double cost, TimestampTz begin, TimestampTz end)
+find_rule_in_period(double allowance, double refill, double cost, double length)
 {
-	double		refill = refill_of_end(end);
 	BucketRule *rule;
 	uint64		bits[3];
 	uint64		its[3];
@@ -100,8 +78,8 @@ find_rule_in_period(double allowance, double cost, TimestampTz begin, TimestampT
 	memcpy(its, rule, sizeof(its));
 	if (unlikely(bits[0] == 0 ||
 				 its[0] != bits[0] || its[1] != bits[1] || its[2] != bits[2] ||
-				 rule->length != (double) end - (double) begin))
-		rule_make_in_period(rule, allowance, cost, begin, end);
+				 rule->length != length))
+		rule_make_in_period(rule, allowance, refill, cost, length);
 	return rule;
 }
 

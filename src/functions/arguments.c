@@ -38,11 +38,11 @@ get_bucket_id(BucketId *id, const text *key, const text *limiter)
 }
 
 /* The same as read_period_id(), likewise. */
-const Period *
+void
 get_period_id(BucketId *id, const text *key, const text *period, const text *limiter)
 {
-	return read_period_id(id, PointerGetDatum(key), PointerGetDatum(period),
-						  PointerGetDatum(limiter));
+	read_period_id(id, PointerGetDatum(key), PointerGetDatum(period),
+				   PointerGetDatum(limiter));
 }
 
 /* The same as read_call(), likewise. */

@@ -53,17 +53,15 @@ read_period_call(FunctionCallInfo fcinfo, BucketId *id, Decision *decision)
 {
 	static const char *const names[] = {"key", "allowance", "period", "cost", "limiter"};
 	const NullableDatum *args = fcinfo->args;
-	const Period *period;
-	int64		begin;
-	int64		end;
 
 	if (unlikely(args[0].isnull | args[1].isnull | args[2].isnull | args[3].isnull |
 				 args[4].isnull))
 		fail_null_period(fcinfo, names);
-	period = read_period_id(id, args[0].value, args[2].value, args[4].value);
-	period_around(period, GetCurrentTimestamp(), &begin, &end);
+	read_period_id(id, args[0].value, args[2].value, args[4].value);
+	limiter_use_moment(GetCurrentTimestamp());
 	decision->ends = 0;
-	return find_rule_in_period(PG_GETARG_FLOAT8(1), PG_GETARG_FLOAT8(3), begin, end);
+	return find_rule_in_period(PG_GETARG_FLOAT8(1), current_period.refill,
+							   PG_GETARG_FLOAT8(3), current_period.length);
 }
 
 /* rl_consume_period(key, allowance, period, cost, limiter) returns boolean */
@@ -155,12 +153,10 @@ rl_count(PG_FUNCTION_ARGS)
 {
 	static const char *const names[] = {"key", "period", "n", "limiter"};
 	BucketId	id;
-	BucketRule	rule;
-	const Period *period;
+	static BucketRule rule;		/* of the last call */
 	Decision	decision;
-	int64		begin;
-	int64		end;
 	double		n;
+	TimestampTz resets_at;
 
 	for (int i = 0; i < lengthof(names); i++)
 		check_not_null(fcinfo, i, names[i]);
@@ -170,17 +166,18 @@ rl_count(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("n must be a number from -1e+18 to 1e+18, not %s",
 						DatumGetCString(DirectFunctionCall1(float8out, Float8GetDatum(n))))));
-	period = get_period_id(&id, PG_GETARG_TEXT_PP(0), PG_GETARG_TEXT_PP(1),
-						   PG_GETARG_TEXT_PP(3));
-	period_around(period, GetCurrentTimestamp(), &begin, &end);
+	get_period_id(&id, PG_GETARG_TEXT_PP(0), PG_GETARG_TEXT_PP(1), PG_GETARG_TEXT_PP(3));
+	limiter_use_moment(GetCurrentTimestamp());
 	/* see bucket_rule_in_period() */
-	bucket_rule_in_period(&rule, n < 0 ? NAN : INFINITY, refill_of_end(end), n,
-						  (double) end - (double) begin);
+	if (rule.cost != n || rule.refill != current_period.refill ||
+		rule.length != current_period.length)
+		bucket_rule_in_period(&rule, n < 0 ? NAN : INFINITY, current_period.refill, n,
+							  current_period.length);
 	decision.ends = 0;
 	count(&id, &rule, &decision);
 
+	resets_at = end_of_refill(decision.ends != 0 ? decision.ends : rule.refill);
 	if (!decision.known)
-		PG_RETURN_DATUM(make_count(fcinfo, decision.allowed ? 0 : INFINITY, end));
-	PG_RETURN_DATUM(make_count(fcinfo, (double) decision.owed / PERIOD_SCALE,
-							   decision.ends != 0 ? end_of_refill(decision.ends) : end));
+		PG_RETURN_DATUM(make_count(fcinfo, decision.allowed ? 0 : INFINITY, resets_at));
+	PG_RETURN_DATUM(make_count(fcinfo, (double) decision.owed / PERIOD_SCALE, resets_at));
 }

@@ -7,9 +7,9 @@
 #include <math.h>
 
 #include "access/xlog.h"
+#include "core/clock.h"
 #include "core/compat.h"
 #include "decide/refunds.h"
-#include "decide/rules.h"
 #include "funcapi.h"
 #include "functions/result.h"
 #include "memory/administration.h"
