@@ -180,8 +180,8 @@ make_result(FunctionCallInfo fcinfo, const BucketId *id, const BucketRule *rule,
 		Owed		reset = decision_reset(rule, decision);
 		Owed		wait = decision_wait(rule, decision);
 
-		/* the clock has been read twice */
-		if (bucket_in_period(rule->refill) && wait > reset && decision->blocked == 0)
+		/* the clock has been read twice for the same */
+		if (bucket_in_period(rule->refill) && wait > 0 && decision->blocked == 0)
 			wait = reset;
 		values[2] = Float8GetDatum(bucket_tokens(rule, decision->owed));
 		nulls[2] = false;

@@ -16,7 +16,7 @@ use Time::HiRes;
 
 use constant HOUR => 3600 * 1_000_000;
 
-my $seconds = $ENV{RATELIMIT_FULL} ? 60 : 6;
+my $seconds = $ENV{RATELIMIT_FULL} ? 40 : 4;
 
 # A statement of 100 calls on 5 keys; those of the last key cost a tenth.
 my $calls = <<'SQL';
