@@ -16,7 +16,7 @@ my $node = start_server('dump', conf => "ratelimit.max_buckets = 16\nratelimit.f
 # What there is of each table that is dumped, and how to put it there.  A table
 # that is not here fails the test: write down what a restore is to keep of it.
 my %dumped = (
-	rate_limit_policies => q{INSERT INTO rate_limit_policies VALUES ('p', 'default', 3, 0, true, false, true, E'a\tcomment'), ('p', 'day', 1000, 0.01, false, true, true, NULL), ('off', 'default', 1, 0, true, false, false, NULL), ('nobody', 'default', 0, 1, false, false, true, NULL)},
+	rate_limit_policies => q{INSERT INTO rate_limit_policies VALUES ('p', 'default', 3, 0, true, false, true, E'a\tcomment'), ('p', 'day', 1000, 0.01, false, true, true, NULL), ('off', 'default', 1, 0, true, false, false, NULL), ('nobody', 'default', 0, 1, false, false, true, NULL); INSERT INTO rate_limit_policies (policy, capacity, period) VALUES ('monthly', 100, 'month Europe/Berlin')},
 	rate_limit_violations => q{SELECT rl_report('k', 'user', 3), rl_report('::1', 'ip', 4), rl_flush(); SELECT rl_report('k', 'user', 5), rl_flush()},
 	rate_limit_postgrest_rules => q{INSERT INTO rate_limit_postgrest_rules VALUES (1, true, 'web', 'a.b', E'c\td', '{GET,HEAD}', '/it*', 'p', 'header', 'x-key', 2, 'why'), (2, false, NULL, NULL, NULL, NULL, NULL, NULL, 'address', NULL, 1, NULL)},
 	rate_limit_flags => q{SELECT rl_flag('open', 'user', E'a "reason"\n\\\\'), rl_flag('cleared', 'user', 'b'), rl_unflag('cleared', 'user'), rl_flag('cleared', 'user', 'again')});
