@@ -1,6 +1,9 @@
 # 32 connections use up the allowances of hours while the clock goes from hour to hour, and
-# back: each hour has its allowance exactly once.  In shared memory, in the table, and
-# between them.
+# back: each hour has its allowance exactly once, and a policy whose tiers have periods and
+# a refill takes from all of them or from none.  In shared memory, in the table, and between
+# them.
+#
+# RATELIMIT_FULL=1 for ten times as long.
 use strict;
 use warnings FATAL => 'all';
 
@@ -18,11 +21,14 @@ use constant HOUR => 3600 * 1_000_000;
 
 my $seconds = $ENV{RATELIMIT_FULL} ? 40 : 4;
 
-# A statement of 100 calls on 5 keys; those of the last key cost a tenth.
+# A statement of 100 calls on 5 keys; those of the last key cost a tenth.  Another one of
+# calls by a policy, which are noted as key 9.
 my $calls = <<'SQL';
 INSERT INTO hits SELECT i % 5, count(*) FILTER (WHERE ok), count(*)
 FROM (SELECT i, rl_consume_period('k' || i % 5, 300, 'hour', CASE i % 5 WHEN 4 THEN 0.1 ELSE 1 END) AS ok
 	FROM generate_series(1, 100) i OFFSET 0) s GROUP BY i % 5;
+INSERT INTO hits SELECT 9, count(*) FILTER (WHERE ok), count(*)
+FROM (SELECT rl_consume_policy('p', 'u') AS ok FROM generate_series(1, 10) OFFSET 0) s;
 SQL
 
 sub run_in
@@ -45,6 +51,8 @@ sub run_in
 	$offset = int((1800 - $now % 3600) * 1_000_000);
 	$set_clock->();
 	$query->('CREATE UNLOGGED TABLE hits (key int, allowed int, calls int)');
+	$query->("INSERT INTO rate_limit_policies (policy, tier, capacity, refill, period) VALUES"
+		  . " ('p', 'default', 200, NULL, 'hour'), ('p', 'long', 1e9, NULL, '100 years'), ('p', 'bucket', 1e9, 1e-12, NULL)");
 	if ($store eq 'between the stores')
 	{
 		# as these hours end, too, buckets come back from the table
@@ -54,7 +62,8 @@ sub run_in
 
 	my $clients = start_clients($node, clients => 32, seconds => $seconds, script => $calls);
 	my $end = monotonic_seconds() + $seconds - 1;
-	my $exhausted = "SELECT count(*) = 5 FROM generate_series(0, 4) i, rl_peek_period('k' || i, 300, 'hour') p WHERE p.remaining = 0";
+	my $exhausted = "SELECT count(*) = 5 AND (SELECT remaining = 0 FROM rl_peek_period('u', 200, 'hour', 0, 'p'))"
+	  . " FROM generate_series(0, 4) i, rl_peek_period('k' || i, 300, 'hour') p WHERE p.remaining = 0";
 
 	while (monotonic_seconds() < $end)
 	{
@@ -77,10 +86,14 @@ sub run_in
 	cmp_ok($hours, '>=', 3, "$store: $hours hours") and cmp_ok($back, '>', 0, "$store: back $back times");
 	is($query->(<<"SQL"), '', "$store: each hour's allowance has been taken exactly once");
 SELECT key, sum(allowed), used FROM hits, LATERAL (SELECT hits AS used FROM rl_count('k' || key, 'hour', 0)) n
-GROUP BY key, used
+WHERE key < 5 GROUP BY key, used
 HAVING sum(allowed) * CASE key WHEN 4 THEN 0.1 ELSE 1 END <> 300 * ($hours - 1) + used
 SQL
-	is(twice_living($node), '', "$store: no bucket is in two stores");
+	my $allowed = $query->('SELECT sum(allowed) FROM hits WHERE key = 9');
+	is($query->("SELECT 200 * ($hours - 1) + hits FROM rl_count('u', 'hour', 0, 'p')"), $allowed, "$store: so have the hours of the policy");
+	is($query->("SELECT hits FROM rl_count('u', '100 years', 0, 'p/long')"), $allowed, "$store: ... which has taken as much from its other period");
+	is($query->("SELECT 1e9 - tokens FROM rl_status_policy('p', 'u') WHERE tier = 'bucket'"), $allowed, "$store: ... and from its bucket");
+	is($query->('SELECT limiter, key, period FROM rate_limit_status GROUP BY 1, 2, 3 HAVING count(*) > 1'), '', "$store: no bucket is in two stores");
 	$node->stop;
 	return;
 }
