@@ -134,10 +134,10 @@ static char *
 cut_at_from(char *words)
 {
 	for (char *c = words; (c = strchr(c, ' ')) != NULL; c++)
-		if (pg_strncasecmp(c, " from ", 6) == 0)
+		if (pg_strncasecmp(c, " from", 5) == 0 && (c[5] == ' ' || c[5] == '\0'))
 		{
 			*c = '\0';
-			return c + 6;
+			return c + (c[5] == ' ' ? 6 : 5);
 		}
 	return NULL;
 }
@@ -184,7 +184,7 @@ read_zone(Reading *reading, const char *name)
 
 	if (!zone || !pg_tz_acceptable(zone))
 		fail(reading, "has an unknown time zone", name,
-			 "The view pg_timezone_names has the names of time zones.");
+			 "The view pg_timezone_names has their names.");
 	reading->zoned = true;
 	if (pg_get_timezone_offset(zone, &offset))
 		reading->offset = offset * USECS_PER_SEC;
@@ -377,18 +377,15 @@ fail_length_of(const Reading *reading, char *length)
 	if (ends_in_number(length))
 		fail(reading, "has a number without a unit", NULL, hint);
 
-	/* the first word that is neither a number nor a unit */
+	/* the first word that is not a unit, nor a number or a number with a unit */
 	for (char *word = strtok(length, " "); word; word = strtok(NULL, " "))
 	{
-		char		unit[MAX_PERIOD_LEN + 1];
-		int			len = 0;
-		int			val;
+		Reading		ignored;
+		char		probe[MAX_PERIOD_LEN + 3];
 
 		word += strspn(word, "+-.0123456789");
-		for (; word[len] != '\0'; len++)
-			unit[len] = pg_tolower((unsigned char) word[len]);
-		unit[len] = '\0';
-		if (len > 0 && DecodeUnits(0, unit, &val) != UNITS)
+		snprintf(probe, sizeof(probe), "1 %s", word);
+		if (*word != '\0' && !read_length(&ignored, probe))
 			fail(reading, "has an unknown unit", word, hint);
 	}
 	fail(reading, "is not an interval", NULL, hint);
@@ -403,11 +400,14 @@ read_length_and_zone(Reading *reading, char *words)
 	if (read_length(reading, words))
 		return;
 	last = strrchr(words, ' ');
-	if (last && !reading->anchored)
+	if (last && !isdigit((unsigned char) last[1]))
 	{
 		*last = '\0';
 		if (read_length(reading, words))
 		{
+			if (reading->anchored)
+				fail(reading, "has an unknown unit", last + 1,
+					 "A time zone comes last: 1 day from 2026-01-31 Europe/Berlin.");
 			read_zone(reading, last + 1);
 			return;
 		}
@@ -583,7 +583,11 @@ write_anchor(const Period *period, char *name, int size)
 	if (tm.tm_sec != 0 || fsec != 0)
 		len += snprintf(name + len, size - len, ":%02d", tm.tm_sec);
 	if (fsec != 0)
+	{
 		len += snprintf(name + len, size - len, ".%06d", fsec);
+		while (name[len - 1] == '0')
+			len--;
+	}
 	return len;
 }
 
@@ -636,6 +640,7 @@ read_period(const char *text, int len, Period *period)
 	char	   *anchor;
 
 	copy_words(&reading);
+	check_length("period", text, strlen(reading.words) == 0 ? 0 : len, MAX_PERIOD_LEN);
 	anchor = cut_at_from(reading.words);
 	if (anchor)
 		read_anchor(&reading, anchor);
