@@ -46,7 +46,7 @@ typedef struct Period
 	char		name[MAX_PERIOD_NAME_LEN + 1];	/* see core/period.c */
 } Period;
 
-extern TimestampTz calendar_first_moment(Timestamp local, pg_tz *zone, int64 offset);
+extern TimestampTz calendar_first_moment(int128 local, pg_tz *zone, int64 offset);
 extern bool calendar_month(int64 month, int *year, int *mon, int *days);
 extern void calendar_find(Period *period, TimestampTz now) pg_attribute_cold;
 

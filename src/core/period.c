@@ -152,6 +152,9 @@ may_name_a_zone(const char *name)
 {
 	static const char *const numbered[] = {"EST5EDT", "CST6CDT", "MST7MDT", "PST8PDT"};
 	const char *number;
+	int			west = 0;
+	int			east = 0;
+	int			most;
 
 	if (!isalpha((unsigned char) name[0]) ||
 		name[strspn(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
@@ -165,14 +168,21 @@ may_name_a_zone(const char *name)
 		if (pg_strcasecmp(name, numbered[i]) == 0)
 			return true;
 	if (pg_strncasecmp(name, "Etc/", 4) == 0)
+	{
 		name += 4;
+		west = 12;
+		east = 14;
+	}
 	if (pg_strncasecmp(name, "GMT", 3) != 0)
 		return false;
 	number = name + 3;
+	most = *number == '+' ? west : *number == '-' ? east : 0;
 	if (*number == '+' || *number == '-')
 		number++;
-	return strspn(number, "0123456789") == strlen(number) && atoi(number) <= 14 &&
-		strlen(number) <= 2;
+	if (strspn(number, "0123456789") != strlen(number) ||
+		strlen(number) > (*number == '1' ? 2 : 1))
+		return false;
+	return atoi(number) <= most;
 }
 
 /* Read the name of a time zone. */
@@ -184,7 +194,7 @@ read_zone(Reading *reading, const char *name)
 
 	if (!zone || !pg_tz_acceptable(zone))
 		fail(reading, "has an unknown time zone", name,
-			 "The view pg_timezone_names has their names.");
+			 "The names of time zones are in the view pg_timezone_names.");
 	reading->zoned = true;
 	if (pg_get_timezone_offset(zone, &offset))
 		reading->offset = offset * USECS_PER_SEC;
@@ -374,8 +384,8 @@ fail_length_of(const Reading *reading, char *length)
 	static const char hint[] =
 		"A period is second, minute, hour, day, week, month or year, or an interval such as 15 minutes.";
 
-	if (ends_in_number(length))
-		fail(reading, "has a number without a unit", NULL, hint);
+	bool		lacks_number = strpbrk(length, "0123456789") == NULL;
+	bool		lacks_unit = ends_in_number(length);
 
 	/* the first word that is not a unit, nor a number or a number with a unit */
 	for (char *word = strtok(length, " "); word; word = strtok(NULL, " "))
@@ -388,6 +398,10 @@ fail_length_of(const Reading *reading, char *length)
 		if (*word != '\0' && !read_length(&ignored, probe))
 			fail(reading, "has an unknown unit", word, hint);
 	}
+	if (lacks_number)
+		fail(reading, "has a unit without a number", NULL, hint);
+	if (lacks_unit)
+		fail(reading, "has a number without a unit", NULL, hint);
 	fail(reading, "is not an interval", NULL, hint);
 }
 
@@ -491,8 +505,8 @@ make_period(const Reading *reading, Period *period)
 		period->kind = PERIOD_CLOCK;
 		period->phase = 0;
 		if (USECS_PER_HOUR % us != 0)
-			fail(reading, "has a time zone, but is neither days nor part of an hour", NULL,
-				 "Say when one begins: from 2026-01-31 08:30 Europe/Berlin.");
+			fail(reading, "cannot be counted in a time zone", NULL,
+				 "In a time zone, a period is whole months or days, or an hour or an even part of one. Others need an anchor: 6 hours from 2026-01-31 08:30 Europe/Berlin.");
 	}
 	if (period->kind == PERIOD_ELAPSED)
 		period->offset = 0;
