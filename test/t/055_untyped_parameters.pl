@@ -56,6 +56,7 @@ my @calls = (
 	[ 'SELECT rl_throttle_policy($1, $2, $3)', [ 'api', 'KEY', 1 ], 'text text float8', 'rl_result', result('api') ],
 	[ 'SELECT tokens FROM rl_status_policy($1, $2)', [ 'api', 'KEY' ], 'text text', 'float8', '10' ],
 	[ 'SELECT rl_per($1, $2)', [ 6, '1 minute' ], 'float8 interval', 'float8', '0.1' ],
+	[ 'SELECT (rl_period($1, $2)).name', [ '1 month', '2026-11-27 12:00' ], 'text timestamptz', 'text', 'month' ],
 	[ 'SELECT rl_enforce($1, $2, $3)', [ 'KEY', 10, 0 ], 'text float8 float8', 'void', '' ],
 	[ 'SELECT rl_enforce($1, $2, $3, $4)', [ 'KEY', 10, 0, 2 ], 'text float8 float8 float8', 'void', '' ],
 	[ 'SELECT rl_enforce($1, $2, $3, $4, $5)', [ 'KEY', 10, 0, 11, 'login' ], 'text float8 float8 float8 text', 'error', 'PT429' ],
