@@ -14,7 +14,7 @@
 
 #define SAVED_FILE	PGSTAT_STAT_PERMANENT_DIRECTORY "/" PG_TEMP_FILE_PREFIX ".ratelimit"
 #define SAVED_MAGIC	0x524C5332	/* "RLS2" */
-#define SAVED_FORMAT 6			/* changes with the header or a record */
+#define SAVED_FORMAT 7			/* changes with the header or a record */
 
 #define HEADER_SIZE		512
 #define BUFFER_SIZE		65536

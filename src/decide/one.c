@@ -165,6 +165,20 @@ decide_slowly(const BucketId *id, const BucketRule *rule, Decision *decision)
 		decide_guarded(decide_unguarded, id, rule, decision);
 }
 
+/* Note what an allowed call has taken, if a rollback is to give it back. */
+void
+note_for_refund(const BucketId *id, const BucketRule *rule, const Decision *decision)
+{
+	BucketId	own;
+
+	if (!refund_setting || !decision->known || rule->take <= 0)
+		return;
+	own = *id;
+	own.ends = !bucket_in_period(rule->refill) ? 0 :
+		decision->ends != 0 ? decision->ends : rule->refill;
+	refund_note(&own, rule->cost);
+}
+
 /*
  * Count a decision, note what may have to be given back, and allow the call after all
  * if it is in shadow: "shadow" says that its tier is, ratelimit.shadow that all calls
@@ -174,15 +188,21 @@ void
 decide_counted(const BucketId *id, const BucketRule *rule, Decision *decision,
 			   bool shadow)
 {
+	BucketId	plain;
+
 	decision->shadowed = false;
 	if (unlikely(!enabled_setting))
 		return;
 	if (decision->allowed)
 	{
 		stats_count(COUNT_ALLOWED);
-		if (refund_setting && decision->known && rule->take > 0)
-			refund_note(id, rule->cost);
+		note_for_refund(id, rule, decision);
 		return;
+	}
+	if (bucket_in_period(rule->refill))
+	{
+		make_plain_id(&plain, id);
+		id = &plain;
 	}
 	flush_record(id, 1, decision->now);
 	stats_count(shadow || shadow_setting ? COUNT_SHADOWED : COUNT_DENIED);

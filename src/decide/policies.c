@@ -33,13 +33,15 @@
 #include "utils/inval.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
+#include "utils/timestamp.h"
 
 typedef struct Tier
 {
 	char		limiter[MAX_LIMITER_LEN];
 	int			limiter_len;
 	double		capacity;
-	double		refill;
+	double		refill;			/* if it has no period */
+	text	   *period;			/* NULL: it refills */
 	bool		shadow;
 	bool		enabled;
 } Tier;
@@ -54,7 +56,7 @@ typedef struct Policy
 static SqlStatement read_policy = {
 	"SELECT CASE WHEN p.tier OPERATOR(pg_catalog.=) 'default' THEN p.policy"
 	"  ELSE p.policy OPERATOR(pg_catalog.||) '/' OPERATOR(pg_catalog.||) p.tier END,"
-	" p.capacity, p.refill, p.shadow, p.enabled"
+	" p.capacity, p.refill, p.shadow, p.enabled, p.period"
 	" FROM %1$s.rate_limit_policies p WHERE p.policy OPERATOR(pg_catalog.=) $1"
 	" ORDER BY p.tier",
 	1, {TEXTOID}
@@ -147,15 +149,25 @@ read_tiers(int n)
 		HeapTuple	row = SPI_tuptable->vals[i];
 		TupleDesc	desc = SPI_tuptable->tupdesc;
 		bool		isnull;
+		Datum		value;
 		text	   *limiter = DatumGetTextPP(SPI_getbinval(row, desc, 1, &isnull));
 
 		check_limiter(VARDATA_ANY(limiter), VARSIZE_ANY_EXHDR(limiter));
 		tiers[i].limiter_len = VARSIZE_ANY_EXHDR(limiter);
 		memcpy(tiers[i].limiter, VARDATA_ANY(limiter), tiers[i].limiter_len);
 		tiers[i].capacity = DatumGetFloat8(SPI_getbinval(row, desc, 2, &isnull));
-		tiers[i].refill = DatumGetFloat8(SPI_getbinval(row, desc, 3, &isnull));
+		value = SPI_getbinval(row, desc, 3, &isnull);
+		tiers[i].refill = isnull ? 0 : DatumGetFloat8(value);
 		tiers[i].shadow = DatumGetBool(SPI_getbinval(row, desc, 4, &isnull));
 		tiers[i].enabled = DatumGetBool(SPI_getbinval(row, desc, 5, &isnull));
+		value = SPI_getbinval(row, desc, 6, &isnull);
+		if (!isnull)
+		{
+			text	   *period = DatumGetTextPP(value);
+
+			tiers[i].period = MemoryContextAlloc(cache.context, VARSIZE_ANY(period));
+			memcpy(tiers[i].period, period, VARSIZE_ANY(period));
+		}
 	}
 	return tiers;
 }
@@ -255,10 +267,32 @@ find_policy(const text *name)
 	return NULL;
 }
 
+/* make_call() for a tier with a period. */
+static void
+make_call_in_period(BucketCall *call, TierName *name, const Tier *tier, const text *key,
+					double cost)
+{
+	check_length("key", VARDATA_ANY(key), VARSIZE_ANY_EXHDR(key), MAX_KEY_LEN);
+	limiter_use(tier->limiter, tier->limiter_len);
+	limiter_use_period(VARDATA_ANY(tier->period), VARSIZE_ANY_EXHDR(tier->period));
+	memcpy(name->limiter, current_period.whole, current_period.limiter_len);
+	name_in_current_period(&call->id, VARDATA_ANY(key), VARSIZE_ANY_EXHDR(key),
+						   name->limiter);
+	limiter_use_moment(GetCurrentTimestamp());
+	call->rule = *find_rule_in_period(tier->capacity, current_period.refill, cost,
+									  current_period.length);
+}
+
 static void
 make_call(BucketCall *call, TierName *name, const Tier *tier, const text *key,
 		  double cost)
 {
+	call->decision.ends = 0;
+	if (tier->period)
+	{
+		make_call_in_period(call, name, tier, key, cost);
+		return;
+	}
 	memcpy(name->limiter, tier->limiter, tier->limiter_len);
 	use_bucket(&call->id, VARDATA_ANY(key), VARSIZE_ANY_EXHDR(key),
 			   name->limiter, tier->limiter_len);
@@ -302,7 +336,8 @@ make_calls(BucketCall *calls, TierName *names, const Policy *policy, const text 
 static void
 decide_tier(BucketCall *call, bool shadow)
 {
-	limiter_use(call->id.limiter, call->id.limiter_len);
+	limiter_use(call->id.limiter,
+				plain_limiter_len(call->id.limiter, call->id.limiter_len));
 	decide_uncounted(&call->id, &call->rule, &call->decision);
 	decide_counted(&call->id, &call->rule, &call->decision, shadow);
 }

@@ -118,7 +118,7 @@ place_or_set(const BucketId *id, const BucketRule *rule, Owed owed, bool set,
 		else
 		{
 			decision->owed = owed;
-			decision->allowed = bucket_take(rule, &decision->owed);
+			decision->allowed = bucket_take_or_give(rule, &decision->owed);
 			result = decision->owed > 0 ?
 				place_locked(id, rule, decision->owed, mode) : PLACED;
 		}
@@ -166,6 +166,9 @@ raise_here(Slot *slot, uint64 word, const BucketRule *rule, Owed owed)
 
 	if (!read_state(slot, word, &state))
 		return false;
+	/* what was used in an earlier period than the bucket's does not count */
+	if (bucket_in_period(rule->refill) && state.refill < rule->refill)
+		return true;
 	most = Max(owed, state_owes_by(&state, now, rule));
 	if (!lock_word(slot, word))
 		return false;

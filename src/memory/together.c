@@ -175,10 +175,18 @@ decide_locked(BucketCall *calls, int n, Held *held, bool apply)
 		const BucketRule *rule = &calls[i].rule;
 		Decision   *decision = &calls[i].decision;
 		Slot	   *slot = held[i].slot;
+		BucketRule	joined;
 		Owed		full_at;
 
 		if (apply)
 			(void) bucket_take(rule, &decision->owed);
+		if (slot && bucket_in_period(rule->refill))
+		{
+			joined = *rule;
+			bucket_join_period(&joined, slot->u.bucket.capacity, slot->u.bucket.refill);
+			decision->ends = joined.refill != rule->refill ? joined.refill : 0;
+			rule = &joined;
+		}
 		full_at = decision->owed + (rule->timed ? now : 0);
 
 		if (slot && apply)

@@ -14,11 +14,27 @@
 
 #include <math.h>
 
+#include "core/clock.h"
 #include "table/owed.h"
 #include "utils/timestamp.h"
 
 /* A row that claims to be later than now by more than this must be wrong. */
 #define MAX_AHEAD			(10 * USECS_PER_SEC)
+
+/*
+ * Can the row have these parameters, if the calls on its bucket have such a rule?  The
+ * rule may be NULL.
+ */
+static bool
+row_parameters_valid(const Row *row, const BucketRule *rule)
+{
+	if (!isfinite(row->refill) || !(row->capacity > 0))
+		return false;
+	if (rule && bucket_in_period(rule->refill) != bucket_in_period(row->refill))
+		return false;
+	return bucket_in_period(row->refill) ? row->refill >= -PERIOD_END_MAX :
+		isfinite(row->capacity);
+}
 
 /*
  * Make sense of a row.  Parameters that make no sense are replaced by the rule's; if
@@ -30,10 +46,11 @@ row_make_sense(Row *row, TimestampTz now, const BucketRule *rule)
 {
 	bool		sane = true;
 
-	if (!isfinite(row->capacity) || row->capacity <= 0 ||
-		!isfinite(row->refill) || row->refill < 0)
+	if (!row_parameters_valid(row, rule))
 	{
 		row->capacity = rule ? rule->capacity : 1;
+		if (isnan(row->capacity))
+			row->capacity = INFINITY;	/* the rule counts down */
 		row->refill = rule ? rule->refill : 0;
 		row->owed = 0;
 		sane = false;
@@ -72,6 +89,8 @@ row_owed(const Row *row, TimestampTz now, const BucketRule *rule)
 
 	owed = bucket_refilled(bucket_timed(row->capacity, row->refill),
 						   row->owed, elapsed);
+	if (bucket_in_period(row->refill) && period_is_over(row->refill, PERIOD_GRACE))
+		owed = 0;
 	if (row->capacity != rule->capacity || row->refill != rule->refill)
 		owed = bucket_carry(row->capacity, row->refill, owed, rule);
 	return owed;

@@ -56,7 +56,7 @@ consume_without_row(Rows *rows, const BucketId *id, const BucketRule *rule,
 
 	decision->in_table = true;
 	decision->owed = set ? *set : 0;
-	decision->allowed = bucket_take(rule, &decision->owed);
+	decision->allowed = bucket_take_or_give(rule, &decision->owed);
 	/* if it stays full and has not moved meanwhile, there is nothing to write */
 	if (decision->owed == 0)
 		return memory_attached() && memory_peek(id, rule, &unused) ? ELSEWHERE : FOUND;
@@ -184,6 +184,14 @@ table_give(const BucketId *id, double tokens, double *given, bool wait)
 
 		rows_read(&ref, &row);
 		owed = row_owed_by_itself(&row, tokens, &own);
+		/* what was taken in another period is not given back to this one */
+		if (bucket_in_period(row.refill) && row.refill != id->ends)
+		{
+			rows_release(&ref);
+			rows_close(&rows);
+			*given = 0;
+			return true;
+		}
 		row.owed = bucket_give(&own, owed);
 		row.updated_at = Max(GetCurrentTimestamp(), row.updated_at);
 		rows_write(&rows, &ref, &row);

@@ -87,6 +87,46 @@ growth()
 	report "${ids[@]}"
 }
 
+# One round of row_percall_period.
+percall_period_round()
+{
+	local name against
+	local -A ns
+
+	for name in floor hot many throttle period period_many period_zone period_throttle period_peek count; do
+		ns[$name]=$(query_ns "$name" "$calls")
+		[ "$name" = floor ] || ns[$name]=$(minus "${ns[$name]}" "${ns[floor]}")
+	done
+	[ "$1" -gt 0 ] || return 0
+	for name in period period_many period_zone period_throttle period_peek count; do
+		case $name in
+			period_many) against=many ;;
+			period_throttle) against=throttle ;;
+			*) against=hot ;;
+		esac
+		sample "percall_$name" "$1" "${ns[$name]}" "${ns[$against]}"
+	done
+}
+
+row percall_period quick "a call in a period, inside one query, against a call on a bucket that refills"
+row_percall_period()
+{
+	local round
+
+	use_calls
+	show percall_period '<= 1.25' ' ns' "rl_consume_period against rl_consume: a call in one query, one key"
+	show percall_period_many '<= 1.25' ' ns' "rl_consume_period against rl_consume: a call in one query, 10k keys"
+	show percall_period_zone - ' ns' "the same of a month of a time zone: one key"
+	show percall_period_throttle - ' ns' "rl_throttle_period against rl_throttle: a call in one query, one key"
+	show percall_period_peek - ' ns' "rl_peek_period against rl_consume: a call in one query, one key"
+	show percall_count - ' ns' "rl_count against rl_consume: a call in one query, one key"
+	# round 0 warms up
+	for ((round = 0; round <= rounds; round++)); do
+		percall_period_round "$round"
+	done
+	report percall_{period,period_many,period_zone,period_throttle,period_peek,count}
+}
+
 row growth quick "1M living buckets against 1k"
 row_growth()
 {
