@@ -131,6 +131,11 @@ RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C WINDOW IMMUTABLE PARALLEL SAFE;
 COMMENT ON FUNCTION rl_simulate(timestamptz, float8, float8, float8) IS
 'What a rule would have decided on recorded traffic: use OVER (PARTITION BY key ORDER BY ts). Each window partition is one bucket, full at its first row; a row whose ts is before an earlier row''s counts as of the same time. Shares nothing with real buckets. Errors: 22004 a null argument; 22023 ts, capacity, refill or cost out of range.';
 
+CREATE FUNCTION rl_simulate_period(ts timestamptz, allowance float8, period text, cost float8 DEFAULT 1)
+RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C WINDOW IMMUTABLE PARALLEL SAFE;
+COMMENT ON FUNCTION rl_simulate_period(timestamptz, float8, text, float8) IS
+'What rl_consume_period() would have decided, of recorded traffic: a window function, each partition of which is one bucket. ts: when the call was made; a row before its predecessor counts as of the same time. period: the same in all rows of a partition. Takes nothing. Errors: 22004 a null argument; 22023 ts is not finite, period differs from row to row; others as of rl_consume_period().';
+
 CREATE FUNCTION rl_reward(key text, tokens float8, limiter text DEFAULT 'default')
 RETURNS float8 AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION rl_reward(text, float8, text) IS

@@ -12,7 +12,8 @@
 #define MAX_PERIOD_LEN		127 /* bytes of a text that says a period */
 
 /* The longest name: a number, a unit, " from ", a time, and a time zone. */
-#define MAX_PERIOD_NAME_LEN	(MAX_PERIOD_LEN + 80)
+#define MAX_ZONE_LEN		60	/* no name of one is longer than 32 */
+#define MAX_PERIOD_NAME_LEN	(19 + 13 + 6 + 26 + 1 + MAX_ZONE_LEN)
 
 /* How periods follow one another.  All of them do so without end, both ways. */
 typedef enum PeriodKind

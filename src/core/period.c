@@ -156,7 +156,7 @@ may_name_a_zone(const char *name)
 	int			east = 0;
 	int			most;
 
-	if (!isalpha((unsigned char) name[0]) ||
+	if (!isalpha((unsigned char) name[0]) || strlen(name) > MAX_ZONE_LEN ||
 		name[strspn(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 					"0123456789/_+-")] != '\0' ||
 		pg_strncasecmp(name, "posix/", 6) == 0 || pg_strncasecmp(name, "right/", 6) == 0)

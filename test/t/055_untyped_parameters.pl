@@ -67,6 +67,8 @@ my @calls = (
 	[ "SELECT rl_headers(rl_throttle(\$1, \$2, \$3), \$4) ->> 'RateLimit'", [ 'KEY', 10, 0, 'api' ], 'text float8 float8 text', 'text', '"api";r=9' ],
 	[ "SELECT rl_headers(rl_throttle(\$1, \$2, \$3)) ->> 'RateLimit'", [ 'KEY', 10, 0 ], 'text float8 float8', 'text', '"default";r=9' ],
 	[ 'SELECT rl_simulate($1, $2, $3, $4) OVER ()', [ '2026-01-01', 10, 0, 11 ], 'timestamptz float8 float8 float8', 'bool', 'f' ],
+	[ 'SELECT rl_simulate_period($1, $2, $3) OVER ()', [ '2026-01-01', 10, 'day' ], 'timestamptz float8 text', 'bool', 't' ],
+	[ 'SELECT rl_simulate_period($1, $2, $3, $4) OVER ()', [ '2026-01-01', 10, 'day', 11 ], 'timestamptz float8 text float8', 'bool', 'f' ],
 	[ 'SELECT rl_reward($1, $2)', [ 'KEY', 1 ], 'text float8', 'float8', '0' ],
 	[ 'SELECT rl_reward($1, $2, $3)', [ 'KEY', 1, 'login' ], 'text float8 text', 'float8', '0' ],
 	[ 'SELECT rl_penalize($1, $2, $3, $4)', [ 'KEY', 10, 0, 12 ], 'text float8 float8 float8', 'float8', '-2' ],
