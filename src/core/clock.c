@@ -26,6 +26,21 @@ period_is_over(double refill, int64 grace)
 	return wall_clock_us() >= period_end_of(refill) + grace;
 }
 
+/*
+ * Is this the refill of a call in a period that has been over for so long that the
+ * bucket of that period, which is absent, may have been given up because it was over?
+ *
+ * The call read the clock some time ago.  If it now made the bucket anew, the allowance
+ * of that period would be handed out twice.  Who gives a bucket up reads the clock
+ * before, and who makes one reads it after the search that has not found it, so one of
+ * the two sees the other.
+ */
+bool
+period_is_stale(double refill)
+{
+	return bucket_in_period(refill) && period_is_over(refill, PERIOD_GRACE);
+}
+
 /* A secret number, from which hashes of names that callers choose start. */
 uint64
 secret_seed(void)

@@ -13,6 +13,7 @@
 extern uint64 secret_seed(void);
 extern int64 wall_clock_us(void);
 extern bool period_is_over(double refill, int64 grace);
+extern bool period_is_stale(double refill);
 
 /*
  * What stands for the end of a period in the place of a refill: see core/bucket.h.  An

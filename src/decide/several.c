@@ -153,7 +153,12 @@ take_from_all(BucketCall *calls, int n)
 
 		CHECK_FOR_INTERRUPTS();
 		for (int i = 0; i < n; i++)
+		{
+			BucketRule	later;
+
+			calls[i].rule = *rule_by_now(&calls[i].id, &calls[i].rule, &later);
 			in_table |= calls[i].decision.in_table;
+		}
 		if (in_table ? table_consume_all(calls, n, mode) :
 			memory_consume_all(calls, n, mode, true))
 			return;

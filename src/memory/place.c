@@ -113,7 +113,8 @@ place_or_set(const BucketId *id, const BucketRule *rule, Owed owed, bool set,
 			continue;
 		}
 		/* from here on nobody else can make it */
-		if ((mode == PLACE_OR_SPILL || mode == PLACE_OR_EVICT) && spill_is_set(partition))
+		if (((mode == PLACE_OR_SPILL || mode == PLACE_OR_EVICT) && spill_is_set(partition)) ||
+			period_is_stale(rule->refill))
 			result = PLACE_ELSEWHERE;
 		else
 		{
@@ -132,7 +133,8 @@ place_or_set(const BucketId *id, const BucketRule *rule, Owed owed, bool set,
  * what the caller says.  Make the bucket if it is not full afterwards.
  *
  * Return false if the bucket is not made here: it belongs in the table (see
- * memory/spill.c), or, if the mode is PLACE_IF_ROOM, it stays there.
+ * memory/spill.c), or, if the mode is PLACE_IF_ROOM, it stays there; or the rule is
+ * stale (core/clock.c).
  */
 bool
 memory_place(const BucketId *id, const BucketRule *rule, Owed owed,

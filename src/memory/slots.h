@@ -443,7 +443,9 @@ state_owes(const State *state, int64 now)
 static inline Owed
 state_owes_by(const State *state, int64 now, const BucketRule *rule)
 {
-	Owed		owed = state_owes(state, now);
+	/* of two periods, their ends say which is the later one, and not the clock */
+	Owed		owed = bucket_in_period(rule->refill) ? state->full_at :
+		state_owes(state, now);
 
 	if (state->capacity != rule->capacity || state->refill != rule->refill)
 		owed = bucket_carry(state->capacity, state->refill, owed, rule);

@@ -83,6 +83,11 @@ claim_absent(BucketCall *calls, int n, PlaceMode mode, Held *held)
 
 		if (held[i].slot)
 			continue;
+		if (period_is_stale(calls[i].rule.refill))
+		{
+			result = ALL_ELSEWHERE;
+			continue;
+		}
 		if ((mode == PLACE_OR_SPILL || mode == PLACE_OR_EVICT) &&
 			spill_is_set(partition))
 		{
@@ -159,7 +164,8 @@ decide_locked(BucketCall *calls, int n, Held *held, bool apply)
 		Owed		owed = calls[i].absent;
 
 		if (slot)
-			owed = owed_of(slot, held[i].word, now);
+			owed = bucket_in_period(rule->refill) ? full_at_of(slot, held[i].word) :
+				owed_of(slot, held[i].word, now);
 		if (slot && (slot->u.bucket.capacity != rule->capacity ||
 					 slot->u.bucket.refill != rule->refill))
 			owed = bucket_carry(slot->u.bucket.capacity, slot->u.bucket.refill,
@@ -273,7 +279,8 @@ lock_partitions(const PartitionSet *set)
  * at first it is empty.
  *
  * ALL_ELSEWHERE means that some buckets are not here, but belong in the table;
- * decision.in_table says which, unless the mode is PLACE_NOTHING.
+ * decision.in_table says which, unless the mode is PLACE_NOTHING.  Or some rules are
+ * stale (core/clock.c).
  *
  * This waits for nothing, so the caller may hold locks on pages of the table.
  */

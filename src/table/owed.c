@@ -89,8 +89,6 @@ row_owed(const Row *row, TimestampTz now, const BucketRule *rule)
 
 	owed = bucket_refilled(bucket_timed(row->capacity, row->refill),
 						   row->owed, elapsed);
-	if (bucket_in_period(row->refill) && period_is_over(row->refill, PERIOD_GRACE))
-		owed = 0;
 	if (row->capacity != rule->capacity || row->refill != rule->refill)
 		owed = bucket_carry(row->capacity, row->refill, owed, rule);
 	return owed;
@@ -107,5 +105,7 @@ row_owed_by_itself(Row *row, double tokens, BucketRule *own)
 
 	(void) row_make_sense(row, now, NULL);
 	bucket_rule(own, row->capacity, row->refill, tokens);
+	if (bucket_in_period(row->refill) && period_is_over(row->refill, PERIOD_GRACE))
+		return 0;
 	return row_owed(row, now, own);
 }

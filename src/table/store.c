@@ -73,8 +73,8 @@ consume_without_row(Rows *rows, const BucketId *id, const BucketRule *rule,
 		decision->in_table = false;
 		if (set)
 			(void) memory_set(id, rule, *set, PLACE_HERE);
-		else
-			(void) memory_place(id, rule, 0, PLACE_HERE, decision);
+		else if (!memory_place(id, rule, 0, PLACE_HERE, decision))
+			result = ELSEWHERE;
 	}
 	make_unlock_key(&tag);
 	return result;
@@ -113,7 +113,8 @@ consume_or_set(const BucketId *id, const BucketRule *rule, const Owed *set,
 
 /*
  * Decide a call.  Returns false if the bucket does not belong in the table any more;
- * the caller must then look for it in shared memory again.  If there is no shared
+ * the caller must then look for it in shared memory again.  The same if the rule is
+ * stale (core/clock.c).  If there is no shared
  * memory, this must not be called in a parallel query, which cannot make rows.
  */
 bool
