@@ -76,3 +76,6 @@ SELECT try(period, now()) FROM unnest(ARRAY[
 	'day from 20260101', 'day from infinity', 'day from 10000-01-01', 'day from from']) period;
 \t off
 \pset format aligned
+
+DROP FUNCTION try;
+DROP EXTENSION ratelimit;
