@@ -634,7 +634,7 @@ write_name(Period *period)
 		len += snprintf(name + len, size - len, " %s", pg_get_timezone_name(period->zone));
 	else if (period->offset != 0)
 	{
-		int			seconds = (int) (Abs(period->offset) / USECS_PER_SEC);
+		int			seconds = (int) (labs(period->offset) / USECS_PER_SEC);
 
 		len += snprintf(name + len, size - len, "%c%02d:%02d",
 						period->offset < 0 ? '-' : '+', seconds / SECS_PER_HOUR,
