@@ -56,6 +56,11 @@ RETURNS float8 AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE PARALLEL SAFE;
 COMMENT ON FUNCTION rl_per(float8, interval) IS
 'A refill: so many tokens per span of time, in tokens per second. A month is 30 days. Errors: 22004 a null argument; 22023 tokens not finite or below 0, per not above 0 or not finite; 22003 a rate that float8 cannot hold.';
 
+CREATE FUNCTION rl_period(period text, at timestamptz DEFAULT pg_catalog.clock_timestamp(), OUT begins_at timestamptz, OUT ends_at timestamptz, OUT name text)
+RETURNS record AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE PARALLEL SAFE;
+COMMENT ON FUNCTION rl_period(text, timestamptz) IS
+'The period around a moment. period: second, minute, hour, day, week, month or year, or an interval; then, if not UTC, a time zone; or after an interval "from" and an anchor. begins_at: its first moment; ends_at: that of the next period; name: a text that says the same period, the same one for all such texts. -infinity or infinity stands for a moment that timestamptz does not have. Errors: 22004 a null argument; 22023 period is not one, at is not finite; 54000 period over 127 bytes.';
+
 CREATE FUNCTION rl_consume(key text, capacity float8, refill float8, cost float8 DEFAULT 1, limiter text DEFAULT 'default')
 RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION rl_consume(text, float8, float8, float8, text) IS
@@ -125,6 +130,11 @@ CREATE FUNCTION rl_simulate(ts timestamptz, capacity float8, refill float8, cost
 RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C WINDOW IMMUTABLE PARALLEL SAFE;
 COMMENT ON FUNCTION rl_simulate(timestamptz, float8, float8, float8) IS
 'What a rule would have decided on recorded traffic: use OVER (PARTITION BY key ORDER BY ts). Each window partition is one bucket, full at its first row; a row whose ts is before an earlier row''s counts as of the same time. Shares nothing with real buckets. Errors: 22004 a null argument; 22023 ts, capacity, refill or cost out of range.';
+
+CREATE FUNCTION rl_simulate_period(ts timestamptz, allowance float8, period text, cost float8 DEFAULT 1)
+RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C WINDOW IMMUTABLE PARALLEL SAFE;
+COMMENT ON FUNCTION rl_simulate_period(timestamptz, float8, text, float8) IS
+'What rl_consume_period() would have decided, of recorded traffic: a window function, each partition of which is one bucket. ts: when the call was made; a row before its predecessor counts as of the same time. period: the same in all rows of a partition. Takes nothing. Errors: 22004 a null argument; 22023 ts is not finite, period differs from row to row; others as of rl_consume_period().';
 
 CREATE FUNCTION rl_reward(key text, tokens float8, limiter text DEFAULT 'default')
 RETURNS float8 AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;

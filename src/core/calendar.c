@@ -39,7 +39,8 @@ typedef struct Stretch
 	int64		next_offset;	/* that of the next one */
 } Stretch;
 
-#define STRETCH_WITHOUT_END	((int128) 1 << 100)
+/* After all times. */
+#define END_OF_TIME		((int128) 1 << 100)
 
 /* a / b, rounded down; b > 0. */
 static inline int128
@@ -76,7 +77,7 @@ find_stretch(pg_tz *zone, int128 us, Stretch *stretch)
 								 &is_dst[1], zone);
 	Assert(found >= 0);
 	stretch->offset = before * USECS_PER_SEC;
-	stretch->end = STRETCH_WITHOUT_END;
+	stretch->end = END_OF_TIME;
 	if (found == 1)
 	{
 		stretch->end = (int128) (boundary - EPOCHS_APART) * USECS_PER_SEC;
@@ -89,12 +90,14 @@ find_stretch(pg_tz *zone, int128 us, Stretch *stretch)
  * a zone's, or without a zone, one that is offset from UTC by so many microseconds.
  */
 TimestampTz
-calendar_first_moment(Timestamp local, pg_tz *zone, int64 offset)
+calendar_first_moment(int128 local, pg_tz *zone, int64 offset)
 {
 	int128		us = local;
 
-	if (TIMESTAMP_NOT_FINITE(local))
-		return local;
+	if (local < MIN_TIMESTAMP - USECS_PER_DAY)
+		return DT_NOBEGIN;
+	if (local > END_TIMESTAMP + USECS_PER_DAY)
+		return DT_NOEND;
 	if (!zone)
 		return bounded(us - offset);
 
@@ -106,7 +109,7 @@ calendar_first_moment(Timestamp local, pg_tz *zone, int64 offset)
 		int128		moment;
 
 		find_stretch(zone, us, &stretch);
-		moment = Max(us, (int128) local - stretch.offset);
+		moment = Max(us, local - stretch.offset);
 		if (moment < stretch.end)
 			return bounded(moment);
 		us = stretch.end;
@@ -131,34 +134,33 @@ calendar_month(int64 month, int *year, int *mon, int *days)
 }
 
 /* The local time of a step of a period of months. */
-static Timestamp
+static int128
 month_step(const Period *period, int64 step)
 {
 	int128		month = (int128) step * period->length + period->phase;
-	int128		us;
 	int			year;
 	int			mon;
 	int			days;
 
 	if (month > PG_INT32_MAX || month < PG_INT32_MIN ||
 		!calendar_month((int64) month, &year, &mon, &days))
-		return month < 0 ? DT_NOBEGIN : DT_NOEND;
-	us = date2j(year, mon, Min(period->day, days)) - POSTGRES_EPOCH_JDATE;
-	return bounded(us * USECS_PER_DAY + period->time);
+		return month < 0 ? -END_OF_TIME : END_OF_TIME;
+	days = date2j(year, mon, Min(period->day, days)) - POSTGRES_EPOCH_JDATE;
+	return (int128) days * USECS_PER_DAY + period->time;
 }
 
 /* The local time of a step of a period of days. */
-static Timestamp
+static int128
 day_step(const Period *period, int64 step)
 {
-	return bounded((int128) step * period->length + period->phase);
+	return (int128) step * period->length + period->phase;
 }
 
 /* Find the period of days or months around a moment. */
 static void
 find_by_calendar(Period *period, TimestampTz now)
 {
-	Timestamp	(*local_of) (const Period *, int64) = day_step;
+	int128		(*local_of) (const Period *, int64) = day_step;
 	int128		local;
 	int64		step;
 	TimestampTz next;

@@ -12,7 +12,8 @@
 #define MAX_PERIOD_LEN		127 /* bytes of a text that says a period */
 
 /* The longest name: a number, a unit, " from ", a time, and a time zone. */
-#define MAX_PERIOD_NAME_LEN	(MAX_PERIOD_LEN + 80)
+#define MAX_ZONE_LEN		60	/* no name of one is longer than 32 */
+#define MAX_PERIOD_NAME_LEN	(19 + 13 + 6 + 26 + 1 + MAX_ZONE_LEN)
 
 /* How periods follow one another.  All of them do so without end, both ways. */
 typedef enum PeriodKind
@@ -46,7 +47,7 @@ typedef struct Period
 	char		name[MAX_PERIOD_NAME_LEN + 1];	/* see core/period.c */
 } Period;
 
-extern TimestampTz calendar_first_moment(Timestamp local, pg_tz *zone, int64 offset);
+extern TimestampTz calendar_first_moment(int128 local, pg_tz *zone, int64 offset);
 extern bool calendar_month(int64 month, int *year, int *mon, int *days);
 extern void calendar_find(Period *period, TimestampTz now) pg_attribute_cold;
 

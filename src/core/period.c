@@ -134,10 +134,10 @@ static char *
 cut_at_from(char *words)
 {
 	for (char *c = words; (c = strchr(c, ' ')) != NULL; c++)
-		if (pg_strncasecmp(c, " from ", 6) == 0)
+		if (pg_strncasecmp(c, " from", 5) == 0 && (c[5] == ' ' || c[5] == '\0'))
 		{
 			*c = '\0';
-			return c + 6;
+			return c + (c[5] == ' ' ? 6 : 5);
 		}
 	return NULL;
 }
@@ -152,8 +152,11 @@ may_name_a_zone(const char *name)
 {
 	static const char *const numbered[] = {"EST5EDT", "CST6CDT", "MST7MDT", "PST8PDT"};
 	const char *number;
+	int			west = 0;
+	int			east = 0;
+	int			most;
 
-	if (!isalpha((unsigned char) name[0]) ||
+	if (!isalpha((unsigned char) name[0]) || strlen(name) > MAX_ZONE_LEN ||
 		name[strspn(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 					"0123456789/_+-")] != '\0' ||
 		pg_strncasecmp(name, "posix/", 6) == 0 || pg_strncasecmp(name, "right/", 6) == 0)
@@ -165,14 +168,21 @@ may_name_a_zone(const char *name)
 		if (pg_strcasecmp(name, numbered[i]) == 0)
 			return true;
 	if (pg_strncasecmp(name, "Etc/", 4) == 0)
+	{
 		name += 4;
+		west = 12;
+		east = 14;
+	}
 	if (pg_strncasecmp(name, "GMT", 3) != 0)
 		return false;
 	number = name + 3;
+	most = *number == '+' ? west : *number == '-' ? east : 0;
 	if (*number == '+' || *number == '-')
 		number++;
-	return strspn(number, "0123456789") == strlen(number) && atoi(number) <= 14 &&
-		strlen(number) <= 2;
+	if (strspn(number, "0123456789") != strlen(number) ||
+		strlen(number) > (*number == '1' ? 2 : 1))
+		return false;
+	return atoi(number) <= most;
 }
 
 /* Read the name of a time zone. */
@@ -184,7 +194,7 @@ read_zone(Reading *reading, const char *name)
 
 	if (!zone || !pg_tz_acceptable(zone))
 		fail(reading, "has an unknown time zone", name,
-			 "The view pg_timezone_names has the names of time zones.");
+			 "The names of time zones are in the view pg_timezone_names.");
 	reading->zoned = true;
 	if (pg_get_timezone_offset(zone, &offset))
 		reading->offset = offset * USECS_PER_SEC;
@@ -374,23 +384,24 @@ fail_length_of(const Reading *reading, char *length)
 	static const char hint[] =
 		"A period is second, minute, hour, day, week, month or year, or an interval such as 15 minutes.";
 
-	if (ends_in_number(length))
-		fail(reading, "has a number without a unit", NULL, hint);
+	bool		lacks_number = strpbrk(length, "0123456789") == NULL;
+	bool		lacks_unit = ends_in_number(length);
 
-	/* the first word that is neither a number nor a unit */
+	/* the first word that is not a unit, nor a number or a number with a unit */
 	for (char *word = strtok(length, " "); word; word = strtok(NULL, " "))
 	{
-		char		unit[MAX_PERIOD_LEN + 1];
-		int			len = 0;
-		int			val;
+		Reading		ignored;
+		char		probe[MAX_PERIOD_LEN + 3];
 
 		word += strspn(word, "+-.0123456789");
-		for (; word[len] != '\0'; len++)
-			unit[len] = pg_tolower((unsigned char) word[len]);
-		unit[len] = '\0';
-		if (len > 0 && DecodeUnits(0, unit, &val) != UNITS)
+		snprintf(probe, sizeof(probe), "1 %s", word);
+		if (*word != '\0' && !read_length(&ignored, probe))
 			fail(reading, "has an unknown unit", word, hint);
 	}
+	if (lacks_number)
+		fail(reading, "has a unit without a number", NULL, hint);
+	if (lacks_unit)
+		fail(reading, "has a number without a unit", NULL, hint);
 	fail(reading, "is not an interval", NULL, hint);
 }
 
@@ -403,11 +414,14 @@ read_length_and_zone(Reading *reading, char *words)
 	if (read_length(reading, words))
 		return;
 	last = strrchr(words, ' ');
-	if (last && !reading->anchored)
+	if (last && !isdigit((unsigned char) last[1]))
 	{
 		*last = '\0';
 		if (read_length(reading, words))
 		{
+			if (reading->anchored)
+				fail(reading, "has an unknown unit", last + 1,
+					 "A time zone comes last: 1 day from 2026-01-31 Europe/Berlin.");
 			read_zone(reading, last + 1);
 			return;
 		}
@@ -491,8 +505,8 @@ make_period(const Reading *reading, Period *period)
 		period->kind = PERIOD_CLOCK;
 		period->phase = 0;
 		if (USECS_PER_HOUR % us != 0)
-			fail(reading, "has a time zone, but is neither days nor part of an hour", NULL,
-				 "Say when one begins: from 2026-01-31 08:30 Europe/Berlin.");
+			fail(reading, "cannot be counted in a time zone", NULL,
+				 "In a time zone, a period is whole months or days, or an hour or an even part of one. Others need an anchor: 6 hours from 2026-01-31 08:30 Europe/Berlin.");
 	}
 	if (period->kind == PERIOD_ELAPSED)
 		period->offset = 0;
@@ -583,7 +597,11 @@ write_anchor(const Period *period, char *name, int size)
 	if (tm.tm_sec != 0 || fsec != 0)
 		len += snprintf(name + len, size - len, ":%02d", tm.tm_sec);
 	if (fsec != 0)
+	{
 		len += snprintf(name + len, size - len, ".%06d", fsec);
+		while (name[len - 1] == '0')
+			len--;
+	}
 	return len;
 }
 
@@ -616,7 +634,7 @@ write_name(Period *period)
 		len += snprintf(name + len, size - len, " %s", pg_get_timezone_name(period->zone));
 	else if (period->offset != 0)
 	{
-		int			seconds = (int) (Abs(period->offset) / USECS_PER_SEC);
+		int			seconds = (int) (labs(period->offset) / USECS_PER_SEC);
 
 		len += snprintf(name + len, size - len, "%c%02d:%02d",
 						period->offset < 0 ? '-' : '+', seconds / SECS_PER_HOUR,
@@ -636,6 +654,7 @@ read_period(const char *text, int len, Period *period)
 	char	   *anchor;
 
 	copy_words(&reading);
+	check_length("period", text, strlen(reading.words) == 0 ? 0 : len, MAX_PERIOD_LEN);
 	anchor = cut_at_from(reading.words);
 	if (anchor)
 		read_anchor(&reading, anchor);
