@@ -5,15 +5,15 @@ RESET client_min_messages;
 
 SELECT rl_headers(rl_throttle('h', 2, 0)) FROM generate_series(1, 3);
 SELECT rl_headers(r, 'api') FROM (VALUES
-	(1, (true, 100, 57.9, '0', '4.2 s', 'l', false)::rl_result), (2, (false, 100, 0.99, '2.001 s', '1 day', 'l', false)::rl_result),
-	(3, (false, 100, -5, '1 month', '2 months', 'l', false)::rl_result), (4, (false, 100, 3, NULL, '10 s', 'l', false)::rl_result),
-	(5, (true, 1e300, 1e299, '0', '0', 'l', false)::rl_result), (6, (true, 0.5, 0.2, '0', '0.1 s', 'l', false)::rl_result), (7, (true, NULL, NULL, NULL, NULL, 'l', false)::rl_result),
-	(8, (NULL, NULL, NULL, NULL, NULL, NULL, NULL)::rl_result)) v (n, r) ORDER BY n;
-SELECT rl_headers((true, 1, 1, '0', '0', 'l', false)::rl_result, e'a"b\\c \u00e9\u0001') ->> 'RateLimit';
-SELECT rl_headers((false, 100, 40, '1 hour', '1 min', 'l', false)::rl_result, 'api', 'content-bytes', '\x00ff');
-SELECT rl_headers((true, 1, 0, '0', '1 s', 'l', false)::rl_result, quota_unit => '');
+	(1, (true, 100, 57.9, '0', '4.2 s', 'l', false, NULL)::rl_result), (2, (false, 100, 0.99, '2.001 s', '1 day', 'l', false, NULL)::rl_result),
+	(3, (false, 100, -5, '1 month', '2 months', 'l', false, NULL)::rl_result), (4, (false, 100, 3, NULL, '10 s', 'l', false, NULL)::rl_result),
+	(5, (true, 1e300, 1e299, '0', '0', 'l', false, NULL)::rl_result), (6, (true, 0.5, 0.2, '0', '0.1 s', 'l', false, NULL)::rl_result), (7, (true, NULL, NULL, NULL, NULL, 'l', false, NULL)::rl_result),
+	(8, (NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL)::rl_result)) v (n, r) ORDER BY n;
+SELECT rl_headers((true, 1, 1, '0', '0', 'l', false, NULL)::rl_result, e'a"b\\c \u00e9\u0001') ->> 'RateLimit';
+SELECT rl_headers((false, 100, 40, '1 hour', '1 min', 'l', false, NULL)::rl_result, 'api', 'content-bytes', '\x00ff');
+SELECT rl_headers((true, 1, 0, '0', '1 s', 'l', false, NULL)::rl_result, quota_unit => '');
 SELECT rl_headers(NULL);
-SELECT rl_headers((true, 1, 1, '0', '0', 'l', false)::rl_result, NULL);
+SELECT rl_headers((true, 1, 1, '0', '0', 'l', false, NULL)::rl_result, NULL);
 
 -- the error that says no
 SELECT rl_enforce('e', 1, 0);

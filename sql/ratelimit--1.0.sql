@@ -17,7 +17,8 @@ CREATE TYPE rl_result AS (
 	retry_after interval,
 	reset_after interval,
 	limiter text,
-	shadowed boolean
+	shadowed boolean,
+	period interval
 );
 COMMENT ON TYPE rl_result IS
 'A decision with what an HTTP answer needs. When ratelimit.on_error decided, remaining, retry_after and reset_after are null, and, if a policy was unknown, capacity and limiter as well.';
@@ -27,6 +28,7 @@ COMMENT ON COLUMN rl_result.remaining IS 'tokens that the call left; below 0: in
 COMMENT ON COLUMN rl_result.retry_after IS 'time until such a call would be allowed; zero when it was allowed, null when it never will be';
 COMMENT ON COLUMN rl_result.reset_after IS 'time until the bucket is full; null when it never will be';
 COMMENT ON COLUMN rl_result.limiter IS 'limiter of the bucket that decided; for a policy, of the tier that binds most';
+COMMENT ON COLUMN rl_result.period IS 'how long the period of the call lasts; null: the bucket is not that of a period';
 COMMENT ON COLUMN rl_result.shadowed IS 'whether the call was allowed only because of shadow, and would have been denied';
 
 CREATE UNLOGGED TABLE rate_limit_buckets (
@@ -41,11 +43,11 @@ CREATE UNLOGGED TABLE rate_limit_buckets (
 ) WITH (autovacuum_vacuum_scale_factor = 0.05);
 COMMENT ON TABLE rate_limit_buckets IS
 'The buckets that do not live in shared memory, a row each. Written by the consuming functions only; to look at buckets, use rate_limit_status, to change one, rl_reset(). Emptied by a crash and by promotion.';
-COMMENT ON COLUMN rate_limit_buckets.limiter IS 'which rule';
+COMMENT ON COLUMN rate_limit_buckets.limiter IS 'which rule; of a bucket of a period limiter:period, of a block :limiter';
 COMMENT ON COLUMN rate_limit_buckets.key IS 'who is limited';
-COMMENT ON COLUMN rate_limit_buckets.capacity IS 'tokens, of the last call';
-COMMENT ON COLUMN rate_limit_buckets.refill IS 'tokens per second, of the last call';
-COMMENT ON COLUMN rate_limit_buckets.owed IS 'what the bucket lacked to be full at updated_at: nanoseconds of refill; with refill 0, tokens in a unit that follows from capacity';
+COMMENT ON COLUMN rate_limit_buckets.capacity IS 'tokens, of the last call; infinity: no call has named an allowance';
+COMMENT ON COLUMN rate_limit_buckets.refill IS 'tokens per second, of the last call; below 0: minus the end of the period, in microseconds since 1970';
+COMMENT ON COLUMN rate_limit_buckets.owed IS 'what the bucket lacked to be full at updated_at: nanoseconds of refill; with refill 0, tokens in a unit that follows from capacity; in a period, what was used, in billionths of a token';
 COMMENT ON COLUMN rate_limit_buckets.updated_at IS 'when owed was true';
 COMMENT ON COLUMN rate_limit_buckets.owed_high IS 'what owed lacks, in units of 10^18: above 0 only where a bucket takes more than 31 years to fill';
 
@@ -53,6 +55,11 @@ CREATE FUNCTION rl_per(tokens float8, per interval)
 RETURNS float8 AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE PARALLEL SAFE;
 COMMENT ON FUNCTION rl_per(float8, interval) IS
 'A refill: so many tokens per span of time, in tokens per second. A month is 30 days. Errors: 22004 a null argument; 22023 tokens not finite or below 0, per not above 0 or not finite; 22003 a rate that float8 cannot hold.';
+
+CREATE FUNCTION rl_period(period text, at timestamptz DEFAULT pg_catalog.clock_timestamp(), OUT begins_at timestamptz, OUT ends_at timestamptz, OUT name text)
+RETURNS record AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE PARALLEL SAFE;
+COMMENT ON FUNCTION rl_period(text, timestamptz) IS
+'The period around a moment. period: second, minute, hour, day, week, month or year, or an interval; then, if not UTC, a time zone; or after an interval "from" and an anchor. begins_at: its first moment; ends_at: that of the next period; name: a text that says the same period, the same one for all such texts. -infinity or infinity stands for a moment that timestamptz does not have. Errors: 22004 a null argument; 22023 period is not one, at is not finite; 54000 period over 127 bytes.';
 
 CREATE FUNCTION rl_consume(key text, capacity float8, refill float8, cost float8 DEFAULT 1, limiter text DEFAULT 'default')
 RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
@@ -68,6 +75,26 @@ CREATE FUNCTION rl_peek(key text, capacity float8, refill float8, cost float8 DE
 RETURNS rl_result AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL SAFE;
 COMMENT ON FUNCTION rl_peek(text, float8, float8, float8, text) IS
 'What rl_throttle() would answer now. Takes nothing, creates nothing, records nothing. Arguments and errors as of rl_consume().';
+
+CREATE FUNCTION rl_consume_period(key text, allowance float8, period text, cost float8 DEFAULT 1, limiter text DEFAULT 'default')
+RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION rl_consume_period(text, float8, text, float8, text) IS
+'Take cost tokens from the allowance that (limiter, key) has in each period: true if they were there, false, and nothing taken, if not. The whole allowance is there again when the next period begins. allowance: tokens, >= 0, where 0 denies every call; period: ''month'', ''day Europe/Berlin'', ''15 minutes'', see rl_count() and the reference; cost: tokens, >= 0, in billionths. Each period that is named has a bucket of its own, beside that of rl_consume(). Not undone by a rollback. Errors: 22004 a null argument; 22023 allowance or cost out of range, period not understood; 54000 period too long; key and limiter as rl_consume().';
+
+CREATE FUNCTION rl_throttle_period(key text, allowance float8, period text, cost float8 DEFAULT 1, limiter text DEFAULT 'default')
+RETURNS rl_result AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION rl_throttle_period(text, float8, text, float8, text) IS
+'The same decision as rl_consume_period(), with the tokens left and the time until the period ends. Arguments and errors as there.';
+
+CREATE FUNCTION rl_peek_period(key text, allowance float8, period text, cost float8 DEFAULT 1, limiter text DEFAULT 'default')
+RETURNS rl_result AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL SAFE;
+COMMENT ON FUNCTION rl_peek_period(text, float8, text, float8, text) IS
+'What rl_throttle_period() would answer now. Takes nothing, creates nothing, records nothing. Arguments and errors as there.';
+
+CREATE FUNCTION rl_count(key text, period text, n float8 DEFAULT 1, limiter text DEFAULT 'default', OUT hits float8, OUT resets_at timestamptz)
+RETURNS record AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION rl_count(text, text, float8, text) IS
+'Add n to what (limiter, key) has used in the present period, past any limit, or, if n is below 0, take it off, though not below 0. hits: what has then been used, in tokens; resets_at: when the period ends. The bucket is that of rl_consume_period(). Decides nothing: neither counted in rate_limit_stats nor a violation, and blocks do not matter. Not undone by a rollback. Errors: 22004 a null argument; 22023 n not between -1e18 and 1e18; others as rl_consume_period().';
 
 CREATE FUNCTION rl_consume_upto(key text, capacity float8, refill float8, wanted float8, limiter text DEFAULT 'default')
 RETURNS float8 AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
@@ -114,6 +141,11 @@ RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C WINDOW IMMUTABLE PARALLEL SAFE;
 COMMENT ON FUNCTION rl_simulate(timestamptz, float8, float8, float8) IS
 'What a rule would have decided on recorded traffic: use OVER (PARTITION BY key ORDER BY ts). Each window partition is one bucket, full at its first row; a row whose ts is before an earlier row''s counts as of the same time. Shares nothing with real buckets. Errors: 22004 a null argument; 22023 ts, capacity, refill or cost out of range.';
 
+CREATE FUNCTION rl_simulate_period(ts timestamptz, allowance float8, period text, cost float8 DEFAULT 1)
+RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C WINDOW IMMUTABLE PARALLEL SAFE;
+COMMENT ON FUNCTION rl_simulate_period(timestamptz, float8, text, float8) IS
+'What rl_consume_period() would have decided, of recorded traffic: a window function, each partition of which is one bucket. ts: when the call was made; a row before its predecessor counts as of the same time. period: the same in all rows of a partition. Takes nothing. Errors: 22004 a null argument; 22023 ts is not finite, period differs from row to row; others as of rl_consume_period().';
+
 CREATE FUNCTION rl_reward(key text, tokens float8, limiter text DEFAULT 'default')
 RETURNS float8 AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION rl_reward(text, float8, text) IS
@@ -134,17 +166,17 @@ RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION rl_unblock(text, text) IS
 'End the block of (limiter, key): true if it was blocked. Errors as of rl_reset().';
 
-CREATE FUNCTION rl_reset(key text, limiter text DEFAULT 'default')
+CREATE FUNCTION rl_reset(key text, limiter text DEFAULT 'default', period text DEFAULT NULL)
 RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION rl_reset(text, text) IS
-'Make the bucket of (limiter, key) full: true if it was not. A block stays. Not undone by a rollback. Errors: 22004 a null argument; 22023, 54000 as rl_consume().';
+COMMENT ON FUNCTION rl_reset(text, text, text) IS
+'Make the bucket of (limiter, key) full, or, if period is not null, that of rl_consume_period() and rl_count() with this period: true if it was not. A block stays. Not undone by a rollback. Errors: 22004 a null key or limiter; 22023, 54000 as rl_consume_period().';
 
 CREATE FUNCTION rl_reset_all(limiter text)
 RETURNS bigint AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION rl_reset_all(text) IS
-'Make all buckets of a limiter in this database full, or, when it is null, the buckets of all limiters: how many were living. Blocks stay. Errors as of rl_reset().';
+'Make all buckets of a limiter in this database full, those of periods too, or, when it is null, the buckets of all limiters: how many were living. Blocks stay. Errors as of rl_reset().';
 
-CREATE FUNCTION _rl_buckets(OUT limiter text, OUT key text, OUT tokens float8, OUT capacity float8, OUT refill float8, OUT full_at timestamptz, OUT blocked_until timestamptz, OUT store text)
+CREATE FUNCTION _rl_buckets(OUT limiter text, OUT key text, OUT tokens float8, OUT capacity float8, OUT refill float8, OUT full_at timestamptz, OUT blocked_until timestamptz, OUT store text, OUT period text)
 RETURNS SETOF record AS 'MODULE_PATHNAME', 'rl_buckets' LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED;
 COMMENT ON FUNCTION _rl_buckets() IS
 'The living buckets of this database and its blocks, a row each; read the view rate_limit_status instead.';
@@ -157,18 +189,19 @@ COMMENT ON FUNCTION rl_partitions() IS
 CREATE VIEW rate_limit_status AS
 SELECT limiter, key, pg_catalog.max(tokens) AS tokens, pg_catalog.max(capacity) AS capacity, pg_catalog.max(refill) AS refill,
 	pg_catalog.max(full_at) AS full_at, pg_catalog.max(blocked_until) AS blocked_until,
-	coalesce(pg_catalog.max(store) FILTER (WHERE blocked_until IS NULL), pg_catalog.max(store)) AS store
+	coalesce(pg_catalog.max(store) FILTER (WHERE blocked_until IS NULL), pg_catalog.max(store)) AS store, period
 FROM _rl_buckets()
-GROUP BY limiter, key;
+GROUP BY limiter, key, period;
 COMMENT ON VIEW rate_limit_status IS
-'Every living bucket of this database, that is, every one that is not full or whose key is blocked. tokens, capacity, refill and full_at are null if the bucket is full.';
+'Every living bucket of this database, that is, every one that is not full or whose key is blocked. tokens, capacity, refill and full_at are null if the bucket is full. A key has a row for each period in which it has used something; a block is shown in the row without a period.';
 COMMENT ON COLUMN rate_limit_status.limiter IS 'which rule';
 COMMENT ON COLUMN rate_limit_status.key IS 'who is limited';
 COMMENT ON COLUMN rate_limit_status.tokens IS 'tokens in the bucket now; below 0: in debt';
 COMMENT ON COLUMN rate_limit_status.capacity IS 'tokens, of the last call';
-COMMENT ON COLUMN rate_limit_status.refill IS 'tokens per second, of the last call; 0: never';
-COMMENT ON COLUMN rate_limit_status.full_at IS 'when the bucket will be full; infinity: never by itself';
+COMMENT ON COLUMN rate_limit_status.refill IS 'tokens per second, of the last call; 0: never; null: the bucket is that of a period';
+COMMENT ON COLUMN rate_limit_status.full_at IS 'when the bucket will be full, which is when its period ends; infinity: never by itself';
 COMMENT ON COLUMN rate_limit_status.blocked_until IS 'when the block of the key ends; null: not blocked';
+COMMENT ON COLUMN rate_limit_status.period IS 'the period whose allowance the bucket is; null: it refills';
 COMMENT ON COLUMN rate_limit_status.store IS 'store of the bucket, memory or table; when the bucket is full, of the block';
 
 -- Slots: how many at a time
@@ -296,7 +329,7 @@ CREATE TABLE rate_limit_policies (
 		CONSTRAINT tier_not_empty_and_without_colon CHECK (tier OPERATOR(pg_catalog.<>) '' AND tier OPERATOR(pg_catalog.!~) ':'),
 	capacity float8 NOT NULL
 		CONSTRAINT capacity_finite_and_not_below_0 CHECK (capacity OPERATOR(pg_catalog.>=) 0::float8 AND capacity OPERATOR(pg_catalog.<) 'Infinity'),
-	refill float8 NOT NULL
+	refill float8
 		CONSTRAINT refill_finite_and_not_below_0 CHECK (refill OPERATOR(pg_catalog.>=) 0::float8 AND refill OPERATOR(pg_catalog.<) 'Infinity'),
 	quota boolean NOT NULL DEFAULT false,
 	initial float8
@@ -304,7 +337,11 @@ CREATE TABLE rate_limit_policies (
 	shadow boolean NOT NULL DEFAULT false,
 	enabled boolean NOT NULL DEFAULT true,
 	comment text,
+	period text,
 	PRIMARY KEY (policy, tier),
+	CONSTRAINT either_refill_or_period CHECK ((refill IS NULL) OPERATOR(pg_catalog.<>) (period IS NULL)),
+	CONSTRAINT a_quota_has_no_period CHECK (NOT quota OR period IS NULL),
+	CONSTRAINT initial_only_with_a_refill CHECK (initial IS NULL OR period IS NULL),
 	CONSTRAINT refill_0_only_for_a_quota CHECK (quota OR refill OPERATOR(pg_catalog.<>) 0::float8),
 	CONSTRAINT quota_only_with_refill_0 CHECK (NOT quota OR refill OPERATOR(pg_catalog.=) 0::float8),
 	CONSTRAINT policy_and_tier_at_most_63_bytes CHECK (pg_catalog.octet_length(CASE WHEN tier OPERATOR(pg_catalog.=) 'default' THEN policy ELSE policy OPERATOR(pg_catalog.||) '/' OPERATOR(pg_catalog.||) tier END) OPERATOR(pg_catalog.<=) 63)
@@ -317,7 +354,8 @@ COMMENT ON TABLE rate_limit_policies IS
 COMMENT ON COLUMN rate_limit_policies.policy IS 'name; without a colon';
 COMMENT ON COLUMN rate_limit_policies.tier IS 'name within the policy; its limiter is the policy, or, if tier is not default, policy/tier: at most 63 bytes';
 COMMENT ON COLUMN rate_limit_policies.capacity IS 'tokens; 0: nobody is allowed anything';
-COMMENT ON COLUMN rate_limit_policies.refill IS 'tokens per second, see rl_per(); 0: never, which only a quota may have';
+COMMENT ON COLUMN rate_limit_policies.refill IS 'tokens per second, see rl_per(); 0: never, which only a quota may have; null: the tier has a period';
+COMMENT ON COLUMN rate_limit_policies.period IS 'capacity is the allowance of each such period, see rl_consume_period(); null: the tier has a refill';
 COMMENT ON COLUMN rate_limit_policies.quota IS 'true, with refill 0: tokens that are used up never come back by themselves';
 COMMENT ON COLUMN rate_limit_policies.initial IS 'tokens that a bucket begins with, from 0 to capacity, at the first call on its key; null: it begins full. A bucket that has become full may be forgotten, and its key then begins anew';
 COMMENT ON COLUMN rate_limit_policies.shadow IS 'true: decided and recorded, but never denies';
@@ -420,10 +458,10 @@ RETURNS rl_result[] AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION rl_consume_policies(text[], text[], float8[]) IS
 'Take costs[i] tokens from all tiers of policies[i] for keys[i], for every i, or, if any of them does not have them, from none. An answer for each policy, in order, as of rl_throttle_policy(). The call is allowed if every answer is. If not, allowed is false in the answers of the policies that refuse, which are also the violations; true in an answer means that this policy would have allowed the call, and remaining is what its bucket still has, because nothing was taken. At most 64 policies, of 64 enabled tiers in all; costs are 1 if null; a policy given twice with one key has to pay both costs. Errors as of rl_consume_policy(); also 2202E arrays of different lengths, 54000 too many policies or tiers; nothing is taken then.';
 
-CREATE FUNCTION rl_status_policy(policy text, key text, OUT tier text, OUT limiter text, OUT capacity float8, OUT refill float8, OUT tokens float8, OUT retry_after interval, OUT reset_after interval, OUT blocked_until timestamptz, OUT shadow boolean, OUT enabled boolean, OUT exception bigint)
+CREATE FUNCTION rl_status_policy(policy text, key text, OUT tier text, OUT limiter text, OUT capacity float8, OUT refill float8, OUT tokens float8, OUT retry_after interval, OUT reset_after interval, OUT blocked_until timestamptz, OUT shadow boolean, OUT enabled boolean, OUT exception bigint, OUT period text)
 RETURNS SETOF record AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL RESTRICTED;
 COMMENT ON FUNCTION rl_status_policy(text, text) IS
-'The buckets of a key under a policy, a row per tier: tokens now; retry_after, the time until the tier would allow a call of cost 1 (zero: now, null: never); reset_after, the time until the bucket is full (null: never); blocked_until, the end of a block (null: not blocked); exception, the id of the row of rate_limit_exceptions that applies (null: none). Takes nothing, creates nothing, records nothing. Errors as of rl_consume_policy().';
+'The buckets of a key under a policy, a row per tier: tokens now; retry_after, the time until the tier would allow a call of cost 1 (zero: now, null: never); reset_after, the time until the bucket is full (null: never); blocked_until, the end of a block (null: not blocked); exception, the id of the row of rate_limit_exceptions that applies (null: none); period, whose allowance capacity is (null: the tier refills). Takes nothing, creates nothing, records nothing. Errors as of rl_consume_policy().';
 
 -- Requests of PostgREST
 
@@ -719,7 +757,7 @@ GRANT SELECT ON rate_limit_buckets, rate_limit_status, rate_limit_tickets, rate_
 	rate_limit_violations_hourly, rate_limit_episodes, rate_limit_flagged, rate_limit_stats TO pg_monitor;
 REVOKE ALL ON FUNCTION rl_reward(text, float8, text), rl_penalize(text, float8, float8, float8, text),
 	rl_block(text, interval, text), rl_unblock(text, text), _rl_policies_changed(),
-	rl_reset(text, text), rl_reset_all(text), _rl_buckets(), rl_partitions(), _rl_slots(),
+	rl_reset(text, text, text), rl_reset_all(text), _rl_buckets(), rl_partitions(), _rl_slots(),
 	rl_flush(), rl_report(text, text, bigint), rl_report_batch(jsonb), rl_flag(text, text, text),
 	rl_unflag(text, text), rl_stats_reset(), _rl_pending(), _rl_episodes(), _rl_limiters(), _rl_flushes() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _rl_buckets(), rl_partitions(), _rl_slots(), _rl_pending(), _rl_episodes(), _rl_limiters(),

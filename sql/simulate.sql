@@ -1,4 +1,4 @@
--- rl_simulate: what a rule would have decided.
+-- rl_simulate, rl_simulate_period: what a rule would have decided.
 SET client_min_messages = warning;
 CREATE EXTENSION ratelimit;
 RESET client_min_messages;
@@ -39,6 +39,33 @@ SELECT i, rl_simulate(ts, 1, 1) OVER (ORDER BY i) AS allowed FROM (VALUES
 	(1, '2026-01-01 00:00:10+00'::timestamptz), (2, '2026-01-01 00:00:00+00'),
 	(3, '2026-01-01 00:00:10.999999+00'), (4, '2026-01-01 00:00:11+00'),
 	(5, '4713-01-01 BC'), (6, '294276-12-31')) v (i, ts);
+
+-- rl_simulate_period: an allowance of two a minute, which comes back when the minute begins
+SELECT id, client, extract(epoch FROM ts - '2026-01-01 00:00:00+00')::int AS s,
+	rl_simulate_period(ts, 2, 'minute') OVER (PARTITION BY client ORDER BY ts, id) AS allowed
+FROM calls ORDER BY id;
+-- the first so many of each period, whatever the period
+SELECT period, count(*), count(*) FILTER (WHERE allowed) AS allowed, count(*) FILTER (WHERE allowed <> (n <= 3)) AS off FROM (
+	SELECT period, rl_simulate_period(ts, 3, period) OVER (PARTITION BY period ORDER BY ts) AS allowed,
+		row_number() OVER (PARTITION BY period, (rl_period(period, ts)).begins_at ORDER BY ts) AS n
+	FROM unnest(ARRAY['day', 'day Europe/Berlin', 'week', 'month Asia/Kathmandu', '36 hours', 'month from 2026-01-31 08:00 America/New_York', '10 years']) period,
+		generate_series('2025-01-01'::timestamptz, '2030-01-01', '2 hours 53 minutes') ts) x
+GROUP BY period ORDER BY period;
+-- costs, fractions, and an allowance that changes: what has been used stays
+SELECT i, rl_simulate_period('2026-01-01', allowance, 'day', cost) OVER (ORDER BY i) AS allowed
+FROM (VALUES (1, 1, 0.7), (2, 1, 0.3), (3, 1, 0.1), (4, 1, 0), (5, 2, 0.9), (6, 2, 0.1), (7, 2, 0.1), (8, 1, 0.1), (9, 0, 0), (10, 3, 1)) v (i, allowance, cost);
+-- time that runs backwards stands still; ends of time do no harm
+SELECT i, rl_simulate_period(ts, 1, 'minute') OVER (ORDER BY i) AS allowed FROM (VALUES
+	(1, '4714-11-24 00:00 BC'::timestamptz), (2, '2026-01-01 00:00:59.999999+00'), (3, '2026-01-01 00:00+00'), (4, '2026-01-01 00:01+00'),
+	(5, '2026-01-01 00:00:30+00'), (6, '2300-01-01'), (7, '2300-01-02'), (8, '294276-12-31 23:59:59+00'), (9, '294276-12-31 23:59:59.999999+00')) v (i, ts);
+-- one period in a window partition, however it is spelled
+SELECT i, rl_simulate_period('2026-01-01', 2, period) OVER (ORDER BY i) AS allowed FROM (VALUES (1, 'day'), (2, '24 hours'), (3, 'DAY UTC')) v (i, period);
+SELECT i, rl_simulate_period('2026-01-01', 2, period) OVER (ORDER BY i) AS allowed FROM (VALUES (1, 'day'), (2, 'week')) v (i, period);
+SELECT rl_simulate_period('2026-01-01', 2, 'fortnight') OVER ();
+SELECT rl_simulate_period('2026-01-01', -2, 'day') OVER ();
+SELECT rl_simulate_period('infinity', 2, 'day') OVER ();
+SELECT rl_simulate_period('2026-01-01', NULL, 'day') OVER ();
+SELECT rl_simulate_period('2026-01-01', 2, 'day');
 
 -- shares nothing with real buckets
 SELECT count(*) FROM rate_limit_status;

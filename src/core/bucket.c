@@ -37,6 +37,22 @@
  * years) or longer are treated in the same way.
  *
  * Owed has 128 bits because a capacity of 1e12 at one token a year takes 2^95 ns.
+ *
+ * A bucket in a period owes what has been used, and forgets it when the period ends.
+ * The unit is the same for all of them, a billionth of a token.  So what has been used
+ * is independent of the allowance, which every call may change: a call is allowed if
+ * what has been used and its cost are within the allowance that it names.  A number
+ * that the doubles cannot tell from a decimal fraction with nine digits is that
+ * fraction, and other costs are rounded down, other allowances up.
+ *
+ * The end of the period stands in the place of the refill, and says by itself whether
+ * two states are of the same period, as the bucket's name says of which kind of period
+ * it is.  Time in a bucket never goes back over the beginning of a period: a call whose
+ * clock says an earlier period than the bucket's counts in the bucket's, so an allowance
+ * is never handed out twice (bucket_join_period()).  There is one exception: if the
+ * bucket's period begins more than an hour ahead, the clock was wrong before, and waiting
+ * for that period to end could take years.  Then what was used counts in the present
+ * period.
  */
 #include "postgres.h"
 
@@ -190,6 +206,78 @@ noise_grain(Owed noise)
 	return grain;
 }
 
+/*
+ * So many tokens in units of 1/PERIOD_SCALE.  What is beyond nine digits is rounded up
+ * if "up" is true, and down otherwise.
+ */
+static Owed
+period_units(double tokens, bool up)
+{
+	Owed		unit = (Owed) PERIOD_SCALE;
+	double		decimal = tokens;
+
+	if (tokens >= 0x1p60)
+		return BUCKET_DEBT_MAX;
+	for (; unit > 1; unit /= 10, decimal *= 10)
+		if (fabs(decimal - rint(decimal)) <= decimal * 0x1p-51)
+			return (Owed) rint(decimal) * unit;
+	return (Owed) (up ? ceil(decimal) : floor(decimal));
+}
+
+/* Compute a rule, as bucket_rule() does, of a period with this in place of a refill. */
+static void
+period_rule(BucketRule *rule, double capacity, double refill, double cost)
+{
+	rule->capacity = capacity;
+	rule->refill = refill;
+	rule->cost = cost;
+	rule->scale = PERIOD_SCALE;
+	rule->window = isfinite(capacity) ? period_units(capacity, true) : BUCKET_DEBT_MAX;
+	rule->take = period_units(fabs(cost), false);
+	if (cost != 0)
+		rule->take = Max(rule->take, 1);
+	rule->room = cost > capacity ? -1 : Max(rule->window - rule->take, 0);
+	if (cost <= 0)
+	{
+		rule->take = -rule->take;
+		rule->room = capacity == 0 ? -1 : BUCKET_OWED_MAX;
+	}
+}
+
+/*
+ * Compute what follows from the arguments of a call in a period, which ends at what
+ * "refill" says and lasts so many microseconds.  The allowance may be infinite.  A cost
+ * below 0 counts down; the allowance is then NaN, which no bucket has, so that the word
+ * is locked for such a call.
+ */
+void
+bucket_rule_in_period(BucketRule *rule, double allowance, double refill, double cost,
+					  double length)
+{
+	memset(rule, 0, sizeof(*rule));
+	if (allowance == 0)
+		allowance = 0;			/* not -0 */
+	period_rule(rule, allowance, refill, cost);
+	rule->length = length;
+}
+
+/*
+ * The bucket has this capacity, and is in the period that this refill says.  Change the
+ * rule so that it can become the bucket's.
+ */
+void
+bucket_join_period(BucketRule *rule, double capacity, double refill)
+{
+	if (!bucket_in_period(refill))
+		return;
+	if (refill < rule->refill &&
+		(rule->length == 0 ||
+		 rule->refill - refill <= 2 * rule->length + PERIOD_AHEAD))
+		rule->refill = refill;
+	if (!isfinite(rule->capacity))
+		rule->capacity = capacity;
+}
+
 /* Does a bucket of these parameters refill in any span that matters? */
 bool
 bucket_timed(double capacity, double refill)
@@ -202,7 +290,7 @@ bucket_timed(double capacity, double refill)
 
 /*
  * Compute what follows from the arguments of a call.  The caller has checked that
- * capacity, refill and cost are finite and >= 0.
+ * capacity, refill and cost are finite and >= 0, or that refill is a period's end.
  */
 void
 bucket_rule(BucketRule *rule, double capacity, double refill, double cost)
@@ -219,6 +307,11 @@ bucket_rule(BucketRule *rule, double capacity, double refill, double cost)
 		rule->capacity = 0;		/* not -0 */
 		rule->scale = 1;
 		rule->room = -1;
+		return;
+	}
+	if (bucket_in_period(refill))
+	{
+		period_rule(rule, capacity, refill, cost);
 		return;
 	}
 	rule->timed = bucket_timed(capacity, refill);
@@ -388,6 +481,10 @@ bucket_carry(double capacity, double refill, Owed owed, const BucketRule *rule)
 	if (owed <= 0)
 		return 0;
 
+	/* a later period begins with nothing used; an earlier one is not gone back to */
+	if (bucket_in_period(refill) || bucket_in_period(rule->refill))
+		return bucket_in_period(refill) && refill <= rule->refill ? owed : 0;
+
 	if (rule->timed && timed)
 	{
 		/* (owed * refill - capacity + rule->capacity) / rule->refill */
@@ -423,6 +520,8 @@ bucket_tokens(const BucketRule *rule, Owed owed)
 {
 	double		lacking = bucket_lacks(rule, owed);
 
+	if (isinf(rule->capacity))
+		return rule->capacity;
 	/* a bucket that is empty except for noise is not in debt */
 	if (lacking > rule->capacity && lacking <= rule->capacity * (1 + 0x1p-50))
 		return 0;

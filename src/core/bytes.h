@@ -43,4 +43,20 @@ load_32(const char *bytes)
 	return result;
 }
 
+/* Are these bytes the same?  Meant for short texts. */
+static inline bool
+same_bytes(const char *a, const char *b, int len)
+{
+	if (len >= 8)
+	{
+		for (int i = 0; i < len - 8; i += 8)
+			if (load_64(a + i) != load_64(b + i))
+				return false;
+		return load_64(a + len - 8) == load_64(b + len - 8);
+	}
+	if (len >= 4)
+		return load_32(a) == load_32(b) && load_32(a + len - 4) == load_32(b + len - 4);
+	return len <= 0 || (a[0] == b[0] && a[len / 2] == b[len / 2] && a[len - 1] == b[len - 1]);
+}
+
 #endif							/* RATELIMIT_BYTES_H */

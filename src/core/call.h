@@ -19,6 +19,8 @@ typedef struct Decision
 	bool		in_table;		/* the bucket is in the table, not in memory */
 	bool		nowhere;		/* there is no bucket; set when only looking */
 	bool		shadowed;		/* allowed only because of shadow; set when counted */
+	double		ends;			/* of a period's bucket, if it was in a later period
+								 * than the rule: as its refill; else 0 */
 } Decision;
 
 /* Set the fields that not every decision sets. */
@@ -56,7 +58,8 @@ typedef enum AllResult
 /* A living bucket, as rate_limit_status shows it. */
 typedef struct BucketView
 {
-	char		limiter[MAX_LIMITER_LEN + 1];	/* that of a block with its prefix */
+	char		limiter[MAX_BUCKET_LIMITER_LEN];	/* with the prefix of a block, or
+												 * with the period */
 	char		key[MAX_KEY_LEN];
 	int			limiter_len;
 	int			key_len;

@@ -23,16 +23,40 @@ hash_use_seed(uint64 seed)
 }
 
 /*
+ * The length of a bucket's limiter as callers know it, without the period that
+ * follows it if the bucket is a period's.
+ */
+int
+plain_limiter_len(const char *limiter, int len)
+{
+	const char *separator = len > 1 ?
+		memchr(limiter + 1, PERIOD_SEPARATOR, len - 1) : NULL;
+
+	return separator ? separator - limiter : len;
+}
+
+/*
  * Can a bucket have these names?  A block is a bucket too; its limiter has a prefix.
- * So is what stands for a reservation.
+ * So is what stands for a reservation.  A period's bucket has the period behind the
+ * limiter.
  */
 bool
 names_valid(const char *limiter, int limiter_len, const char *key, int key_len)
 {
+	int			plain_len = plain_limiter_len(limiter, limiter_len);
+	int			period_len = limiter_len - plain_len - 1;
+
 	if (limiter_len == strlen(RESERVED_LIMITER) &&
 		memcmp(limiter, RESERVED_LIMITER, limiter_len) == 0)
 		return key_len > 0 && key_len <= MAX_KEY_LEN && !memchr(key, '\0', key_len);
-	if (limiter_len > 0 && *limiter == BLOCK_PREFIX)
+	if (period_len >= 0)
+	{
+		if (period_len == 0 || period_len > MAX_NAMED_PERIOD || *limiter == BLOCK_PREFIX ||
+			memchr(limiter + plain_len, '\0', limiter_len - plain_len))
+			return false;
+		limiter_len = plain_len;
+	}
+	else if (limiter_len > 0 && *limiter == BLOCK_PREFIX)
 	{
 		limiter++;
 		limiter_len--;
@@ -52,7 +76,11 @@ head_of_limiter(NameHead *name, const char *limiter, int len)
 	memcpy(name->bytes, limiter, Min(len, HEAD_BYTES));
 }
 
-/* Put a bucket's name together, without checking it. */
+/*
+ * Put a bucket's name together, without checking it.  A key's buckets that are
+ * periods' have the hash of its bucket without a period, so that the block filter
+ * (memory/block_filter.c) is the same for all of them.
+ */
 void
 make_bucket_id(BucketId *id, Oid database, const char *limiter, int limiter_len,
 			   const char *key, int key_len)
@@ -64,7 +92,22 @@ make_bucket_id(BucketId *id, Oid database, const char *limiter, int limiter_len,
 	id->key_len = key_len;
 	head_of_limiter(&id->name, limiter, limiter_len);
 	head_add_key(id);
-	id->hash = hash_key(hash_limiter(database, limiter, limiter_len), key, key_len);
+	id->hash = hash_key(hash_limiter(database, limiter,
+									 plain_limiter_len(limiter, limiter_len)),
+						key, key_len);
+	id->ends = 0;
+}
+
+/* The name of the same key's bucket without a period. */
+void
+make_plain_id(BucketId *plain, const BucketId *id)
+{
+	*plain = *id;
+	plain->limiter_len = plain_limiter_len(id->limiter, id->limiter_len);
+	if (plain->limiter_len == id->limiter_len)
+		return;
+	head_of_limiter(&plain->name, id->limiter, plain->limiter_len);
+	head_add_key(plain);
 }
 
 /* Raise the error for a name that is empty or too long. */

@@ -12,16 +12,21 @@
 #define MAX_KEY_LEN			255 /* bytes */
 #define MAX_LIMITER_LEN		63	/* bytes */
 #define BLOCK_PREFIX		':' /* starts the limiter of a bucket that is a block */
-#define RESERVED_LIMITER	"::"	/* of a bucket that stands for a reservation */
+#define PERIOD_SEPARATOR	':' /* comes before the period in that of a period's */
+#define MAX_NAMED_PERIOD	127 /* bytes of a period there */
+#define RESERVED_LIMITER	":"	/* of a bucket that stands for a reservation */
+
+/* A period's bucket has limiter:period for its limiter, which no caller can name. */
+#define MAX_BUCKET_LIMITER_LEN	(MAX_LIMITER_LEN + 1 + MAX_NAMED_PERIOD)
 
 /*
  * Is this the limiter of a bucket that stands for a block?  That of a reservation
- * has the prefix twice.
+ * is the prefix alone.
  */
 static inline bool
 limiter_is_block(const char *limiter, int len)
 {
-	return len > 1 && limiter[0] == BLOCK_PREFIX && limiter[1] != BLOCK_PREFIX;
+	return len > 1 && limiter[0] == BLOCK_PREFIX;
 }
 
 /*
@@ -56,6 +61,8 @@ typedef struct BucketId
 	const char *key;
 	uint64		hash;
 	NameHead	name;
+	double		ends;			/* used only to give tokens back to a period's
+								 * bucket: of that period, see core/bucket.h */
 } BucketId;
 
 /* Hashes start from these; they are secret and the same in all processes. */
@@ -64,6 +71,8 @@ extern hidden_data uint64 hash_secrets[3];
 extern void hash_use_seed(uint64 seed);
 extern bool names_valid(const char *limiter, int limiter_len, const char *key,
 						int key_len);
+extern int	plain_limiter_len(const char *limiter, int len);
+extern void make_plain_id(BucketId *plain, const BucketId *id);
 extern void head_of_limiter(NameHead *name, const char *limiter, int len);
 extern void make_bucket_id(BucketId *id, Oid database, const char *limiter,
 						   int limiter_len, const char *key, int key_len);

@@ -39,9 +39,12 @@ typedef struct KeyBlock
 static void
 make_block_id(KeyBlock *block, const BucketId *id)
 {
+	/* a block is of the limiter, whatever the period */
+	int			len = plain_limiter_len(id->limiter, id->limiter_len);
+
 	block->limiter[0] = BLOCK_PREFIX;
-	memcpy(block->limiter + 1, id->limiter, id->limiter_len);
-	make_bucket_id(&block->id, id->database, block->limiter, id->limiter_len + 1,
+	memcpy(block->limiter + 1, id->limiter, len);
+	make_bucket_id(&block->id, id->database, block->limiter, len + 1,
 				   id->key, id->key_len);
 }
 

@@ -32,7 +32,8 @@ warn_undecided(const BucketId *id, const Decision *decision, int sqlerrcode,
 	ereport(WARNING,
 			(errcode(sqlerrcode),
 			 errmsg("could not decide on key \"%.*s\", limiter \"%.*s\": %s",
-					id->key_len, id->key, id->limiter_len, id->limiter,
+					id->key_len, id->key,
+					plain_limiter_len(id->limiter, id->limiter_len), id->limiter,
 					decision->allowed ? "allowed" : "denied"),
 			 errdetail("%s", why)));
 }
@@ -108,7 +109,8 @@ fail_without_rows(const BucketId *id, Decision *decision)
 		ereport(ERROR,
 				(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
 				 errmsg("cannot decide on key \"%.*s\", limiter \"%.*s\" %s",
-						id->key_len, id->key, id->limiter_len, id->limiter, where),
+						id->key_len, id->key,
+					plain_limiter_len(id->limiter, id->limiter_len), id->limiter, where),
 				 errdetail("Its bucket is in a table, which cannot be written here."),
 				 errhint("Add \"ratelimit\" to shared_preload_libraries, so that buckets live in shared memory.")));
 	decide_by_setting(decision);

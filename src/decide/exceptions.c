@@ -288,6 +288,17 @@ multiply(double value, double factor)
 }
 
 /*
+ * The allowance of each period for a key with an exception, which may be NULL, in place
+ * of that of its tier.
+ */
+double
+exceptions_allowance(const ExceptionRow *row, double allowance)
+{
+	return row && row->action == EXCEPTION_FACTOR ?
+		multiply(allowance, row->factor) : allowance;
+}
+
+/*
  * The rule of a call on a bucket with an exception, which may be NULL, in place of
  * capacity and refill of its tier.  The rule of a key that is denied has capacity 0,
  * and in its window the nanoseconds until the exception expires, or 0.

@@ -30,6 +30,7 @@ extern void exceptions_init(void);
 extern bool exceptions_find(const text *policy, const text *key, Exceptions **found);
 extern const ExceptionRow *exceptions_choose(const Exceptions *exceptions,
 											 const char *tier, int tier_len);
+extern double exceptions_allowance(const ExceptionRow *row, double allowance);
 extern void exceptions_rule(const ExceptionRow *row, double capacity, double refill,
 							double cost, BucketRule *rule);
 

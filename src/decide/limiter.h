@@ -7,6 +7,7 @@
 
 #include "core/compat.h"
 #include "core/names.h"
+#include "core/period.h"
 
 typedef struct CurrentLimiter
 {
@@ -15,10 +16,27 @@ typedef struct CurrentLimiter
 	uint64		hash;			/* the result of hash_limiter() */
 } CurrentLimiter;
 
+/* The period that the current limiter was last called with. */
+typedef struct CurrentPeriod
+{
+	NameHead	name;			/* of limiter:period */
+	int			limiter_len;	/* of that */
+	int			text_len;		/* of the caller's text; -1: there is no period yet */
+	double		refill;			/* what says the end of the period that the struct
+								 * below found last, see core/bucket.h; 0: none */
+	double		length;			/* of that one, in microseconds */
+	Period		period;
+	char		text[MAX_PERIOD_LEN];
+	char		whole[MAX_BUCKET_LIMITER_LEN];	/* limiter:period */
+} CurrentPeriod;
+
+extern hidden_data CurrentPeriod current_period;
 extern hidden_data CurrentLimiter current_limiter;
 extern hidden_data char current_limiter_whole[MAX_LIMITER_LEN]; /* head and rest */
 
 extern void limiter_set(const char *limiter, int len) pg_attribute_cold;
+extern void limiter_set_period(const char *text, int len) pg_attribute_cold;
+extern void limiter_find_moment(TimestampTz now) pg_attribute_cold;
 extern void limiter_use(const char *limiter, int len);
 extern void use_bucket(BucketId *id, const char *key, int key_len,
 					   const char *limiter, int limiter_len);
@@ -47,6 +65,42 @@ name_in_current_limiter(BucketId *id, const char *key, int key_len, const char *
 	id->limiter = limiter;
 	id->limiter_len = current_limiter.name.limiter_len;
 	id->name = current_limiter.name;
+	head_add_key(id);
+}
+
+/* Make this the current limiter's period, checked, unless it is that already. */
+static pg_attribute_always_inline void
+limiter_use_period(const char *text, int len)
+{
+	if (unlikely(len != current_period.text_len ||
+				 !same_bytes(text, current_period.text, len)))
+		limiter_set_period(text, len);
+}
+
+/* See to it that current_period tells of the one of its periods that it is at a moment. */
+static pg_attribute_always_inline void
+limiter_use_moment(TimestampTz now)
+{
+	if (unlikely(now < current_period.period.begin ||
+				 now >= current_period.period.end || current_period.refill == 0))
+		limiter_find_moment(now);
+}
+
+/*
+ * The identity of a bucket of the current limiter and its current period.  It points to
+ * the bytes of the key, and to "limiter", which begins with those of
+ * current_period.whole; both must outlive it.
+ */
+static pg_attribute_always_inline void
+name_in_current_period(BucketId *id, const char *key, int key_len, const char *limiter)
+{
+	id->hash = hash_key(current_limiter.hash, key, key_len);
+	id->database = current_limiter.database;
+	id->key = key;
+	id->key_len = key_len;
+	id->limiter = limiter;
+	id->limiter_len = current_period.limiter_len;
+	id->name = current_period.name;
 	head_add_key(id);
 }
 

@@ -11,6 +11,8 @@
 #include "postgres.h"
 
 #include "access/xlog.h"
+#include "core/clock.h"
+#include "core/period.h"
 #include "core/settings.h"
 #include "decide/blocks.h"
 #include "decide/errors.h"
@@ -24,33 +26,44 @@
 #include "memory/spill.h"
 #include "miscadmin.h"
 #include "table/store.h"
+#include "utils/timestamp.h"
 #include "violations/flush.h"
 #include "violations/stats.h"
 
-/* Decide by the bucket's tokens alone, in whichever store it is. */
-void
-take_tokens(const BucketId *id, const BucketRule *rule, Decision *decision)
+/*
+ * The rule of a call, by now: if the period of the call has ended since it read the
+ * clock, "later" becomes the rule in the present period, and is returned.
+ */
+const BucketRule *
+rule_by_now(const BucketId *id, const BucketRule *rule, BucketRule *later)
 {
-	begin_decision(decision);
-	if (unlikely(refund_pending))
-		refund_settle();
+	int			plain_len;
+	const Period *period;
+	int64		begin;
+	int64		end;
 
+	if (!bucket_in_period(rule->refill) || !period_is_over(rule->refill, 0))
+		return rule;
+	/* the name of a period says the period */
+	plain_len = plain_limiter_len(id->limiter, id->limiter_len);
+	period = period_of(id->limiter + plain_len + 1, id->limiter_len - plain_len - 1);
+	period_around(period, GetCurrentTimestamp(), &begin, &end);
+	bucket_rule_in_period(later, rule->capacity, refill_of_end(end), rule->cost,
+						  (double) end - (double) begin);
+	return later;
+}
+
+/* Do what take_tokens() says once; false if the rule is not that of the present period. */
+static bool
+try_to_take_tokens(const BucketId *id, const BucketRule *rule, Decision *decision)
+{
 	if (!memory_attached())
-	{
-		if (rows_can_be_made())
-			(void) table_consume(id, rule, decision);
-		else
-			fail_without_rows(id, decision);
-		return;
-	}
+		return table_consume(id, rule, decision);
 	settle_place(id);
 	if (memory_consume(id, rule, decision))
-		return;
+		return true;
 	if (RecoveryInProgress())
-	{
-		(void) memory_place(id, rule, 0, PLACE_HERE, decision);
-		return;
-	}
+		return memory_place(id, rule, 0, PLACE_HERE, decision);
 
 	/*
 	 * Memory has just been searched in vain.  While the bucket's partition is marked
@@ -62,14 +75,41 @@ take_tokens(const BucketId *id, const BucketRule *rule, Decision *decision)
 	{
 		CHECK_FOR_INTERRUPTS();
 		if (here && memory_place(id, rule, 0, place_mode(), decision))
-			return;
+			return true;
 		if (table_consume(id, rule, decision))
 		{
 			if (decision->in_table)
 				stats_count(COUNT_OVERFLOWED);
-			return;
+			return true;
 		}
+		if (period_is_stale(rule->refill))
+			return false;
 	}
+}
+
+/* Decide by the bucket's tokens alone, in whichever store it is. */
+void
+take_tokens(const BucketId *id, const BucketRule *rule, Decision *decision)
+{
+	BucketRule	later;
+	double		refill = rule->refill;
+
+	begin_decision(decision);
+	if (unlikely(refund_pending))
+		refund_settle();
+
+	if (!memory_attached() && !rows_can_be_made())
+	{
+		fail_without_rows(id, decision);
+		return;
+	}
+	while (!try_to_take_tokens(id, rule, decision))
+	{
+		CHECK_FOR_INTERRUPTS();
+		rule = rule_by_now(id, rule, &later);
+	}
+	if (bucket_in_period(refill) && rule->refill != refill && decision->ends == 0)
+		decision->ends = rule->refill;
 }
 
 /* A capacity of 0: the call is denied, whatever buckets there are. */
@@ -171,6 +211,20 @@ decide_slowly(const BucketId *id, const BucketRule *rule, Decision *decision)
 		decide_guarded(decide_unguarded, id, rule, decision);
 }
 
+/* Note what an allowed call has taken, if a rollback is to give it back. */
+void
+note_for_refund(const BucketId *id, const BucketRule *rule, const Decision *decision)
+{
+	BucketId	own;
+
+	if (!refund_setting || !decision->known || rule->take <= 0)
+		return;
+	own = *id;
+	own.ends = !bucket_in_period(rule->refill) ? 0 :
+		decision->ends != 0 ? decision->ends : rule->refill;
+	refund_note(&own, rule->cost);
+}
+
 /*
  * Count a decision, note what may have to be given back, and allow the call after all
  * if it is in shadow: "shadow" says that its tier is, ratelimit.shadow that all calls
@@ -180,15 +234,21 @@ void
 decide_counted(const BucketId *id, const BucketRule *rule, Decision *decision,
 			   bool shadow)
 {
+	BucketId	plain;
+
 	decision->shadowed = false;
 	if (unlikely(!enabled_setting))
 		return;
 	if (decision->allowed)
 	{
 		stats_count(COUNT_ALLOWED);
-		if (refund_setting && decision->known && rule->take > 0)
-			refund_note(id, rule->cost);
+		note_for_refund(id, rule, decision);
 		return;
+	}
+	if (bucket_in_period(rule->refill))
+	{
+		make_plain_id(&plain, id);
+		id = &plain;
 	}
 	flush_record(id, 1, decision->now);
 	stats_count(shadow || shadow_setting ? COUNT_SHADOWED : COUNT_DENIED);

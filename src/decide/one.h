@@ -11,6 +11,10 @@ extern void decide_slowly(const BucketId *id, const BucketRule *rule,
 						  Decision *decision) pg_attribute_cold;
 extern void take_tokens(const BucketId *id, const BucketRule *rule,
 						Decision *decision);
+extern const BucketRule *rule_by_now(const BucketId *id, const BucketRule *rule,
+									 BucketRule *later);
+extern void note_for_refund(const BucketId *id, const BucketRule *rule,
+							const Decision *decision);
 extern void decide_counted(const BucketId *id, const BucketRule *rule,
 						   Decision *decision, bool shadow);
 extern void decide_look(const BucketId *id, const BucketRule *rule, Decision *decision);

@@ -22,7 +22,7 @@
  * A key may have exceptions (decide/exceptions.c), which change the rule of a tier for
  * this key, deny it, or allow it.  A tier that allows a key by an exception has no say,
  * as if it were disabled, but counts the call.  A bucket whose rule comes from an
- * exception begins full.
+ * exception begins full, and refills even if the tier has a period.
  *
  * A policy is read when it is first called and then kept in the session.  A trigger
  * on the table sends a relcache invalidation for every change.  The invalidation is
@@ -51,6 +51,7 @@
 #include "utils/inval.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
+#include "utils/timestamp.h"
 #include "violations/stats.h"
 
 typedef struct Tier
@@ -58,7 +59,8 @@ typedef struct Tier
 	char		limiter[MAX_LIMITER_LEN];
 	int			limiter_len;
 	double		capacity;
-	double		refill;
+	double		refill;			/* if it has no period */
+	text	   *period;			/* NULL: it refills */
 	Owed		absent;			/* what a bucket owes when it begins */
 	bool		shadow;
 	bool		enabled;
@@ -74,7 +76,7 @@ typedef struct Policy
 static SqlStatement read_policy = {
 	"SELECT CASE WHEN p.tier OPERATOR(pg_catalog.=) 'default' THEN p.policy"
 	"  ELSE p.policy OPERATOR(pg_catalog.||) '/' OPERATOR(pg_catalog.||) p.tier END,"
-	" p.capacity, p.refill, p.shadow, p.enabled, p.initial"
+	" p.capacity, p.refill, p.shadow, p.enabled, p.initial, p.period"
 	" FROM %1$s.rate_limit_policies p WHERE p.policy OPERATOR(pg_catalog.=) $1"
 	" ORDER BY p.tier",
 	1, {TEXTOID}
@@ -175,6 +177,7 @@ read_tiers(int n)
 		HeapTuple	row = SPI_tuptable->vals[i];
 		TupleDesc	desc = SPI_tuptable->tupdesc;
 		bool		isnull;
+		Datum		value;
 		text	   *limiter = DatumGetTextPP(SPI_getbinval(row, desc, 1, &isnull));
 		Datum		initial;
 
@@ -182,13 +185,22 @@ read_tiers(int n)
 		tiers[i].limiter_len = VARSIZE_ANY_EXHDR(limiter);
 		memcpy(tiers[i].limiter, VARDATA_ANY(limiter), tiers[i].limiter_len);
 		tiers[i].capacity = DatumGetFloat8(SPI_getbinval(row, desc, 2, &isnull));
-		tiers[i].refill = DatumGetFloat8(SPI_getbinval(row, desc, 3, &isnull));
+		value = SPI_getbinval(row, desc, 3, &isnull);
+		tiers[i].refill = isnull ? 0 : DatumGetFloat8(value);
 		tiers[i].shadow = DatumGetBool(SPI_getbinval(row, desc, 4, &isnull));
 		tiers[i].enabled = DatumGetBool(SPI_getbinval(row, desc, 5, &isnull));
 		initial = SPI_getbinval(row, desc, 6, &isnull);
 		if (!isnull)
 			tiers[i].absent = owed_at_first(tiers[i].capacity, tiers[i].refill,
 											DatumGetFloat8(initial));
+		value = SPI_getbinval(row, desc, 7, &isnull);
+		if (!isnull)
+		{
+			text	   *period = DatumGetTextPP(value);
+
+			tiers[i].period = MemoryContextAlloc(cache.context, VARSIZE_ANY(period));
+			memcpy(tiers[i].period, period, VARSIZE_ANY(period));
+		}
 	}
 	return tiers;
 }
@@ -327,14 +339,38 @@ is_allowed(const ExceptionRow *exception)
 	return exception && exception->action == EXCEPTION_ALLOW;
 }
 
+/* make_call() for a tier with a period. */
+static void
+make_call_in_period(BucketCall *call, TierName *name, const Tier *tier, double allowance,
+					const text *key, double cost)
+{
+	check_length("key", VARDATA_ANY(key), VARSIZE_ANY_EXHDR(key), MAX_KEY_LEN);
+	limiter_use(tier->limiter, tier->limiter_len);
+	limiter_use_period(VARDATA_ANY(tier->period), VARSIZE_ANY_EXHDR(tier->period));
+	memcpy(name->limiter, current_period.whole, current_period.limiter_len);
+	name_in_current_period(&call->id, VARDATA_ANY(key), VARSIZE_ANY_EXHDR(key),
+						   name->limiter);
+	limiter_use_moment(GetCurrentTimestamp());
+	call->rule = *find_rule_in_period(allowance, current_period.refill, cost,
+									  current_period.length);
+}
+
 static void
 make_call(BucketCall *call, TierName *name, const Tier *tier,
 		  const ExceptionRow *exception, const text *key, double cost)
 {
+	call->decision.ends = 0;
+	call->absent = 0;
+	if (tier->period && (!exception || exception->action == EXCEPTION_ALLOW ||
+						 exception->action == EXCEPTION_FACTOR))
+	{
+		make_call_in_period(call, name, tier,
+							exceptions_allowance(exception, tier->capacity), key, cost);
+		return;
+	}
 	memcpy(name->limiter, tier->limiter, tier->limiter_len);
 	use_bucket(&call->id, VARDATA_ANY(key), VARSIZE_ANY_EXHDR(key),
 			   name->limiter, tier->limiter_len);
-	call->absent = 0;
 	if (unlikely(exception != NULL))
 	{
 		exceptions_rule(exception, tier->capacity, tier->refill, cost, &call->rule);
@@ -466,7 +502,8 @@ count_allowed(const TierCalls *made)
 static void
 decide_tier(BucketCall *call, bool shadow)
 {
-	limiter_use(call->id.limiter, call->id.limiter_len);
+	limiter_use(call->id.limiter,
+				plain_limiter_len(call->id.limiter, call->id.limiter_len));
 	if (call->absent == 0)
 		decide_uncounted(&call->id, &call->rule, &call->decision);
 	else

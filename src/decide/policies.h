@@ -10,7 +10,7 @@
 /* A copy of the name of a tier's limiter: the cache may be emptied during a call. */
 typedef struct TierName
 {
-	char		limiter[MAX_LIMITER_LEN];
+	char		limiter[MAX_BUCKET_LIMITER_LEN];
 } TierName;
 
 extern void policies_init(void);

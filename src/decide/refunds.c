@@ -23,7 +23,8 @@
  *
  * Tokens are given back as a number.  If the bucket's parameters have changed
  * meanwhile, that many tokens count by the new parameters.  A bucket that was evicted
- * or reset meanwhile is full already.
+ * or reset meanwhile is full already.  Tokens that were taken in a period are not given
+ * back to a later one.
  *
  * PREPARE TRANSACTION forgets the notes, because the transaction may be rolled back
  * by another session, or after a restart.
@@ -44,7 +45,7 @@
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
-#define MAX_NAME	(MAX_LIMITER_LEN + MAX_KEY_LEN)
+#define MAX_NAME	(MAX_BUCKET_LIMITER_LEN + MAX_KEY_LEN)
 #define MAX_PENDING	10000
 #define EXIT_LOCK_MS	100		/* how long a session that ends waits for the table */
 #define NONE		(-1)		/* instead of an index */
@@ -56,6 +57,8 @@
 typedef struct Bucket
 {
 	double		pending;		/* tokens that refund_settle() has to give */
+	double		ends;			/* of a bucket in a period: which period, as its
+								 * refill; else 0 */
 	Size		name;			/* where in names its limiter and key are */
 	uint32		hash;
 	int			next;			/* the next one in the same chain, or NONE */
@@ -146,7 +149,7 @@ find_bucket(const BucketId *id)
 	for (int i = chains[hash & (n_chains - 1)]; i != NONE; i = buckets[i].next)
 	{
 		bucket = &buckets[i];
-		if (bucket->hash == hash &&
+		if (bucket->hash == hash && bucket->ends == id->ends &&
 			bucket->limiter_len == id->limiter_len && bucket->key_len == id->key_len &&
 			memcmp(names + bucket->name, id->limiter, id->limiter_len) == 0 &&
 			memcmp(names + bucket->name + id->limiter_len, id->key, id->key_len) == 0)
@@ -156,6 +159,7 @@ find_bucket(const BucketId *id)
 		return NONE;
 	bucket = &buckets[n_buckets];
 	bucket->pending = 0;
+	bucket->ends = id->ends;
 	bucket->name = names_len;
 	bucket->hash = hash;
 	bucket->top = NONE;
@@ -297,6 +301,7 @@ bucket_id(BucketId *id, const Bucket *bucket, const char *name)
 {
 	make_bucket_id(id, MyDatabaseId, name, bucket->limiter_len,
 				   name + bucket->limiter_len, bucket->key_len);
+	id->ends = bucket->ends;
 }
 
 /* May the bucket be in the table?  Found out without looking there. */

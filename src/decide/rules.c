@@ -49,6 +49,16 @@ rule_make(BucketRule *rule, double capacity, double refill, double cost)
 	bucket_rule(rule, capacity, refill, cost);
 }
 
+/* Check the numbers of a call in a period and make their rule. */
+void
+rule_make_in_period(BucketRule *rule, double allowance, double refill, double cost,
+					double length)
+{
+	check_tokens("allowance", allowance);
+	check_tokens("cost", cost);
+	bucket_rule_in_period(rule, allowance, refill, cost, length);
+}
+
 RuleLine	remembered_rules[REMEMBERED_RULES] pg_attribute_aligned(PG_CACHE_LINE_SIZE);
 
 /*

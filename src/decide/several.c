@@ -176,7 +176,12 @@ take_from_all(BucketCall *calls, int n)
 
 		CHECK_FOR_INTERRUPTS();
 		for (int i = 0; i < n; i++)
+		{
+			BucketRule	later;
+
+			calls[i].rule = *rule_by_now(&calls[i].id, &calls[i].rule, &later);
 			in_table |= calls[i].decision.in_table;
+		}
 		if (in_table ? table_consume_all(calls, n, mode) :
 			memory_consume_all(calls, n, mode, true))
 			return;
@@ -248,7 +253,8 @@ count_all(BucketCall *calls, int n, bool allowed)
 		/* when nothing is taken, only the refusals count */
 		if (!allowed && call->decision.allowed)
 			continue;
-		limiter_use(call->id.limiter, call->id.limiter_len);
+		limiter_use(call->id.limiter,
+					plain_limiter_len(call->id.limiter, call->id.limiter_len));
 		if (call->decision.in_table && memory_attached())
 			stats_count(COUNT_OVERFLOWED);
 		decide_counted(&call->id, &call->rule, &call->decision, false);

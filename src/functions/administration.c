@@ -65,7 +65,7 @@ rl_penalize(PG_FUNCTION_ARGS)
 	PG_RETURN_FLOAT8(bucket_tokens(&rule, decision.owed));
 }
 
-/* rl_reset(key, limiter) returns boolean */
+/* rl_reset(key, limiter, period) returns boolean; period may be null */
 Datum
 rl_reset(PG_FUNCTION_ARGS)
 {
@@ -73,7 +73,10 @@ rl_reset(PG_FUNCTION_ARGS)
 
 	check_not_null(fcinfo, 0, "key");
 	check_not_null(fcinfo, 1, "limiter");
-	get_bucket_id(&id, PG_GETARG_TEXT_PP(0), PG_GETARG_TEXT_PP(1));
+	if (PG_ARGISNULL(2))
+		get_bucket_id(&id, PG_GETARG_TEXT_PP(0), PG_GETARG_TEXT_PP(1));
+	else
+		get_period_id(&id, PG_GETARG_TEXT_PP(0), PG_GETARG_TEXT_PP(2), PG_GETARG_TEXT_PP(1));
 	PG_RETURN_BOOL(reset_bucket(&id));
 }
 

@@ -39,6 +39,14 @@ get_bucket_id(BucketId *id, const text *key, const text *limiter)
 	read_bucket_id(id, PointerGetDatum(key), PointerGetDatum(limiter));
 }
 
+/* The same as read_period_id(), likewise. */
+void
+get_period_id(BucketId *id, const text *key, const text *period, const text *limiter)
+{
+	read_period_id(id, PointerGetDatum(key), PointerGetDatum(period),
+				   PointerGetDatum(limiter));
+}
+
 /* The same as read_call(), likewise. */
 const BucketRule *
 get_call(FunctionCallInfo fcinfo, BucketId *id)

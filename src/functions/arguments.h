@@ -24,6 +24,8 @@
 pg_noreturn extern void fail_null(const char *name);
 pg_noreturn extern void fail_null_call(FunctionCallInfo fcinfo);
 extern void get_bucket_id(BucketId *id, const text *key, const text *limiter);
+extern void get_period_id(BucketId *id, const text *key, const text *period,
+						  const text *limiter);
 extern const BucketRule *get_call(FunctionCallInfo fcinfo, BucketId *id);
 extern int	get_array(FunctionCallInfo fcinfo, int arg, const char *name, Datum **values);
 extern int	get_keys(FunctionCallInfo fcinfo, int arg, const char *name, int most,
@@ -49,6 +51,28 @@ read_bucket_id(BucketId *id, Datum key, Datum limiter)
 	name_in_current_limiter(id, key_bytes, key_len, limiter_bytes);
 	if (likely(store.header))
 		fetch_bucket(id->hash, limiter_len + key_len);
+}
+
+/*
+ * The same for the bucket of a period, which becomes current_period.  The bucket's name
+ * is valid until the next period is read.
+ */
+static pg_attribute_always_inline void
+read_period_id(BucketId *id, Datum key, Datum period_text, Datum limiter)
+{
+	int			key_len;
+	int			limiter_len;
+	int			period_len;
+	const char *key_bytes = text_bytes(key, &key_len);
+	const char *limiter_bytes = text_bytes(limiter, &limiter_len);
+	const char *period_bytes = text_bytes(period_text, &period_len);
+
+	check_length("key", key_bytes, key_len, MAX_KEY_LEN);
+	limiter_use_quickly(limiter_bytes, limiter_len);
+	limiter_use_period(period_bytes, period_len);
+	name_in_current_period(id, key_bytes, key_len, current_period.whole);
+	if (likely(store.header))
+		fetch_bucket(id->hash, id->limiter_len + key_len);
 }
 
 /*

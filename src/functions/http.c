@@ -40,6 +40,7 @@ limit_of_result(HeapTupleHeader result)
 	bool		allowed;
 	double		full;
 	double		missing;
+	double		period;
 	bool		isnull;
 	Datum		value;
 
@@ -54,6 +55,8 @@ limit_of_result(HeapTupleHeader result)
 		interval_seconds(DatumGetIntervalP(value));
 	value = GetAttributeByNum(result, 5, &isnull);
 	full = isnull ? -1 : interval_seconds(DatumGetIntervalP(value));
+	value = GetAttributeByNum(result, 8, &isnull);
+	period = isnull ? -1 : interval_seconds(DatumGetIntervalP(value));
 
 	/*
 	 * An rl_result does not have the rate of refill, but the rate follows from the
@@ -71,12 +74,22 @@ limit_of_result(HeapTupleHeader result)
 		if (limit.window_error > 0.5)
 			limit.window = -1;
 	}
+	if (period > 0)
+	{
+		limit.window = period;
+		limit.window_error = 0;
+	}
 
 	/* a call that has to wait until after the bucket is full is blocked */
 	if (limit.retry_after > Max(full, 0))
 	{
 		limit.remaining = 0;
 		limit.more_after = limit.retry_after;
+		return limit;
+	}
+	if (period > 0)
+	{
+		limit.more_after = full > 0 ? full : -1;
 		return limit;
 	}
 	limit.more_after = http_next_token(limit.capacity, limit.remaining, full);

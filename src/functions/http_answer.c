@@ -4,7 +4,8 @@
  *
  * The fields are those of draft-ietf-httpapi-ratelimit-headers-10.  RateLimit-Policy
  * gives the quota q, which is the bucket's capacity, and the window w, which is the
- * number of seconds in which an empty bucket fills.  RateLimit gives the remaining
+ * number of seconds in which an empty bucket fills; or the allowance of a period, and how
+ * long the period lasts.  RateLimit gives the remaining
  * quota r, in whole tokens, and the number of seconds t until there is more: until
  * the next whole token, or until a block ends.  Revision 11 of the draft calls t the
  * effective window, in which a client can use no more than r.  The time until the
@@ -113,6 +114,16 @@ limit_of_decision(const BucketRule *rule, const Decision *decision)
 	limit.retry_after = wait < 0 ? -1 : (double) wait / 1e9;
 	limit.window = rule->refill > 0 ? rule->capacity / rule->refill : -1;
 	limit.window_error = limit.window * ROUNDING;
+	if (bucket_in_period(rule->refill))
+	{
+		Owed		reset = decision_reset(rule, decision);
+
+		limit.window = rule->length / 1e6;
+		limit.window_error = 0;
+		limit.more_after = decision->blocked > 0 ? (double) decision->blocked / 1e9 :
+			reset <= 0 ? -1 : (double) reset / 1e9;
+		return limit;
+	}
 	limit.more_after = decision->blocked > 0 ? (double) decision->blocked / 1e9 :
 		http_next_token(limit.capacity, limit.remaining,
 						rule->timed ? (double) decision->owed / 1e9 : -1);
@@ -179,8 +190,9 @@ http_fields_add(HttpFields *fields, const BucketCall *call)
 {
 	HttpLimit	limit = limit_of_decision(&call->rule, &call->decision);
 
-	http_fields_add_limit(fields, sf_string(call->id.limiter, call->id.limiter_len),
-						  &limit, NULL, NULL);
+	int			len = plain_limiter_len(call->id.limiter, call->id.limiter_len);
+
+	http_fields_add_limit(fields, sf_string(call->id.limiter, len), &limit, NULL, NULL);
 }
 
 /* Add a field, unless its value is NULL or empty. */
@@ -251,7 +263,8 @@ add_problem(StringInfo object, const BucketCall *calls, int n)
 		if (calls[i].decision.allowed)
 			continue;
 		appendStringInfoString(object, between);
-		escape_json(object, pnstrdup(id->limiter, id->limiter_len));
+		escape_json(object, pnstrdup(id->limiter,
+									 plain_limiter_len(id->limiter, id->limiter_len)));
 		between = ", ";
 	}
 	appendStringInfoChar(object, ']');
@@ -265,7 +278,8 @@ denied_detail(const BucketCall *call)
 	const Decision *decision = &call->decision;
 	double		remaining = bucket_tokens(&call->rule, decision->owed);
 	char	   *detail = psprintf("key \"%.*s\", limiter \"%.*s\"", id->key_len, id->key,
-								  id->limiter_len, id->limiter);
+								  plain_limiter_len(id->limiter, id->limiter_len),
+								  id->limiter);
 
 	if (decision->blocked > 0)
 		return psprintf("%s: blocked", detail);

@@ -8,14 +8,18 @@
  */
 #include "postgres.h"
 
+#include "access/htup_details.h"
 #include "commands/trigger.h"
+#include "core/period.h"
 #include "decide/policies.h"
 #include "decide/rules.h"
+#include "executor/spi.h"
 #include "funcapi.h"
 #include "functions/arguments.h"
 #include "functions/result.h"
 #include "utils/builtins.h"
 #include "utils/inval.h"
+#include "utils/rel.h"
 #include "utils/timestamp.h"
 #include "utils/tuplestore.h"
 
@@ -25,7 +29,40 @@ SQL_FUNCTION(rl_consume_policies);
 SQL_FUNCTION(rl_status_policy);
 SQL_FUNCTION(rl_policies_changed);
 
-/* _rl_policies_changed() returns trigger: sessions are to read the table again */
+/*
+ * Raise an error if the row that is written has a period that is none.  The triggers of
+ * other tables, and of statements, come by here as well.
+ */
+static void
+check_period(const TriggerData *trigger)
+{
+	HeapTuple	row = TRIGGER_FIRED_BY_UPDATE(trigger->tg_event) ?
+		trigger->tg_newtuple : trigger->tg_trigtuple;
+	int			column;
+	Datum		value;
+	bool		isnull;
+	text	   *period;
+	int			len;
+
+	if (!TRIGGER_FIRED_FOR_ROW(trigger->tg_event) ||
+		TRIGGER_FIRED_BY_DELETE(trigger->tg_event))
+		return;
+	column = SPI_fnumber(RelationGetDescr(trigger->tg_relation), "period");
+	if (column <= 0)
+		return;
+	value = heap_getattr(row, column, RelationGetDescr(trigger->tg_relation), &isnull);
+	if (isnull)
+		return;
+	period = DatumGetTextPP(value);
+	(void) period_name(period_of(VARDATA_ANY(period), VARSIZE_ANY_EXHDR(period)), &len);
+	if (len > MAX_NAMED_PERIOD)
+		fail_length("period", VARDATA_ANY(period), len, MAX_NAMED_PERIOD);
+}
+
+/*
+ * _rl_policies_changed() returns trigger: checks the row, and has sessions read the table
+ * again
+ */
 Datum
 rl_policies_changed(PG_FUNCTION_ARGS)
 {
@@ -33,6 +70,7 @@ rl_policies_changed(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("_rl_policies_changed() must be called as a trigger")));
+	check_period((TriggerData *) fcinfo->context);
 	CacheInvalidateRelcache(((TriggerData *) fcinfo->context)->tg_relation);
 	return PointerGetDatum(NULL);
 }
@@ -140,16 +178,18 @@ rl_consume_policies(PG_FUNCTION_ARGS)
 static Datum
 tier_name(const BucketId *id, int policy_len)
 {
-	if (id->limiter_len == policy_len)
+	int			len = plain_limiter_len(id->limiter, id->limiter_len);
+
+	if (len == policy_len)
 		return CStringGetTextDatum("default");
 	return PointerGetDatum(cstring_to_text_with_len(id->limiter + policy_len + 1,
-													id->limiter_len - policy_len - 1));
+													len - policy_len - 1));
 }
 
 /*
  * rl_status_policy(policy, key) returns setof (tier, limiter, capacity, refill,
- * tokens, retry_after, reset_after, blocked_until, shadow, enabled, exception): the
- * key's buckets, a row per tier
+ * tokens, retry_after, reset_after, blocked_until, shadow, enabled, exception, period):
+ * the key's buckets, a row per tier
  */
 Datum
 rl_status_policy(PG_FUNCTION_ARGS)
@@ -172,25 +212,32 @@ rl_status_policy(PG_FUNCTION_ARGS)
 		const BucketRule *rule = &calls[i].rule;
 		const Decision *decision = &calls[i].decision;
 		Owed		wait = decision_wait(rule, decision);
-		Datum		values[11];
-		bool		nulls[11] = {false};
+		Owed		reset = decision_reset(rule, decision);
+		int			len = plain_limiter_len(id->limiter, id->limiter_len);
+		Datum		values[12];
+		bool		nulls[12] = {false};
 
 		values[0] = tier_name(id, VARSIZE_ANY_EXHDR(policy));
-		values[1] = PointerGetDatum(cstring_to_text_with_len(id->limiter, id->limiter_len));
+		values[1] = PointerGetDatum(cstring_to_text_with_len(id->limiter, len));
 		values[2] = Float8GetDatum(rule->capacity);
 		values[3] = Float8GetDatum(rule->refill);
+		nulls[3] = bucket_in_period(rule->refill);
 		values[4] = Float8GetDatum(bucket_tokens(rule, decision->owed));
 		nulls[4] = !decision->known;
 		values[5] = interval_from_ns(wait);
 		nulls[5] = !decision->known || wait < 0;
-		values[6] = interval_from_ns(decision->owed);
-		nulls[6] = !decision->known || decision_never_full(rule, decision);
+		values[6] = interval_from_ns(reset);
+		nulls[6] = !decision->known || reset < 0;
 		values[7] = TimestampTzGetDatum(timestamp_after(decision->blocked));
 		nulls[7] = decision->blocked == 0;
 		values[8] = BoolGetDatum(kinds[i].shadow);
 		values[9] = BoolGetDatum(kinds[i].enabled);
 		values[10] = Int64GetDatum(kinds[i].exception);
 		nulls[10] = kinds[i].exception == 0;
+		nulls[11] = len == id->limiter_len;
+		if (len < id->limiter_len)
+			values[11] = PointerGetDatum(cstring_to_text_with_len(id->limiter + len + 1,
+																  id->limiter_len - len - 1));
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 	}
 	return (Datum) 0;

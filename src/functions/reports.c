@@ -4,7 +4,10 @@
  */
 #include "postgres.h"
 
+#include <math.h>
+
 #include "access/xlog.h"
+#include "core/clock.h"
 #include "core/compat.h"
 #include "decide/refunds.h"
 #include "funcapi.h"
@@ -41,16 +44,18 @@ static void
 show_bucket(const BucketView *view, const char *store, ReturnSetInfo *rsinfo)
 {
 	bool		is_block = limiter_is_block(view->limiter, view->limiter_len);
+	int			plain_len = plain_limiter_len(view->limiter, view->limiter_len);
+	bool		in_period = plain_len < view->limiter_len;
 	BucketRule	rule;
-	Datum		values[8];
-	bool		nulls[8] = {false};
+	Datum		values[9];
+	bool		nulls[9] = {false};
 
 	/* what stands for a reservation is no bucket of anybody */
 	if (view->limiter[0] == BLOCK_PREFIX && !is_block)
 		return;
 	bucket_rule(&rule, view->capacity, view->refill, 0);
 	values[0] = PointerGetDatum(cstring_to_text_with_len(view->limiter + is_block,
-														 view->limiter_len - is_block));
+														 plain_len - is_block));
 	values[1] = PointerGetDatum(cstring_to_text_with_len(view->key, view->key_len));
 	values[2] = Float8GetDatum(bucket_tokens(&rule, view->owed));
 	values[3] = Float8GetDatum(view->capacity);
@@ -60,6 +65,16 @@ show_bucket(const BucketView *view, const char *store, ReturnSetInfo *rsinfo)
 	nulls[2] = nulls[3] = nulls[4] = nulls[5] = is_block;
 	nulls[6] = !is_block;
 	values[7] = CStringGetTextDatum(store);
+	nulls[8] = !in_period;
+	if (in_period)
+	{
+		values[5] = TimestampTzGetDatum(end_of_refill(view->refill));
+		values[8] = PointerGetDatum(cstring_to_text_with_len(view->limiter + plain_len + 1,
+															 view->limiter_len - plain_len - 1));
+		/* rl_count() names no allowance */
+		nulls[2] = nulls[3] = isinf(view->capacity);
+		nulls[4] = true;
+	}
 	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 }
 
@@ -81,7 +96,7 @@ show_table_bucket(const BucketView *view, void *arg)
 
 /*
  * _rl_buckets() returns setof (limiter, key, tokens, capacity, refill, full_at,
- * blocked_until, store): the living buckets of this database, and its blocks
+ * blocked_until, store, period): the living buckets of this database, and its blocks
  */
 Datum
 rl_buckets(PG_FUNCTION_ARGS)

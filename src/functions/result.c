@@ -7,6 +7,7 @@
 
 #include "access/htup_details.h"
 #include "catalog/pg_type.h"
+#include "core/clock.h"
 #include "funcapi.h"
 #include "functions/result.h"
 #include "utils/array.h"
@@ -35,11 +36,53 @@ timestamp_after(Owed ns)
 	return at >= END_TIMESTAMP ? DT_NOEND : (TimestampTz) at;
 }
 
-/* Will the bucket never be full by itself?  A capacity of 0 makes no bucket. */
+/*
+ * In how many nanoseconds the period of a decision ends, which is later than now, as the
+ * decision is in that period; -1: never.
+ */
+static Owed
+until_period_ends(const BucketRule *rule, const Decision *decision)
+{
+	double		refill = decision->ends != 0 ? decision->ends : rule->refill;
+
+	if (-refill >= PERIOD_END_MAX)
+		return -1;
+	return Max((Owed) period_end_of(refill) - wall_clock_us(), 1) * 1000;
+}
+
+/*
+ * In how many nanoseconds the bucket will be full by itself; -1: never.  A capacity of 0
+ * makes no bucket.
+ */
+Owed
+decision_reset(const BucketRule *rule, const Decision *decision)
+{
+	if (bucket_rule_is_closed(rule))
+		return -1;
+	if (rule->timed || decision->owed <= 0)
+		return Max(decision->owed, 0);
+	return bucket_in_period(rule->refill) ? until_period_ends(rule, decision) : -1;
+}
+
+/* Will the bucket never be full by itself? */
 bool
 decision_never_full(const BucketRule *rule, const Decision *decision)
 {
-	return bucket_rule_is_closed(rule) || (!rule->timed && decision->owed > 0);
+	return decision_reset(rule, decision) < 0;
+}
+
+/* How long the rule's period lasts; NULL if it has none, or one without an end. */
+Interval *
+period_length(const BucketRule *rule)
+{
+	Interval   *length;
+
+	if (!bucket_in_period(rule->refill) || rule->length >= PERIOD_END_MAX)
+		return NULL;
+	length = palloc0(sizeof(Interval));
+	length->day = (int32) ((int64) rule->length / USECS_PER_DAY);
+	length->time = (int64) rule->length % USECS_PER_DAY;
+	return length;
 }
 
 /* In how many nanoseconds such a call would be allowed; -1: never, or not known. */
@@ -56,8 +99,16 @@ decision_wait(const BucketRule *rule, const Decision *decision)
 	/* a rule that is closed for a time says in its window for how long */
 	if (bucket_rule_is_closed(rule) && rule->window > 0)
 		return rule->window;
-	if (rule->room < 0 || (!rule->timed && early > 0))
+	if (rule->room < 0)
 		return -1;
+	if (!rule->timed && early > 0)
+	{
+		if (!bucket_in_period(rule->refill))
+			return -1;
+		early = until_period_ends(rule, decision);
+		if (early < 0)
+			return -1;
+	}
 	return Max(early, decision->blocked);
 }
 
@@ -109,8 +160,9 @@ static Datum
 form_result(TupleDesc desc, const BucketId *id, const BucketRule *rule,
 			const Decision *decision)
 {
-	Datum		values[7];
-	bool		nulls[7];
+	Interval   *length;
+	Datum		values[8];
+	bool		nulls[8];
 
 	memset(nulls, true, sizeof(nulls));
 	values[0] = BoolGetDatum(decision->allowed);
@@ -122,19 +174,30 @@ form_result(TupleDesc desc, const BucketId *id, const BucketRule *rule,
 	}
 	if (rule && decision->known)
 	{
+		Owed		reset = decision_reset(rule, decision);
 		Owed		wait = decision_wait(rule, decision);
 
+		/* the clock has been read twice for the same */
+		if (bucket_in_period(rule->refill) && wait > 0 && decision->blocked == 0)
+			wait = reset;
 		values[2] = Float8GetDatum(bucket_tokens(rule, decision->owed));
 		nulls[2] = false;
 		values[3] = interval_from_ns(wait);
 		nulls[3] = wait < 0;
-		values[4] = interval_from_ns(decision->owed);
-		nulls[4] = decision_never_full(rule, decision);
+		values[4] = interval_from_ns(reset);
+		nulls[4] = reset < 0;
 	}
 	if (id)
 	{
-		values[5] = PointerGetDatum(cstring_to_text_with_len(id->limiter, id->limiter_len));
+		int			len = plain_limiter_len(id->limiter, id->limiter_len);
+
+		values[5] = PointerGetDatum(cstring_to_text_with_len(id->limiter, len));
 		nulls[5] = false;
+	}
+	if (rule && (length = period_length(rule)) != NULL)
+	{
+		values[7] = IntervalPGetDatum(length);
+		nulls[7] = false;
 	}
 	values[6] = BoolGetDatum(decision->shadowed);
 	nulls[6] = false;

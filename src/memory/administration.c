@@ -99,6 +99,12 @@ memory_give(const BucketId *id, double tokens, double *given)
 			continue;
 		bucket_rule(&own, state.capacity, state.refill, tokens);
 		owed = state_owes(&state, now);
+		/* what was taken in another period is not given back to this one */
+		if (bucket_in_period(state.refill) && state.refill != id->ends)
+		{
+			*given = 0;
+			return true;
+		}
 		left = bucket_give(&own, owed);
 		if (!lock_word(slot, word))
 			continue;
@@ -151,16 +157,21 @@ memory_give_back(const BucketId *id, double tokens)
 	RESUME_INTERRUPTS();
 }
 
-/* Does the slot's bucket have this limiter?  Reliable only as slot_is() is. */
+/*
+ * Does the slot's bucket have this limiter, with or without a period?  The answer is
+ * reliable only as that of slot_is() is.
+ */
 static bool
 limiter_is(const Slot *slot, const char *limiter, int limiter_len)
 {
 	char		names[MAX_NAMES];
+	int			len = slot->u.bucket.name.limiter_len;
 
-	if (slot->u.bucket.name.limiter_len != limiter_len)
+	if (len < limiter_len)
 		return false;
 	slot_names(slot, names);
-	return memcmp(names, limiter, limiter_len) == 0;
+	return memcmp(names, limiter, limiter_len) == 0 &&
+		(len == limiter_len || names[limiter_len] == PERIOD_SEPARATOR);
 }
 
 /* Which buckets to make full, and how far that has got. */
@@ -342,7 +353,8 @@ memory_view(uint32 n, Oid database, BucketView *view)
 		if (bucket_timed(view->capacity, view->refill))
 			view->owed = Max(full_at - monotonic_ns(), 0);
 		else
-			view->owed = full_at;
+			view->owed = bucket_in_period(view->refill) &&
+				period_is_over(view->refill, 0) ? 0 : full_at;
 		return view->owed > 0;
 	}
 	return false;

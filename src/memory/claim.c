@@ -19,7 +19,8 @@
  *	 to different states: the capacity to one, the refill to another, the base and the
  *	 word to a third.  The arithmetic accepts any such mixture, because any capacity >
  *	 0 goes with any refill >= 0 if both are finite (bucket_timed() divides only by a
- *	 refill > 0), and base * 2^36 + word / 2 stays within 128 bits for any two 64-bit
+ *	 refill > 0).  A bucket that is a period's stays one, and has a refill below 0 in
+ *	 every state, with which the capacity does not count.  And base * 2^36 + word / 2 stays within 128 bits for any two 64-bit
  *	 numbers.  The result may be wrong.
  * - The result is acted upon only if the word can then be locked at the value that
  *	 was read before the rest.  Every change of the rest locks the word and leaves it
@@ -103,6 +104,9 @@ distance_from_full(const Slot *slot, uint64 word, int64 now)
 {
 	double		owed = (double) owed_of(slot, word, now);
 
+	/* a period's bucket will be full when the period ends */
+	if (bucket_in_period(slot->u.bucket.refill) && owed > 0)
+		return Max(-slot->u.bucket.refill - (double) wall_clock_us(), 0) * 1000;
 	if (bucket_timed(slot->u.bucket.capacity, slot->u.bucket.refill) &&
 		!limiter_is_block(slot->u.bucket.name.bytes,
 						  slot->u.bucket.name.limiter_len))

@@ -30,6 +30,7 @@ consume_locked(Slot *slot, uint64 word, const BucketRule *rule,
 	static int	failures = 0;	/* to lock, one after the other */
 	bool		locked = failures > 1;
 	State		state;
+	BucketRule	joined;			/* the rule, in the bucket's period */
 	Owed		owed;
 	int64		now;
 
@@ -48,9 +49,16 @@ consume_locked(Slot *slot, uint64 word, const BucketRule *rule,
 
 	now = monotonic_ns();
 	owed = state_owes_by(&state, now, rule);
-	decision->allowed = bucket_take(rule, &owed);
+	decision->allowed = bucket_take_or_give(rule, &owed);
 	decision->owed = owed;
 	decision->now = now;
+	if (bucket_in_period(rule->refill))
+	{
+		joined = *rule;
+		bucket_join_period(&joined, state.capacity, state.refill);
+		decision->ends = joined.refill != rule->refill ? joined.refill : 0;
+		rule = &joined;
+	}
 
 	if (!locked && !lock_word(slot, word))
 	{
@@ -89,6 +97,14 @@ memory_peek(const BucketId *id, const BucketRule *rule, Decision *decision)
 		owed = state_owes_by(&state, monotonic_ns(), rule);
 		decision->owed = owed;
 		decision->allowed = bucket_take(rule, &owed);
+		decision->ends = 0;
+		if (bucket_in_period(rule->refill) && state.refill < rule->refill)
+		{
+			BucketRule	joined = *rule;
+
+			bucket_join_period(&joined, state.capacity, state.refill);
+			decision->ends = joined.refill != rule->refill ? joined.refill : 0;
+		}
 		return true;
 	}
 	return false;

@@ -113,12 +113,13 @@ place_or_set(const BucketId *id, const BucketRule *rule, Owed owed, bool set,
 			continue;
 		}
 		/* from here on nobody else can make it */
-		if ((mode == PLACE_OR_SPILL || mode == PLACE_OR_EVICT) && spill_is_set(partition))
+		if (((mode == PLACE_OR_SPILL || mode == PLACE_OR_EVICT) && spill_is_set(partition)) ||
+			period_is_stale(rule->refill))
 			result = PLACE_ELSEWHERE;
 		else
 		{
 			decision->owed = owed;
-			decision->allowed = bucket_take(rule, &decision->owed);
+			decision->allowed = bucket_take_or_give(rule, &decision->owed);
 			result = decision->owed > 0 ?
 				place_locked(id, rule, decision->owed, mode) : PLACED;
 		}
@@ -132,7 +133,8 @@ place_or_set(const BucketId *id, const BucketRule *rule, Owed owed, bool set,
  * what the caller says.  Make the bucket if it is not full afterwards.
  *
  * Return false if the bucket is not made here: it belongs in the table (see
- * memory/spill.c), or, if the mode is PLACE_IF_ROOM, it stays there.
+ * memory/spill.c), or, if the mode is PLACE_IF_ROOM, it stays there; or the rule is
+ * stale (core/clock.c).
  */
 bool
 memory_place(const BucketId *id, const BucketRule *rule, Owed owed,
@@ -166,6 +168,9 @@ raise_here(Slot *slot, uint64 word, const BucketRule *rule, Owed owed)
 
 	if (!read_state(slot, word, &state))
 		return false;
+	/* what was used in an earlier period than the bucket's does not count */
+	if (bucket_in_period(rule->refill) && state.refill < rule->refill)
+		return true;
 	most = Max(owed, state_owes_by(&state, now, rule));
 	if (!lock_word(slot, word))
 		return false;

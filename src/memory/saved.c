@@ -135,6 +135,9 @@ copy_bucket(uint32 n, int64 began, int64 *patience, SavedBucket *record)
 				return false;
 			owed -= began;
 		}
+		else if (bucket_in_period(record->refill) &&
+				 period_is_over(record->refill, PERIOD_GRACE))
+			return false;
 		record->owed[0] = (uint64) owed;
 		record->owed[1] = (uint64) (owed >> 64);
 		return owed > 0;
@@ -305,6 +308,7 @@ load_bucket(const char *bytes, Size size, Loading *loading)
 	SavedBucket record;
 	BucketId	id;
 	Owed		owed;
+	bool		in_period;
 	const char *limiter = record.names;
 
 	if (size < offsetof(SavedBucket, names) || size > sizeof(record))
@@ -312,10 +316,14 @@ load_bucket(const char *bytes, Size size, Loading *loading)
 	memcpy(&record, bytes, size);
 	if (size != offsetof(SavedBucket, names) + record.limiter_len + record.key_len ||
 		!OidIsValid(record.database) ||
-		!isfinite(record.capacity) || record.capacity <= 0 ||
-		!isfinite(record.refill) || record.refill < 0 ||
 		!names_valid(limiter, record.limiter_len,
-					 limiter + record.limiter_len, record.key_len))
+					 limiter + record.limiter_len, record.key_len) ||
+		!isfinite(record.refill) || !(record.capacity > 0))
+		return false;
+	in_period = plain_limiter_len(limiter, record.limiter_len) < record.limiter_len;
+	if (in_period != bucket_in_period(record.refill) ||
+		(!in_period && !isfinite(record.capacity)) ||
+		(in_period && record.refill < -PERIOD_END_MAX))
 		return false;
 	owed = (Owed) ((uint128) record.owed[1] << 64 | record.owed[0]);
 	if (owed <= 0 || owed > BUCKET_OWED_MAX)
@@ -327,6 +335,8 @@ load_bucket(const char *bytes, Size size, Loading *loading)
 				   limiter + record.limiter_len, record.key_len);
 	if (bucket_timed(record.capacity, record.refill))
 		owed = Max(owed - loading->elapsed, 0);
+	else if (in_period && period_is_over(record.refill, PERIOD_GRACE))
+		owed = 0;
 	if (!restore(&id, record.capacity, record.refill, owed, loading->now,
 				 loading->same_places ? record.places : NULL))
 		loading->given_way++;

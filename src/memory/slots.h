@@ -27,7 +27,10 @@
  * memory/grow.c explains how growing goes together with searches that hold no lock.
  *
  * A bucket that is full again equals a bucket that is absent, so its slot becomes
- * free without being freed by anybody.
+ * free without being freed by anybody.  A bucket in a period (core/bucket.h) is full
+ * again when the period is over.  The end of the period is in the slot, so a call of
+ * another period finds other parameters, takes the lock, and begins the bucket anew.
+ * From then on calls of that period swap the word as all others do.
  *
  * Identity.  A slot has all of its bucket's limiter and key, so two keys never share
  * a bucket, whatever their hashes are.  The part of the name that does not fit in the
@@ -36,8 +39,8 @@
  * database) and in their tails.
  *
  * The word.  The word says when the bucket will be full, in nanoseconds on the
- * monotonic clock (for a bucket that never refills it says how many units are taken):
- * base * 2^36 + word / 2.  The lowest bit of the word is a lock.
+ * monotonic clock (for a bucket that never refills, or that is in a period, it says how
+ * many units are taken): base * 2^36 + word / 2.  The lowest bit of the word is a lock.
  *
  * A decision on a living bucket reads the word, then identity, parameters and base,
  * and then moves the word by compare-and-swap.  It locks nothing and waits for
@@ -151,7 +154,7 @@
 #define CONTINUATION_BYTES	44	/* in a further slot */
 #define INLINE_BYTES		(HEAD_BYTES + TAIL_BYTES)
 #define FURTHER_BYTES		(CONTINUATION_BYTES + TAIL_BYTES)
-#define MAX_CONTINUATIONS	3
+#define MAX_CONTINUATIONS	4
 #define MAX_NAMES			(INLINE_BYTES + MAX_CONTINUATIONS * FURTHER_BYTES)
 #define NO_SLOT				PG_UINT32_MAX
 
@@ -194,7 +197,7 @@ typedef struct Tail
 StaticAssertDecl(sizeof(Slot) == 64, "a slot is not a cache line");
 StaticAssertDecl(sizeof(Slot) + sizeof(Tail) + sizeof(uint32) <= 128,
 				 "a bucket takes more than 128 bytes");
-StaticAssertDecl(1 + MAX_LIMITER_LEN + MAX_KEY_LEN <= MAX_NAMES,
+StaticAssertDecl(MAX_BUCKET_LIMITER_LEN + MAX_KEY_LEN <= MAX_NAMES,
 				 "the longest names do not fit");
 
 /* The beginning of the shared memory of buckets. */
@@ -396,7 +399,8 @@ static inline Owed
 owed_by(double capacity, double refill, Owed full_at, int64 now)
 {
 	if (!bucket_timed(capacity, refill))
-		return full_at;
+		return bucket_in_period(refill) && period_is_over(refill, PERIOD_GRACE) ? 0 :
+			full_at;
 	return full_at > now ? full_at - now : 0;
 }
 
@@ -439,7 +443,9 @@ state_owes(const State *state, int64 now)
 static inline Owed
 state_owes_by(const State *state, int64 now, const BucketRule *rule)
 {
-	Owed		owed = state_owes(state, now);
+	/* of two periods, their ends say which is the later one, and not the clock */
+	Owed		owed = bucket_in_period(rule->refill) ? state->full_at :
+		state_owes(state, now);
 
 	if (state->capacity != rule->capacity || state->refill != rule->refill)
 		owed = bucket_carry(state->capacity, state->refill, owed, rule);

@@ -90,6 +90,11 @@ claim_absent(BucketCall *calls, int n, PlaceMode mode, Held *held)
 
 		if (held[i].slot)
 			continue;
+		if (period_is_stale(calls[i].rule.refill))
+		{
+			result = ALL_ELSEWHERE;
+			continue;
+		}
 		if ((mode == PLACE_OR_SPILL || mode == PLACE_OR_EVICT) &&
 			spill_is_set(partition))
 		{
@@ -166,7 +171,8 @@ decide_locked(BucketCall *calls, int n, Held *held, bool apply)
 		Owed		owed = calls[i].absent;
 
 		if (slot)
-			owed = owed_of(slot, held[i].word, now);
+			owed = bucket_in_period(rule->refill) ? full_at_of(slot, held[i].word) :
+				owed_of(slot, held[i].word, now);
 		if (slot && (slot->u.bucket.capacity != rule->capacity ||
 					 slot->u.bucket.refill != rule->refill))
 			owed = bucket_carry(slot->u.bucket.capacity, slot->u.bucket.refill,
@@ -182,10 +188,18 @@ decide_locked(BucketCall *calls, int n, Held *held, bool apply)
 		const BucketRule *rule = &calls[i].rule;
 		Decision   *decision = &calls[i].decision;
 		Slot	   *slot = held[i].slot;
+		BucketRule	joined;
 		Owed		full_at;
 
 		if (apply)
 			(void) bucket_take(rule, &decision->owed);
+		if (slot && bucket_in_period(rule->refill))
+		{
+			joined = *rule;
+			bucket_join_period(&joined, slot->u.bucket.capacity, slot->u.bucket.refill);
+			decision->ends = joined.refill != rule->refill ? joined.refill : 0;
+			rule = &joined;
+		}
 		full_at = decision->owed + (rule->timed ? now : 0);
 
 		if (slot && apply)
@@ -270,7 +284,8 @@ lock_partitions(const PartitionSet *set)
  * at first it is empty.
  *
  * ALL_ELSEWHERE means that some buckets are not here, but belong in the table;
- * decision.in_table says which, unless the mode is PLACE_NOTHING.
+ * decision.in_table says which, unless the mode is PLACE_NOTHING.  Or some rules are
+ * stale (core/clock.c).
  *
  * This waits for nothing, so the caller may hold locks on pages of the table.
  */

@@ -11,6 +11,7 @@
 #include "access/htup_details.h"
 #include "access/xlog.h"
 #include "miscadmin.h"
+#include "core/clock.h"
 #include "table/owed.h"
 #include "table/pages.h"
 #include "table/sql.h"
@@ -32,8 +33,9 @@ reset_row(const BucketId *id, const Row *row, bool changing, void *arg)
 	BucketRule	own;
 	Row			copy = *row;
 
-	if (all->limiter ? (id->limiter_len != all->limiter_len ||
-						memcmp(id->limiter, all->limiter, all->limiter_len) != 0) :
+	if (all->limiter ?
+		(plain_limiter_len(id->limiter, id->limiter_len) != all->limiter_len ||
+		 memcmp(id->limiter, all->limiter, all->limiter_len) != 0) :
 		*id->limiter == BLOCK_PREFIX)
 		return ROW_KEEP;
 	if (!changing && row_owed_by_itself(&copy, 0, &own) > 0)
@@ -80,7 +82,8 @@ view_row(const BucketId *id, const Row *row, bool changing, void *arg)
 	Row			copy = *row;
 
 	view->owed = row_owed_by_itself(&copy, 0, &own);
-	if (view->owed <= 0)
+	if (view->owed <= 0 ||
+		(bucket_in_period(copy.refill) && period_is_over(copy.refill, 0)))
 		return ROW_KEEP;
 	view->limiter_len = id->limiter_len;
 	memcpy(view->limiter, id->limiter, id->limiter_len);

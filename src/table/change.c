@@ -25,12 +25,21 @@ row_change(Rows *rows, RowRef *ref, TimestampTz now, const BucketRule *rule,
 		   const Owed *set, bool apply, Decision *decision)
 {
 	Row			row;
+	BucketRule	joined;			/* the rule, in the bucket's period */
 	bool		sane;
 
 	rows_read(ref, &row);
 	sane = row_make_sense(&row, now, rule);
 	decision->in_table = true;
 	decision->owed = set ? *set : row_owed(&row, now, rule);
+	decision->ends = 0;
+	if (bucket_in_period(rule->refill))
+	{
+		joined = *rule;
+		bucket_join_period(&joined, row.capacity, row.refill);
+		decision->ends = joined.refill != rule->refill ? joined.refill : 0;
+		rule = &joined;
+	}
 	if (!apply)
 	{
 		Owed		owed = decision->owed;
@@ -38,7 +47,7 @@ row_change(Rows *rows, RowRef *ref, TimestampTz now, const BucketRule *rule,
 		decision->allowed = bucket_take(rule, &owed);
 		return sane;
 	}
-	decision->allowed = bucket_take(rule, &decision->owed);
+	decision->allowed = bucket_take_or_give(rule, &decision->owed);
 	/* a denied call leaves the row as it is, unless its parameters are new */
 	if (sane && !set && row.capacity == rule->capacity && row.refill == rule->refill &&
 		(!decision->allowed || rule->take == 0))

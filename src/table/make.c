@@ -14,6 +14,7 @@
 
 #include "access/xact.h"
 #include "common/hashfn.h"
+#include "core/clock.h"
 #include "memory/consume.h"
 #include "memory/partitions.h"
 #include "memory/spill.h"
@@ -67,6 +68,8 @@ make_row(Rows *rows, const BucketId *id, const BucketRule *rule, Owed owed, RowR
 
 	if (rows_get(rows, id, true, ref))
 		return FOUND;
+	if (period_is_stale(rule->refill))
+		return ELSEWHERE;
 	row.capacity = rule->capacity;
 	row.refill = rule->refill;
 	row.owed = owed;

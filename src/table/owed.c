@@ -14,11 +14,27 @@
 
 #include <math.h>
 
+#include "core/clock.h"
 #include "table/owed.h"
 #include "utils/timestamp.h"
 
 /* A row that claims to be later than now by more than this must be wrong. */
 #define MAX_AHEAD			(10 * USECS_PER_SEC)
+
+/*
+ * Can the row have these parameters, if the calls on its bucket have such a rule?  The
+ * rule may be NULL.
+ */
+static bool
+row_parameters_valid(const Row *row, const BucketRule *rule)
+{
+	if (!isfinite(row->refill) || !(row->capacity > 0))
+		return false;
+	if (rule && bucket_in_period(rule->refill) != bucket_in_period(row->refill))
+		return false;
+	return bucket_in_period(row->refill) ? row->refill >= -PERIOD_END_MAX :
+		isfinite(row->capacity);
+}
 
 /*
  * Make sense of a row.  Parameters that make no sense are replaced by the rule's; if
@@ -30,10 +46,11 @@ row_make_sense(Row *row, TimestampTz now, const BucketRule *rule)
 {
 	bool		sane = true;
 
-	if (!isfinite(row->capacity) || row->capacity <= 0 ||
-		!isfinite(row->refill) || row->refill < 0)
+	if (!row_parameters_valid(row, rule))
 	{
 		row->capacity = rule ? rule->capacity : 1;
+		if (isnan(row->capacity))
+			row->capacity = INFINITY;	/* the rule counts down */
 		row->refill = rule ? rule->refill : 0;
 		row->owed = 0;
 		sane = false;
@@ -88,5 +105,7 @@ row_owed_by_itself(Row *row, double tokens, BucketRule *own)
 
 	(void) row_make_sense(row, now, NULL);
 	bucket_rule(own, row->capacity, row->refill, tokens);
+	if (bucket_in_period(row->refill) && period_is_over(row->refill, PERIOD_GRACE))
+		return 0;
 	return row_owed(row, now, own);
 }

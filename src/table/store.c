@@ -41,7 +41,7 @@ consume_without_row(Rows *rows, const BucketId *id, const BucketRule *rule,
 
 	decision->in_table = true;
 	decision->owed = set ? *set : 0;
-	decision->allowed = bucket_take(rule, &decision->owed);
+	decision->allowed = bucket_take_or_give(rule, &decision->owed);
 	/* if it stays full and has not moved meanwhile, there is nothing to write */
 	if (decision->owed == 0)
 		return memory_attached() && memory_peek(id, rule, &unused) ? ELSEWHERE : FOUND;
@@ -58,8 +58,8 @@ consume_without_row(Rows *rows, const BucketId *id, const BucketRule *rule,
 		decision->in_table = false;
 		if (set)
 			(void) memory_set(id, rule, *set, PLACE_HERE);
-		else
-			(void) memory_place(id, rule, 0, PLACE_HERE, decision);
+		else if (!memory_place(id, rule, 0, PLACE_HERE, decision))
+			result = ELSEWHERE;
 	}
 	make_unlock_key(&tag);
 	return result;
@@ -98,7 +98,8 @@ consume_or_set(const BucketId *id, const BucketRule *rule, const Owed *set,
 
 /*
  * Decide a call.  Returns false if the bucket does not belong in the table any more;
- * the caller must then look for it in shared memory again.  If there is no shared
+ * the caller must then look for it in shared memory again.  The same if the rule is
+ * stale (core/clock.c).  If there is no shared
  * memory, this must not be called in a parallel query, which cannot make rows.
  */
 bool
@@ -169,6 +170,14 @@ table_give(const BucketId *id, double tokens, double *given, bool wait)
 
 		rows_read(&ref, &row);
 		owed = row_owed_by_itself(&row, tokens, &own);
+		/* what was taken in another period is not given back to this one */
+		if (bucket_in_period(row.refill) && row.refill != id->ends)
+		{
+			rows_release(&ref);
+			rows_close(&rows);
+			*given = 0;
+			return true;
+		}
 		row.owed = bucket_give(&own, owed);
 		row.updated_at = Max(GetCurrentTimestamp(), row.updated_at);
 		rows_write(&rows, &ref, &row);

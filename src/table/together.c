@@ -14,6 +14,7 @@
  */
 #include "postgres.h"
 
+#include "memory/partitions.h"
 #include "memory/place.h"
 #include "memory/together.h"
 #include "miscadmin.h"
@@ -80,7 +81,8 @@ make_rows(Rows *rows, BucketCall *calls, int n, Split *split)
 			split->n_made++;
 		if (result == ELSEWHERE)
 		{
-			call->decision.in_table = false;
+			/* or its rule is stale */
+			call->decision.in_table = !memory_attached();
 			all_here = false;
 		}
 	}

@@ -471,6 +471,12 @@ declare -A condition=(
 	[reserve]="length(many) > 0 AND rl_settle(rl_reserve(one, 1e9, 1, 2), 1) > 0"
 	[reserve_policy]="length(many) > 0 AND rl_settle(rl_reserve_policy('plan', one, 2), 1) > 0"
 	[throttle]="length(many) > 0 AND (rl_throttle(one, 1e9, 1)).allowed"
+	[period]="length(many) > 0 AND rl_consume_period(one, 1e9, 'day')"
+	[period_many]="length(many) > 0 AND rl_consume_period(many, 1e9, 'day')"
+	[period_zone]="length(many) > 0 AND rl_consume_period(one, 1e9, 'month Europe/Berlin')"
+	[period_throttle]="length(many) > 0 AND (rl_throttle_period(one, 1e9, 'day')).allowed"
+	[period_peek]="length(many) > 0 AND (rl_peek_period(one, 1e9, 'day')).allowed"
+	[count]="length(many) > 0 AND (rl_count(one, 'day', 1, 'count')).hits > 0"
 )
 
 # make_calls N [KEYS]: the table calls, of so many rows, in a schema of the server

@@ -94,8 +94,8 @@ sub state_buckets
 	foreach my $record (grep { $KINDS[ $_->[0] ] eq 'bucket' } state_records($bytes))
 	{
 		my ($capacity, $refill, $low, $high, $database, $limiter_len, $key_len) =
-		  unpack('ddQqLx16CC', $record->[1]);
-		my $names = substr($record->[1], 54);
+		  unpack('ddQqLx20CC', $record->[1]);
+		my $names = substr($record->[1], 58);
 		my $name = $database . '/' . substr($names, 0, $limiter_len) . '/' . substr($names, $limiter_len);
 
 		die "twice: $name" if $buckets{$name};

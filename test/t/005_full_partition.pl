@@ -50,7 +50,7 @@ is($node->safe_psql('postgres', "SELECT count(*), min(store), max(store) FROM ra
 is(spilled($node), 0, 'nothing has spilled');
 
 is($node->safe_psql('postgres', "SELECT rl_peek('last', 2, 0)"),
-	'(t,2,1,00:00:00,,default,f)', 'a key that is only looked at ...');
+	'(t,2,1,00:00:00,,default,f,)', 'a key that is only looked at ...');
 is(spilled($node), 0, '... makes nothing spill');
 is($node->safe_psql('postgres', "SELECT rl_consume('last', 2, 0, 3), rl_consume('last', 2, 0, 0)"),
 	'f|t', 'nor does one that leaves its bucket full');

@@ -128,7 +128,7 @@ $node->stop;
 #
 $node = start_server('read_only_table', preload => 0);
 is($node->safe_psql('postgres', "SELECT rl_consume('row', 5, 0, 2)"), 't', 'a bucket of 5, 2 taken');
-is($node->safe_psql('postgres', <<'SQL'), "(t,5,2,00:00:00,,default,f)\nt\nt\nt\nf\nt\nt\nf", 'without shared memory: read-only calls take from rows, and make them');
+is($node->safe_psql('postgres', <<'SQL'), "(t,5,2,00:00:00,,default,f,)\nt\nt\nt\nf\nt\nt\nf", 'without shared memory: read-only calls take from rows, and make them');
 BEGIN READ ONLY;
 SELECT rl_peek('row', 5, 0);
 SELECT rl_consume('row', 5, 0);

@@ -48,17 +48,18 @@ SQL
 
 #
 # Each client writes down what it was told: key, answer, and the server's clock.
-# Keys quota1-20 have 2,000 tokens and no refill, rate1-20 have 100 and 20 a second.
+# Keys quota1-20 have 2,000 tokens and no refill, those from 11 on in a period that does
+# not end; rate1-20 have 100 and 20 a second.
 #
 my $folder = $node->basedir;
 my $over = "$folder/over";
 my $script = "$folder/calls.sql";
 PostgreSQL::Test::Utils::append_to_file($script, <<'SQL' x 100);
-SELECT key, CASE WHEN key ~ 'quota' THEN rl_consume(key, 2000, 0) ELSE rl_consume(key, 100, 20) END,
+SELECT key, CASE WHEN key ~ 'quota(1[1-9]|20)' THEN rl_consume_period(key, 2000, '100 years') WHEN key ~ 'quota' THEN rl_consume(key, 2000, 0) ELSE rl_consume(key, 100, 20) END,
 	extract(epoch FROM clock_timestamp())
 FROM (SELECT CASE WHEN random() < 0.5 THEN 'quota' ELSE 'rate' END || 1 + (random() * 20)::int % 20 AS key OFFSET 0) k;
-SELECT key, rl_consume(key, 2000, 0), extract(epoch FROM clock_timestamp())
-FROM (SELECT 'quota' || 1 + i % 20 AS key FROM generate_series(1, 5) i OFFSET 0) k;
+SELECT key, rl_consume_period(key, 2000, '100 years'), extract(epoch FROM clock_timestamp())
+FROM (SELECT 'quota' || 11 + i AS key FROM generate_series(1, 5) i OFFSET 0) k;
 SQL
 my $connection = $node->connstr('postgres');
 my @children;

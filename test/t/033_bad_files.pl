@@ -178,7 +178,7 @@ sub is_plain
 {
 	my ($record) = @_;
 
-	return $SavedState::KINDS[ $record->[0] ] eq 'bucket' && substr($record->[1], 54) eq 'defaultkey 7';
+	return $SavedState::KINDS[ $record->[0] ] eq 'bucket' && substr($record->[1], 58) eq 'defaultkey 7';
 }
 
 sub with_record
@@ -198,16 +198,16 @@ sub with_record
 
 is(state_from_records($good, @records), $good, 'put together again it is the same file');
 my ($bucket) = grep { is_plain($_) } @records;
-my ($limiter_len, $key_len) = unpack('x52 CC', $bucket->[1]);
+my ($limiter_len, $key_len) = unpack('x56 CC', $bucket->[1]);
 all_ignored('nonsense',
 	with_record('bucket', 0, pack('d', 'NaN')), with_record('bucket', 0, pack('d', 'Inf')),
 	with_record('bucket', 0, pack('d', 0)), with_record('bucket', 8, pack('d', -1)),
 	with_record('bucket', 16, pack('QQ', 0, 0)), with_record('bucket', 16, pack('qq', -1, -1)),
 	with_record('bucket', 16, pack('QQ', 0, 1 << 62)),
-	with_record('bucket', 32, pack('L', 0)), with_record('bucket', 52, pack('C', 0)),
-	with_record('bucket', 52, pack('C', 255)), with_record('bucket', 52, pack('CC', $limiter_len + $key_len, 0)),
-	with_record('bucket', 54, "\0"), with_record('bucket', 55, ':'),
-	with_record('bucket', 54 + $limiter_len, "\0"),
+	with_record('bucket', 32, pack('L', 0)), with_record('bucket', 56, pack('C', 0)),
+	with_record('bucket', 56, pack('C', 255)), with_record('bucket', 56, pack('CC', $limiter_len + $key_len, 0)),
+	with_record('bucket', 58, "\0"), with_record('bucket', 59, ':'),
+	with_record('bucket', 58 + $limiter_len, "\0"),
 	with_record('violation', 0, pack('q', -1)), with_record('violation', 0, pack('q', ~0 >> 1)),
 	with_record('violation', 20, "\xff\xff\xff"),
 	with_record('episode', 0, pack('q', -(~0 >> 1) - 1)), with_record('episode', 16, pack('q', -1)),

@@ -89,7 +89,7 @@ foreach (
 	[ 'on', "BEGIN; SELECT rl_consume_all('{k,x,k}', '{100,100,100}', '{0,0,0}', '{10,20,30}'), rl_consume_all('{k,x,k}', '{100,100,100}', '{0,0,0}', '{10,90,30}'); ROLLBACK; SELECT (rl_peek('x', 100, 0)).remaining;", '100: t|f 99', 'rl_consume_all()' ],
 	[ 'on', "BEGIN; SELECT rl_wait('k', 100, 0, 3), rl_wait('k', 100, 0, 98); ROLLBACK;", '100: t|f', 'rl_wait()' ],
 	[ 'on', "BEGIN; SELECT rl_enforce('k', 100, 0, 60); SELECT rl_enforce('k', 100, 0, 60); ROLLBACK;", '100: ', 'rl_enforce(), by its own error' ],
-	[ 'on', "BEGIN; SELECT rl_peek('k', 100, 0, 60); ROLLBACK;", '100: (t,100,40,00:00:00,,default,f)', 'rl_peek() takes nothing' ],
+	[ 'on', "BEGIN; SELECT rl_peek('k', 100, 0, 60); ROLLBACK;", '100: (t,100,40,00:00:00,,default,f,)', 'rl_peek() takes nothing' ],
 	[ 'on', "BEGIN READ ONLY; $t1 ROLLBACK;", '100: t', 'a read-only transaction' ],
 	[ 'on', "BEGIN ISOLATION LEVEL SERIALIZABLE; $t1 SAVEPOINT a; $t2 ROLLBACK TO a; COMMIT;", '99: t t', 'a serializable one' ])
 {

@@ -227,9 +227,9 @@ my $buckets = q{SELECT string_agg(limiter || ' ' || tokens, ', ' ORDER BY limite
 my $pending = q{SELECT string_agg(limiter || '/' || key || '=' || count, ' ' ORDER BY limiter) FROM rate_limit_pending};
 my $counts = q{SELECT string_agg(limiter || ' ' || allowed || '/' || denied || '/' || shadowed, ', ' ORDER BY limiter) FROM rate_limit_stats WHERE limiter ~ '^t'};
 $sql->("SELECT rl_flush(), rl_reset_all(NULL), rl_stats_reset(); INSERT INTO rate_limit_policies (policy, tier, capacity, refill, quota) VALUES ('tiers', 'default', 10, 0, true), ('tiers', 'small', 4, 0, true), ('tiers', 'large', 100, 0, true)");
-is($sql->("SELECT * FROM rl_throttle_policy('tiers', 'u', 3)"), 't|4|1|00:00:00||tiers/small|f', 'allowed: the tier with the least left tells');
+is($sql->("SELECT * FROM rl_throttle_policy('tiers', 'u', 3)"), 't|4|1|00:00:00||tiers/small|f|', 'allowed: the tier with the least left tells');
 is($sql->($buckets), 'tiers 7, tiers/large 97, tiers/small 1', '... all tiers pay');
-is($sql->("SELECT * FROM rl_throttle_policy('tiers', 'u', 2)"), 'f|4|1|||tiers/small|f', 'denied by one');
+is($sql->("SELECT * FROM rl_throttle_policy('tiers', 'u', 2)"), 'f|4|1|||tiers/small|f|', 'denied by one');
 is($sql->($buckets), 'tiers 7, tiers/large 97, tiers/small 1', '... none pays');
 is($sql->($pending), 'tiers/small/u=1', '... the violation is of the tier that refused');
 is($sql->("SELECT rl_consume_policy('tiers', 'u', 9)"), 'f', 'denied by two');
@@ -238,10 +238,10 @@ is($sql->("SELECT rl_consume_policy('tiers', 'u'), rl_consume_policy('tiers', 'u
 is($sql->($counts), 'tiers 3/1/0, tiers/large 3/0/0, tiers/small 3/2/0', 'decisions are counted per tier');
 
 $sql->("UPDATE rate_limit_policies SET enabled = false WHERE tier = 'small'; SELECT rl_stats_reset()");
-is($sql->("SELECT * FROM rl_throttle_policy('tiers', 'u', 2)"), 't|10|4|00:00:00||tiers|f', 'a tier that is disabled has no say');
+is($sql->("SELECT * FROM rl_throttle_policy('tiers', 'u', 2)"), 't|10|4|00:00:00||tiers|f|', 'a tier that is disabled has no say');
 is($sql->($buckets), 'tiers 4, tiers/large 94, tiers/small 0', '... and does not pay');
 $sql->("UPDATE rate_limit_policies SET enabled = true, shadow = true WHERE tier = 'small'; SELECT rl_flush()");
-is($sql->("SELECT * FROM rl_throttle_policy('tiers', 'u', 2)"), 't|10|2|00:00:00||tiers|t', 'a tier in shadow does not deny');
+is($sql->("SELECT * FROM rl_throttle_policy('tiers', 'u', 2)"), 't|10|2|00:00:00||tiers|t|', 'a tier in shadow does not deny');
 is($sql->($buckets), 'tiers 2, tiers/large 92, tiers/small 0', '... and what it does not have is not paid');
 is($sql->($pending), 'tiers/small/u=1', '... but it is recorded');
 is($sql->($counts), 'tiers 2/0/0, tiers/large 2/0/0, tiers/small 0/0/1', '... as shadowed');
@@ -260,7 +260,7 @@ is($sql->("SELECT rl_consume_policy('tiers', 'u', 0), allowed, retry_after > '59
 is($sql->($pending), 'tiers/large/u=2', '... and is its violation');
 $sql->("SELECT rl_unblock('u', 'tiers/large'), rl_flush()");
 is($sql->("SELECT rl_throttle_policy('tiers', 'u', 3); UPDATE rate_limit_policies SET capacity = 20 WHERE tier = 'small'; SELECT * FROM rl_throttle_policy('tiers', 'u', 1)"),
-	"(t,4,1,00:00:00,,tiers/small,f)\nt|20|0|00:00:00||tiers/small|f", 'a tier that grows grants nothing by itself');
+	"(t,4,1,00:00:00,,tiers/small,f,)\nt|20|0|00:00:00||tiers/small|f|", 'a tier that grows grants nothing by itself');
 is($sql->("SET ROLE app; SELECT rl_consume_policy('tiers', 'a'), (rl_throttle_policy('tiers', 'a')).allowed"), 't|t', 'who may not read policies may call them');
 is((result_of("SET ROLE app; SELECT * FROM rate_limit_policies"))[1], "ERROR:  permission denied for table rate_limit_policies", '... as all are');
 $sql->("INSERT INTO rate_limit_policies (policy, tier, capacity, refill, quota) SELECT 'many', i, 10, 0, true FROM generate_series(1, 64) i");
@@ -277,8 +277,8 @@ like((result_of("SELECT rl_consume_policy('many', 'm')"))[1], qr/policy "many" m
 foreach (
 	[ "SELECT rl_consume_policy('nope', 'k')", '', qr/^ERROR:  policy "nope" does not exist\nHINT:  Policies are the rows of the table rate_limit_policies\.\n?$/ ],
 	[ "SELECT rl_throttle_policy('nope', 'k')", '', qr/^ERROR:  policy "nope" does not exist\nHINT:  Policies are the rows of the table rate_limit_policies\.\n?$/ ],
-	[ "SET ratelimit.on_error = allow; SELECT rl_consume_policy('nope', 'k'), rl_throttle_policy('nope', 'k')", 't|(t,,,,,,f)', qr/^WARNING:  policy "nope" does not exist/ ],
-	[ "SET ratelimit.on_error = deny; SELECT rl_consume_policy('nope', 'k'), rl_throttle_policy('nope', 'k')", 'f|(f,,,,,,f)', qr/^WARNING:  policy "nope" does not exist/ ],
+	[ "SET ratelimit.on_error = allow; SELECT rl_consume_policy('nope', 'k'), rl_throttle_policy('nope', 'k')", 't|(t,,,,,,f,)', qr/^WARNING:  policy "nope" does not exist/ ],
+	[ "SET ratelimit.on_error = deny; SELECT rl_consume_policy('nope', 'k'), rl_throttle_policy('nope', 'k')", 'f|(f,,,,,,f,)', qr/^WARNING:  policy "nope" does not exist/ ],
 	[ "SELECT rl_consume_policy('', 'k')", '', qr/policy must not be empty/ ],
 	[ "SELECT rl_consume_policy(repeat('p', 64), 'k')", '', qr/policy must not be longer than 63 bytes/ ],
 	[ "SELECT rl_consume_policy(NULL, 'k')", '', qr/policy must not be null/ ],
@@ -382,7 +382,7 @@ $node->stop;
 $node = start_server('table', preload => 0);
 $sql = sub { return $node->safe_psql('postgres', $_[0]); };
 $sql->("INSERT INTO rate_limit_policies (policy, tier, capacity, refill, quota) VALUES ('tiers', 'default', 10, 0, true), ('tiers', 'small', 4, 0, true)");
-is($sql->("SELECT rl_throttle_policy('tiers', 'u', 3), rl_consume_policy('tiers', 'u', 2)"), '(t,4,1,00:00:00,,tiers/small,f)|f', 'table: all tiers or none');
+is($sql->("SELECT rl_throttle_policy('tiers', 'u', 3), rl_consume_policy('tiers', 'u', 2)"), '(t,4,1,00:00:00,,tiers/small,f,)|f', 'table: all tiers or none');
 is($sql->($buckets), 'tiers 7, tiers/small 1', '... as can be seen');
 $session = in_session($node);
 $session->query_safe("BEGIN; SELECT rl_consume_policy('tiers', 'u')");

@@ -26,7 +26,7 @@ sub result
 {
 	my ($limiter) = @_;
 
-	return "(t,10,9,00:00:00,,$limiter,f)";
+	return "(t,10,9,00:00:00,,$limiter,f,)";
 }
 
 my @calls = (
@@ -44,6 +44,18 @@ my @calls = (
 	[ 'SELECT rl_peek($1, $2, $3, $4, $5)', [ 'KEY', 10, 0, 1, 'login' ], 'text float8 float8 float8 text', 'rl_result', result('login') ],
 	[ 'SELECT rl_consume_upto($1, $2, $3, $4)', [ 'KEY', 10, 0, 12 ], 'text float8 float8 float8', 'float8', '10' ],
 	[ 'SELECT rl_consume_upto($1, $2, $3, $4, $5)', [ 'KEY', 10, 0, 4, 'login' ], 'text float8 float8 float8 text', 'float8', '4' ],
+	[ 'SELECT rl_consume_period($1, $2, $3)', [ 'KEY', 10, '100 years' ], 'text float8 text', 'bool', 't' ],
+	[ 'SELECT rl_consume_period($1, $2, $3, $4)', [ 'KEY', 10, '100 years', 11 ], 'text float8 text float8', 'bool', 'f' ],
+	[ 'SELECT rl_consume_period($1, $2, $3, $4, $5)', [ 'KEY', 10, '100 years', 0.5, 'login' ], 'text float8 text float8 text', 'bool', 't' ],
+	[ 'SELECT remaining FROM rl_throttle_period($1, $2, $3)', [ 'KEY', 10, '100 years' ], 'text float8 text', 'float8', '9' ],
+	[ 'SELECT remaining FROM rl_throttle_period($1, $2, $3, $4)', [ 'KEY', 10, '100 years', 2 ], 'text float8 text float8', 'float8', '8' ],
+	[ 'SELECT limiter FROM rl_throttle_period($1, $2, $3, $4, $5)', [ 'KEY', 10, '100 years', 2, 'login' ], 'text float8 text float8 text', 'text', 'login' ],
+	[ 'SELECT remaining FROM rl_peek_period($1, $2, $3)', [ 'KEY', 10, '100 years' ], 'text float8 text', 'float8', '9' ],
+	[ 'SELECT remaining FROM rl_peek_period($1, $2, $3, $4)', [ 'KEY', 10, '100 years', 2 ], 'text float8 text float8', 'float8', '8' ],
+	[ 'SELECT period FROM rl_peek_period($1, $2, $3, $4, $5)', [ 'KEY', 10, '24 hours', 2, 'login' ], 'text float8 text float8 text', 'interval', '1 day' ],
+	[ 'SELECT hits FROM rl_count($1, $2)', [ 'KEY', '100 years' ], 'text text', 'float8', '1' ],
+	[ 'SELECT hits FROM rl_count($1, $2, $3)', [ 'KEY', '100 years', 2.5 ], 'text text float8', 'float8', '2.5' ],
+	[ 'SELECT hits FROM rl_count($1, $2, $3, $4)', [ 'KEY', '100 years', -1, 'login' ], 'text text float8 text', 'float8', '0' ],
 	[ 'SELECT rl_consume_each($1, $2, $3)', [ [ 'KEY', 'KEY', 'KEY' ], 2, 0 ], '_text float8 float8', '_bool', '{t,t,f}' ],
 	[ 'SELECT rl_consume_each($1, $2, $3, $4)', [ [ 'KEY', 'KEY' ], 2, 0, 2 ], '_text float8 float8 float8', '_bool', '{t,f}' ],
 	[ 'SELECT rl_consume_each($1, $2, $3, $4, $5)', [ ['KEY'], 2, 0, 2, 'login' ], '_text float8 float8 float8 text', '_bool', '{t}' ],
@@ -61,6 +73,7 @@ my @calls = (
 	[ 'SELECT rl_throttle_policy($1, $2, $3)', [ 'api', 'KEY', 1 ], 'text text float8', 'rl_result', result('api') ],
 	[ 'SELECT tokens FROM rl_status_policy($1, $2)', [ 'api', 'KEY' ], 'text text', 'float8', '10' ],
 	[ 'SELECT rl_per($1, $2)', [ 6, '1 minute' ], 'float8 interval', 'float8', '0.1' ],
+	[ 'SELECT (rl_period($1, $2)).name', [ '1 month', '2026-11-27 12:00' ], 'text timestamptz', 'text', 'month' ],
 	[ 'SELECT rl_enforce($1, $2, $3)', [ 'KEY', 10, 0 ], 'text float8 float8', 'void', '' ],
 	[ 'SELECT rl_enforce($1, $2, $3, $4)', [ 'KEY', 10, 0, 2 ], 'text float8 float8 float8', 'void', '' ],
 	[ 'SELECT rl_enforce($1, $2, $3, $4, $5)', [ 'KEY', 10, 0, 11, 'login' ], 'text float8 float8 float8 text', 'error', 'PT429' ],
@@ -83,6 +96,8 @@ my @calls = (
 	[ "SELECT rl_headers(rl_throttle(\$1, \$2, \$3), \$4) ->> 'RateLimit'", [ 'KEY', 10, 0, 'api' ], 'text float8 float8 text', 'text', '"api";r=9' ],
 	[ "SELECT rl_headers(rl_throttle(\$1, \$2, \$3)) ->> 'RateLimit'", [ 'KEY', 10, 0 ], 'text float8 float8', 'text', '"default";r=9' ],
 	[ 'SELECT rl_simulate($1, $2, $3, $4) OVER ()', [ '2026-01-01', 10, 0, 11 ], 'timestamptz float8 float8 float8', 'bool', 'f' ],
+	[ 'SELECT rl_simulate_period($1, $2, $3) OVER ()', [ '2026-01-01', 10, 'day' ], 'timestamptz float8 text', 'bool', 't' ],
+	[ 'SELECT rl_simulate_period($1, $2, $3, $4) OVER ()', [ '2026-01-01', 10, 'day', 11 ], 'timestamptz float8 text float8', 'bool', 'f' ],
 	[ 'SELECT rl_reward($1, $2)', [ 'KEY', 1 ], 'text float8', 'float8', '0' ],
 	[ 'SELECT rl_reward($1, $2, $3)', [ 'KEY', 1, 'login' ], 'text float8 text', 'float8', '0' ],
 	[ 'SELECT rl_penalize($1, $2, $3, $4)', [ 'KEY', 10, 0, 12 ], 'text float8 float8 float8', 'float8', '-2' ],
@@ -100,6 +115,7 @@ my @calls = (
 	[ 'SELECT rl_unblock($1, $2)', [ 'KEY', 'login' ], 'text text', 'bool', 'f' ],
 	[ 'SELECT rl_reset($1)', ['KEY'], 'text', 'bool', 'f' ],
 	[ 'SELECT rl_reset($1, $2)', [ 'KEY', 'login' ], 'text text', 'bool', 'f' ],
+	[ 'SELECT rl_reset($1, $2, $3)', [ 'KEY', 'login', 'day' ], 'text text text', 'bool', 'f' ],
 	[ 'SELECT rl_reset_all($1)', ['unused'], 'text', 'int8', '0' ],
 	[ 'SELECT rl_report($1)', ['KEY'], 'text', 'bool', 't' ],
 	[ 'SELECT rl_report($1, $2)', [ 'KEY', 'api' ], 'text text', 'bool', 't' ],

@@ -88,7 +88,7 @@ sub check
 
 	# answers with figures
 	is($sql->("SET ratelimit.enabled = off; SELECT rl_throttle('key 1', 10, 1, 3), rl_peek('key 1', 10, 1, 3), rl_throttle('key 1', 10, 1, 11)"),
-		join('|', ('(t,10,10,00:00:00,00:00:00,default,f)') x 3), "$name: disabled, every bucket is full");
+		join('|', ('(t,10,10,00:00:00,00:00:00,default,f,)') x 3), "$name: disabled, every bucket is full");
 	is($sql->("SELECT rl_consume('figures', 10, 0, 8); SET ratelimit.shadow = on; SELECT allowed, remaining, retry_after, shadowed FROM rl_throttle('figures', 10, 0, 3); SELECT allowed, remaining, shadowed FROM rl_peek('figures', 10, 0, 3); SELECT shadowed FROM rl_throttle('figures', 10, 0, 0)"),
 		"t\nt|2|00:00:00|t\nt|2|t\nf", "$name: in shadow mode, figures are those of the bucket");
 
