@@ -622,6 +622,13 @@ reserve_by_policy(const text *policy_name, const text *key, double tokens, int m
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 				 errmsg("policy \"%s\" must not have more than %d enabled tiers for a reservation, not %d",
 						policy->name, max, made.n + made.n_shadows)));
+	for (int i = 0; i < policy->n_tiers; i++)
+		if (policy->tiers[i].enabled && policy->tiers[i].period)
+			ereport(ERROR,
+					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+					 errmsg("policy \"%s\" must not have a tier with a period for a reservation",
+							policy->name),
+					 errdetail("An allowance that is given back after its period is lost.")));
 	*allowed = decide_tiers(&made, false);
 	if (!*allowed)
 		return 0;
