@@ -29,6 +29,20 @@ export interface Rule {
 	limiter?: string;
 }
 
+export interface PeriodRule {
+	/** Tokens in each period. */
+	allowance: number;
+	/** As PostgreSQL's rl_consume_period() reads it: 'month', 'day Europe/Berlin', '15 minutes'. */
+	period: string;
+	limiter?: string;
+}
+
+export interface SlotsRule {
+	/** How many there are at a time, of each key. */
+	slots: number;
+	limiter?: string;
+}
+
 export interface PolicyRule {
 	/** The name of a policy in rate_limit_policies. */
 	policy: string;
@@ -110,15 +124,38 @@ export interface Stats {
 }
 
 export class RateLimiter {
-	constructor(db: PgPool | PgClient | PostgresJs, options: (Rule | PolicyRule) & Options);
-	readonly rule: Readonly<{ capacity?: number; refill?: number; policy?: string; limiter: string }>;
+	constructor(db: PgPool | PgClient | PostgresJs, options: (Rule | PeriodRule | SlotsRule | PolicyRule) & Options);
+	readonly rule: Readonly<{ capacity?: number; refill?: number; allowance?: number; period?: string; slots?: number; policy?: string; limiter: string }>;
 	readonly stats: Stats;
 	/** Take tokens. Resolves to true: go on, or false: too many. The second argument may be the cost. */
 	consume(key: string, options?: number | CallOptions): Promise<boolean>;
 	/** The same decision, with what an HTTP answer needs. */
 	throttle(key: string, options?: number | CallOptions): Promise<Result>;
+	/**
+	 * Take tokens before it is known how many will be used: of a rule with capacity and refill, or of a policy.
+	 * Resolves to null if they are not there.
+	 */
+	reserve(key: string, tokens: number, options?: { /** Seconds after which all are used; default 60. */ expires?: number; signal?: AbortSignal }): Promise<Reservation | null>;
+	/** Hold slots, of a rule with slots. Resolves to null if there are not so many. */
+	acquire(key: string, options?: { /** Slots; default 1. */ weight?: number; /** Seconds after which they are free; default 30. */ hold?: number; signal?: AbortSignal }): Promise<Slots | null>;
 	/** Wait for what is under way, and give back the rest of portions. The pool stays open. */
 	close(): Promise<void>;
+}
+
+export interface Reservation {
+	/** 0n: nothing is reserved, and the call is allowed all the same. */
+	readonly id: bigint;
+	/** Say how many tokens were used. Resolves to those left in the bucket, or null if the reservation is not outstanding. */
+	settle(used: number): Promise<number | null>;
+}
+
+export interface Slots {
+	/** 0n: nothing is held, and the call is allowed all the same. */
+	readonly id: bigint;
+	/** Free the slots. Resolves to false if they were not held any more. */
+	release(): Promise<boolean>;
+	/** Hold the slots for so many seconds from now; default 30. */
+	renew(hold?: number): Promise<boolean>;
 }
 
 /** What consume() and throttle() reject with while the database is away, if "away" is 'throw'. */

@@ -34,31 +34,42 @@ function checkName(name, value, most) {
 /* What is a bad argument of one call must not fail the others of its query. */
 const checkKey = (key) => checkName('key', key, 255);
 
-function ruleOf({ capacity, refill, limiter, policy }) {
-	if (policy !== undefined) {
-		for (const [name, value] of Object.entries({ capacity, refill, limiter })) {
-			if (value !== undefined) throw new TypeError(`${name} is of the policy, and must not be given with policy`);
-		}
-		return { policy: checkName('policy', policy, 63), limiter: policy };
+/* Which options make a rule of each kind: the first one says that it is of that kind. */
+const KINDS = [['policy'], ['slots', 'limiter'], ['period', 'allowance', 'limiter'], ['capacity', 'refill', 'limiter']];
+
+function ruleOf(options) {
+	const kind = KINDS.find(([first]) => options[first] !== undefined) ?? KINDS.at(-1);
+
+	for (const name of new Set(KINDS.flat())) {
+		if (options[name] !== undefined && !kind.includes(name)) throw new TypeError(`${name} must not be given with ${kind[0]}`);
 	}
 
-	const rule = {
-		capacity: checkNumber('capacity', capacity),
-		refill: checkNumber('refill', refill),
-		limiter: checkName('limiter', limiter ?? 'default', 63),
-	};
+	const { policy, slots, period, allowance, capacity, refill, limiter } = options;
 
+	if (policy !== undefined) return { policy: checkName('policy', policy, 63), limiter: policy };
+
+	const rule = { limiter: checkName('limiter', limiter ?? 'default', 63) };
+
+	if (slots !== undefined) {
+		rule.slots = checkNumber('slots', slots);
+	} else if (period !== undefined) {
+		rule.period = checkName('period', period, 255);
+		rule.allowance = checkNumber('allowance', allowance);
+	} else {
+		rule.capacity = checkNumber('capacity', capacity);
+		rule.refill = checkNumber('refill', refill);
+	}
 	if (rule.limiter.includes(':')) throw new RangeError(`limiter must not contain ":": "${rule.limiter}"`);
 	return rule;
 }
 
 function awayOf(away, rule) {
 	if (['throw', 'allow', 'deny'].includes(away)) return away;
-	if (away === 'local' && rule.policy === undefined) return { capacity: rule.capacity, refill: rule.refill };
-	if (typeof away === 'object' && away !== null) {
+	if (away === 'local' && rule.capacity !== undefined) return { capacity: rule.capacity, refill: rule.refill };
+	if (typeof away === 'object' && away !== null && rule.slots === undefined) {
 		return { capacity: checkNumber('away.capacity', away.capacity), refill: checkNumber('away.refill', away.refill) };
 	}
-	throw new TypeError("away must be 'throw', 'allow', 'deny', { capacity, refill }, or, with a rule, 'local'");
+	throw new TypeError("away must be 'throw', 'allow', 'deny', but for slots { capacity, refill }, or, with capacity and refill, 'local'");
 }
 
 class RateLimiter {
@@ -92,7 +103,7 @@ class RateLimiter {
 			report: (event) => this.#report(event),
 		});
 		if (lease) {
-			if (this.#rule.policy !== undefined) throw new TypeError('lease must not be given with policy');
+			if (this.#rule.capacity === undefined) throw new TypeError('lease must be given with capacity and refill only');
 			for (const name of ['seconds', 'idle']) {
 				if (lease[name] !== undefined) checkNumber(`lease.${name}`, lease[name]);
 			}
@@ -128,6 +139,44 @@ class RateLimiter {
 		return this.#call(key, options, true);
 	}
 
+	/*
+	 * Take tokens before it is known how many will be used.  Resolves to a reservation,
+	 * or null if they are not there.  expires: seconds, after which all are used.
+	 */
+	async reserve(key, tokens, { expires = 60, signal } = {}) {
+		const id = await this.#handle('reserve', key, { cost: checkNumber('tokens', tokens), expires: checkNumber('expires', expires), signal });
+
+		return id === null ? null : new Reservation(id, (used) => this.#handle('settle', null, { id, cost: checkNumber('used', used) }));
+	}
+
+	/*
+	 * Hold some of the rule's slots.  Resolves to what holds them, or null if there are not
+	 * so many.  hold: seconds, after which they are free.
+	 */
+	async acquire(key, { weight = 1, hold = 30, signal } = {}) {
+		const id = await this.#handle('acquire', key, { cost: checkNumber('weight', weight), hold: checkNumber('hold', hold), signal });
+
+		return id === null ? null : new Slots(id, () => this.#handle('release', null, { id }),
+			(seconds) => this.#handle('renew', null, { id, hold: checkNumber('hold', seconds) }));
+	}
+
+	/* A call about something with a number.  Number 0 stands for nothing. */
+	#handle(kind, key, { signal, ...options }) {
+		const about = options.id !== undefined;
+
+		if (!this.#statements[kind]) throw new TypeError(`${kind}() needs another rule`);
+		if (!about) checkKey(key);
+		signal?.throwIfAborted();
+		// what is held can be given back while the limiter closes
+		if (this.#closed && !about) throw new Error('the limiter is closed');
+		return new Promise((resolve, reject) => {
+			const call = Object.assign(new Call(key, 0, false, signal, resolve, reject), options, { kind });
+
+			if (signal) this.#listen(call);
+			this.#send(kind, call);
+		});
+	}
+
 	#call(key, options, whole) {
 		let cost = this.#cost;
 		let signal;
@@ -142,6 +191,7 @@ class RateLimiter {
 				signal?.throwIfAborted();
 			}
 			if (this.#closed) throw new Error('the limiter is closed');
+			if (!this.#statements.consume) throw new TypeError('slots are acquired, not consumed');
 		} catch (error) {
 			return Promise.reject(error);
 		}
@@ -152,7 +202,7 @@ class RateLimiter {
 			const call = new Call(key, cost, whole, signal, resolve, reject);
 
 			if (signal) this.#listen(call);
-			this.#send(whole ? 'throttle' : 'consume', call);
+			this.#send(call.kind, call);
 		});
 	}
 
@@ -160,7 +210,7 @@ class RateLimiter {
 	#listen(call) {
 		const { signal } = call;
 		const abort = () => {
-			this.#gatherers[call.whole ? 'throttle' : 'consume']?.remove(call);
+			this.#gatherers[call.kind]?.remove(call);
 			call.settle.reject(signal.reason);
 		};
 
@@ -179,8 +229,7 @@ class RateLimiter {
 	/* To the database, if it is there. */
 	#send(kind, call) {
 		if (this.#away.error) {
-			if (kind === 'take') call.reject(this.#away.error);
-			else this.#decide(call, this.#away.error);
+			this.#fail(call, this.#away.error);
 			return;
 		}
 		(this.#gatherers[kind] ??= this.#gatherer(kind)).add(call);
@@ -188,7 +237,8 @@ class RateLimiter {
 
 	#gatherer(kind) {
 		const { ask, answers } = this.#statements[kind];
-		const decides = kind !== 'take';
+		const decides = kind === 'consume' || kind === 'throttle';
+		const holds = kind === 'reserve' || kind === 'acquire';
 
 		return new Gatherer({
 			most: Math.min(MAX_QUERIES, Math.ceil(this.#driver.most / 2)),
@@ -203,16 +253,14 @@ class RateLimiter {
 			settle: (calls, answer) => {
 				for (let i = 0; i < calls.length; i++) {
 					if (decides) this.#count(answer[i] === true || answer[i].allowed === true, calls[i].key, 'database');
+					else if (holds) this.#count(answer[i] !== null, calls[i].key, 'database');
 					calls[i].resolve(answer[i]);
 				}
 			},
 			fail: (calls, error) => {
 				const waiting = this.#failed(error) ? this.#takeAll() : [];
 
-				for (const call of [...calls, ...waiting]) {
-					if (call.wanted !== undefined) call.reject(error);
-					else this.#decide(call, error);
-				}
+				for (const call of [...calls, ...waiting]) this.#fail(call, error);
 			},
 			report: (calls, milliseconds, error) => {
 				this.#stats.queries++;
@@ -244,8 +292,14 @@ class RateLimiter {
 		}
 	}
 
+	/* A call has failed: it is decided otherwise, unless it is not for a decision. */
+	#fail(call, error) {
+		if (call.kind === undefined || call.id !== undefined) call.reject(error);
+		else this.#decide(call, error);
+	}
+
 	/* Decide a call that the database cannot decide. */
-	#decide({ key, cost, whole, resolve, reject }, error) {
+	#decide({ kind, key, cost, whole, resolve, reject }, error) {
 		let result;
 
 		try {
@@ -256,7 +310,9 @@ class RateLimiter {
 			return;
 		}
 		this.#count(result.allowed, key, result.by);
-		resolve(whole ? result : result.allowed);
+		// nothing is held, so there is nothing to give back
+		if (kind === 'reserve' || kind === 'acquire') resolve(result.allowed ? 0n : null);
+		else resolve(whole ? result : result.allowed);
 	}
 
 	#count(allowed, key, by) {
@@ -288,8 +344,49 @@ class RateLimiter {
 	}
 }
 
+/* What reserve() resolves to. */
+class Reservation {
+	#settle;
+
+	constructor(id, settle) {
+		this.id = id;
+		this.#settle = settle;
+	}
+
+	/*
+	 * Say how many tokens were used; the others go back.  Resolves to the tokens left in the
+	 * bucket, or null if the reservation is not outstanding.
+	 */
+	async settle(used) {
+		return this.id === 0n ? null : this.#settle(used);
+	}
+}
+
+/* What acquire() resolves to. */
+class Slots {
+	#release;
+	#renew;
+
+	constructor(id, release, renew) {
+		this.id = id;
+		this.#release = release;
+		this.#renew = renew;
+	}
+
+	/* Free the slots.  Resolves to false if they were not held any more. */
+	async release() {
+		return this.id === 0n ? true : this.#release();
+	}
+
+	/* Hold the slots for so many seconds from now.  Resolves to false if they are not held any more. */
+	async renew(hold = 30) {
+		return this.id === 0n ? true : this.#renew(hold);
+	}
+}
+
 class Call {
 	constructor(key, cost, whole, signal, resolve, reject) {
+		this.kind = whole ? 'throttle' : 'consume';
 		this.key = key;
 		this.cost = cost;
 		this.whole = whole;

@@ -20,9 +20,19 @@ const RESULT = `r.allowed, r.capacity, r.remaining,
 const result = ([allowed, capacity, remaining, retryAfter, resetAfter, limiter, shadowed]) => (
 	{ allowed, capacity, remaining, retryAfter, resetAfter, limiter, shadowed, by: 'database' });
 
+function settleStatement(statement, f) {
+	const settle = statement('settle', `SELECT ${f('rl_settle')}(k.id, k.n) FROM unnest($1::bigint[], $2::float8[]) AS k (id, n)`);
+
+	return {
+		ask: (calls) => ({ statement: settle, values: [numbersArray(calls, 'id'), numbersArray(calls, 'cost')] }),
+		answers: (rows) => rows.map(([tokens]) => tokens),
+	};
+}
+
 /*
- * Of a rule, { capacity, refill, limiter } or { policy }, with the schema of the
- * extension, or undefined if search_path finds it.  Each statement has
+ * Of a rule, { capacity, refill, limiter }, { allowance, period, limiter }, { slots, limiter }
+ * or { policy }, with the schema of the extension, or undefined if search_path finds it.
+ * Each statement has
  *
  *	ask(calls)		gives { statement, values }
  *	answers(rows)	gives the answer for each call
@@ -30,12 +40,12 @@ const result = ([allowed, capacity, remaining, retryAfter, resetAfter, limiter, 
 function statementsFor(rule, schema) {
 	const f = (name) => (schema === undefined ? name : `${quoted(schema)}.${name}`);
 	const statement = (name, text) => ({ name: `ratelimit ${name} ${schema ?? ''}`, text });
-	const { capacity, refill, limiter, policy } = rule;
+	const { capacity, refill, allowance, period, slots, limiter, policy } = rule;
 	const eachKey = 'unnest($1::text[], $2::float8[]) AS k (key, n)';
 	const booleans = (rows) => rows.map(([allowed]) => allowed);
 	const statements = {};
 
-	if (policy === undefined) {
+	if (capacity !== undefined) {
 		const each = statement('each', `SELECT ${f('rl_consume_each')}($1, $2, $3, $4, $5)::text`);
 		const consume = statement('consume', `SELECT ${f('rl_consume')}(k.key, $3, $4, k.n, $5) FROM ${eachKey}`);
 		const throttle = statement('throttle',
@@ -71,8 +81,50 @@ function statementsFor(rule, schema) {
 			ask: (calls) => ({ statement: giveBack, values: [keysArray(calls), numbersArray(calls, 'tokens'), limiter] }),
 			answers: (rows) => rows,
 		};
+		const reserve = statement('reserve',
+			`SELECT ${f('rl_reserve')}(k.key, $3, $4, k.n, make_interval(secs => k.expires), $5)
+				FROM unnest($1::text[], $2::float8[], $6::float8[]) AS k (key, n, expires)`);
+
+		statements.reserve = {
+			ask: (calls) => ({ statement: reserve, values: [keysArray(calls), numbersArray(calls, 'cost'), capacity, refill, limiter, numbersArray(calls, 'expires')] }),
+			answers: (rows) => rows.map(([id]) => id),
+		};
+		statements.settle = settleStatement(statement, f);
 		statements.nothing = { statement: each, values: ['{}', capacity, refill, 1, limiter] };
+	} else if (period !== undefined) {
+		const consume = statement('consume period', `SELECT ${f('rl_consume_period')}(k.key, $3, $4, k.n, $5) FROM ${eachKey}`);
+		const throttle = statement('throttle period',
+			`SELECT ${RESULT} FROM ${eachKey}, LATERAL ${f('rl_throttle_period')}(k.key, $3, $4, k.n, $5) AS r`);
+		const values = (calls) => [keysArray(calls), numbersArray(calls, 'cost'), allowance, period, limiter];
+
+		statements.consume = { ask: (calls) => ({ statement: consume, values: values(calls) }), answers: booleans };
+		statements.throttle = { ask: (calls) => ({ statement: throttle, values: values(calls) }), answers: (rows) => rows.map(result) };
+		statements.nothing = { statement: consume, values: ['{}', '{}', allowance, period, limiter] };
+	} else if (slots !== undefined) {
+		const acquire = statement('acquire',
+			`SELECT ${f('rl_acquire')}(k.key, $4, k.n::integer, k.hold || ' s', '0', $5)
+				FROM unnest($1::text[], $2::float8[], $3::float8[]) AS k (key, n, hold)`);
+		const renew = statement('renew', `SELECT ${f('rl_renew')}(k.id, make_interval(secs => k.n)) FROM unnest($1::bigint[], $2::float8[]) AS k (id, n)`);
+		const release = statement('release', `SELECT ${f('rl_release')}(k.id) FROM unnest($1::bigint[]) AS k (id)`);
+
+		statements.acquire = {
+			ask: (calls) => ({ statement: acquire, values: [keysArray(calls), numbersArray(calls, 'cost'), numbersArray(calls, 'hold'), slots, limiter] }),
+			answers: (rows) => rows.map(([id]) => id),
+		};
+		statements.renew = { ask: (calls) => ({ statement: renew, values: [numbersArray(calls, 'id'), numbersArray(calls, 'hold')] }), answers: booleans };
+		statements.release = { ask: (calls) => ({ statement: release, values: [numbersArray(calls, 'id')] }), answers: booleans };
+		statements.nothing = { statement: release, values: ['{}'] };
 	} else {
+		const reserve = statement('reserve policy',
+			`SELECT ${f('rl_reserve_policy')}($3, k.key, k.n, make_interval(secs => k.expires))
+				FROM unnest($1::text[], $2::float8[], $4::float8[]) AS k (key, n, expires)`);
+
+		statements.reserve = {
+			ask: (calls) => ({ statement: reserve, values: [keysArray(calls), numbersArray(calls, 'cost'), policy, numbersArray(calls, 'expires')] }),
+			answers: (rows) => rows.map(([id]) => id),
+		};
+		statements.settle = settleStatement(statement, f);
+
 		const consume = statement('consume policy', `SELECT ${f('rl_consume_policy')}($3, k.key, k.n) FROM ${eachKey}`);
 		const throttle = statement('throttle policy',
 			`SELECT ${RESULT} FROM ${eachKey}, LATERAL ${f('rl_throttle_policy')}($3, k.key, k.n) AS r`);

@@ -110,8 +110,8 @@ test('what is not an argument is refused at once, and fails no other call', asyn
 	wrong({ capacity: 1, refill: Infinity }, /^RangeError: refill must be/);
 	wrong({ capacity: 1, refill: 1, limiter: 'a:b' }, /^RangeError: limiter must not contain ":"/);
 	wrong({ capacity: 1, refill: 1, limiter: 'l'.repeat(64) }, /^RangeError: limiter must not be longer than 63 bytes/);
-	wrong({ policy: 'free', capacity: 1 }, /^TypeError: capacity is of the policy/);
-	wrong({ policy: 'free', lease: true }, /^TypeError: lease must not be given with policy/);
+	wrong({ policy: 'free', capacity: 1 }, /^TypeError: capacity must not be given with policy/);
+	wrong({ policy: 'free', lease: true }, /^TypeError: lease must be given with capacity and refill only/);
 	wrong({ policy: 'free', away: 'local' }, /^TypeError: away must be/);
 	wrong({ capacity: 1, refill: 1, away: 'open' }, /^TypeError: away must be/);
 	assert.throws(() => new RateLimiter({}, { capacity: 1, refill: 1 }), /^TypeError: db must be a Pool or a Client/);

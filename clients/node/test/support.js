@@ -20,12 +20,24 @@ function optional(name) {
 	}
 }
 
+const NODE = Number(process.versions.node.split('.')[0]);
+const NEEDS_NODE = { fastify: 20, '@fastify/rate-limit': 20, '@nestjs/throttler': 20 };
+
 /* The option of a test that needs a package. */
 const needs = (...names) => {
-	const missing = names.filter((name) => !optional(name));
+	const old = names.filter((name) => NODE < (NEEDS_NODE[name] ?? 18));
+	const missing = names.filter((name) => !old.includes(name) && !optional(name));
 
-	return missing.length > 0 ? { skip: `${missing.join(', ')} not installed` } : {};
+	return old.length + missing.length > 0 ? { skip: `${[...old, ...missing].join(', ')} not installed, or not for Node ${NODE}` } : {};
 };
+
+/* Skip a test, and return true, if the extension does not have a function. */
+async function lacks(t, pool, name) {
+	const { rows: [{ exists }] } = await pool.query('SELECT EXISTS (SELECT FROM pg_proc WHERE proname = $1)', [name]);
+
+	if (!exists) t.skip(`the extension has no ${name}()`);
+	return !exists;
+}
 
 function newPool(t, options) {
 	const pool = new Pool({ max: 10, ...options });
@@ -133,4 +145,4 @@ async function newProxy(t) {
 	return proxy;
 }
 
-module.exports = { needs, optional, newPool, newClient, newPostgresJs, newProxy, fresh, until, sleep };
+module.exports = { needs, lacks, optional, newPool, newClient, newPostgresJs, newProxy, fresh, until, sleep };
