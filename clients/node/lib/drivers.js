@@ -16,8 +16,8 @@
 'use strict';
 
 class TimeoutError extends Error {
-	constructor(milliseconds) {
-		super(`no answer from the database within ${milliseconds} ms`);
+	constructor() {
+		super('no answer from the database in time');
 		this.name = 'TimeoutError';
 		this.code = 'ETIMEDOUT';
 	}
@@ -45,7 +45,7 @@ function pgQuery({ name, text }, values, prepare) {
 function within(promise, milliseconds, late) {
 	return new Promise((resolve, reject) => {
 		const timer = setTimeout(() => {
-			const error = new TimeoutError(Math.round(milliseconds));
+			const error = new TimeoutError();
 
 			reject(error);
 			late?.(error);

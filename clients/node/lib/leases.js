@@ -66,6 +66,7 @@ class Leases {
 		this.returns = true;	// false: this role may not call rl_reward()
 		this.timer = null;
 		this.closed = false;
+		this.backs = new Set();	// what is being given back
 	}
 
 	consume(key, cost, signal) {
@@ -166,8 +167,11 @@ class Leases {
 		lease.tokens += taken;
 		lease.low = taken < 4 ? 0 : taken * LOW;
 		lease.remaining = Math.max(0, remaining);
-		lease.blocked = remaining >= 0 && retryAfter > 0 ? at + retryAfter : 0;
+		lease.blocked = retryAfter > 0 ? at + retryAfter : 0;
 		if (taken < wanted) lease.until = at + this.pause;
+
+		let denied = false;
+
 		while (lease.waiting.length > 0) {
 			const [call] = lease.waiting;
 			const { cost } = call;
@@ -179,6 +183,7 @@ class Leases {
 				return;
 			}
 			lease.waiting.shift();
+			denied ||= !allowed;
 			if (allowed) {
 				lease.tokens -= cost;
 				lease.used += cost;
@@ -186,6 +191,13 @@ class Leases {
 			call.signal?.removeEventListener('abort', call.abort);
 			this.count(allowed, key);
 			call.resolve(call.whole ? this.result(lease, allowed, cost) : allowed);
+		}
+		// what is too little for a call here may be enough for another process
+		if (denied && lease.tokens >= 1 && this.returns) {
+			const { tokens } = lease;
+
+			lease.tokens = 0;
+			this.back([{ key, tokens }]);
 		}
 	}
 
@@ -238,10 +250,16 @@ class Leases {
 			clearInterval(this.timer);
 			this.timer = null;
 		}
-		return calls.length > 0 && this.returns ? this.back(calls) : Promise.resolve();
+		if (calls.length > 0 && this.returns) this.back(calls);
 	}
 
-	async back(calls) {
+	back(calls) {
+		const back = this.sendBack(calls).finally(() => this.backs.delete(back));
+
+		this.backs.add(back);
+	}
+
+	async sendBack(calls) {
 		const tokens = calls.reduce((sum, call) => sum + call.tokens, 0);
 
 		try {
@@ -257,11 +275,12 @@ class Leases {
 		}
 	}
 
-	close() {
+	async close() {
 		this.closed = true;
 		clearInterval(this.timer);
 		this.timer = null;
-		return this.sweep(true);
+		this.sweep(true);
+		await Promise.all(this.backs);
 	}
 }
 

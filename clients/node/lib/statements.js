@@ -1,6 +1,10 @@
 /*
  * The statements that the client sends.  Each decides a lot of calls, in order: its
  * parameters are the keys, what differs from call to call, and the rule.
+ *
+ * Whatever others have created in a schema of search_path, it does not match better than
+ * what is used here: unnest() of several arrays is always PostgreSQL's, other functions are
+ * qualified, and operators have exactly the types of PostgreSQL's.
  */
 'use strict';
 
@@ -53,7 +57,7 @@ function statementsFor(rule, schema) {
 		// rl_peek comes after rl_consume_upto: it needs its answer
 		const take = statement('take', `SELECT t.taken, r.remaining, extract(epoch FROM r.retry_after)::float8
 			FROM ${eachKey}, LATERAL (SELECT ${f('rl_consume_upto')}(k.key, $3, $4, k.n, $5) OFFSET 0) AS t (taken),
-				LATERAL ${f('rl_peek')}(CASE WHEN t.taken >= 0 THEN k.key END, $3, $4, 0, $5) AS r`);
+				LATERAL ${f('rl_peek')}(CASE WHEN t.taken IS NOT NULL THEN k.key END, $3, $4, 0, $5) AS r`);
 		const giveBack = statement('give back', `SELECT ${f('rl_reward')}(k.key, k.n, $3) FROM ${eachKey}`);
 
 		statements.consume = {
@@ -82,7 +86,7 @@ function statementsFor(rule, schema) {
 			answers: (rows) => rows,
 		};
 		const reserve = statement('reserve',
-			`SELECT ${f('rl_reserve')}(k.key, $3, $4, k.n, make_interval(secs => k.expires), $5)
+			`SELECT ${f('rl_reserve')}(k.key, $3, $4, k.n, pg_catalog.make_interval(secs => k.expires), $5)
 				FROM unnest($1::text[], $2::float8[], $6::float8[]) AS k (key, n, expires)`);
 
 		statements.reserve = {
@@ -102,10 +106,10 @@ function statementsFor(rule, schema) {
 		statements.nothing = { statement: consume, values: ['{}', '{}', allowance, period, limiter] };
 	} else if (slots !== undefined) {
 		const acquire = statement('acquire',
-			`SELECT ${f('rl_acquire')}(k.key, $4, k.n::integer, k.hold || ' s', '0', $5)
+			`SELECT ${f('rl_acquire')}(k.key, $4, k.n::integer, pg_catalog.format('%s s', k.hold), '0', $5)
 				FROM unnest($1::text[], $2::float8[], $3::float8[]) AS k (key, n, hold)`);
-		const renew = statement('renew', `SELECT ${f('rl_renew')}(k.id, make_interval(secs => k.n)) FROM unnest($1::bigint[], $2::float8[]) AS k (id, n)`);
-		const release = statement('release', `SELECT ${f('rl_release')}(k.id) FROM unnest($1::bigint[]) AS k (id)`);
+		const renew = statement('renew', `SELECT ${f('rl_renew')}(k.id, pg_catalog.make_interval(secs => k.n)) FROM unnest($1::bigint[], $2::float8[]) AS k (id, n)`);
+		const release = statement('release', `SELECT ${f('rl_release')}(k.id) FROM pg_catalog.unnest($1::bigint[]) AS k (id)`);
 
 		statements.acquire = {
 			ask: (calls) => ({ statement: acquire, values: [keysArray(calls), numbersArray(calls, 'cost'), numbersArray(calls, 'hold'), slots, limiter] }),
@@ -116,7 +120,7 @@ function statementsFor(rule, schema) {
 		statements.nothing = { statement: release, values: ['{}'] };
 	} else {
 		const reserve = statement('reserve policy',
-			`SELECT ${f('rl_reserve_policy')}($3, k.key, k.n, make_interval(secs => k.expires))
+			`SELECT ${f('rl_reserve_policy')}($3, k.key, k.n, pg_catalog.make_interval(secs => k.expires))
 				FROM unnest($1::text[], $2::float8[], $4::float8[]) AS k (key, n, expires)`);
 
 		statements.reserve = {

@@ -11,7 +11,7 @@ const { rateLimitStore } = require('../adapters/fastify-rate-limit');
 const { RateLimitStore } = require('../adapters/express-rate-limit');
 const { ThrottlerStorage } = require('../adapters/nestjs-throttler');
 const { rateLimiterRatelimit } = require('../adapters/rate-limiter-flexible');
-const { fresh, lacks, needs, newPool, optional } = require('./support');
+const { AMPLE, fresh, lacks, needs, newPool, optional } = require('./support');
 
 /* A day, so that no test meets the end of a window but the one of midnight. */
 const DAY = 86400000;
@@ -44,7 +44,7 @@ test('express-rate-limit: the store does what its MemoryStore does', needs('expr
 	if (await lacks(t, pool, 'rl_count')) return;
 
 	const { MemoryStore } = optional('express-rate-limit');
-	const ours = new RateLimitStore(pool, { limiter: fresh('erl'), prefix: 'p:' });
+	const ours = new RateLimitStore(pool, { limiter: fresh('erl'), timeout: AMPLE, prefix: 'p:' });
 	const theirs = new MemoryStore();
 
 	t.after(() => theirs.shutdown());
@@ -70,7 +70,7 @@ test('express-rate-limit: as a store of the middleware, concurrent requests too'
 
 	const { rateLimit } = optional('express-rate-limit');
 	const app = optional('express')();
-	const store = new RateLimitStore(pool, { limiter: fresh('erl') });
+	const store = new RateLimitStore(pool, { limiter: fresh('erl'), timeout: AMPLE });
 
 	app.use(rateLimit({ windowMs: DAY, limit: 20, store, keyGenerator: (request) => request.headers.key, standardHeaders: 'draft-8', validate: true }));
 	app.get('/', (request, response) => response.send('ok'));
@@ -88,7 +88,7 @@ test('@fastify/rate-limit: as a store of the plugin, routes with limits of their
 	if (await lacks(t, pool, 'rl_count')) return;
 
 	const app = optional('fastify')();
-	const Store = rateLimitStore(pool, { limiter: fresh('fastify') });
+	const Store = rateLimitStore(pool, { limiter: fresh('fastify'), timeout: AMPLE });
 
 	t.after(() => app.close());
 	await app.register(optional('@fastify/rate-limit'), { max: 3, timeWindow: DAY, store: Store, keyGenerator: (request) => request.headers.key });
@@ -127,7 +127,7 @@ test('@nestjs/throttler: the storage does what its own does', needs('@nestjs/thr
 
 	const { ThrottlerStorageService } = optional('@nestjs/throttler');
 	const theirs = new ThrottlerStorageService();
-	const ours = new ThrottlerStorage(pool, { limiter: fresh('nest') });
+	const ours = new ThrottlerStorage(pool, { limiter: fresh('nest'), timeout: AMPLE });
 
 	t.after(() => theirs.onApplicationShutdown());
 	for (const [key, blockDuration, name] of [...Array(4).fill(['a', DAY, 'default']), ['b', DAY, 'default'], ['b', DAY, 'other'],
@@ -166,7 +166,7 @@ test('@nestjs/throttler: as the storage of its guard', needs('@nestjs/throttler'
 	class App {
 	}
 	Module({
-		imports: [ThrottlerModule.forRoot({ throttlers: [{ ttl: DAY, limit: 3 }], storage: new ThrottlerStorage(pool, { limiter: fresh('nest') }) })],
+		imports: [ThrottlerModule.forRoot({ throttlers: [{ ttl: DAY, limit: 3 }], storage: new ThrottlerStorage(pool, { limiter: fresh('nest'), timeout: AMPLE }) })],
 		controllers: [Hello],
 		providers: [{ provide: APP_GUARD, useClass: ThrottlerGuard }],
 	})(App);
@@ -185,7 +185,7 @@ test('rate-limiter-flexible: the limiter does what RateLimiterMemory does', need
 
 	const flexible = optional('rate-limiter-flexible');
 	const RateLimiterRatelimit = rateLimiterRatelimit(flexible);
-	const options = { points: 5, duration: 86400, keyPrefix: fresh('flexible') };
+	const options = { points: 5, duration: 86400, keyPrefix: fresh('flexible'), timeout: AMPLE };
 	const ours = new RateLimiterRatelimit({ ...options, storeClient: pool });
 	const theirs = new flexible.RateLimiterMemory(options);
 	// what is rejected is a result, too
@@ -220,7 +220,7 @@ test('rate-limiter-flexible: together with its other classes', needs('rate-limit
 
 	const flexible = optional('rate-limiter-flexible');
 	const RateLimiterRatelimit = rateLimiterRatelimit(flexible);
-	const limiter = (options) => new RateLimiterRatelimit({ storeClient: pool, points: 2, duration: 86400, keyPrefix: fresh('with'), ...options });
+	const limiter = (options) => new RateLimiterRatelimit({ storeClient: pool, points: 2, duration: 86400, keyPrefix: fresh('with'), timeout: AMPLE, ...options });
 
 	const shared = limiter({ points: 20 });
 	const all = await Promise.allSettled(Array.from({ length: 50 }, () => shared.consume('a')));

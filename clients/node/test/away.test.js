@@ -31,7 +31,7 @@ for (const [driver, options, make] of DRIVERS) {
 			const events = [];
 			const limiters = Object.fromEntries([['throw', 'throw'], ['allow', 'allow'], ['deny', 'deny'], ['local', 'local'],
 				['other', { capacity: 1, refill: 0 }]].map(([name, away]) => [name,
-				new RateLimiter(db, { ...RULE, limiter: limit, timeout: 300, away, metrics: (event) => events.push({ name, ...event }) })]));
+				new RateLimiter(db, { ...RULE, limiter: limit, timeout: 1000, away, metrics: (event) => events.push({ name, ...event }) })]));
 			const { throw: throws, allow, deny, local, other } = limiters;
 
 			// one of the three tokens
@@ -73,7 +73,7 @@ for (const [driver, options, make] of DRIVERS) {
 
 test('calls that wait for one that hangs are decided with it', async (t) => {
 	const proxy = await newProxy(t);
-	const limiter = new RateLimiter(newPool(t, { ...proxy.options, max: 1 }), { ...RULE, limiter: fresh('wait'), timeout: 300, away: 'deny' });
+	const limiter = new RateLimiter(newPool(t, { ...proxy.options, max: 1 }), { ...RULE, limiter: fresh('wait'), timeout: 1000, away: 'deny' });
 
 	await limiter.consume('a');
 	proxy.hang();
@@ -87,7 +87,7 @@ test('calls that wait for one that hangs are decided with it', async (t) => {
 	const began = performance.now();
 
 	assert.deepStrictEqual(await Promise.all([first, ...Array.from({ length: 50 }, () => limiter.consume('a'))]), Array(51).fill(false));
-	assert.ok(performance.now() - began < 400, 'no longer than the timeout');
+	assert.ok(performance.now() - began < 2000, 'no longer than the timeout');
 	await limiter.close();
 	await proxy.start();
 });
@@ -118,7 +118,7 @@ test('connections that hang are closed, so that the pool has room when the datab
 test('a client that has lost its connection stays away', async (t) => {
 	const proxy = await newProxy(t);
 	const client = await newClient(t, proxy.options);
-	const limiter = new RateLimiter(client, { ...RULE, limiter: fresh('client'), timeout: 300, away: 'allow' });
+	const limiter = new RateLimiter(client, { ...RULE, limiter: fresh('client'), timeout: 1000, away: 'allow' });
 
 	await limiter.consume('a');
 	await proxy.stop();

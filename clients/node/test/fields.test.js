@@ -3,8 +3,8 @@
 
 const assert = require('node:assert');
 const { test } = require('node:test');
-const { RateLimiter, clientKey, per, rateLimitFields } = require('..');
-const { fresh, newPool } = require('./support');
+const { clientKey, per, rateLimitFields } = require('..');
+const { fresh, newLimiter, newPool } = require('./support');
 
 /* Decisions r as objects, with what rl_headers() makes of them. */
 const decisions = async (pool, from) => (await pool.query(`SELECT r.allowed, r.capacity, r.remaining,
@@ -35,7 +35,7 @@ test('the fields are those of rl_headers()', async (t) => {
 });
 
 test('with the rule known, w is the time in which an empty bucket fills', async (t) => {
-	const limiter = new RateLimiter(newPool(t), { capacity: 100, refill: per(100, 'minute'), limiter: fresh('window') });
+	const limiter = newLimiter(newPool(t), { capacity: 100, refill: per(100, 'minute'), limiter: fresh('window') });
 	const fields = rateLimitFields(await limiter.throttle('a', 0), { name: 'api', refill: limiter.rule.refill });
 
 	assert.deepStrictEqual(fields, { RateLimit: '"api";r=100', 'RateLimit-Policy': '"api";q=100;w=60' });

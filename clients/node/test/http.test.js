@@ -4,8 +4,8 @@
 const assert = require('node:assert');
 const http = require('node:http');
 const { test } = require('node:test');
-const { RateLimiter, httpLimit, expressLimit, fastifyLimit, koaLimit } = require('..');
-const { fresh, needs, newPool, optional, sleep } = require('./support');
+const { httpLimit, expressLimit, fastifyLimit, koaLimit } = require('..');
+const { fresh, needs, newLimiter, newPool, optional, sleep } = require('./support');
 
 /* Each starts a server that answers what is allowed with "ok", and gives its port. */
 const SERVERS = {
@@ -71,7 +71,7 @@ for (const [name, start] of Object.entries(SERVERS)) {
 	const options = name === 'node:http' ? {} : needs(name);
 
 	test(`${name}: of 200 concurrent requests exactly the capacity are allowed, and Retry-After holds`, options, async (t) => {
-		const limiter = new RateLimiter(newPool(t), { capacity: 30, refill: 0.4, limiter: fresh(name.replace(':', ' ')) });
+		const limiter = newLimiter(newPool(t), { capacity: 30, refill: 0.4, limiter: fresh(name.replace(':', ' ')) });
 		const port = await start(t, limiter, { name: 'api' });
 		const agent = new http.Agent({ keepAlive: false, maxSockets: Infinity });
 		const began = performance.now();
@@ -106,7 +106,7 @@ for (const [name, start] of Object.entries(SERVERS)) {
 
 	test(`${name}: keys, costs, skipped requests, own answers, and a limiter that cannot decide`, options, async (t) => {
 		const pool = newPool(t);
-		const limiter = new RateLimiter(pool, { capacity: 3, refill: 0, limiter: fresh(name.replace(':', ' ')) });
+		const limiter = newLimiter(pool, { capacity: 3, refill: 0, limiter: fresh(name.replace(':', ' ')) });
 		let port = await start(t, limiter, { hops: 1, cost: (request) => Number(request.headers['x-cost'] ?? 1),
 			skip: (request) => request.headers['x-skip'] === 'yes' });
 		const statuses = async (...all) => {
@@ -146,15 +146,15 @@ for (const [name, start] of Object.entries(SERVERS)) {
 
 		// node:http has no way to answer an error but the application's own
 		if (name === 'node:http') return;
-		port = await start(t, new RateLimiter(pool, { policy: fresh('none') }), {});
+		port = await start(t, newLimiter(pool, { policy: fresh('none') }), {});
 		assert.strictEqual((await get(port)).status, 500);
 	});
 }
 
 test('several limits of one request share the fields', async (t) => {
 	const pool = newPool(t);
-	const minute = httpLimit(new RateLimiter(pool, { capacity: 5, refill: 0, limiter: fresh('minute') }), { name: 'minute' });
-	const day = httpLimit(new RateLimiter(pool, { capacity: 50, refill: 0, limiter: fresh('day') }), { name: 'day' });
+	const minute = httpLimit(newLimiter(pool, { capacity: 5, refill: 0, limiter: fresh('minute') }), { name: 'minute' });
+	const day = httpLimit(newLimiter(pool, { capacity: 50, refill: 0, limiter: fresh('day') }), { name: 'day' });
 	const port = await listen(t, http.createServer(async (request, response) => {
 		if (await minute(request, response) && await day(request, response)) response.end('ok');
 	}));
@@ -164,7 +164,7 @@ test('several limits of one request share the fields', async (t) => {
 });
 
 test('options that are none', async (t) => {
-	const limiter = new RateLimiter(newPool(t), { capacity: 5, refill: 0, limiter: fresh('options') });
+	const limiter = newLimiter(newPool(t), { capacity: 5, refill: 0, limiter: fresh('options') });
 
 	assert.throws(() => httpLimit(limiter, { hops: -1 }), /^RangeError: hops must be/);
 	assert.throws(() => httpLimit(limiter, { ipv6Prefix: 129 }), /^RangeError: ipv6Prefix must be/);

@@ -8,8 +8,7 @@
 
 const { openSync, writeSync } = require('node:fs');
 const { Pool } = require('pg');
-const { RateLimiter } = require('..');
-const { sleep } = require('./support');
+const { newLimiter, sleep } = require('./support');
 
 const { file, rule, callers } = JSON.parse(process.argv[2]);
 const out = openSync(file, 'w');
@@ -23,7 +22,7 @@ process.on('SIGTERM', () => {
 
 async function main() {
 	const pool = new Pool({ max: 4 });
-	const limiter = new RateLimiter(pool, rule);
+	const limiter = newLimiter(pool, rule);
 
 	await Promise.all(Array.from({ length: callers }, async () => {
 		while (!ended) {

@@ -7,15 +7,14 @@ const { mkdtempSync, readFileSync, rmSync } = require('node:fs');
 const { tmpdir } = require('node:os');
 const { join } = require('node:path');
 const { test } = require('node:test');
-const { RateLimiter } = require('..');
-const { fresh, needs, newPool, newPostgresJs, newProxy, optional, sleep, until } = require('./support');
+const { fresh, needs, newLimiter, newPool, newPostgresJs, newProxy, optional, sleep, until } = require('./support');
 
 /* Seconds; by hand, RATELIMIT_LEASE_SECONDS=60. */
 const SECONDS = Number(process.env.RATELIMIT_LEASE_SECONDS || 6);
 
 test('many calls of a key are few queries, and all tokens are used', async (t) => {
 	const pool = newPool(t);
-	const limiter = new RateLimiter(pool, { capacity: 5000, refill: 0, limiter: fresh('few'), lease: true });
+	const limiter = newLimiter(pool, { capacity: 5000, refill: 0, limiter: fresh('few'), lease: true });
 	let allowed = 0;
 
 	for (let i = 0; i < 6000; i++) {
@@ -31,7 +30,7 @@ test('many calls of a key are few queries, and all tokens are used', async (t) =
 test('concurrent callers, several limiters, fractions: exactly what the bucket has', async (t) => {
 	const pool = newPool(t);
 	const options = { capacity: 400, refill: 0, limiter: fresh('exact'), lease: true };
-	const limiters = [1, 2, 3].map(() => new RateLimiter(pool, options));
+	const limiters = [1, 2, 3].map(() => newLimiter(pool, options));
 	let taken = 0;
 
 	await Promise.all(limiters.flatMap((limiter) => Array.from({ length: 20 }, async () => {
@@ -43,7 +42,7 @@ test('concurrent callers, several limiters, fractions: exactly what the bucket h
 	// the rest of each portion is still there, and goes back
 	await Promise.all(limiters.map((limiter) => limiter.close()));
 
-	const rest = new RateLimiter(pool, options);
+	const rest = newLimiter(pool, options);
 
 	while (await rest.consume('a', 0.5)) taken += 0.5;
 	await rest.close();
@@ -58,7 +57,7 @@ test('what is not used goes back, when the key is idle and at close()', async (t
 	const pool = newPool(t);
 	const name = fresh('idle');
 	const events = [];
-	const limiter = new RateLimiter(pool, { capacity: 1000, refill: 0, limiter: name, lease: { seconds: 10, idle: 0.2 },
+	const limiter = newLimiter(pool, { capacity: 1000, refill: 0, limiter: name, lease: { seconds: 10, idle: 0.2 },
 		metrics: (event) => events.push(event) });
 	const inBucket = async () => (await pool.query('SELECT remaining FROM rl_peek($1, 1000, 0, 0, $2)', ['a', name])).rows[0].remaining;
 	let used = 0;
@@ -88,7 +87,7 @@ test('a role that may not give back uses what it has', async (t) => {
 
 	const own = newPool(t, { user: role, database: 'postgres' });
 	const lost = [];
-	const limiter = new RateLimiter(own, { capacity: 100, refill: 0, limiter: name, lease: { seconds: 10, idle: 0.1 },
+	const limiter = newLimiter(own, { capacity: 100, refill: 0, limiter: name, lease: { seconds: 10, idle: 0.1 },
 		metrics: (event) => event.event === 'lost' && lost.push(event) });
 	const warned = new Promise((resolve) => {
 		process.once('warning', resolve);
@@ -106,7 +105,7 @@ test('a role that may not give back uses what it has', async (t) => {
 });
 
 test('throttle() of a lease: what remains, and when to come again', async (t) => {
-	const limiter = new RateLimiter(newPool(t), { capacity: 20, refill: 0.5, limiter: fresh('throttle'), lease: true });
+	const limiter = newLimiter(newPool(t), { capacity: 20, refill: 0.5, limiter: fresh('throttle'), lease: true });
 	let result;
 
 	for (let i = 1; i <= 20; i++) {
@@ -124,10 +123,20 @@ test('throttle() of a lease: what remains, and when to come again', async (t) =>
 	await limiter.close();
 });
 
+test('what is too little for a call is left to other processes', async (t) => {
+	const pool = newPool(t);
+	const options = { capacity: 100, refill: 0, limiter: fresh('little'), lease: { idle: 60 } };
+	const [one, other] = [newLimiter(pool, options), newLimiter(pool, options)];
+
+	assert.deepStrictEqual([await one.consume('a', 60), await one.consume('a', 60)], [true, false]);
+	await until(() => other.consume('a', 40), 'the 40 tokens that one has got for nothing are back');
+	await Promise.all([one.close(), other.close()]);
+});
+
 test('blocks, aborted calls, and postgres.js', needs('postgres'), async (t) => {
 	const sql = newPostgresJs(t);
 	const name = fresh('block');
-	const limiter = new RateLimiter(sql, { capacity: 20, refill: 1, limiter: name, lease: true });
+	const limiter = newLimiter(sql, { capacity: 20, refill: 1, limiter: name, lease: true });
 
 	await sql`SELECT rl_block('a', '1 hour', ${name})`;
 
@@ -149,7 +158,7 @@ test('blocks, aborted calls, and postgres.js', needs('postgres'), async (t) => {
 
 test('while the database is away, a lease goes on until it is used up', async (t) => {
 	const proxy = await newProxy(t);
-	const limiter = new RateLimiter(newPool(t, proxy.options), { capacity: 1000, refill: 0, limiter: fresh('away'), timeout: 300, away: 'deny',
+	const limiter = newLimiter(newPool(t, proxy.options), { capacity: 1000, refill: 0, limiter: fresh('away'), timeout: 1000, away: 'deny',
 		lease: { seconds: 10, idle: 60 } });
 
 	for (let i = 0; i < 60; i++) await limiter.consume('a');
@@ -234,13 +243,14 @@ test(`four processes on one bucket, killed at random: never above capacity + ref
 
 	const seconds = (performance.now() - began) / 1000;
 	const used = allowed() - before;
+	const { rows: [{ remaining }] } = await pool.query('SELECT remaining FROM rl_peek($1, 1000, 1000, 0, $2)', ['bucket', rule.limiter]);
 
 	for (const child of children) child.kill('SIGTERM');
 	await Promise.all(children.map(({ ended }) => ended));
 
 	const most = performance.now() - empty;
 
-	t.diagnostic(`${kills} kills, ${used} calls allowed in ${seconds.toFixed(2)} s: ${(used / seconds / 10).toFixed(1)} %`);
+	t.diagnostic(`${kills} kills, ${used} calls allowed in ${seconds.toFixed(2)} s: ${(used / seconds / 10).toFixed(1)} %, ${Math.floor(remaining)} left`);
 	assert.ok(allowed() + taken <= most, `${allowed() + taken} in ${most} ms`);
 	assert.ok(used >= 0.97 * 1000 * seconds, `${used} in ${seconds} s`);
 });

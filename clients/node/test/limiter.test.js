@@ -3,8 +3,8 @@
 
 const assert = require('node:assert');
 const { test } = require('node:test');
-const { RateLimiter, per } = require('..');
-const { fresh, needs, newClient, newPool, newPostgresJs, until } = require('./support');
+const { per } = require('..');
+const { fresh, needs, newClient, newLimiter, newPool, newPostgresJs, until } = require('./support');
 
 const DRIVERS = [
 	['a pool of node-postgres', {}, newPool],
@@ -17,7 +17,7 @@ const KEYS = ['a', 'a', 'a"', 'a\\', '{a,b}', 'NULL', 'null', ' a ', "it's", 'é
 for (const [name, options, make] of DRIVERS) {
 	test(`${name}: few calls of a turn are one query, in their order, each key by itself`, options, async (t) => {
 		const db = await make(t);
-		const limiter = new RateLimiter(db, { capacity: 1, refill: 0, limiter: fresh('order') });
+		const limiter = newLimiter(db, { capacity: 1, refill: 0, limiter: fresh('order') });
 		const calls = (keys) => Promise.all(keys.map((key) => limiter.consume(key)));
 
 		assert.deepStrictEqual(await calls(KEYS.slice(0, 8)), KEYS.slice(0, 8).map((key, i, keys) => keys.indexOf(key) === i));
@@ -27,7 +27,7 @@ for (const [name, options, make] of DRIVERS) {
 
 	test(`${name}: many calls are few queries, and each bucket gives what it has`, options, async (t) => {
 		const db = await make(t);
-		const limiter = new RateLimiter(db, { capacity: 7, refill: 0, limiter: fresh('many') });
+		const limiter = newLimiter(db, { capacity: 7, refill: 0, limiter: fresh('many') });
 		const decisions = await Promise.all(Array.from({ length: 3000 }, (_, i) => limiter.consume(`key ${i % 100}`)));
 
 		for (let key = 0; key < 100; key++) {
@@ -38,7 +38,7 @@ for (const [name, options, make] of DRIVERS) {
 
 	test(`${name}: costs that differ, in one query`, options, async (t) => {
 		const db = await make(t);
-		const limiter = new RateLimiter(db, { capacity: 10, refill: 0, limiter: fresh('costs'), cost: 2 });
+		const limiter = newLimiter(db, { capacity: 10, refill: 0, limiter: fresh('costs'), cost: 2 });
 
 		assert.deepStrictEqual(await Promise.all([limiter.consume('a', 7), limiter.consume('a'), limiter.consume('a', { cost: 0.5 }),
 			limiter.consume('a', { cost: 0.75 }), limiter.consume('a', 0)]), [true, true, true, false, true]);
@@ -47,7 +47,7 @@ for (const [name, options, make] of DRIVERS) {
 	test(`${name}: throttle() says what an answer needs`, options, async (t) => {
 		const db = await make(t);
 		const limit = fresh('throttle');
-		const limiter = new RateLimiter(db, { capacity: 2, refill: per(6, 'minute'), limiter: limit });
+		const limiter = newLimiter(db, { capacity: 2, refill: per(6, 'minute'), limiter: limit });
 		const [first, second, third] = await Promise.all([1, 2, 3].map(() => limiter.throttle('a"b')));
 
 		assert.deepStrictEqual({ ...first, remaining: Math.floor(first.remaining), resetAfter: Math.round(first.resetAfter) },
@@ -69,28 +69,28 @@ for (const [name, options, make] of DRIVERS) {
 
 		await (db.unsafe ? db.unsafe(text) : db.query(text));
 
-		const limiter = new RateLimiter(db, { policy });
+		const limiter = newLimiter(db, { policy });
 
 		assert.deepStrictEqual(await Promise.all([limiter.consume('a'), limiter.consume('b', 3), limiter.consume('a')]), [true, false, true]);
 
 		const denied = await limiter.throttle('a');
 
 		assert.deepStrictEqual([denied.allowed, denied.limiter, denied.retryAfter], [false, `${policy}/day`, null]);
-		await assert.rejects(new RateLimiter(db, { policy: fresh('none') }).consume('a'), { code: '42704' });
+		await assert.rejects(newLimiter(db, { policy: fresh('none') }).consume('a'), { code: '42704' });
 	});
 
 	test(`${name}: without prepared statements, and with the schema named`, options, async (t) => {
 		const db = await make(t);
-		const limiter = new RateLimiter(db, { capacity: 1, refill: 0, limiter: fresh('schema'), prepare: false, schema: 'public' });
+		const limiter = newLimiter(db, { capacity: 1, refill: 0, limiter: fresh('schema'), prepare: false, schema: 'public' });
 
 		assert.deepStrictEqual(await Promise.all([limiter.consume('a'), limiter.consume('a')]), [true, false]);
-		await assert.rejects(new RateLimiter(db, { capacity: 1, refill: 0, schema: 'no "such"' }).consume('a'), { code: '3F000' });
+		await assert.rejects(newLimiter(db, { capacity: 1, refill: 0, schema: 'no "such"' }).consume('a'), { code: '3F000' });
 	});
 }
 
 test('what is not an argument is refused at once, and fails no other call', async (t) => {
 	const pool = newPool(t);
-	const limiter = new RateLimiter(pool, { capacity: 5, refill: 0, limiter: fresh('arguments') });
+	const limiter = newLimiter(pool, { capacity: 5, refill: 0, limiter: fresh('arguments') });
 	const good = limiter.consume('a');
 
 	await assert.rejects(limiter.consume(''), /^RangeError: key must not be empty/);
@@ -103,7 +103,7 @@ test('what is not an argument is refused at once, and fails no other call', asyn
 	assert.strictEqual(await limiter.consume('k'.repeat(255)), true);
 	assert.strictEqual(await good, true);
 
-	const wrong = (options, message) => assert.throws(() => new RateLimiter(pool, options), message);
+	const wrong = (options, message) => assert.throws(() => newLimiter(pool, options), message);
 
 	wrong({}, /^TypeError: capacity must be a number, not undefined/);
 	wrong({ capacity: -1, refill: 1 }, /^RangeError: capacity must be/);
@@ -114,7 +114,7 @@ test('what is not an argument is refused at once, and fails no other call', asyn
 	wrong({ policy: 'free', lease: true }, /^TypeError: lease must be given with capacity and refill only/);
 	wrong({ policy: 'free', away: 'local' }, /^TypeError: away must be/);
 	wrong({ capacity: 1, refill: 1, away: 'open' }, /^TypeError: away must be/);
-	assert.throws(() => new RateLimiter({}, { capacity: 1, refill: 1 }), /^TypeError: db must be a Pool or a Client/);
+	assert.throws(() => newLimiter({}, { capacity: 1, refill: 1 }), /^TypeError: db must be a Pool or a Client/);
 	assert.throws(() => per(1, 0), /^RangeError: span must be/);
 	assert.strictEqual(per(90, 'minute'), 1.5);
 	assert.strictEqual(per(90, 45), 2);
@@ -122,7 +122,7 @@ test('what is not an argument is refused at once, and fails no other call', asyn
 
 test('an error of the server fails the calls of its query, and is the server\'s', async (t) => {
 	const pool = newPool(t, { options: '-c search_path=pg_catalog' });
-	const limiter = new RateLimiter(pool, { capacity: 1, refill: 0, away: 'allow' });
+	const limiter = newLimiter(pool, { capacity: 1, refill: 0, away: 'allow' });
 
 	await assert.rejects(limiter.consume('a'), { code: '42883' });
 	await assert.rejects(limiter.throttle('a'), { code: '42883' });
@@ -131,7 +131,7 @@ test('an error of the server fails the calls of its query, and is the server\'s'
 
 test('a call that is aborted is not sent', async (t) => {
 	const pool = newPool(t);
-	const limiter = new RateLimiter(pool, { capacity: 2, refill: 0, limiter: fresh('abort') });
+	const limiter = newLimiter(pool, { capacity: 2, refill: 0, limiter: fresh('abort') });
 	const controller = new AbortController();
 	const aborted = limiter.consume('a', { signal: controller.signal });
 	const other = limiter.consume('a');
@@ -160,7 +160,7 @@ test('a call that is aborted is not sent', async (t) => {
 test('the hook is told of queries and decisions, and its errors are not those of calls', async (t) => {
 	const pool = newPool(t);
 	const events = [];
-	const limiter = new RateLimiter(pool, { capacity: 1, refill: 0, limiter: fresh('hook'), metrics: (event) => events.push(event) });
+	const limiter = newLimiter(pool, { capacity: 1, refill: 0, limiter: fresh('hook'), metrics: (event) => events.push(event) });
 
 	await Promise.all([limiter.consume('a'), limiter.consume('a')]);
 	assert.deepStrictEqual(events.filter(({ event }) => event === 'decision').map(({ allowed, key, by }) => [allowed, key, by]),
@@ -171,7 +171,7 @@ test('the hook is told of queries and decisions, and its errors are not those of
 	const warned = new Promise((resolve) => {
 		process.once('warning', resolve);
 	});
-	const broken = new RateLimiter(pool, { capacity: 1, refill: 0, limiter: fresh('hook'), metrics() { throw new Error('broken hook'); } });
+	const broken = newLimiter(pool, { capacity: 1, refill: 0, limiter: fresh('hook'), metrics() { throw new Error('broken hook'); } });
 
 	assert.strictEqual(await broken.consume('a'), true);
 	assert.match((await warned).message, /broken hook/);
@@ -179,7 +179,7 @@ test('the hook is told of queries and decisions, and its errors are not those of
 
 test('close() waits for what is under way, and takes no more', async (t) => {
 	const pool = newPool(t);
-	const limiter = new RateLimiter(pool, { capacity: 1, refill: 0, limiter: fresh('close') });
+	const limiter = newLimiter(pool, { capacity: 1, refill: 0, limiter: fresh('close') });
 	const last = limiter.consume('a');
 	let answered = false;
 

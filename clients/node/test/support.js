@@ -9,6 +9,7 @@ const net = require('node:net');
 const { tmpdir } = require('node:os');
 const { join } = require('node:path');
 const { Pool, Client } = require('pg');
+const { RateLimiter } = require('..');
 
 /* A package, or undefined if it is not installed. */
 function optional(name) {
@@ -21,7 +22,7 @@ function optional(name) {
 }
 
 const NODE = Number(process.versions.node.split('.')[0]);
-const NEEDS_NODE = { fastify: 20, '@fastify/rate-limit': 20, '@nestjs/throttler': 20 };
+const NEEDS_NODE = { fastify: 20, '@fastify/rate-limit': 20, '@nestjs/throttler': 20, '@nestjs/core': 20 };
 
 /* The option of a test that needs a package. */
 const needs = (...names) => {
@@ -63,6 +64,12 @@ function newPostgresJs(t, options) {
 	t.after(() => sql.end({ timeout: 1 }));
 	return sql;
 }
+
+/* Milliseconds that a slow machine does not need. */
+const AMPLE = 30000;
+
+/* A limiter that waits for as long as it takes. */
+const newLimiter = (db, options) => new RateLimiter(db, { timeout: AMPLE, ...options });
 
 let counter = 0;
 
@@ -145,4 +152,4 @@ async function newProxy(t) {
 	return proxy;
 }
 
-module.exports = { needs, lacks, optional, newPool, newClient, newPostgresJs, newProxy, fresh, until, sleep };
+module.exports = { AMPLE, newLimiter, needs, lacks, optional, newPool, newClient, newPostgresJs, newProxy, fresh, until, sleep };
