@@ -14,12 +14,11 @@ const assert = require('node:assert');
 const { Pool } = require('pg');
 const Redis = require('ioredis');
 const { RateLimiterPostgres, RateLimiterRedis } = require('rate-limiter-flexible');
-const { Batcher } = require('./batcher');
+const { RateLimiter } = require('../../../clients/node');
 
 const CALLERS = 32;
 const KEYS = 10000;
 const POOL = { max: 10 };	// node-postgres's default
-const BATCH = { maxKeys: 12 };	// 32 callers: three queries at a time
 const WARM_UP = 0.5;		// seconds
 
 const CONSUME = { name: 'rl_consume', text: 'SELECT rl_consume($1, $2, $3)' };
@@ -33,14 +32,11 @@ const modes = {
 			close: () => pool.end(),
 		};
 	},
-	async batched() {
-		const pool = new Pool(POOL);
-		const batcher = new Batcher(pool, BATCH);
-		await check(batcher);
-		return {
-			call: (key) => batcher.consume(key, 1e9, 1),
-			close: () => pool.end(),
-		};
+	batched: () => client({}),
+	leased: () => client({ lease: true }),
+	async leased_hot() {
+		const { call, close } = await client({ lease: true });
+		return { call: () => call('one key'), close };
 	},
 	/* The table that the package would create, but unlogged and with free room. */
 	async flexible_postgres() {
@@ -58,20 +54,32 @@ const modes = {
 	flexible_redis_pipelining: () => flexibleRedis({ enableAutoPipelining: true }),
 };
 
-/* That what is measured decides rightly: each key once, in the order of the calls. */
-async function check(batcher) {
-	const keys = ['a', 'a', 'a"', 'a\\', '{a,b}', 'NULL', 'null', ' a ', "it's", 'é€😀', 'a\n', 'a"'];
-	const limiter = `check ${process.pid}`;
-	const decisions = await Promise.all([
-		...keys.map((key) => batcher.consume(key, 1, 0, 1, limiter)),
-		batcher.consume('other rule', 2, 0, 3, limiter),
-	]);
+/* The package of clients/node, as it is by default. */
+async function client(options) {
+	const pool = new Pool(POOL);
+	const limiter = new RateLimiter(pool, { capacity: 1e9, refill: 1, ...options });
+	await check(pool, options);
+	return {
+		call: (key) => limiter.consume(key),
+		async close() {
+			await limiter.close();
+			await pool.end();
+		},
+	};
+}
 
-	assert.deepStrictEqual(decisions,
-		[...keys.map((key, i) => keys.indexOf(key) === i), false]);
-	await assert.rejects(batcher.consume('', 1, 0), RangeError);
-	await assert.rejects(batcher.consume('€'.repeat(86), 1, 0), RangeError);
-	await assert.rejects(batcher.consume('a', -1, 0), /capacity/);
+let checks = 0;
+
+/* That what is measured decides rightly: each key once. */
+async function check(pool, options) {
+	const keys = ['a', 'a', 'a"', 'a\\', '{a,b}', 'NULL', 'null', ' a ', "it's", 'é€😀', 'a\n', 'a"'];
+	const limiter = new RateLimiter(pool, { capacity: 1, refill: 0, limiter: `check ${process.pid} ${++checks}`, ...options });
+	const decisions = await Promise.all(keys.map((key) => limiter.consume(key)));
+
+	for (const key of keys) {
+		assert.strictEqual(decisions.filter((allowed, i) => allowed && keys[i] === key).length, 1, key);
+	}
+	await limiter.close();
 }
 
 async function flexibleRedis(options) {

@@ -16,12 +16,12 @@ load()
 	REDIS_SOCKET=$work/redis.sock node "$bench"/node/load.js "$@" >"$work/load"
 }
 
-# compare_modes ID TARGET OURS THEIRS TITLE: from $work/load
+# compare_modes ID TARGET OURS THEIRS TITLE [KEYS]: from $work/load
 compare_modes()
 {
 	local round
 
-	show "$1" "$2" /s "$5: one Node process, 32 callers, 10k keys"
+	show "$1" "$2" /s "$5: one Node process, 32 callers, ${6:-10k keys}"
 	for ((round = 1; round <= rounds; round++)); do
 		sample "$1" "$round" "$(awk -v m="$3" -v r="$round" '$1 == m && $2 == r { print $3 }' "$work/load")" \
 			"$(awk -v m="$4" -v r="$round" '$1 == m && $2 == r { print $3 }' "$work/load")"
@@ -38,10 +38,21 @@ row_node()
 		return 0
 	}
 	load "$rounds" "$seconds" batched flexible_redis flexible_redis_pipelining
-	compare_modes node '>= 1.2' batched flexible_redis \
+	compare_modes node '>= 1.5' batched flexible_redis \
 		"rl_consume_each, calls of a turn gathered, against rate-limiter-flexible on Redis"
-	compare_modes node_pipelining '>= 1.2' batched flexible_redis_pipelining \
+	compare_modes node_pipelining '>= 1.5' batched flexible_redis_pipelining \
 		"rl_consume_each, calls of a turn gathered, against the same with ioredis's enableAutoPipelining"
+}
+
+row node_leased full "tokens in portions in Node against rate-limiter-flexible on Redis"
+row_node_leased()
+{
+	use_node
+	load "$rounds" "$seconds" leased_hot leased flexible_redis
+	compare_modes node_leased '>= 10' leased_hot flexible_redis \
+		"rl_consume_upto, portions, against rate-limiter-flexible on Redis" "one key, there 10k"
+	compare_modes node_leased_many - leased flexible_redis \
+		"rl_consume_upto, portions, against rate-limiter-flexible on Redis"
 }
 
 row node_single full "one query a call in Node against rate-limiter-flexible on PostgreSQL and Redis"
@@ -70,7 +81,7 @@ row_node_latency()
 	load --rate "$per_second" "$rounds" "$seconds" batched flexible_redis
 	for p in 50 99 99.9; do
 		ids+=("node_latency_p$p")
-		show "node_latency_p$p" - ' us' \
+		show "node_latency_p$p" "$([ "$p" = 50 ] && echo '<= 1' || echo -)" ' us' \
 			"p$p of latency, rl_consume_each, calls of a turn gathered, against rate-limiter-flexible on Redis, at $per_second calls/s: one Node process, 10k keys"
 	done
 	while read -r round a b c x y z; do

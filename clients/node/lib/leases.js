@@ -1,0 +1,287 @@
+/*
+ * Leases: this process takes tokens in portions, and decides calls by itself as long as
+ * it has some.
+ *
+ * A portion is taken from the bucket before any call uses it, with rl_consume_upto().  So
+ * the calls that all processes allow take no more tokens than the bucket has given, also
+ * if a process is killed: then what it had left is lost.  A portion is what the key's calls
+ * have used in "seconds" lately, or in up to "idle" if that is a small part of what
+ * the bucket has.  It begins with one token, at most doubles each time, and is at most a
+ * share of the capacity.  It is asked for before the last one is used up.
+ *
+ * If the bucket has less than was asked for, it is empty, and calls are denied here for a
+ * short time before it is asked again.  It has room for what comes in that time, so nothing
+ * is lost.
+ *
+ * What is left of a portion after "idle" seconds is given back, with rl_reward(), and so is
+ * everything when the limiter is closed.
+ */
+'use strict';
+
+const SHARE = 0.25;			// of the capacity, that one portion may have
+const PLENTY = 0.01;		// of what the bucket has, that one portion may be at any rate
+const LOW = 0.25;			// of a portion: when that is left, the next one is asked for
+const MOST_PAUSE = 0.02;	// seconds for which an empty bucket is not asked again
+const MAX_KEYS = 100000;
+
+const ALLOWED = Promise.resolve(true);
+const DENIED = Promise.resolve(false);
+
+const seconds = () => performance.now() / 1000;
+
+/* What this process has of one key's bucket. */
+class Lease {
+	constructor() {
+		this.tokens = 0;
+		this.portion = 1;		// how many to ask for
+		this.low = 0;			// the next portion is asked for below this
+		this.used = 0;			// since the last portion was asked for
+		this.at = 0;			// when the last portion came
+		this.asked = 0;			// when it was asked for
+		this.asking = false;
+		this.until = 0;			// an empty bucket is not asked before
+		this.waiting = [];		// calls that need the portion that is asked for
+		this.remaining = 0;		// in the bucket, when it was last asked
+		this.blocked = 0;		// the key is blocked until
+	}
+}
+
+class Leases {
+	/*
+	 * take(call) and giveBack(calls) run statements; decide(call, error) decides a call
+	 * for which the first fails.  count(allowed, key) is told of decisions.
+	 */
+	constructor({ rule, options, take, giveBack, decide, count, report }) {
+		this.rule = rule;
+		this.span = options.seconds ?? 0.1;
+		this.idle = options.idle ?? 1;
+		this.take = take;
+		this.giveBack = giveBack;
+		this.decide = decide;
+		this.count = count;
+		this.report = report;
+		this.most = Math.max(1, Math.floor(rule.capacity * SHARE));
+		this.pause = rule.refill > 0 ? Math.min(MOST_PAUSE, Math.max(rule.capacity / rule.refill / 4, 0.001)) : MOST_PAUSE;
+		this.leases = new Map();
+		this.returns = true;	// false: this role may not call rl_reward()
+		this.timer = null;
+		this.closed = false;
+		this.backs = new Set();	// what is being given back
+	}
+
+	consume(key, cost, signal) {
+		const lease = this.leases.get(key) ?? this.begin(key);
+
+		if (lease.tokens >= cost && lease.waiting.length === 0) {
+			lease.tokens -= cost;
+			lease.used += cost;
+			if (lease.tokens < lease.low && !lease.asking) this.ask(key, lease);
+			this.count(true, key);
+			return ALLOWED;
+		}
+		if (this.denies(lease, cost)) {
+			this.count(false, key);
+			return DENIED;
+		}
+		return this.wait(key, lease, cost, false, signal);
+	}
+
+	throttle(key, cost, signal) {
+		const lease = this.leases.get(key) ?? this.begin(key);
+
+		if (lease.tokens >= cost && lease.waiting.length === 0) {
+			lease.tokens -= cost;
+			lease.used += cost;
+			if (lease.tokens < lease.low && !lease.asking) this.ask(key, lease);
+			this.count(true, key);
+			return Promise.resolve(this.result(lease, true, cost));
+		}
+		if (this.denies(lease, cost)) {
+			this.count(false, key);
+			return Promise.resolve(this.result(lease, false, cost));
+		}
+		return this.wait(key, lease, cost, true, signal);
+	}
+
+	begin(key) {
+		const lease = new Lease();
+
+		if (this.leases.size >= MAX_KEYS) this.sweep(true);
+		this.leases.set(key, lease);
+		// nobody waits for it
+		this.timer ??= setInterval(() => this.sweep(false), this.idle * 500).unref();
+		return lease;
+	}
+
+	/* Is a call denied without asking the bucket? */
+	denies(lease, cost) {
+		return cost > this.rule.capacity || this.rule.capacity === 0 ||
+			(!lease.asking && seconds() < lease.until);
+	}
+
+	wait(key, lease, cost, whole, signal) {
+		return new Promise((resolve, reject) => {
+			const call = { key, cost, whole, signal, resolve, reject };
+
+			lease.waiting.push(call);
+			if (signal) {
+				call.abort = () => {
+					const i = lease.waiting.indexOf(call);
+
+					if (i >= 0) lease.waiting.splice(i, 1);
+					reject(signal.reason);
+				};
+				signal.addEventListener('abort', call.abort, { once: true });
+			}
+			if (!lease.asking) this.ask(key, lease);
+		});
+	}
+
+	/* Ask the bucket for a portion. */
+	ask(key, lease) {
+		const at = seconds();
+		const rate = lease.used / (at - lease.asked);
+		const portion = Math.max(rate * this.span, Math.min(rate * this.idle, lease.remaining * PLENTY));
+
+		lease.portion = Math.max(1, Math.min(Math.ceil(portion), 2 * lease.portion, this.most));
+		lease.used = 0;
+		lease.asked = at;
+		lease.asking = true;
+
+		const needed = lease.waiting.reduce((sum, { cost }) => sum + cost, 0) - lease.tokens;
+		const call = {
+			key,
+			wanted: Math.max(lease.portion, Math.ceil(needed)),
+			resolve: (answer) => this.taken(key, lease, call.wanted, answer),
+			reject: (error) => this.failed(lease, error),
+		};
+
+		this.take(call);
+	}
+
+	taken(key, lease, wanted, { taken, remaining, retryAfter }) {
+		const at = seconds();
+
+		lease.asking = false;
+		lease.at = at;
+		lease.tokens += taken;
+		lease.low = taken < 4 ? 0 : taken * LOW;
+		lease.remaining = Math.max(0, remaining);
+		lease.blocked = retryAfter > 0 ? at + retryAfter : 0;
+		if (taken < wanted) lease.until = at + this.pause;
+
+		let denied = false;
+
+		while (lease.waiting.length > 0) {
+			const [call] = lease.waiting;
+			const { cost } = call;
+			const allowed = lease.tokens >= cost;
+
+			// more calls have come since the bucket was asked, and it may have more
+			if (!allowed && taken === wanted) {
+				this.ask(key, lease);
+				return;
+			}
+			lease.waiting.shift();
+			denied ||= !allowed;
+			if (allowed) {
+				lease.tokens -= cost;
+				lease.used += cost;
+			}
+			call.signal?.removeEventListener('abort', call.abort);
+			this.count(allowed, key);
+			call.resolve(call.whole ? this.result(lease, allowed, cost) : allowed);
+		}
+		// what is too little for a call here may be enough for another process
+		if (denied && lease.tokens >= 1 && this.returns) {
+			const { tokens } = lease;
+
+			lease.tokens = 0;
+			this.back([{ key, tokens }]);
+		}
+	}
+
+	failed(lease, error) {
+		lease.asking = false;
+		for (const call of lease.waiting.splice(0)) {
+			call.signal?.removeEventListener('abort', call.abort);
+			this.decide(call, error);
+		}
+	}
+
+	/* What is known of the bucket: what it had when it was last asked, and has gained since. */
+	result(lease, allowed, cost) {
+		const { capacity, refill, limiter } = this.rule;
+		const at = seconds();
+		const tokens = Math.min(capacity, lease.remaining + (at - lease.at) * refill + lease.tokens);
+		let retryAfter = 0;
+
+		if (!allowed) {
+			const missing = cost - tokens;
+
+			retryAfter = cost > capacity || capacity === 0 || (missing > 0 && refill === 0) ? null :
+				Math.max(missing > 0 ? missing / refill : 0, lease.until - at, lease.blocked - at, 0);
+		}
+		return {
+			allowed,
+			capacity,
+			remaining: tokens,
+			retryAfter,
+			resetAfter: tokens >= capacity ? 0 : refill === 0 ? null : (capacity - tokens) / refill,
+			limiter,
+			shadowed: false,
+			by: 'lease',
+		};
+	}
+
+	/* Give back what is left of old portions, or of all. */
+	sweep(all) {
+		const before = seconds() - this.idle;
+		const calls = [];
+
+		for (const [key, lease] of this.leases) {
+			if (lease.asking || (!all && lease.at > before)) continue;
+			// what this role cannot give back is used later
+			if (lease.tokens >= 1 && !this.returns && !this.closed) continue;
+			if (lease.tokens > 0) calls.push({ key, tokens: lease.tokens });
+			this.leases.delete(key);
+		}
+		if (this.leases.size === 0) {
+			clearInterval(this.timer);
+			this.timer = null;
+		}
+		if (calls.length > 0 && this.returns) this.back(calls);
+	}
+
+	back(calls) {
+		const back = this.sendBack(calls).finally(() => this.backs.delete(back));
+
+		this.backs.add(back);
+	}
+
+	async sendBack(calls) {
+		const tokens = calls.reduce((sum, call) => sum + call.tokens, 0);
+
+		try {
+			await this.giveBack(calls);
+			this.report({ event: 'returned', keys: calls.length, tokens });
+		} catch (error) {
+			if (error.code === '42501') {
+				this.returns = false;
+				process.emitWarning('this role may not call rl_reward(), so portions that are not used cannot be given back',
+					'RateLimitWarning');
+			}
+			this.report({ event: 'lost', keys: calls.length, tokens, error });
+		}
+	}
+
+	async close() {
+		this.closed = true;
+		clearInterval(this.timer);
+		this.timer = null;
+		this.sweep(true);
+		await Promise.all(this.backs);
+	}
+}
+
+module.exports = { Leases };
