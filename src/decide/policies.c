@@ -628,7 +628,7 @@ reserve_by_policy(const text *policy_name, const text *key, double tokens, int m
 					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 					 errmsg("policy \"%s\" must not have a tier with a period for a reservation",
 							policy->name),
-					 errdetail("An allowance that is given back after its period is lost.")));
+					 errdetail("What is not used could not be given back once the period is over.")));
 	*allowed = decide_tiers(&made, false);
 	if (!*allowed)
 		return 0;
