@@ -11,6 +11,7 @@
 #include "postgres.h"
 
 #include "access/xlog.h"
+#include "core/late.h"
 #include "core/settings.h"
 #include "decide/blocks.h"
 #include "decide/errors.h"
@@ -159,6 +160,8 @@ decide_unguarded(const BucketId *id, const BucketRule *rule, Decision *decision)
 void
 decide_slowly(const BucketId *id, const BucketRule *rule, Decision *decision)
 {
+	if (unlikely(late_workers_missing))
+		late_start_workers();
 	if (bucket_rule_is_closed(rule))
 		deny_closed(decision);
 	else

@@ -20,7 +20,7 @@ our @EXPORT = qw(
 );
 
 use constant HEADER_SIZE => 512;
-use constant CRC_AT => 260;
+use constant CRC_AT => 264;
 use constant MAX_KINDS => 16;
 our @KINDS = qw(store bucket limiter lost violation episode track_seeds track due_flag database);
 
@@ -32,7 +32,7 @@ my @FIELDS = (
 	[ inode => 48, 'Q' ], [ checkpoint => 56, 'Q' ], [ saved_at => 64, 'q' ],
 	[ mono => 72, 'q' ], [ boot => 80, 'a40' ], [ length => 120, 'q' ],
 	(map { [ "n_$KINDS[$_]" => 128 + 8 * $_, 'Q' ] } 0 .. $#KINDS),
-	[ records_crc => 128 + 8 * MAX_KINDS, 'L' ], [ crc => CRC_AT, 'L' ]);
+	[ timeline => 128 + 8 * MAX_KINDS, 'L' ], [ records_crc => 132 + 8 * MAX_KINDS, 'L' ], [ crc => CRC_AT, 'L' ]);
 
 sub state_file
 {
