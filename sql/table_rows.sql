@@ -1,4 +1,4 @@
--- Buckets in the table, when the library is not preloaded.
+-- Buckets in the table, when there is no shared memory.
 -- not its notice, which is another one on PostgreSQL 17
 SET client_min_messages = warning;
 CREATE EXTENSION ratelimit;

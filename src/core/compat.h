@@ -98,6 +98,15 @@
 #endif
 #endif
 
+/*
+ * A setting that was named before it was defined, or NULL.  Needs utils/guc_tables.h.
+ */
+#if PG_VERSION_NUM < 170000
+#define find_setting(name) ((void) (name), (struct config_generic *) NULL)
+#else
+#define find_setting(name) find_option(name, false, true, 0)
+#endif
+
 /* Before 19, each process registers the name of a tranche.  Needs storage/lwlock.h. */
 #if PG_VERSION_NUM < 190000
 #define new_lock_tranche(name) LWLockNewTrancheId()

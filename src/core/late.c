@@ -41,6 +41,11 @@
  * file to be loaded: a third of a second for a million buckets.  Processes that wait
  * for it can be cancelled.
  *
+ * Sizes are those that are configured when memory is made.  A session that may not
+ * know them (settings_overridden) has the saver make the memory, as a worker knows
+ * nothing but the configuration.  If that does not happen in a few seconds, the
+ * session does it, with the standard sizes.
+ *
  * Addresses.  The memory may be at another address in each process.  So it holds no
  * pointers; parts keep theirs in static variables, which startup() sets.
  *
@@ -81,6 +86,7 @@
 #define RETRY_NS		INT64CONST(60000000000) /* until memory is tried again */
 #define WORKERS_NS		INT64CONST(1000000000)	/* until workers are */
 #define NAP_US			1000
+#define SAVER_NS		INT64CONST(5000000000)	/* until it should have made memory */
 
 /* States, in the upper half of the word. */
 #define NEW				((uint64) 0)
@@ -349,6 +355,8 @@ decide(void)
 static bool
 may_try_again(uint64 word)
 {
+	if (settings_overridden)
+		return false;
 	if (STATE(word) == OFF)
 		return shared_memory_setting;
 	return monotonic_ns() - (int64) pg_atomic_read_u64(&control->refused_at) >= RETRY_NS;
@@ -391,6 +399,30 @@ nap(void)
 		proc_exit(1);
 }
 
+/* Register a worker if that has not been done.  Returns false if there is no slot. */
+static bool
+start_worker(LateWorker worker)
+{
+	if (pg_atomic_exchange_u32(&control->registered[worker], 1) != 0 ||
+		register_worker[worker] ())
+		return true;
+	pg_atomic_write_u32(&control->registered[worker], 0);
+	return false;
+}
+
+/*
+ * Have the saver make the memory, and wait a moment for it.  Returns false if it does
+ * not.
+ */
+static bool
+wait_for_saver(int64 since)
+{
+	if (!start_worker(LATE_SAVER) || monotonic_ns() - since > SAVER_NS)
+		return false;
+	nap();
+	return true;
+}
+
 /*
  * If the library is not preloaded: attach shared memory, and make it if this is the
  * first process to need it.  Returns whether it is attached.  The functions are those
@@ -401,6 +433,7 @@ bool
 late_attach(const LateRegister *functions)
 {
 	char		problem[256] = "";
+	int64		since = monotonic_ns();
 
 	/* the standalone server has no dynamic shared memory; pg_upgrade needs none */
 	if (!HAVE_NAMED_SEGMENTS || !IsUnderPostmaster || IsBinaryUpgrade || !MyProc)
@@ -428,6 +461,8 @@ late_attach(const LateRegister *functions)
 			nap();
 			continue;
 		}
+		if (STATE(word) == NEW && settings_overridden && wait_for_saver(since))
+			continue;
 		if (STATE(word) == NEW ||
 			(STATE(word) != READY && PROCESSES(word) == 0 && may_try_again(word)))
 			next = MAKING;
@@ -473,12 +508,7 @@ late_start_workers(void)
 
 	late_workers_missing = false;
 	for (int i = 0; i < N_LATE_WORKERS; i++)
-	{
-		if (pg_atomic_exchange_u32(&control->registered[i], 1) != 0 || register_worker[i] ())
-			continue;
-		pg_atomic_write_u32(&control->registered[i], 0);
-		late_workers_missing = true;
-	}
+		late_workers_missing |= !start_worker(i);
 
 	/* after a crash, the slots may be those of our workers, about to be restarted */
 	if (late_workers_missing && pg_atomic_fetch_add_u32(&control->no_slot, 1) == 1)
@@ -508,8 +538,14 @@ late_worker_begins(LateWorker worker)
 
 	if (!late)
 		return true;
-	if (!attached ||
-		!pg_atomic_compare_exchange_u32(&control->pids[worker], &nobody, MyProcPid))
+	if (!attached)
+	{
+		/* should there be memory one day, it is registered again */
+		if (control)
+			pg_atomic_write_u32(&control->registered[worker], 0);
+		return false;
+	}
+	if (!pg_atomic_compare_exchange_u32(&control->pids[worker], &nobody, MyProcPid))
 		return false;
 	pg_atomic_write_u32(&control->registered[worker], 1);
 	before_shmem_exit(worker_ends, Int32GetDatum(worker));

@@ -7,8 +7,13 @@
  * such a setting when the library is loaded, so the configuration may say something
  * else at any time, in some processes earlier than in others.  Therefore what is
  * configured is kept apart from the sizes that are used, which core/late.c takes from
- * the process that made the memory.  In either case only the configuration can set
- * them, not a session.
+ * the process that made the memory.
+ *
+ * Only the configuration can set them, not a session.  But before the library is
+ * loaded, PostgreSQL lets every role set what is not known yet.  It refuses that
+ * value when the setting is defined, and has forgotten the configured one by then, if
+ * a role's or a connection's settings had replaced it.  settings_overridden says that
+ * this may be the case.
  */
 #include "postgres.h"
 
@@ -17,6 +22,7 @@
 #include "core/settings.h"
 #include "miscadmin.h"
 #include "utils/guc.h"
+#include "utils/guc_tables.h"
 
 int			max_buckets_setting = 131072;
 int			overflow_setting = OVERFLOW_TABLE;
@@ -37,6 +43,7 @@ bool		shadow_setting = false;
 bool		refund_setting = false;
 int			postgrest_headers_setting = HTTP_ERROR_PT429;
 bool		shared_memory_setting = true;
+bool		settings_overridden = false;
 
 /* The sizes, and what is configured for each of them. */
 static struct
@@ -105,6 +112,15 @@ check_gateway_name(char **value, void **extra, GucSource source)
 	return false;
 }
 
+/* Has a role's or a connection's value taken the place of the configured one? */
+static bool
+is_overridden(const char *name)
+{
+	const struct config_generic *setting = find_setting(name);
+
+	return setting && setting->reset_source > PGC_S_ARGV;
+}
+
 /* Define all settings, when the library is loaded; once in each process. */
 void
 settings_define(void)
@@ -114,12 +130,16 @@ settings_define(void)
 		PGC_POSTMASTER : PGC_SIGHUP;
 	int			sizes[MAX_SIZES];
 
+	settings_overridden = is_overridden("ratelimit.shared_memory");
 	for (int i = 0; i < lengthof(all_sizes); i++)
+	{
+		settings_overridden |= is_overridden(all_sizes[i].name);
 		DefineCustomIntVariable(all_sizes[i].name, all_sizes[i].about, all_sizes[i].detail,
 								&all_sizes[i].configured,
 								all_sizes[i].standard, all_sizes[i].min, all_sizes[i].max,
 								postmaster, 0,
 								NULL, NULL, NULL);
+	}
 	DefineCustomBoolVariable("ratelimit.shared_memory",
 							 "Keep buckets in shared memory.",
 							 "Off: all of them are in rate_limit_buckets.",

@@ -66,6 +66,9 @@ extern hidden_data bool refund_setting; /* refund_on_rollback */
 extern int	postgrest_headers_setting;	/* an HttpError */
 extern bool shared_memory_setting;	/* read before memory is made only */
 
+/* Does this process perhaps not know what is configured for shared memory? */
+extern bool settings_overridden;
+
 extern void settings_define(void);
 extern int	settings_sizes(int *sizes);
 extern void settings_use_sizes(const int *sizes);

@@ -173,7 +173,7 @@ add_entry(SharedDatabase *entry, void *work)
 
 /*
  * Forget databases that were dropped without this library noticing: on the primary
- * while this server was a standby, while the library was not preloaded, or between
+ * while this server was a standby, while there was no shared memory, or between
  * the last save and a crash.
  */
 static void

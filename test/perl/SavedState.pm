@@ -15,7 +15,7 @@ use Time::HiRes;
 
 our @EXPORT = qw(
   state_file state_bytes put_state state_header state_records state_buckets
-  state_with state_from_records wait_for_save kill_postmaster saver_pid
+  state_with state_from_records wait_for_save kill_postmaster saver_pid wait_until_gone
   preload_seam set_seam get_seam
 );
 
@@ -207,6 +207,19 @@ sub saver_pid
 		Time::HiRes::usleep(100_000);
 	}
 	die 'no saver';
+}
+
+# Until the process has ended, or is a zombie.
+sub wait_until_gone
+{
+	my ($pid) = @_;
+
+	foreach (1 .. 100 * $PostgreSQL::Test::Utils::timeout_default)
+	{
+		return 1 if (eval { slurp_file("/proc/$pid/stat") } // '0 () Z') =~ /^\d+ \(.*\) [ZX]/;
+		Time::HiRes::usleep(10_000);
+	}
+	return 0;
 }
 
 # From its next start on the node's server sees the seam.  Returns what to give to
