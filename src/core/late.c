@@ -556,5 +556,5 @@ late_worker_begins(LateWorker worker)
 bool
 late_alone(void)
 {
-	return PROCESSES(pg_atomic_read_u64(&control->word)) <= 1;
+	return attached && PROCESSES(pg_atomic_read_u64(&control->word)) <= 1;
 }
