@@ -88,6 +88,8 @@
 #define NAP_US			1000
 #define SAVER_NS		INT64CONST(5000000000)	/* until it should have made memory */
 
+#define REPLACED		"The library has been replaced since the first session loaded it"
+
 /* States, in the upper half of the word. */
 #define NEW				((uint64) 0)
 #define MAKING			((uint64) 1 << 32)
@@ -99,7 +101,8 @@
 
 typedef struct Control
 {
-	uint32		layout;			/* CONTROL_LAYOUT */
+	uint32		layout;			/* CONTROL_LAYOUT, of the process that made it; if it is
+								 * another one, the rest is, too */
 	pg_atomic_uint64 word;
 	pg_atomic_uint64 refused_at;	/* monotonic clock */
 	pg_atomic_uint32 complained;	/* of another build of the library */
@@ -124,6 +127,7 @@ bool		late_workers_missing = false;
 
 static bool late = false;		/* is this process to attach by itself? */
 static bool attached = false;
+static bool counted = false;	/* does the word count this process? */
 static Control *control = NULL;
 static const LateRegister *register_worker;
 
@@ -232,18 +236,30 @@ locks_size(void)
 	return CACHELINEALIGN(mul_size(parts_locks(), sizeof(LWLockPadded)));
 }
 
-/* on_dsm_detach callback: this process does not use the memory any more. */
+/* This process does not use the memory, or the table, any more. */
+static void
+leave(void)
+{
+	if (counted)
+		pg_atomic_fetch_sub_u64(&control->word, 1);
+	counted = false;
+}
+
+/*
+ * on_dsm_detach callback: the process ends, or has failed to attach.  When it ends,
+ * its transaction has been aborted before, which may still use the memory.
+ */
 static void
 leave_memory(dsm_segment *segment, Datum arg)
 {
-	pg_atomic_fetch_sub_u64(&control->word, 1);
+	leave();
 }
 
-/* before_shmem_exit callback: this process does not use the table any more. */
+/* before_shmem_exit callback */
 static void
 leave_table(int code, Datum arg)
 {
-	pg_atomic_fetch_sub_u64(&control->word, 1);
+	leave();
 }
 
 /*
@@ -277,8 +293,7 @@ make_memory(void)
 	segment = dsm_create(size, 0);
 	control->build = build_of_parts();
 	control->handle = dsm_segment_handle(segment);
-	if (!am_walsender)
-		on_dsm_detach(segment, leave_memory, (Datum) 0);
+	on_dsm_detach(segment, leave_memory, (Datum) 0);
 	dsm_pin_segment(segment);
 	dsm_pin_mapping(segment);
 	use_segment(segment, false);
@@ -300,9 +315,7 @@ attach_memory(void)
 
 	if (!segment)
 		elog(ERROR, "could not map dynamic shared memory segment");
-	/* walsenders, which are not counted, do not leave either */
-	if (!am_walsender)
-		on_dsm_detach(segment, leave_memory, (Datum) 0);
+	on_dsm_detach(segment, leave_memory, (Datum) 0);
 	dsm_pin_mapping(segment);
 	use_segment(segment, true);
 	saved_set_loaded_mono(control->loaded_mono);
@@ -341,7 +354,8 @@ decide(void)
 	pg_atomic_write_u64(&control->refused_at, monotonic_ns());
 	/* what has been written must be seen before the word is */
 	pg_write_barrier();
-	pg_atomic_write_u64(&control->word, attached && am_walsender ? result : result + 1);
+	counted = !(attached && am_walsender);
+	pg_atomic_write_u64(&control->word, counted ? result + 1 : result);
 	if (result == REFUSED)
 		ereport(WARNING,
 				(errcode(ERRCODE_INSUFFICIENT_RESOURCES),
@@ -362,31 +376,34 @@ may_try_again(uint64 word)
 	return monotonic_ns() - (int64) pg_atomic_read_u64(&control->refused_at) >= RETRY_NS;
 }
 
+/* This process cannot use the memory that others use, and uses the table. */
+static void
+warn_alone(const char *problem)
+{
+	ereport(WARNING,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("this session keeps buckets in the table rate_limit_buckets, although others may keep them in shared memory"),
+			 errdetail("%s.", problem),
+			 errhint("Restart the server.")));
+}
+
 /* Use the memory that is there, and that counts this process already. */
 static void
 join(void)
 {
-	char		problem[256] = "The library has been replaced since the first session loaded it";
-	bool		same = control->layout == CONTROL_LAYOUT;
+	char		problem[256] = REPLACED;
+	bool		same;
 
-	if (same)
-	{
-		settings_use_sizes(control->sizes);
-		same = build_of_parts() == control->build;
-	}
+	settings_use_sizes(control->sizes);
+	same = build_of_parts() == control->build;
 	if (same && guarded(attach_memory, problem, sizeof(problem)))
 	{
 		attached = true;
 		return;
 	}
-	if (!am_walsender)
-		pg_atomic_fetch_sub_u64(&control->word, 1);
+	leave();
 	if (same || pg_atomic_exchange_u32(&control->complained, 1) == 0)
-		ereport(WARNING,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("this session keeps buckets in the table rate_limit_buckets, although others keep them in shared memory"),
-				 errdetail("%s.", problem),
-				 errhint("Restart the server.")));
+		warn_alone(problem);
 }
 
 /* Wait for another process that makes the memory. */
@@ -442,10 +459,12 @@ late_attach(const LateRegister *functions)
 	register_worker = functions;
 	if (!control && !guarded(find_control, problem, sizeof(problem)))
 	{
-		ereport(WARNING,
-				(errcode(ERRCODE_INSUFFICIENT_RESOURCES),
-				 errmsg("this session keeps buckets in the table rate_limit_buckets, because the system refuses shared memory"),
-				 errdetail("%s.", problem)));
+		warn_alone(problem);
+		return false;
+	}
+	if (control->layout != CONTROL_LAYOUT)
+	{
+		warn_alone(REPLACED);
 		return false;
 	}
 
@@ -470,6 +489,7 @@ late_attach(const LateRegister *functions)
 			next = word;
 		if (!pg_atomic_compare_exchange_u64(&control->word, &word, next))
 			continue;
+		counted = next == word + 1;
 		if (next == MAKING)
 			decide();
 		else if (STATE(word) == READY)

@@ -28,12 +28,14 @@ sub can_be_late
 
 # A started server with the extension in database postgres.  preload: 0 for one
 # without shared memory; late: 1 for one that makes it without preloading; conf: more
-# lines for postgresql.conf; streaming: 1 if standbys will follow it.
+# lines for postgresql.conf; streaming: 1 if standbys will follow it.  If RATELIMIT_LATE
+# is set, servers that would preload the library make memory without, too.
 sub start_server
 {
 	my ($name, %options) = @_;
 	my $node = PostgreSQL::Test::Cluster->new($name);
 
+	$options{late} //= $options{preload} // 1 if $ENV{RATELIMIT_LATE} && can_be_late($node);
 	$node->init(allows_streaming => $options{streaming});
 	$node->append_conf('postgresql.conf', <<'CONF');
 log_statement = none
