@@ -167,7 +167,7 @@ load_header(int fd, int64 size, SavedHeader *header)
 		return "it is not a file of ratelimit";
 	if (header->format != SAVED_FORMAT || header->pg_version != PG_VERSION_NUM / 100)
 		return "it is of another version";
-	for (Size i = sizeof(*header); i < HEADER_SIZE; i++)
+	for (Size i = offsetof(SavedHeader, crc) + sizeof(header->crc); i < HEADER_SIZE; i++)
 		if (sector[i] != 0)
 			return "its checksum is wrong";
 	if (!EQ_CRC32C(saved_header_crc(header), header->crc))
