@@ -56,15 +56,18 @@
  * them.  A session may then have registered others already.  Therefore a worker
  * begins with making itself known, and ends for good if there is another one.
  *
- * The stop.  The saver saves the state when it is the last process that is attached.
- * The postmaster waits for it with the shutdown checkpoint.  Walsenders may outlive
- * that checkpoint, so they do not count.
+ * The stop.  The last process that is attached saves the state when it ends, while
+ * the postmaster waits for it with the shutdown checkpoint.  This is the saver, which
+ * waits for the others, unless it happens not to run.  A process that is killed, or
+ * ended by SIGQUIT, does not leave, so after a crash nobody is the last.  Walsenders
+ * may outlive the shutdown checkpoint, so they do not count.
  */
 #include "postgres.h"
 
 #include "common/hashfn.h"
 #include "core/clock.h"
 #include "core/late.h"
+#include "core/node.h"
 #include "core/parts.h"
 #include "core/saved_file.h"
 #include "core/settings.h"
@@ -236,30 +239,36 @@ locks_size(void)
 	return CACHELINEALIGN(mul_size(parts_locks(), sizeof(LWLockPadded)));
 }
 
-/* This process does not use the memory, or the table, any more. */
-static void
+/*
+ * This process does not use the memory, or the table, any more.  Returns whether it
+ * was the last one.
+ */
+static bool
 leave(void)
 {
-	if (counted)
-		pg_atomic_fetch_sub_u64(&control->word, 1);
+	bool		was_counted = counted;
+
 	counted = false;
+	return was_counted && PROCESSES(pg_atomic_fetch_sub_u64(&control->word, 1)) == 1;
 }
 
 /*
  * on_dsm_detach callback: the process ends, or has failed to attach.  When it ends,
- * its transaction has been aborted before, which may still use the memory.
+ * its transaction has been aborted before, which may still have used the memory.  The
+ * memory is still mapped.  If the server stops, the last process saves the state.
  */
 static void
 leave_memory(dsm_segment *segment, Datum arg)
 {
-	leave();
+	if (leave() && attached && server_is_stopping())
+		saved_at_stop();
 }
 
 /* before_shmem_exit callback */
 static void
 leave_table(int code, Datum arg)
 {
-	leave();
+	(void) leave();
 }
 
 /*
@@ -401,7 +410,7 @@ join(void)
 		attached = true;
 		return;
 	}
-	leave();
+	(void) leave();
 	if (same || pg_atomic_exchange_u32(&control->complained, 1) == 0)
 		warn_alone(problem);
 }

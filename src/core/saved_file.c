@@ -15,8 +15,7 @@
  * because shared memory may contain anything then.
  *
  * If the library is not preloaded (core/late.c), the postmaster cannot do that.  Then
- * the saver writes the file at a clean stop, when it is the last process that uses
- * the memory.  No flush is going on then, and none can begin, so the file is right
+ * the last process that uses the memory writes the file at a clean stop.  No flush is going on then, and none can begin, so the file is right
  * even if the server does not get as far as its shutdown checkpoint.  The file is
  * loaded by the first process that uses the memory.
  *
@@ -253,8 +252,7 @@ saved_save(bool (*breathe) (void))
 }
 
 /*
- * Save in the saver at a clean stop, when no other process is left that uses the
- * memory.
+ * Save at a clean stop in the last process that uses the memory, when it ends.
  */
 void
 saved_at_stop(void)

@@ -3,8 +3,8 @@
  *		The saver: a background worker that saves state every ratelimit.save_interval.
  *
  * It only says when to save; core/saved_file.c does the saving.  The last state, at a
- * clean stop, is saved by the postmaster, or here if the library is not preloaded
- * (core/late.c).
+ * clean stop, is saved by the postmaster or, if the library is not preloaded, by the
+ * last process that uses the memory, which the saver tries to be (core/late.c).
  *
  * The saver is a process of its own for two reasons.  The launcher does not run on a
  * standby, whose buckets are worth saving, too.  And the launcher reads catalogs, so
@@ -76,29 +76,18 @@ breathe(void)
 
 /*
  * Without preloading: the saver has been told to stop.  If that is because the server
- * stops, save when the other processes that use the memory have ended.  They have
- * been told to do so, too, and the postmaster waits for them, so this does not make
- * the stop longer.  Should they wait for this process in turn, it gives up at last.
+ * stops, wait until the other processes that use the memory have ended, and be the
+ * last, which saves the state (core/late.c).  They have been told to end, too, and
+ * the postmaster waits for them, so this does not make the stop longer.  Should they
+ * wait for this process in turn, it gives up at last, and one of them saves.
  */
 static void
-save_at_stop(void)
+wait_for_others(void)
 {
-	int64		since = monotonic_ns();
+	int64		until = monotonic_ns() + STOP_WAIT_NS;
 
-	while (!late_alone())
-	{
-		if (!server_is_stopping())
-			return;
-		if (monotonic_ns() - since > STOP_WAIT_NS)
-		{
-			ereport(LOG,
-					(errmsg("ratelimit: state is not saved, because other processes do not end")));
-			return;
-		}
+	while (!late_alone() && server_is_stopping() && monotonic_ns() < until)
 		sleep_ms(STOP_NAP_MS);
-	}
-	if (server_is_stopping())
-		saved_at_stop();
 }
 
 /* The main function of the saver. */
@@ -143,7 +132,7 @@ ratelimit_saver_main(Datum arg)
 		}
 	}
 	if (late_attached())
-		save_at_stop();
+		wait_for_others();
 	/* if only this process was told to stop, the postmaster starts another one */
 	proc_exit(1);
 }

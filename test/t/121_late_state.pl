@@ -115,7 +115,15 @@ wait_until_gone($pid);
 is(query("SELECT rl_consume('saver', 1, 0)"), 'f', 'the saver ended alone');
 isnt(saver_pid($node), $pid, '... there is another one');
 $node->restart;
-is(query("SELECT rl_consume('saver', 1, 0)"), 'f', '... which saves at the stop');
+is(query("SELECT rl_consume('saver', 1, 0)"), 'f', '... and state is saved at the stop');
+
+# ... nor does the state depend on it: if it does not run just then, another process saves
+query("SELECT rl_consume('no saver', 1, 0)");
+$pid = saver_pid($node);
+kill 'TERM', $pid;
+$node->wait_for_log(qr/background worker "ratelimit saver" \(PID $pid\) exited/);
+$node->restart;
+is(query("SELECT rl_consume('no saver', 1, 0)"), 'f', 'without a saver, state is saved at the stop');
 
 #
 # Crashes
