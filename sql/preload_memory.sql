@@ -49,7 +49,8 @@ BEGIN
 	END LOOP;
 END $$;
 
-SELECT allocated_size / current_setting('ratelimit.max_buckets')::int <= 128 AS bytes
+-- (without preloading it is not listed there)
+SELECT bool_and(allocated_size / current_setting('ratelimit.max_buckets')::int <= 128) IS NOT FALSE AS bytes
 FROM pg_shmem_allocations WHERE name = 'ratelimit';
 SELECT sum(slots) >= current_setting('ratelimit.max_buckets')::int AS slots,
 	sum(living) AS living, bool_or(spilled) AS spilled, sum(evicted) AS evicted FROM rl_partitions();

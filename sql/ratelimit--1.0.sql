@@ -184,7 +184,7 @@ COMMENT ON FUNCTION _rl_buckets() IS
 CREATE FUNCTION rl_partitions(OUT partition integer, OUT slots bigint, OUT living bigint, OUT spilled boolean, OUT evicted bigint)
 RETURNS SETOF record AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED;
 COMMENT ON FUNCTION rl_partitions() IS
-'How full shared memory is, a row per partition of it: slots for buckets; living buckets of this database; spilled, whether buckets of this database that are not in memory are in the table rate_limit_buckets; evicted, buckets of any database that gave way since the first start of the server. No rows when ratelimit is not in shared_preload_libraries.';
+'How full shared memory is, a row per partition of it: slots for buckets; living buckets of this database; spilled, whether buckets of this database that are not in memory are in the table rate_limit_buckets; evicted, buckets of any database that gave way since the first start of the server. No rows when ratelimit has no shared memory.';
 
 CREATE VIEW rate_limit_status AS
 SELECT limiter, key, pg_catalog.max(tokens) AS tokens, pg_catalog.max(capacity) AS capacity, pg_catalog.max(refill) AS refill,
@@ -565,7 +565,7 @@ SELECT pg_catalog.pg_extension_config_dump('rate_limit_flags', '');
 CREATE FUNCTION rl_flush() RETURNS bigint
 AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION rl_flush() IS
-'Write the pending violations of this database now, in this transaction: the number of rows, or lines of the log, written. If the transaction is rolled back they are pending again. 0 when ratelimit is not in shared_preload_libraries: a transaction''s violations are then written as it commits.';
+'Write the pending violations of this database now, in this transaction: the number of rows, or lines of the log, written. If the transaction is rolled back they are pending again. 0 when ratelimit has no shared memory: a transaction''s violations are then written as it commits.';
 
 CREATE FUNCTION rl_report(key text, limiter text DEFAULT 'default', rejected bigint DEFAULT 1) RETURNS boolean
 AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
@@ -675,7 +675,7 @@ CREATE VIEW rate_limit_episodes AS
 SELECT limiter, key, first_at AS first_seen, last_at AS last_seen, rejected
 FROM _rl_episodes() ORDER BY last_at DESC;
 COMMENT ON VIEW rate_limit_episodes IS
-'Recent runs of violations of one limiter and key, from the first to the last, and how many; most recently throttled first. At most ratelimit.max_episodes of the server, each for ratelimit.episode_retention after its last violation. Empty when ratelimit is not in shared_preload_libraries.';
+'Recent runs of violations of one limiter and key, from the first to the last, and how many; most recently throttled first. At most ratelimit.max_episodes of the server, each for ratelimit.episode_retention after its last violation. Empty when ratelimit has no shared memory.';
 COMMENT ON COLUMN rate_limit_episodes.limiter IS 'which rule';
 COMMENT ON COLUMN rate_limit_episodes.key IS 'who violated it';
 COMMENT ON COLUMN rate_limit_episodes.first_seen IS 'when the first violation happened';
@@ -724,7 +724,7 @@ SELECT NULL, coalesce(pg_catalog.sum(allowed), n.counted)::bigint, coalesce(pg_c
 FROM l RIGHT JOIN (SELECT g.* FROM (SELECT) one LEFT JOIN _rl_flushes() g ON true) f ON true CROSS JOIN n
 GROUP BY n.counted, f.flushed, f.lost, f.failures, f.last_flush, f.last_error_at, f.last_error, f.since;
 COMMENT ON VIEW rate_limit_stats IS
-'Figures of this database, a row per limiter and one for all (limiter null). What is not counted is null: figures that are not kept per limiter, in the rows of limiters; figures of a limiter that counts towards (other) and is shown for its buckets; and, when ratelimit is not in shared_preload_libraries, all but the buckets.';
+'Figures of this database, a row per limiter and one for all (limiter null). What is not counted is null: figures that are not kept per limiter, in the rows of limiters; figures of a limiter that counts towards (other) and is shown for its buckets; and, when ratelimit has no shared memory, all but the buckets.';
 COMMENT ON COLUMN rate_limit_stats.limiter IS 'which rule; null: all of them';
 COMMENT ON COLUMN rate_limit_stats.allowed IS 'calls that were allowed, since stats_since';
 COMMENT ON COLUMN rate_limit_stats.denied IS 'calls that were denied, since stats_since';

@@ -5,7 +5,8 @@
  * This is the only file that knows all parts of the extension.  It lists those that
  * keep something in shared memory, has the server reserve and initialize that memory,
  * loads the saved state, registers the background workers, and notices when the
- * extension or a database is dropped.
+ * extension or a database is dropped.  If the library is not preloaded, core/late.c
+ * does all of this except the last.
  */
 #include "postgres.h"
 
@@ -17,6 +18,7 @@
 #include "catalog/pg_extension.h"
 #include "commands/extension.h"
 #include "core/compat.h"
+#include "core/late.h"
 #include "core/parts.h"
 #include "core/saved_file.h"
 #include "core/settings.h"
@@ -219,31 +221,58 @@ object_access(ObjectAccessType access, Oid classId, Oid objectId, int subId,
 	}
 }
 
-/*
- * The server calls this when it loads the library, in each process or, if preloaded,
- * once.
- */
-void
-_PG_init(void)
+/* What the library needs that does not depend on shared memory. */
+static void
+init_once(void)
 {
+	static bool done = false;
+
+	if (done)
+		return;
 	settings_define();
 	sql_init();
 	rows_init();
 	policies_init();
 	exceptions_init();
 	postgrest_rules_init();
-
 	parts_use(parts, lengthof(parts));
+	done = true;
+}
 
-	if (!process_shared_preload_libraries_in_progress)
-		return;
-
+/* Have the server make shared memory when it starts, and run the workers. */
+static void
+preload(void)
+{
 	prev_shmem_request_hook = shmem_request_hook;
 	shmem_request_hook = shmem_request;
 	prev_shmem_startup_hook = shmem_startup_hook;
 	shmem_startup_hook = shmem_startup;
+	(void) launcher_register();
+	(void) saver_register();
+}
+
+/*
+ * The server calls this when it loads the library, in each process or, if preloaded,
+ * once.  An error, such as cancelling while late_attach() waits, makes it call this
+ * again when the library is next needed.
+ */
+void
+_PG_init(void)
+{
+	static const LateRegister workers[N_LATE_WORKERS] = {
+		[LATE_LAUNCHER] = launcher_register,
+		[LATE_SAVER] = saver_register,
+	};
+
+	init_once();
+	if (process_shared_preload_libraries_in_progress)
+	{
+		if (!shared_memory_setting)
+			return;
+		preload();
+	}
+	else if (!late_attach(workers))
+		return;
 	prev_object_access_hook = object_access_hook;
 	object_access_hook = object_access;
-	launcher_register();
-	saver_register();
 }

@@ -74,6 +74,48 @@
 #define interval_is_finite(span) (!INTERVAL_NOT_FINITE(span))
 #endif
 
+/*
+ * Since 17, a library that is not preloaded can find shared memory by its name:
+ * get_named_segment() returns its address, and makes it if necessary.  Its init()
+ * takes named_segment_args.  Needs storage/dsm_registry.h, which this includes.
+ */
+#if PG_VERSION_NUM < 170000
+#define HAVE_NAMED_SEGMENTS false
+#define named_segment_args void *memory
+#define get_named_segment(name, size, init, found) \
+	((void) (init), *(found) = false, (void *) NULL)
+#else
+#include "storage/dsm_registry.h"
+#define HAVE_NAMED_SEGMENTS true
+#if PG_VERSION_NUM < 190000
+#define named_segment_args void *memory
+#define get_named_segment(name, size, init, found) \
+	GetNamedDSMSegment(name, size, init, found)
+#else
+#define named_segment_args void *memory, void *arg
+#define get_named_segment(name, size, init, found) \
+	GetNamedDSMSegment(name, size, init, found, NULL)
+#endif
+#endif
+
+/*
+ * A setting that was named before it was defined, or NULL.  Needs utils/guc_tables.h.
+ */
+#if PG_VERSION_NUM < 170000
+#define find_setting(name) ((void) (name), (struct config_generic *) NULL)
+#else
+#define find_setting(name) find_option(name, false, true, 0)
+#endif
+
+/* Before 19, each process registers the name of a tranche.  Needs storage/lwlock.h. */
+#if PG_VERSION_NUM < 190000
+#define new_lock_tranche(name) LWLockNewTrancheId()
+#define name_lock_tranche(id, name) LWLockRegisterTranche(id, name)
+#else
+#define new_lock_tranche(name) LWLockNewTrancheId(name)
+#define name_lock_tranche(id, name) ((void) 0)
+#endif
+
 /* The number of this backend among MaxBackends.  Needs storage/proc.h. */
 #if PG_VERSION_NUM < 170000
 #define my_proc_number() (MyProc->pgprocno)

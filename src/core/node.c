@@ -28,6 +28,8 @@
 #include "core/node.h"
 #include "miscadmin.h"
 #include "storage/fd.h"
+#include "utils/pidfile.h"
+#include "utils/timestamp.h"
 
 /* The data directory of this server. */
 NodeId
@@ -80,15 +82,16 @@ this_boot(char *boot, Size size)
 
 /*
  * Has the server written its shutdown checkpoint?  *checkpoint is the latest
- * checkpoint, whatever the answer.
+ * checkpoint, and *timeline the latest timeline, whatever the answer.
  */
 bool
-shut_down_cleanly(XLogRecPtr *checkpoint)
+shut_down_cleanly(XLogRecPtr *checkpoint, TimeLineID *timeline)
 {
 	bool		crc_ok;
 	ControlFileData *control = get_controlfile(DataDir, &crc_ok);
 
 	*checkpoint = control->checkPoint;
+	*timeline = Max(control->checkPointCopy.ThisTimeLineID, control->minRecoveryPointTLI);
 	return crc_ok && (control->state == DB_SHUTDOWNED ||
 					  control->state == DB_SHUTDOWNED_IN_RECOVERY);
 }
@@ -118,4 +121,47 @@ will_replay(void)
 
 	return stat(RECOVERY_SIGNAL_FILE, &st) == 0 ||
 		stat(BACKUP_LABEL_FILE, &st) == 0;
+}
+
+/*
+ * The same question when the server runs: may recovery have replayed what happened
+ * after a stop on this timeline, at this time?  Recovery that goes on beyond the end
+ * of a stop begins with a backup_label, which it renames, or ends on a new timeline.
+ */
+bool
+has_replayed(TimeLineID timeline, TimestampTz since)
+{
+	struct stat st;
+	XLogRecPtr	checkpoint;
+	TimeLineID	now;
+
+	(void) shut_down_cleanly(&checkpoint, &now);
+	return now != timeline ||
+		(stat(BACKUP_LABEL_OLD, &st) == 0 && time_t_to_timestamptz(st.st_ctime) >= since);
+}
+
+/*
+ * Has the postmaster been told to stop the server?  It writes that into its lock
+ * file, for pg_ctl, before it tells other processes.
+ */
+bool
+server_is_stopping(void)
+{
+	char		file[1024];
+	char	   *line = file;
+	int			fd = OpenTransientFile("postmaster.pid", O_RDONLY);
+	ssize_t		n;
+
+	if (fd < 0)
+		return false;
+	n = read(fd, file, sizeof(file) - 1);
+	CloseTransientFile(fd);
+	file[Max(n, 0)] = '\0';
+	for (int i = 1; line && i < LOCK_FILE_LINE_PM_STATUS; i++)
+	{
+		line = strchr(line, '\n');
+		if (line)
+			line++;
+	}
+	return line && strncmp(line, PM_STATUS_STOPPING, strlen(PM_STATUS_STOPPING)) == 0;
 }

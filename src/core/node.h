@@ -7,6 +7,7 @@
 #define RATELIMIT_NODE_H
 
 #include "access/xlogdefs.h"
+#include "datatype/timestamp.h"
 
 /* What tells one data directory from another. */
 typedef struct NodeId
@@ -22,8 +23,10 @@ typedef struct NodeId
 extern NodeId this_node(void);
 extern bool same_node(const NodeId *a, const NodeId *b);
 extern void this_boot(char *boot, Size size);
-extern bool shut_down_cleanly(XLogRecPtr *checkpoint);
+extern bool shut_down_cleanly(XLogRecPtr *checkpoint, TimeLineID *timeline);
 extern bool will_recover(void);
 extern bool will_replay(void);
+extern bool has_replayed(TimeLineID timeline, TimestampTz since);
+extern bool server_is_stopping(void);
 
 #endif							/* RATELIMIT_NODE_H */

@@ -51,6 +51,14 @@ parts_locks(void)
 	return n;
 }
 
+/* Let a part use this memory and these locks.  Returns the locks that follow. */
+static LWLockPadded *
+start_part(const Part *part, void *memory, LWLockPadded *locks, bool found)
+{
+	part->startup(memory, locks, found);
+	return part->locks ? locks + part->locks() : locks;
+}
+
 /*
  * Attach each part's memory, and initialize it when the server starts.  Returns
  * whether it existed already.  The caller holds AddinShmemInitLock.
@@ -64,11 +72,24 @@ parts_startup(LWLockPadded *locks)
 	{
 		void	   *memory = ShmemInitStruct(parts[i]->name, parts[i]->size(), &found);
 
-		parts[i]->startup(memory, locks, found);
-		if (parts[i]->locks)
-			locks += parts[i]->locks();
+		locks = start_part(parts[i], memory, locks, found);
 	}
 	return found;
+}
+
+/*
+ * Let the parts use parts_size() bytes of memory, which begin on a cache line, one
+ * part after the other, and initialize them if they are new.  The memory may be at
+ * another address in each process.
+ */
+void
+parts_place(char *memory, LWLockPadded *locks, bool found)
+{
+	for (int i = 0; i < n_parts; i++)
+	{
+		locks = start_part(parts[i], memory, locks, found);
+		memory += CACHELINEALIGN(parts[i]->size());
+	}
 }
 
 /*

@@ -24,7 +24,10 @@ typedef struct Part
 	Size		(*size) (void);
 	int			(*locks) (void);	/* how many LWLocks it needs */
 
-	/* attach the memory, and initialize it if it was not found */
+	/*
+	 * Attach the memory, and initialize it if it was not found.  It must hold no
+	 * pointers: it may be at another address in each process (core/late.c).
+	 */
 	void		(*startup) (void *memory, LWLockPadded *locks, bool found);
 
 	/* the database has lost the extension, or has been dropped; cannot fail */
@@ -51,6 +54,7 @@ extern const Part *const *parts_list(int *n);
 extern Size parts_size(void);
 extern int	parts_locks(void);
 extern bool parts_startup(LWLockPadded *locks);
+extern void parts_place(char *memory, LWLockPadded *locks, bool found);
 extern const Part *part_of_kind(int *kind);
 extern void forget_database(Oid database, bool dropped);
 

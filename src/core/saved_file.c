@@ -14,6 +14,11 @@
  * are never two writers.  After a crash or an immediate stop nobody writes it,
  * because shared memory may contain anything then.
  *
+ * If the library is not preloaded (core/late.c), the postmaster cannot do that.  Then
+ * the last process that uses the memory writes the file at a clean stop.  No flush is going on then, and none can begin, so the file is right
+ * even if the server does not get as far as its shutdown checkpoint.  The file is
+ * loaded by the first process that uses the memory.
+ *
  * Which file wins.  There is only one name, and each writer replaces the file, in
  * order of time: the saver has exited when the postmaster writes, and the server that
  * the saver was part of must be gone before another can start (an orphan of a killed
@@ -32,8 +37,8 @@
  * makes the mark durable before it takes them.  From then on a start that finds the
  * file takes everything except them.  If the file cannot be marked, it is removed; if
  * it cannot be removed either, the violations are not taken.  They are also not taken
- * when recovery is about to continue from that stop (will_replay() in core/node.c),
- * because what it replays may contain them.
+ * when recovery is about to continue from that stop, or has done so (will_replay() and
+ * has_replayed() in core/node.c), because what it replays may contain them.
  *
  * Flags that are due are in every file, because writing a flag that exists already
  * does nothing.
@@ -246,6 +251,19 @@ saved_save(bool (*breathe) (void))
 	return save(&header, breathe);
 }
 
+/*
+ * Save at a clean stop in the last process that uses the memory, when it ends.
+ */
+void
+saved_at_stop(void)
+{
+	SavedHeader header = {.at_stop = true};
+	XLogRecPtr	last;
+
+	(void) shut_down_cleanly(&last, &header.timeline);
+	(void) save(&header, NULL);
+}
+
 /* on_shmem_exit callback of the postmaster: save at a clean stop. */
 void
 saved_at_exit(int code, Datum arg)
@@ -258,7 +276,7 @@ saved_at_exit(int code, Datum arg)
 	 * that failed before recovery began does save, because it has marked the file as
 	 * used.
 	 */
-	if (!shut_down_cleanly(&header.checkpoint))
+	if (!shut_down_cleanly(&header.checkpoint, &header.timeline))
 		return;
 	header.at_stop = true;
 	(void) save(&header, NULL);

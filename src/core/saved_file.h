@@ -49,7 +49,9 @@ extern int64 saved_mono(const Loading *loading, int64 age);
 /* called when the server starts, runs and stops */
 extern void saved_load(void);
 extern int64 saved_loaded_mono(void);
+extern void saved_set_loaded_mono(int64 mono);
 extern bool saved_save(bool (*breathe) (void));
+extern void saved_at_stop(void);
 extern void saved_at_exit(int code, Datum arg);
 
 #endif							/* RATELIMIT_SAVED_FILE_H */

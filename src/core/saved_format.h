@@ -31,12 +31,14 @@ typedef struct SavedHeader
 	uint8		used;			/* ... and 1: a start has taken its violations */
 	char		version[16];	/* of the extension */
 	NodeId		node;
-	XLogRecPtr	checkpoint;		/* if at a clean stop: its shutdown checkpoint */
+	XLogRecPtr	checkpoint;		/* if at a clean stop: its shutdown checkpoint; 0:
+								 * saved before it was written */
 	TimestampTz saved_at;
 	int64		mono;			/* the monotonic clock at saved_at ... */
 	char		boot[BOOT_ID_SIZE]; /* ... in this boot */
 	int64		length;			/* of all records, in bytes */
 	uint64		records[MAX_SAVED_KINDS];	/* how many, by kind */
+	TimeLineID	timeline;
 	pg_crc32c	records_crc;
 	pg_crc32c	crc;			/* of all fields before this one */
 } SavedHeader;

@@ -22,6 +22,7 @@
 #include "core/parts.h"
 #include "core/saved_file.h"
 #include "core/saved_format.h"
+#include "miscadmin.h"
 #include "storage/fd.h"
 #include "utils/timestamp.h"
 
@@ -166,7 +167,7 @@ load_header(int fd, int64 size, SavedHeader *header)
 		return "it is not a file of ratelimit";
 	if (header->format != SAVED_FORMAT || header->pg_version != PG_VERSION_NUM / 100)
 		return "it is of another version";
-	for (Size i = sizeof(*header); i < HEADER_SIZE; i++)
+	for (Size i = offsetof(SavedHeader, crc) + sizeof(header->crc); i < HEADER_SIZE; i++)
 		if (sector[i] != 0)
 			return "its checksum is wrong";
 	if (!EQ_CRC32C(saved_header_crc(header), header->crc))
@@ -221,6 +222,7 @@ load(int fd, SavedHeader *header, Loading *loading)
 	struct stat st;
 	const char *problem;
 	XLogRecPtr	checkpoint;
+	TimeLineID	timeline;
 	bool		pending;
 
 	if (fstat(fd, &st) != 0)
@@ -235,18 +237,22 @@ load(int fd, SavedHeader *header, Loading *loading)
 	if (problem)
 		return problem;
 
-	loading->clean = shut_down_cleanly(&checkpoint) && header->at_stop &&
+	loading->clean = shut_down_cleanly(&checkpoint, &timeline) && header->at_stop &&
 		checkpoint == header->checkpoint;
 	loading->rows_stay = loading->clean && !will_recover();
+	/* when the server runs, this is not certain, and matters only to the message */
+	if (IsUnderPostmaster)
+		loading->clean = header->at_stop && !header->used;
 	pending = header->at_stop && !header->used &&
 		(saved_pending_records(header->records) == 0 || use_pending(header));
-	if (pending && saved_pending_records(header->records) > 0 && will_replay())
+	if (pending && saved_pending_records(header->records) > 0 &&
+		(IsUnderPostmaster ? has_replayed(header->timeline, header->saved_at) : will_replay()))
 	{
 		pending = false;
 		ereport(LOG,
 				(errmsg("ratelimit: leaving out the pending violations in file \"%s\"",
 						SAVED_FILE),
-				 errdetail("Recovery may replay that they were written.")));
+				 errdetail("Recovery may replay, or have replayed, that they were written.")));
 	}
 
 	loading->take = true;
@@ -260,9 +266,9 @@ load(int fd, SavedHeader *header, Loading *loading)
 static int64 loaded_mono = 0;
 
 /*
- * When the loaded state was saved.  The saver, which the postmaster forks, starts
- * from this time, so that the file does not get older than save_interval however
- * often the server crashes.
+ * When the loaded state was saved.  The saver, which the postmaster forks, or which
+ * has been told, starts from this time, so that the file does not get older than
+ * save_interval however often the server crashes.
  */
 int64
 saved_loaded_mono(void)
@@ -270,7 +276,17 @@ saved_loaded_mono(void)
 	return loaded_mono;
 }
 
-/* Load the file when the server starts; shared memory is still empty. */
+/* Another process has loaded the state. */
+void
+saved_set_loaded_mono(int64 mono)
+{
+	loaded_mono = mono;
+}
+
+/*
+ * Load the file when the server starts, or when shared memory is made; nobody uses
+ * that memory yet.
+ */
 void
 saved_load(void)
 {

@@ -1,6 +1,19 @@
 /*
  * core/settings.c
  *		The settings ratelimit.*, with their default values and checks.
+ *
+ * Sizes of shared memory cannot change while it is there.  If the library is
+ * preloaded, PostgreSQL sees to that (PGC_POSTMASTER).  Otherwise it is too late for
+ * such a setting when the library is loaded, so the configuration may say something
+ * else at any time, in some processes earlier than in others.  Therefore what is
+ * configured is kept apart from the sizes that are used, which core/late.c takes from
+ * the process that made the memory.
+ *
+ * Only the configuration can set them, not a session.  But before the library is
+ * loaded, PostgreSQL lets every role set what is not known yet.  It refuses that
+ * value when the setting is defined, and has forgotten the configured one by then, if
+ * a role's or a connection's settings had replaced it.  settings_overridden says that
+ * this may be the case.
  */
 #include "postgres.h"
 
@@ -9,6 +22,7 @@
 #include "core/settings.h"
 #include "miscadmin.h"
 #include "utils/guc.h"
+#include "utils/guc_tables.h"
 
 int			max_buckets_setting = 131072;
 int			overflow_setting = OVERFLOW_TABLE;
@@ -30,6 +44,36 @@ bool		enabled_setting = true;
 bool		shadow_setting = false;
 bool		refund_setting = false;
 int			postgrest_headers_setting = HTTP_ERROR_PT429;
+bool		shared_memory_setting = true;
+bool		settings_overridden = false;
+
+/* The sizes, and what is configured for each of them. */
+static struct
+{
+	const char *name;
+	const char *about;
+	const char *detail;
+	int		   *used;
+	int			standard;
+	int			min;
+	int			max;
+	int			configured;
+}			all_sizes[] = {
+	{"ratelimit.max_buckets", "Buckets held in shared memory.", NULL,
+	&max_buckets_setting, 131072, 16, 1 << 30},
+	{"ratelimit.max_violations", "Distinct (gateway, limiter, key) counted between two flushes.",
+		"Violations of further keys are counted together, as key (other).",
+	&max_violations_setting, 16384, 16, 1 << 19},
+	{"ratelimit.max_episodes", "Recent runs of violations that are remembered.", NULL,
+	&max_episodes_setting, 200, 1, 10000},
+	{"ratelimit.max_tickets", "Tickets of rl_acquire() that one role may hold at the same time.", NULL,
+	&max_tickets_setting, 8192, 16, 200000},
+	{"ratelimit.max_reservations", "Reservations held in shared memory.",
+		"Further ones are kept in a table.",
+	&max_reservations_setting, 4096, 16, 1 << 20},
+};
+
+StaticAssertDecl(lengthof(all_sizes) <= MAX_SIZES, "too many sizes");
 
 static const struct config_enum_entry overflow_options[] = {
 	{"table", OVERFLOW_TABLE, false},
@@ -75,20 +119,40 @@ check_gateway_name(char **value, void **extra, GucSource source)
 	return false;
 }
 
-/* Define all settings, when the library is loaded. */
+/* Has a role's or a connection's value taken the place of the configured one? */
+static bool
+is_overridden(const char *name)
+{
+	const struct config_generic *setting = find_setting(name);
+
+	return setting && setting->reset_source > PGC_S_ARGV;
+}
+
+/* Define all settings, when the library is loaded; once in each process. */
 void
 settings_define(void)
 {
 	/* if the library is not preloaded, it is too late for PGC_POSTMASTER */
 	GucContext	postmaster = process_shared_preload_libraries_in_progress ?
 		PGC_POSTMASTER : PGC_SIGHUP;
+	int			sizes[MAX_SIZES];
 
-	DefineCustomIntVariable("ratelimit.max_buckets",
-							"Buckets held in shared memory.",
-							"Has no effect unless ratelimit is in shared_preload_libraries.",
-							&max_buckets_setting,
-							131072, 16, 1 << 30, postmaster, 0,
-							NULL, NULL, NULL);
+	settings_overridden = is_overridden("ratelimit.shared_memory");
+	for (int i = 0; i < lengthof(all_sizes); i++)
+	{
+		settings_overridden |= is_overridden(all_sizes[i].name);
+		DefineCustomIntVariable(all_sizes[i].name, all_sizes[i].about, all_sizes[i].detail,
+								&all_sizes[i].configured,
+								all_sizes[i].standard, all_sizes[i].min, all_sizes[i].max,
+								postmaster, 0,
+								NULL, NULL, NULL);
+	}
+	DefineCustomBoolVariable("ratelimit.shared_memory",
+							 "Keep buckets in shared memory.",
+							 "Off: all of them are in rate_limit_buckets.",
+							 &shared_memory_setting,
+							 true, postmaster, 0,
+							 NULL, NULL, NULL);
 	DefineCustomEnumVariable("ratelimit.overflow",
 							 "Where a bucket goes that does not fit in shared memory.",
 							 "table: into rate_limit_buckets. evict: the bucket nearest to full gives way.",
@@ -113,12 +177,6 @@ settings_define(void)
 							   &gateway_name_setting,
 							   "", PGC_USERSET, 0,
 							   check_gateway_name, NULL, NULL);
-	DefineCustomIntVariable("ratelimit.max_violations",
-							"Distinct (gateway, limiter, key) counted between two flushes.",
-							"Violations of further keys are counted together, as key (other).",
-							&max_violations_setting,
-							16384, 16, 1 << 19, postmaster, 0,
-							NULL, NULL, NULL);
 	DefineCustomEnumVariable("ratelimit.violation_sink",
 							 "Where violations are written.",
 							 NULL,
@@ -149,29 +207,11 @@ settings_define(void)
 							   &flag_limiters_setting,
 							   "user", PGC_SIGHUP, 0,
 							   NULL, NULL, NULL);
-	DefineCustomIntVariable("ratelimit.max_episodes",
-							"Recent runs of violations that are remembered.",
-							NULL,
-							&max_episodes_setting,
-							200, 1, 10000, postmaster, 0,
-							NULL, NULL, NULL);
 	DefineCustomIntVariable("ratelimit.episode_retention",
 							"How long an episode is shown after its last violation.",
 							"Or for flag_window, if that is longer.",
 							&episode_retention_setting,
 							3600, 1, 86400 * 366, PGC_SIGHUP, GUC_UNIT_S,
-							NULL, NULL, NULL);
-	DefineCustomIntVariable("ratelimit.max_tickets",
-							"Tickets of rl_acquire() that one role may hold at the same time.",
-							"Has no effect unless ratelimit is in shared_preload_libraries.",
-							&max_tickets_setting,
-							8192, 16, 200000, postmaster, 0,
-							NULL, NULL, NULL);
-	DefineCustomIntVariable("ratelimit.max_reservations",
-							"Reservations held in shared memory.",
-							"Further ones are kept in a table.",
-							&max_reservations_setting,
-							4096, 16, 1 << 20, postmaster, 0,
 							NULL, NULL, NULL);
 	DefineCustomIntVariable("ratelimit.save_interval",
 							"How often state is saved for a restart.",
@@ -204,4 +244,24 @@ settings_define(void)
 							 HTTP_ERROR_PT429, postgrest_headers_options, PGC_USERSET, 0,
 							 NULL, NULL, NULL);
 	MarkGUCPrefixReserved("ratelimit");
+
+	(void) settings_sizes(sizes);
+	settings_use_sizes(sizes);
+}
+
+/* The sizes that are configured.  Returns how many there are. */
+int
+settings_sizes(int *sizes)
+{
+	for (int i = 0; i < lengthof(all_sizes); i++)
+		sizes[i] = all_sizes[i].configured;
+	return lengthof(all_sizes);
+}
+
+/* Use these sizes from now on. */
+void
+settings_use_sizes(const int *sizes)
+{
+	for (int i = 0; i < lengthof(all_sizes); i++)
+		*all_sizes[i].used = sizes[i];
 }

@@ -39,6 +39,13 @@ typedef enum HttpError
 	HTTP_ERROR_PROBLEM			/* and with the problem's details */
 } HttpError;
 
+/*
+ * The sizes of shared memory: max_buckets, max_violations, max_episodes.  These are
+ * the ones that the memory was made with.  Only core/settings.c knows what is
+ * configured meanwhile, for the next start.
+ */
+#define MAX_SIZES		32
+
 extern int	max_buckets_setting;
 extern int	overflow_setting;
 extern int	on_error_setting;
@@ -59,7 +66,13 @@ extern hidden_data bool enabled_setting;
 extern hidden_data bool shadow_setting;
 extern hidden_data bool refund_setting; /* refund_on_rollback */
 extern int	postgrest_headers_setting;	/* an HttpError */
+extern bool shared_memory_setting;	/* read before memory is made only */
+
+/* Does this process perhaps not know what is configured for shared memory? */
+extern bool settings_overridden;
 
 extern void settings_define(void);
+extern int	settings_sizes(int *sizes);
+extern void settings_use_sizes(const int *sizes);
 
 #endif							/* RATELIMIT_SETTINGS_H */

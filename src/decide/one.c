@@ -12,6 +12,7 @@
 
 #include "access/xlog.h"
 #include "core/clock.h"
+#include "core/late.h"
 #include "core/period.h"
 #include "core/settings.h"
 #include "decide/blocks.h"
@@ -205,6 +206,8 @@ decide_unguarded(const BucketId *id, const BucketRule *rule, Decision *decision)
 void
 decide_slowly(const BucketId *id, const BucketRule *rule, Decision *decision)
 {
+	if (unlikely(late_workers_missing))
+		late_start_workers();
 	if (bucket_rule_is_closed(rule))
 		deny_closed(decision);
 	else

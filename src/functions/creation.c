@@ -1,43 +1,75 @@
 /*
  * functions/creation.c
- *		The notice of CREATE EXTENSION that the library is not preloaded.
+ *		What CREATE EXTENSION does besides executing its script: a notice that there
+ *		is no shared memory, and forgetting an earlier extension.
  *
  * The script of CREATE EXTENSION calls _rl_creation(), and then drops that function.
- * PostgreSQL does not send the notices of such a script to the client.  So this
- * notice is sent when the transaction commits, if the extension exists then.
+ * PostgreSQL does not send the notices of such a script to the client.  So the notice
+ * is sent when the transaction commits, if the extension exists then.
+ *
+ * If the library is not preloaded, CREATE EXTENSION may load it, too late for the
+ * hook in ratelimit.c.  And the session that dropped an earlier extension may not
+ * have loaded it at all.  So what shared memory holds of an earlier one is forgotten
+ * at the same moment.
  */
 #include "postgres.h"
 
 #include "commands/extension.h"
 #include "core/compat.h"
+#include "core/late.h"
+#include "core/parts.h"
+#include "core/settings.h"
 #include "core/transaction.h"
 #include "fmgr.h"
 #include "memory/partitions.h"
+#include "miscadmin.h"
 
 SQL_FUNCTION(rl_creation);
 
-/* Is the notice to be sent when this transaction commits? */
-static bool notice_due = false;
+/* The extension that this transaction has created, or InvalidOid. */
+static Oid	created = InvalidOid;
 
-/* Send the notice, if the transaction commits. */
+#define NO_MEMORY_DETAIL \
+	"Buckets are kept in the table rate_limit_buckets instead of shared memory: calls are slower, are not counted in rate_limit_stats and fail on a standby."
+
+/* Say that there is no shared memory. */
+static void
+send_notice(void)
+{
+	if (!HAVE_NAMED_SEGMENTS)
+		ereport(NOTICE,
+				(errmsg("ratelimit is not in shared_preload_libraries"),
+				 errdetail(NO_MEMORY_DETAIL),
+				 errhint("Add ratelimit to shared_preload_libraries in postgresql.conf and restart the server.")));
+	else
+		ereport(NOTICE,
+				(errmsg("ratelimit does not use shared memory"),
+				 errdetail(NO_MEMORY_DETAIL),
+				 shared_memory_setting ?
+				 errhint("The server log says why.") :
+				 errhint("Set ratelimit.shared_memory to on, and restart the server or end all sessions that use ratelimit.")));
+}
+
+/* The transaction has created the extension: do what is due if it commits. */
 static void
 creation_at_xact_end(XactEvent event, void *arg)
 {
-	bool		due = notice_due;
+	Oid			due = created;
 
 	switch (event)
 	{
 		case XACT_EVENT_PRE_COMMIT:
 		case XACT_EVENT_PRE_PREPARE:
-			notice_due = false;
-			if (due && OidIsValid(get_extension_oid("ratelimit", true)))
-				ereport(NOTICE,
-						(errmsg("ratelimit is not in shared_preload_libraries"),
-						 errdetail("Buckets are kept in the table rate_limit_buckets instead of shared memory: calls are slower, are not counted in rate_limit_stats and fail on a standby."),
-						 errhint("Add ratelimit to shared_preload_libraries in postgresql.conf and restart the server.")));
+			created = InvalidOid;
+			if (!OidIsValid(due) || get_extension_oid("ratelimit", true) != due)
+				break;
+			if (memory_attached())
+				forget_database(MyDatabaseId, false);
+			else
+				send_notice();
 			break;
 		case XACT_EVENT_ABORT:
-			notice_due = false;
+			created = InvalidOid;
 			break;
 		default:
 			break;
@@ -50,10 +82,10 @@ rl_creation(PG_FUNCTION_ARGS)
 {
 	static bool called = false;
 
-	if (!memory_attached())
+	if (!memory_attached() || late_attached())
 	{
 		call_at_ends(&called, creation_at_xact_end, NULL);
-		notice_due = true;
+		created = CurrentExtensionObject;
 	}
 	PG_RETURN_VOID();
 }

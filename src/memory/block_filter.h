@@ -24,7 +24,7 @@ typedef struct BlockFilter
 
 extern const Part block_filter_part;
 
-/* NULL if the library is not preloaded. */
+/* NULL if there is no shared memory. */
 extern hidden_data BlockFilter *block_filter;
 
 /* How many cells are not 0; it may be too high for a moment, but never too low. */

@@ -11,7 +11,7 @@
 #include "memory/slots.h"
 #include "memory/wait.h"
 
-/* Is shared memory there, that is, is the library preloaded? */
+/* Is there shared memory? */
 bool
 memory_attached(void)
 {

@@ -219,7 +219,7 @@ typedef struct Header
  */
 typedef struct Store
 {
-	Header	   *header;			/* NULL if the library is not preloaded */
+	Header	   *header;			/* NULL if there is no shared memory */
 	uint32		partitions;
 	uint32		groups;
 	uint32	   *tags;			/* partitions * groups * GROUP_SLOTS */

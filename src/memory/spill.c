@@ -57,7 +57,7 @@
  *	 row is there, it is the bucket (rule 4).
  *
  * When the server starts, the table may have rows: it survives a clean restart, and a
- * time without preloading.  So all marks are set at first.  If the table has no page,
+ * time without shared memory.  So all marks are set at first.  If the table has no page,
  * the first caller clears them, by rule 5; otherwise the launcher at once starts a
  * worker, which goes through the table.  Until then the database is not "known":
  * there may be buckets that are both in memory, loaded from the file, and in a row,

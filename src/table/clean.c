@@ -15,7 +15,7 @@
  * the row is deleted.  So a caller that has found the row, and waits for the page,
  * finds the row gone and starts again.
  *
- * Without preloading there is no worker.  Then the sessions that make rows also
+ * Without shared memory there is no worker.  Then the sessions that make rows also
  * delete some of the rows that are full, from a few pages anywhere in the table.
  *
  * The layout of pages and how a row is deleted are not here, but in table/pages.c.

@@ -144,7 +144,7 @@ typedef struct Violations
 	Shares		rooms[N_ROOMS];
 } Violations;
 
-extern hidden_data Violations *violations;	/* NULL if not preloaded */
+extern hidden_data Violations *violations;	/* NULL without shared memory */
 extern hidden_data LWLockPadded *violation_locks;	/* one per partition */
 extern hidden_data uint32 *violation_tags;
 extern hidden_data Entry *entries;

@@ -2,7 +2,7 @@
  * violations/flush.c
  *		Writing violations to the place that ratelimit.violation_sink names.
  *
- * If the library is preloaded, violations wait in shared memory (violations/count.c)
+ * With shared memory, violations wait there (violations/count.c)
  * until the worker or rl_flush() writes those of its database in its transaction, one
  * row per gateway.  None is lost, and none is written twice: a flush takes the counts
  * out, and when its transaction or subtransaction ends, the callbacks here either
@@ -11,7 +11,7 @@
  * ensures that only one flush per database runs at a time.  How counts are taken and
  * put back is in violations/pending.c.
  *
- * If the library is not preloaded, a transaction's violations wait in its own memory
+ * Without shared memory, a transaction's violations wait in its own memory
  * and are written just before it commits.  No subtransaction could undo only the
  * writing, because PostgreSQL allows none while a transaction commits.  So this finds
  * out beforehand what it can: whether the table is there, whether it is ours, and
@@ -91,7 +91,7 @@ static struct
  */
 static List *log_lines = NIL;
 
-/* This transaction's violations if not preloaded, in TopTransactionContext. */
+/* This transaction's violations without shared memory, in TopTransactionContext. */
 static HTAB *local_violations = NULL;
 
 static void be_called_at_ends(void);
@@ -112,7 +112,7 @@ typedef struct LocalViolation
  */
 
 /*
- * Record violations if not preloaded.  They are written when the transaction commits.
+ * Record violations without shared memory.  They are written when the transaction commits.
  */
 void
 flush_record_locally(const BucketId *id, int64 n)

@@ -17,7 +17,7 @@ extern void flush_succeeded(void);
 
 /*
  * Record n violations at a time of the monotonic clock; 0 means now.  They are
- * counted in shared memory, or for the transaction if the library is not preloaded.
+ * counted in shared memory, or for the transaction if there is none.
  */
 static inline void
 flush_record(const BucketId *id, int64 n, int64 now)

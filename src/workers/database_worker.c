@@ -21,12 +21,17 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "commands/extension.h"
 #include "core/compat.h"
+#include "core/late.h"
+#include "core/parts.h"
 #include "core/settings.h"
 #include "memory/databases.h"
+#include "memory/partitions.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
+#include "storage/ipc.h"
 #include "table/clean.h"
 #include "table/sql.h"
 #include "tcop/tcopprot.h"
@@ -115,6 +120,23 @@ do_task(int n, char **message)
 	return done;
 }
 
+/*
+ * Without preloading, a session that has not loaded the library may have dropped the
+ * extension: forget what memory has of it.  (If another transaction is just creating
+ * the extension, what it has done with it so far is forgotten, too.)
+ */
+static void
+forget_dropped_extension(void)
+{
+	bool		gone;
+
+	StartTransactionCommand();
+	gone = !OidIsValid(get_extension_oid("ratelimit", true));
+	CommitTransactionCommand();
+	if (gone)
+		forget_database(MyDatabaseId, false);
+}
+
 /* The main function of the worker; its argument is the database. */
 void
 ratelimit_database_main(Datum arg)
@@ -126,6 +148,9 @@ ratelimit_database_main(Datum arg)
 
 	pqsignal(SIGTERM, die);
 	BackgroundWorkerUnblockSignals();
+	/* without preloading, this process may have failed to attach shared memory */
+	if (!memory_attached())
+		proc_exit(0);
 	BackgroundWorkerInitializeConnectionByOid(DatumGetObjectId(arg), InvalidOid, 0);
 	databases_worker_connected();
 	SetConfigOption("default_transaction_isolation", "read committed",
@@ -138,6 +163,8 @@ ratelimit_database_main(Datum arg)
 									ALLOCSET_DEFAULT_SIZES);
 	MemoryContextSwitchTo(context);
 
+	if (late_attached())
+		forget_dropped_extension();
 	waiting = flush_waiting();
 	failing = flush_failing();
 	for (int i = 0; i < lengthof(tasks); i++)

@@ -29,6 +29,7 @@
 #include "access/xact.h"
 #include "catalog/pg_database.h"
 #include "core/compat.h"
+#include "core/late.h"
 #include "core/parts.h"
 #include "core/settings.h"
 #include "memory/administration.h"
@@ -172,7 +173,7 @@ add_entry(SharedDatabase *entry, void *work)
 
 /*
  * Forget databases that were dropped without this library noticing: on the primary
- * while this server was a standby, while the library was not preloaded, or between
+ * while this server was a standby, while there was no shared memory, or between
  * the last save and a crash.
  */
 static void
@@ -182,6 +183,21 @@ forget_dropped_databases(void)
 
 	work.n = violations_databases(work.databases, MAX_DATABASES);
 	work.n = memory_databases(work.databases, work.n, MAX_DATABASES);
+	databases_visit(add_entry, &work);
+	for (int i = 0; i < work.n; i++)
+		if (database_state(work.databases[i]) == DATABASE_GONE)
+			forget_database(work.databases[i], true);
+}
+
+/*
+ * Without preloading, a session that has not loaded the library may have dropped a
+ * database.  Look at those that have an entry, which is less to do.
+ */
+static void
+forget_dropped_entries(void)
+{
+	Work		work = {0};
+
 	databases_visit(add_entry, &work);
 	for (int i = 0; i < work.n; i++)
 		if (database_state(work.databases[i]) == DATABASE_GONE)
@@ -318,6 +334,8 @@ ratelimit_launcher_main(Datum arg)
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, die);
 	BackgroundWorkerUnblockSignals();
+	if (!late_worker_begins(LATE_LAUNCHER))
+		proc_exit(0);
 	/* without a database, it can read only the catalogs that all databases share */
 	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
 	ereport(DEBUG1, (errmsg("ratelimit launcher started")));
@@ -351,6 +369,8 @@ ratelimit_launcher_main(Datum arg)
 		{
 			began = now;
 			databases_begin_round();
+			if (late_attached())
+				forget_dropped_entries();
 			find_work(&work);
 			in_round = true;
 		}
@@ -376,15 +396,16 @@ ratelimit_launcher_main(Datum arg)
 
 /*
  * Have the postmaster start the launcher, and keep it running; not during pg_upgrade,
- * which must not be disturbed by other sessions.
+ * which must not be disturbed by other sessions.  Returns false if there is no
+ * background worker slot for it.
  */
-void
+bool
 launcher_register(void)
 {
 	BackgroundWorker worker = {0};
 
 	if (IsBinaryUpgrade)
-		return;
+		return true;
 
 	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
 	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
@@ -393,5 +414,8 @@ launcher_register(void)
 	strlcpy(worker.bgw_function_name, "ratelimit_launcher_main", BGW_MAXLEN);
 	strlcpy(worker.bgw_name, "ratelimit launcher", BGW_MAXLEN);
 	strlcpy(worker.bgw_type, "ratelimit launcher", BGW_MAXLEN);
+	if (!process_shared_preload_libraries_in_progress)
+		return RegisterDynamicBackgroundWorker(&worker, NULL);
 	RegisterBackgroundWorker(&worker);
+	return true;
 }

@@ -5,6 +5,6 @@
 #ifndef RATELIMIT_WORKERS_LAUNCHER_H
 #define RATELIMIT_WORKERS_LAUNCHER_H
 
-extern void launcher_register(void);
+extern bool launcher_register(void);
 
 #endif							/* RATELIMIT_WORKERS_LAUNCHER_H */

@@ -3,7 +3,8 @@
  *		The saver: a background worker that saves state every ratelimit.save_interval.
  *
  * It only says when to save; core/saved_file.c does the saving.  The last state, at a
- * clean stop, is saved by the postmaster and not here.
+ * clean stop, is saved by the postmaster or, if the library is not preloaded, by the
+ * last process that uses the memory, which the saver tries to be (core/late.c).
  *
  * The saver is a process of its own for two reasons.  The launcher does not run on a
  * standby, whose buckets are worth saving, too.  And the launcher reads catalogs, so
@@ -20,6 +21,8 @@
 
 #include "core/clock.h"
 #include "core/compat.h"
+#include "core/late.h"
+#include "core/node.h"
 #include "core/saved_file.h"
 #include "core/settings.h"
 #include "miscadmin.h"
@@ -34,6 +37,10 @@
 
 #define WORK_NS		INT64CONST(1000000) /* how long it works before it sleeps */
 #define SLEEP_RATIO 9
+
+/* How long it waits at a stop for the other processes that use the memory. */
+#define STOP_WAIT_NS	INT64CONST(600000000000)
+#define STOP_NAP_MS		5
 
 PGDLLEXPORT void ratelimit_saver_main(Datum arg);
 
@@ -67,6 +74,22 @@ breathe(void)
 	return !ShutdownRequestPending;
 }
 
+/*
+ * Without preloading: the saver has been told to stop.  If that is because the server
+ * stops, wait until the other processes that use the memory have ended, and be the
+ * last, which saves the state (core/late.c).  They have been told to end, too, and
+ * the postmaster waits for them, so this does not make the stop longer.  Should they
+ * wait for this process in turn, it gives up at last, and one of them saves.
+ */
+static void
+wait_for_others(void)
+{
+	int64		until = monotonic_ns() + STOP_WAIT_NS;
+
+	while (!late_alone() && server_is_stopping() && monotonic_ns() < until)
+		sleep_ms(STOP_NAP_MS);
+}
+
 /* The main function of the saver. */
 void
 ratelimit_saver_main(Datum arg)
@@ -77,6 +100,8 @@ ratelimit_saver_main(Datum arg)
 	pqsignal(SIGTERM, SignalHandlerForShutdownRequest);
 	pqsignal(SIGUSR1, procsignal_sigusr1_handler);
 	BackgroundWorkerUnblockSignals();
+	if (!late_worker_begins(LATE_SAVER))
+		proc_exit(0);
 
 	if (saved_at == 0)
 		saved_at = monotonic_ns();
@@ -106,26 +131,39 @@ ratelimit_saver_main(Datum arg)
 			saved_at = monotonic_ns();
 		}
 	}
+	if (late_attached())
+		wait_for_others();
 	/* if only this process was told to stop, the postmaster starts another one */
 	proc_exit(1);
 }
 
-/* Have the postmaster start the saver, and keep it running. */
-void
+/*
+ * Have the postmaster start the saver, and keep it running.  Returns false if there
+ * is no background worker slot for it.
+ */
+bool
 saver_register(void)
 {
 	BackgroundWorker worker = {0};
 
 	/* pg_upgrade's server loads no state, and must not save its empty memory */
 	if (IsBinaryUpgrade)
-		return;
+		return true;
 
 	worker.bgw_flags = BGWORKER_SHMEM_ACCESS;
-	worker.bgw_start_time = BgWorkerStart_PostmasterStart;
+	/*
+	 * Without preloading, it may be the first process to need shared memory, after a
+	 * crash.  It then loads the saved state, for which crash recovery must be over.
+	 */
+	worker.bgw_start_time = process_shared_preload_libraries_in_progress ?
+		BgWorkerStart_PostmasterStart : BgWorkerStart_ConsistentState;
 	worker.bgw_restart_time = 5;
 	strlcpy(worker.bgw_library_name, "ratelimit", BGW_MAXLEN);
 	strlcpy(worker.bgw_function_name, "ratelimit_saver_main", BGW_MAXLEN);
 	strlcpy(worker.bgw_name, "ratelimit saver", BGW_MAXLEN);
 	strlcpy(worker.bgw_type, "ratelimit saver", BGW_MAXLEN);
+	if (!process_shared_preload_libraries_in_progress)
+		return RegisterDynamicBackgroundWorker(&worker, NULL);
 	RegisterBackgroundWorker(&worker);
+	return true;
 }

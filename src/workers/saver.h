@@ -5,6 +5,6 @@
 #ifndef RATELIMIT_WORKERS_SAVER_H
 #define RATELIMIT_WORKERS_SAVER_H
 
-extern void saver_register(void);
+extern bool saver_register(void);
 
 #endif							/* RATELIMIT_WORKERS_SAVER_H */

@@ -13,19 +13,29 @@ use Test::More;
 use Time::HiRes qw(clock_gettime CLOCK_MONOTONIC);
 
 our @EXPORT = qw(
-  start_server in_session finish_session start_clients finish_clients
+  can_be_late start_server in_session finish_session start_clients finish_clients
   run_clients wait_until_spilled wait_until_nothing_spilled spilled
   twice_living store_of fill_until_spilled monotonic_seconds
 );
 
+# Since PostgreSQL 17 the library makes shared memory without preloading, too.
+sub can_be_late
+{
+	my ($node) = @_;
+
+	return $node->pg_version >= 17;
+}
+
 # A started server with the extension in database postgres.  preload: 0 for one
-# without shared memory; conf: more lines for postgresql.conf; streaming: 1 if
-# standbys will follow it.
+# without shared memory; late: 1 for one that makes it without preloading; conf: more
+# lines for postgresql.conf; streaming: 1 if standbys will follow it.  If RATELIMIT_LATE
+# is set, servers that would preload the library make memory without, too.
 sub start_server
 {
 	my ($name, %options) = @_;
 	my $node = PostgreSQL::Test::Cluster->new($name);
 
+	$options{late} //= $options{preload} // 1 if $ENV{RATELIMIT_LATE} && can_be_late($node);
 	$node->init(allows_streaming => $options{streaming});
 	$node->append_conf('postgresql.conf', <<'CONF');
 log_statement = none
@@ -38,7 +48,10 @@ CONF
 shared_preload_libraries = 'ratelimit'
 ratelimit.flush_interval = 1s
 CONF
-	  if $options{preload} // 1;
+	  if ($options{preload} // 1) && !$options{late};
+	$node->append_conf('postgresql.conf', 'ratelimit.flush_interval = 1s') if $options{late};
+	$node->append_conf('postgresql.conf', 'ratelimit.shared_memory = off')
+	  if !($options{preload} // 1);
 	$node->append_conf('postgresql.conf', $options{conf}) if $options{conf};
 	$node->start;
 	$node->safe_psql('postgres', 'CREATE EXTENSION ratelimit');

@@ -15,12 +15,12 @@ use Time::HiRes;
 
 our @EXPORT = qw(
   state_file state_bytes put_state state_header state_records state_buckets
-  state_with state_from_records wait_for_save kill_postmaster saver_pid
+  state_with state_from_records wait_for_save kill_postmaster saver_pid wait_until_gone
   preload_seam set_seam get_seam
 );
 
 use constant HEADER_SIZE => 512;
-use constant CRC_AT => 260;
+use constant CRC_AT => 264;
 use constant MAX_KINDS => 16;
 our @KINDS = qw(store bucket ticket limiter lost violation episode track_seeds track due_flag database reservation);
 
@@ -32,7 +32,7 @@ my @FIELDS = (
 	[ inode => 48, 'Q' ], [ checkpoint => 56, 'Q' ], [ saved_at => 64, 'q' ],
 	[ mono => 72, 'q' ], [ boot => 80, 'a40' ], [ length => 120, 'q' ],
 	(map { [ "n_$KINDS[$_]" => 128 + 8 * $_, 'Q' ] } 0 .. $#KINDS),
-	[ records_crc => 128 + 8 * MAX_KINDS, 'L' ], [ crc => CRC_AT, 'L' ]);
+	[ timeline => 128 + 8 * MAX_KINDS, 'L' ], [ records_crc => 132 + 8 * MAX_KINDS, 'L' ], [ crc => CRC_AT, 'L' ]);
 
 sub state_file
 {
@@ -207,6 +207,19 @@ sub saver_pid
 		Time::HiRes::usleep(100_000);
 	}
 	die 'no saver';
+}
+
+# Until the process has ended, or is a zombie.
+sub wait_until_gone
+{
+	my ($pid) = @_;
+
+	foreach (1 .. 100 * $PostgreSQL::Test::Utils::timeout_default)
+	{
+		return 1 if (eval { slurp_file("/proc/$pid/stat") } // '0 () Z') =~ /^\d+ \(.*\) [ZX]/;
+		Time::HiRes::usleep(10_000);
+	}
+	return 0;
 }
 
 # From its next start on the node's server sees the seam.  Returns what to give to

@@ -33,9 +33,10 @@ my %values = (
 	refund_on_rollback => [ 'on', 'on' ],
 	save_interval => [ '1s', '0' ],
 	shadow => [ 'on', 'on' ],
+	shared_memory => [ 'off', 'off' ],
 	violation_retention => [ '1d', '2147483647s' ],
 	violation_sink => [ 'log', 'none' ]);
-my %postmaster = map { $_ => 1 } qw(max_buckets max_episodes max_reservations max_tickets max_violations);
+my %postmaster = map { $_ => 1 } qw(max_buckets max_episodes max_reservations max_tickets max_violations shared_memory);
 
 my $node = start_server('settings');
 $node->adjust_conf('postgresql.conf', 'ratelimit.flush_interval', undef);
@@ -195,7 +196,7 @@ ok($node->poll_query_until('postgres', "SELECT count(*) > 0 FROM rate_limit_viol
 # Restart: every setting changed, with violations pending and buckets in the table
 #
 query('SELECT rl_flush(); TRUNCATE rate_limit_violations; SELECT rl_reset_all(NULL)');
-my %all_kept = (flush_interval => '1h', violation_sink => 'table', violation_retention => '0', overflow => 'table');
+my %all_kept = (flush_interval => '1h', violation_sink => 'table', violation_retention => '0', overflow => 'table', shared_memory => 'on');
 my $sent = 0;
 foreach my $round (0, 1, 'default')
 {

@@ -36,6 +36,7 @@ sub restart_with
 
 	$node->stop($how // 'fast');
 	$node->append_conf('postgresql.conf', "shared_preload_libraries = '$libraries'");
+	$node->append_conf('postgresql.conf', 'ratelimit.shared_memory = ' . ($libraries ? 'on' : 'off'));
 	$node->start;
 	return;
 }

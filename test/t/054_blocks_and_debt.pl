@@ -208,7 +208,7 @@ $node->restart;
 is($sql->("SELECT rl_consume('stays', 10, 0.01, 0), round(tokens) BETWEEN -90 AND -80, blocked_until > now() FROM rate_limit_status WHERE key = 'stays'"), 'f|t|t', 'table: ... nor does a restart end them');
 
 # The same server with shared memory from now on: rows from before are noticed.
-$node->append_conf('postgresql.conf', "shared_preload_libraries = 'ratelimit'\nratelimit.max_buckets = 16\nratelimit.flush_interval = 1s");
+$node->append_conf('postgresql.conf', "shared_preload_libraries = 'ratelimit'\nratelimit.shared_memory = on\nratelimit.max_buckets = 16\nratelimit.flush_interval = 1s");
 $node->restart;
 is($sql->("SELECT rl_consume('stays', 10, 0.01, 0), rl_consume('stays2', 10, 0)"), 'f|t', 'preloaded: blocks in the table are found');
 ok($node->poll_query_until('postgres', q{SELECT count(*) > 0 FROM _rl_buckets() WHERE key = 'stays' AND blocked_until IS NOT NULL AND store = 'memory'}), 'preloaded: ... and are moved to memory by the worker');

@@ -18,6 +18,7 @@ $query->("SELECT rl_consume('key', 10, 0, 7)");
 # the launcher takes the only slot, so no worker comes
 $node->append_conf('postgresql.conf', <<'CONF');
 shared_preload_libraries = 'ratelimit'
+ratelimit.shared_memory = on
 max_worker_processes = 1
 CONF
 $node->restart;

@@ -1,4 +1,4 @@
-# CREATE EXTENSION says it when the library is not preloaded: once, when the extension
+# CREATE EXTENSION says it when there is no shared memory: once, when the extension
 # is there to stay, whatever the transaction looks like, and only then.
 use strict;
 use warnings FATAL => 'all';
@@ -11,8 +11,12 @@ use PostgreSQL::Test::Utils;
 use RateLimitTest;
 use Test::More;
 
-my $notice = qr/^NOTICE:  ratelimit is not in shared_preload_libraries\nDETAIL:  [^\n]+\.\nHINT:  [^\n]+\.\n?$/;
 my $node = start_server('table', preload => 0);
+my $why =
+  can_be_late($node)
+  ? 'ratelimit does not use shared memory'
+  : 'ratelimit is not in shared_preload_libraries';
+my $notice = qr/^NOTICE:  $why\nDETAIL:  [^\n]+\.\nHINT:  [^\n]+\.\n?$/;
 
 # What psql says, with the extension not there before.
 sub said
@@ -55,4 +59,11 @@ $node->stop;
 $node = start_server('preloaded');
 is(said($node, 'CREATE EXTENSION ratelimit'), '', 'preloaded: there is nothing to say');
 $node->stop;
+
+if (can_be_late($node))
+{
+	$node = start_server('late', late => 1);
+	is(said($node, 'CREATE EXTENSION ratelimit'), '', 'nor if memory is made without preloading');
+	$node->stop;
+}
 done_testing();
