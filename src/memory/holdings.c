@@ -23,6 +23,7 @@
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "core/clock.h"
 #include "core/transaction.h"
 #include "memory/holdings.h"
@@ -156,12 +157,15 @@ at_subxact_end(SubXactEvent event, SubTransactionId mine,
 }
 
 /*
- * The backend exits.  This is called after its last transaction has ended, and while
- * it can still take locks.
+ * before_shmem_exit callback.  It ends the last transaction by itself, which the
+ * server would do only after this, so that others can see what has become of it when
+ * they get the slots.  Later, this process may have detached the memory
+ * (core/late.c).
  */
 static void
 free_at_exit(int code, Datum arg)
 {
+	AbortOutOfAnyTransaction();
 	for (int hold = 0; hold < lengthof(newest); hold++)
 		while (newest[hold] != NO_CELL)
 			free_newest(hold);
@@ -178,6 +182,6 @@ holdings_prepare(void)
 
 	if (likely(called))
 		return;
-	on_shmem_exit(free_at_exit, (Datum) 0);
+	before_shmem_exit(free_at_exit, (Datum) 0);
 	call_at_ends(&called, at_xact_end, at_subxact_end);
 }
