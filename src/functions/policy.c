@@ -28,8 +28,8 @@ SQL_FUNCTION(rl_status_policy);
 SQL_FUNCTION(rl_policies_changed);
 
 /*
- * Raise an error if the row that is written has a period that is none.  The triggers of
- * other tables, and of statements, come by here as well.
+ * Raise an error if the row that is written has a period that is not understood.  The triggers
+ * of other tables, and of statements, come by here as well.
  */
 static void
 check_period(const TriggerData *trigger)
@@ -58,8 +58,8 @@ check_period(const TriggerData *trigger)
 }
 
 /*
- * _rl_policies_changed() returns trigger: checks the row, and has sessions read the table
- * again
+ * _rl_policies_changed() returns trigger: checks the row, and has sessions read the
+ * table again
  */
 Datum
 rl_policies_changed(PG_FUNCTION_ARGS)
@@ -133,8 +133,8 @@ tier_name(const BucketId *id, int policy_len)
 
 /*
  * rl_status_policy(policy, key) returns setof (tier, limiter, capacity, refill,
- * tokens, retry_after, reset_after, blocked_until, shadow, enabled, period): the key's
- * buckets, a row per tier
+ * tokens, retry_after, reset_after, blocked_until, shadow, enabled, period): the
+ * key's buckets, a row per tier
  */
 Datum
 rl_status_policy(PG_FUNCTION_ARGS)
