@@ -74,7 +74,7 @@ SELECT public.rl_consume_upto('k'::text, 2::float8, 0::float8, 1::float8, 'defau
 SELECT public.rl_consume_each(ARRAY['k', 'l']::text[], 2::float8, 0::float8, 1::float8, 'default'::text);
 SELECT public.rl_consume_all(ARRAY['k', 'l']::text[], ARRAY[2, 2]::float8[], ARRAY[0, 0]::float8[], ARRAY[1, 1]::float8[], ARRAY['a', 'b']::text[]);
 SELECT public.rl_per(100::float8, '1 minute'::interval), public.rl_status_policy('plan'::text, 'k'::text);
-SELECT public.rl_period('day Europe/Berlin'::text), public.rl_period('3 months from 2026-01-31'::text, '2026-01-01'::timestamptz);
+SELECT public.rl_period('day Europe/Berlin'::text, '2026-01-01'::timestamptz), public.rl_period('3 months from 2026-01-31'::text, '2026-01-01'::timestamptz);
 SELECT public.rl_consume_policy('plan'::text, 'k'::text, 1::float8), public.rl_throttle_policy('plan'::text, 'k'::text, 1000::float8);
 SELECT public.rl_wait('w'::text, 1::float8, 1000::float8, 1::float8, '1 s'::interval, 'default'::text) FROM generate_series(1, 3);
 DO $$ BEGIN PERFORM public.rl_enforce('k'::text, 2::float8, 0::float8, 1::float8, 'default'::text); EXCEPTION WHEN SQLSTATE 'PT429' THEN NULL; END $$;
