@@ -39,20 +39,22 @@
  * Owed has 128 bits because a capacity of 1e12 at one token a year takes 2^95 ns.
  *
  * A bucket in a period owes what has been used, and forgets it when the period ends.
- * The unit is the same for all of them, a billionth of a token.  So what has been used
- * is independent of the allowance, which every call may change: a call is allowed if
- * what has been used and its cost are within the allowance that it names.  A number
- * that the doubles cannot tell from a decimal fraction with nine digits is that
- * fraction, and other costs are rounded down, other allowances up.
+ * The unit is the same for all of them, a billionth of a token.  So what has been
+ * used is independent of the allowance, which every call may change: a call is
+ * allowed if what has been used and its cost are within the allowance that it names.
+ * A number that the doubles cannot tell from a decimal fraction with nine digits is
+ * that fraction, and other costs are rounded down, other allowances up.
  *
- * The end of the period stands in the place of the refill, and says by itself whether
- * two states are of the same period, as the bucket's name says of which kind of period
- * it is.  Time in a bucket never goes back over the beginning of a period: a call whose
- * clock says an earlier period than the bucket's counts in the bucket's, so an allowance
- * is never handed out twice (bucket_join_period()).  There is one exception: if the
- * bucket's period begins more than an hour ahead, the clock was wrong before, and waiting
- * for that period to end could take years.  Then what was used counts in the present
- * period.
+ * The end of the period stands in the place of the refill.  As the bucket's name has
+ * the name of the period, two states with the same end are of the same period, and of
+ * two different ends the later one is right.  A call in a later period than the
+ * bucket's finds nothing used.  A call in an earlier one counts in the bucket's
+ * period: it read the clock earlier, or the clock has been set back, and what has
+ * been used in the earlier period is not known any more.  So no allowance is handed
+ * out twice (bucket_join_period()).  There is one exception.  If the bucket's period
+ * begins more than an hour and a period from now, then the clock was wrong when it
+ * began, and waiting for its end could take years.  Then what has been used counts in
+ * the present period.
  */
 #include "postgres.h"
 
@@ -207,8 +209,8 @@ noise_grain(Owed noise)
 }
 
 /*
- * So many tokens in units of 1/PERIOD_SCALE.  What is beyond nine digits is rounded up
- * if "up" is true, and down otherwise.
+ * So many tokens in units of 1/PERIOD_SCALE.  What is beyond nine digits is rounded
+ * up if "up" is true, and down otherwise.
  */
 static Owed
 period_units(double tokens, bool up)
@@ -224,7 +226,9 @@ period_units(double tokens, bool up)
 	return (Owed) (up ? ceil(decimal) : floor(decimal));
 }
 
-/* Compute a rule, as bucket_rule() does, of a period with this in place of a refill. */
+/*
+ * Compute a rule, as bucket_rule() does, of a period with this in place of a refill.
+ */
 static void
 period_rule(BucketRule *rule, double capacity, double refill, double cost)
 {
@@ -246,9 +250,9 @@ period_rule(BucketRule *rule, double capacity, double refill, double cost)
 
 /*
  * Compute what follows from the arguments of a call in a period, which ends at what
- * "refill" says and lasts so many microseconds.  The allowance may be infinite.  A cost
- * below 0 counts down; the allowance is then NaN, which no bucket has, so that the word
- * is locked for such a call.
+ * "refill" says and lasts so many microseconds.  The allowance may be infinite.  A
+ * cost below 0 counts down; the allowance is then NaN, which no bucket has, so that
+ * the word is locked for such a call.
  */
 void
 bucket_rule_in_period(BucketRule *rule, double allowance, double refill, double cost,
@@ -262,8 +266,8 @@ bucket_rule_in_period(BucketRule *rule, double allowance, double refill, double 
 }
 
 /*
- * The bucket has this capacity, and is in the period that this refill says.  Change the
- * rule so that it can become the bucket's.
+ * The bucket has this capacity, and is in the period that this refill says.  Change
+ * the rule so that it can become the bucket's.
  */
 void
 bucket_join_period(BucketRule *rule, double capacity, double refill)

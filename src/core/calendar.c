@@ -121,7 +121,7 @@ calendar_first_moment(int128 local, pg_tz *zone, int64 offset)
  * False if Timestamp does not have it.
  */
 bool
-calendar_month(int64 month, int *year, int *mon, int *days)
+calendar_month(int64 month, int *year, int *mon, int *n_days)
 {
 	int64		years = (int64) divide_down(month, MONTHS_PER_YEAR);
 
@@ -129,7 +129,7 @@ calendar_month(int64 month, int *year, int *mon, int *days)
 		return false;
 	*year = 2000 + (int) years;
 	*mon = (int) (month - years * MONTHS_PER_YEAR) + 1;
-	*days = day_tab[isleap(*year)][*mon - 1];
+	*n_days = day_tab[isleap(*year)][*mon - 1];
 	return IS_VALID_JULIAN(*year, *mon, 1);
 }
 
@@ -140,13 +140,14 @@ month_step(const Period *period, int64 step)
 	int128		month = (int128) step * period->length + period->phase;
 	int			year;
 	int			mon;
-	int			days;
+	int			n_days;
+	int			day;
 
 	if (month > PG_INT32_MAX || month < PG_INT32_MIN ||
-		!calendar_month((int64) month, &year, &mon, &days))
+		!calendar_month((int64) month, &year, &mon, &n_days))
 		return month < 0 ? -END_OF_TIME : END_OF_TIME;
-	days = date2j(year, mon, Min(period->day, days)) - POSTGRES_EPOCH_JDATE;
-	return (int128) days * USECS_PER_DAY + period->time;
+	day = date2j(year, mon, Min(period->day, n_days)) - POSTGRES_EPOCH_JDATE;
+	return (int128) day * USECS_PER_DAY + period->time;
 }
 
 /* The local time of a step of a period of days. */

@@ -48,7 +48,7 @@ typedef struct Period
 } Period;
 
 extern TimestampTz calendar_first_moment(int128 local, pg_tz *zone, int64 offset);
-extern bool calendar_month(int64 month, int *year, int *mon, int *days);
+extern bool calendar_month(int64 month, int *year, int *mon, int *n_days);
 extern void calendar_find(Period *period, TimestampTz now) pg_attribute_cold;
 
 /*

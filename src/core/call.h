@@ -59,7 +59,7 @@ typedef enum AllResult
 typedef struct BucketView
 {
 	char		limiter[MAX_BUCKET_LIMITER_LEN];	/* with the prefix of a block, or
-												 * with the period */
+													 * with the period */
 	char		key[MAX_KEY_LEN];
 	int			limiter_len;
 	int			key_len;

@@ -27,13 +27,15 @@ period_is_over(double refill, int64 grace)
 }
 
 /*
- * Is this the refill of a call in a period that has been over for so long that the
- * bucket of that period, which is absent, may have been given up because it was over?
+ * Is this the refill of a call whose period has been over for so long that its
+ * bucket, which is absent, may have been given up for that reason?
  *
- * The call read the clock some time ago.  If it now made the bucket anew, the allowance
- * of that period would be handed out twice.  Who gives a bucket up reads the clock
- * before, and who makes one reads it after the search that has not found it, so one of
- * the two sees the other.
+ * Such a call read the clock some time ago.  If it made the bucket anew, the
+ * allowance of that period would be handed out twice.  A process that gives a bucket
+ * up has read the clock before it does so.  A process that makes a bucket reads the
+ * clock here, after it has searched for the bucket, and with the lock that keeps
+ * others from making it.  So if the bucket was given up before that search, the clock
+ * shows it here.
  */
 bool
 period_is_stale(double refill)

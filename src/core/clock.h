@@ -16,8 +16,8 @@ extern bool period_is_over(double refill, int64 grace);
 extern bool period_is_stale(double refill);
 
 /*
- * What stands for the end of a period in the place of a refill: see core/bucket.h.  An
- * end that is too far away to be told is infinity.
+ * What stands for the end of a period in the place of a refill: see core/bucket.h.
+ * An end that is too far away to be told is infinity.
  */
 static inline double
 refill_of_end(TimestampTz end)

@@ -557,11 +557,11 @@ named_anchor(const Period *period)
 		int64		step = period->length;
 		int			year;
 		int			mon;
-		int			days;
+		int			n_days;
 
 		/* find a month that has the day; the anchor's own is one */
-		while (!calendar_month(month, &year, &mon, &days) || year > 9999 ||
-			   days < period->day)
+		while (!calendar_month(month, &year, &mon, &n_days) || year > 9999 ||
+			   n_days < period->day)
 		{
 			if (step > 0 && month / MONTHS_PER_YEAR > 9999 - 2000)
 			{

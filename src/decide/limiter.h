@@ -77,7 +77,10 @@ limiter_use_period(const char *text, int len)
 		limiter_set_period(text, len);
 }
 
-/* See to it that current_period tells of the one of its periods that it is at a moment. */
+/*
+ * See to it that current_period tells of the one of its periods that it is at a
+ * moment.
+ */
 static pg_attribute_always_inline void
 limiter_use_moment(TimestampTz now)
 {
@@ -87,8 +90,8 @@ limiter_use_moment(TimestampTz now)
 }
 
 /*
- * The identity of a bucket of the current limiter and its current period.  It points to
- * the bytes of the key, and to "limiter", which begins with those of
+ * The identity of a bucket of the current limiter and its current period.  It points
+ * to the bytes of the key, and to "limiter", which begins with those of
  * current_period.whole; both must outlive it.
  */
 static pg_attribute_always_inline void

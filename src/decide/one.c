@@ -54,7 +54,10 @@ rule_by_now(const BucketId *id, const BucketRule *rule, BucketRule *later)
 	return later;
 }
 
-/* Do what take_tokens() says once; false if the rule is not that of the present period. */
+/*
+ * Do what take_tokens() says once; false if the rule is not that of the present
+ * period.
+ */
 static bool
 try_to_take_tokens(const BucketId *id, const BucketRule *rule, Decision *decision)
 {

@@ -23,8 +23,8 @@
  *
  * Tokens are given back as a number.  If the bucket's parameters have changed
  * meanwhile, that many tokens count by the new parameters.  A bucket that was evicted
- * or reset meanwhile is full already.  Tokens that were taken in a period are not given
- * back to a later one.
+ * or reset meanwhile is full already.  Tokens that were taken in a period are not
+ * given back to a later one.
  *
  * PREPARE TRANSACTION forgets the notes, because the transaction may be rolled back
  * by another session, or after a restart.

@@ -54,8 +54,8 @@ read_bucket_id(BucketId *id, Datum key, Datum limiter)
 }
 
 /*
- * The same for the bucket of a period, which becomes current_period.  The bucket's name
- * is valid until the next period is read.
+ * The same for the bucket of a period, which becomes current_period.  The bucket's
+ * name is valid until the next period is read.
  */
 static pg_attribute_always_inline void
 read_period_id(BucketId *id, Datum key, Datum period_text, Datum limiter)

@@ -4,13 +4,13 @@
  *
  * The fields are those of draft-ietf-httpapi-ratelimit-headers-10.  RateLimit-Policy
  * gives the quota q, which is the bucket's capacity, and the window w, which is the
- * number of seconds in which an empty bucket fills; or the allowance of a period, and how
- * long the period lasts.  RateLimit gives the remaining
- * quota r, in whole tokens, and the number of seconds t until there is more: until
- * the next whole token, or until a block ends.  Revision 11 of the draft calls t the
- * effective window, in which a client can use no more than r.  The time until the
- * next whole token is an effective window, too.  Retry-After is the time until a call
- * like the denied one would be allowed, which is never before t.
+ * number of seconds in which an empty bucket fills; or the allowance of a period, and
+ * how long the period lasts.  RateLimit gives the remaining quota r, in whole tokens,
+ * and the number of seconds t until there is more: until the next whole token, or
+ * until a block ends.  Revision 11 of the draft calls t the effective window, in
+ * which a client can use no more than r.  The time until the next whole token is an
+ * effective window, too.  Retry-After is the time until a call like the denied one
+ * would be allowed, which is never before t.
  *
  * In structured fields (RFC 9651), strings are printable ASCII, and integers have at
  * most 15 digits.

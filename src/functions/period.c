@@ -4,10 +4,10 @@
  *		rl_count().
  *
  * The allowance of a period comes back all at once when the next period begins.  A
- * limiter's key has a bucket for each period that it is called with, beside the one that
- * rl_consume() takes from.  They do not know of each other, but a block is of all of them.
- * A bucket's identity has the period's name behind the limiter (decide/limiter.h), so
- * everything that is done to buckets is done to these as well.
+ * limiter's key has a bucket for each period that it is called with, beside the one
+ * that rl_consume() takes from.  They do not know of each other, but a block is of
+ * all of them.  A bucket's identity has the period's name behind the limiter
+ * (decide/limiter.h), so everything that is done to buckets is done to these as well.
  *
  * What a period is, is said in core/period.c; how a bucket in a period counts, in
  * core/bucket.c.
@@ -45,8 +45,8 @@ fail_null_period(FunctionCallInfo fcinfo, const char *const *names)
 }
 
 /*
- * Check the arguments of a call, which are key, allowance, period, cost and limiter, and
- * return its rule.
+ * Check the arguments of a call, which are key, allowance, period, cost and limiter,
+ * and return its rule.
  */
 static pg_attribute_always_inline const BucketRule *
 read_period_call(FunctionCallInfo fcinfo, BucketId *id, Decision *decision)
@@ -118,7 +118,7 @@ count(const BucketId *id, const BucketRule *rule, Decision *decision)
 	}
 	if (refund_setting)
 		refund_reserve(1);
-	/* the short way is open where it is for other calls; here a block does not matter */
+	/* the short way is open when it is for other calls, but a block does not matter */
 	if (block_possible(id) || !consume_here(id, rule, decision))
 		decide_guarded(take_tokens, id, rule, decision);
 	note_for_refund(id, rule, decision);

@@ -30,8 +30,8 @@ SQL_FUNCTION(rl_status_policy);
 SQL_FUNCTION(rl_policies_changed);
 
 /*
- * Raise an error if the row that is written has a period that is none.  The triggers of
- * other tables, and of statements, come by here as well.
+ * Raise an error if the row that is written has a period that is not understood.  The triggers
+ * of other tables, and of statements, come by here as well.
  */
 static void
 check_period(const TriggerData *trigger)
@@ -60,8 +60,8 @@ check_period(const TriggerData *trigger)
 }
 
 /*
- * _rl_policies_changed() returns trigger: checks the row, and has sessions read the table
- * again
+ * _rl_policies_changed() returns trigger: checks the row, and has sessions read the
+ * table again
  */
 Datum
 rl_policies_changed(PG_FUNCTION_ARGS)

@@ -37,8 +37,8 @@ timestamp_after(Owed ns)
 }
 
 /*
- * In how many nanoseconds the period of a decision ends, which is later than now, as the
- * decision is in that period; -1: never.
+ * In how many nanoseconds the period of a decision ends, which is later than now, as
+ * the decision is in that period; -1: never.
  */
 static Owed
 until_period_ends(const BucketRule *rule, const Decision *decision)
@@ -51,8 +51,8 @@ until_period_ends(const BucketRule *rule, const Decision *decision)
 }
 
 /*
- * In how many nanoseconds the bucket will be full by itself; -1: never.  A capacity of 0
- * makes no bucket.
+ * In how many nanoseconds the bucket will be full by itself; -1: never.  A capacity
+ * of 0 makes no bucket.
  */
 Owed
 decision_reset(const BucketRule *rule, const Decision *decision)

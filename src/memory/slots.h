@@ -39,8 +39,9 @@
  * database) and in their tails.
  *
  * The word.  The word says when the bucket will be full, in nanoseconds on the
- * monotonic clock (for a bucket that never refills, or that is in a period, it says how
- * many units are taken): base * 2^36 + word / 2.  The lowest bit of the word is a lock.
+ * monotonic clock (for a bucket that never refills, or that is in a period, it says
+ * how many units are taken): base * 2^36 + word / 2.  The lowest bit of the word is a
+ * lock.
  *
  * A decision on a living bucket reads the word, then identity, parameters and base,
  * and then moves the word by compare-and-swap.  It locks nothing and waits for

@@ -22,8 +22,8 @@
 #define MAX_AHEAD			(10 * USECS_PER_SEC)
 
 /*
- * Can the row have these parameters, if the calls on its bucket have such a rule?  The
- * rule may be NULL.
+ * Can the row have these parameters, if the calls on its bucket have such a rule?
+ * The rule may be NULL.
  */
 static bool
 row_parameters_valid(const Row *row, const BucketRule *rule)

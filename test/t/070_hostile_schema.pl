@@ -76,7 +76,7 @@ SELECT public.rl_consume_all(ARRAY['k', 'l']::text[], ARRAY[2, 2]::float8[], ARR
 SELECT public.rl_throttle_each(ARRAY['k', 'l']::text[], ARRAY[2, 2]::float8[], ARRAY[0, 0]::float8[], ARRAY[1, 1]::float8[], ARRAY['a', 'b']::text[]);
 SELECT public.rl_consume_policies(ARRAY['plan', 'other']::text[], ARRAY['k', 'l']::text[], ARRAY[1, 1]::float8[]);
 SELECT public.rl_per(100::float8, '1 minute'::interval), public.rl_status_policy('plan'::text, 'k'::text);
-SELECT public.rl_period('day Europe/Berlin'::text), public.rl_period('3 months from 2026-01-31'::text, '2026-01-01'::timestamptz);
+SELECT public.rl_period('day Europe/Berlin'::text, '2026-01-01'::timestamptz), public.rl_period('3 months from 2026-01-31'::text, '2026-01-01'::timestamptz);
 SELECT public.rl_consume_policy('plan'::text, 'k'::text, 1::float8), public.rl_throttle_policy('plan'::text, 'k'::text, 1000::float8);
 SELECT public.rl_settle(public.rl_reserve('k'::text, 1000::float8, 0::float8, 1::float8, '1 s'::interval, 'reserve'::text), 2::float8), public.rl_settle(public.rl_reserve_policy('plan'::text, 'r'::text, 1::float8, '1 s'::interval), 0::float8), public.rl_settle(1::bigint, 1::float8) FROM generate_series(1, 100);
 SELECT public.rl_book('w'::text, 1::float8, 1000::float8, 1::float8, '1 s'::interval, 'default'::text);
