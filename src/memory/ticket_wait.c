@@ -125,7 +125,8 @@ wait_for_ticket(const AcquireCall *call, const Holder *holder, uint32 n, uint32 
 	wait.mine->ticket = cell;
 	wait.mine->slots = call->slots;
 	wait.mine->holder = *holder;
-	wait.mine->since = now;
+	/* read under the lock, so that it tells the order of the queue */
+	wait.mine->since = monotonic_ns();
 	enqueue_waiter(n, me);
 	ready_ticket_used();
 	semaphores_unlock(wait.partition);

@@ -43,6 +43,7 @@ SELECT count(rl_consume('quota ' || i, 10, 0, 2, 'quota')) FROM generate_series(
 SELECT rl_consume(repeat('k', 255), 10, 0, 1, repeat('l', 63));
 SELECT rl_block('blocked', '1 hour'), rl_penalize('debtor', 10, 0.001, 25);
 SELECT rl_report('violator', 'user', 1500), rl_report('some', 'other', 3);
+SELECT rl_acquire('slots ' || i, 3, 2, '1 hour') FROM generate_series(1, 3) i;
 SELECT count(*) FROM rate_limit_episodes;
 SQL
 my $living = query('SELECT count(*) FROM rate_limit_status');
@@ -50,7 +51,7 @@ $node->stop;
 my $good = state_bytes($node);
 my $header = state_header($good);
 my @records = state_records($good);
-is(join(' ', map { $header->{"n_$_"} > 0 ? 1 : 0 } @SavedState::KINDS), '1 1 1 1 1 1 1 1 1 1', 'a file with all kinds of records')
+is(join(' ', map { $header->{"n_$_"} > 0 ? 1 : 0 } @SavedState::KINDS), join(' ', (1) x @SavedState::KINDS), 'a file with all kinds of records')
   or diag(explain($header));
 
 # What became of a start: lines that tell of the file, other complaints, buckets.
@@ -210,6 +211,11 @@ all_ignored('nonsense',
 	with_record('bucket', 58 + $limiter_len, "\0"),
 	with_record('violation', 0, pack('q', -1)), with_record('violation', 0, pack('q', ~0 >> 1)),
 	with_record('violation', 20, "\xff\xff\xff"),
+	with_record('ticket', 0, pack('q', 0)), with_record('ticket', 8, pack('q', -1)),
+	with_record('ticket', 16, pack('q', 0)), with_record('ticket', 16, pack('q', ~0 >> 1)),
+	with_record('ticket', 24, pack('L', 0)), with_record('ticket', 32, pack('l', 0)),
+	with_record('ticket', 44, pack('C', 0)), with_record('ticket', 45, pack('C', 255)),
+	with_record('ticket', 46, "\0"),
 	with_record('episode', 0, pack('q', -(~0 >> 1) - 1)), with_record('episode', 16, pack('q', -1)),
 	with_record('track', 16, pack('q', 0)), with_record('track', 24, pack('q', -1)),
 	with_record('limiter', 0, pack('Q', ~0)),
@@ -217,8 +223,8 @@ all_ignored('nonsense',
 	with_record('lost', 0, pack('q', -1)),
 	state_from_records($good, reverse @records),
 	state_from_records($good, @records, [ 99, 'x' ]),
-	state_from_records($good, @records, [ 9, '' ]),
-	state_from_records($good, @records, [ 9, 'x' x 3000 ]),
+	state_from_records($good, @records, [ $#SavedState::KINDS, '' ]),
+	state_from_records($good, @records, [ $#SavedState::KINDS, 'x' x 3000 ]),
 	substr(state_with($good, length => $header->{length} - 1, records_crc => SavedState::crc32c(substr($good, 512, -1))), 0, -1),
 	state_with($good, n_bucket => $header->{n_bucket} + 1),
 	state_with($good, length => 1 << 62),
@@ -237,10 +243,11 @@ my @odd = (
 	with_record('bucket', 36, pack('L4', (0xffffffff) x 4)), with_record('bucket', 36, pack('L4', (0) x 4)),
 	with_record('bucket', 0, pack('dd', 1e308, 5e-324)), with_record('bucket', 16, pack('QQ', 0, 1 << 33)),
 	(map { with_record('bucket', 36, pack('L4', @$_)) } [ 0 .. 3 ], [ 1023, 1024, 1025, 1026 ], [ (4294967280) x 4 ], [ (4294967295) x 4 ], [ (5) x 4 ]),
+	with_record('ticket', 0, pack('q', ~0 >> 1)), with_record('ticket', 32, pack('l', 0x7fffffff)),
 	with_record('track', 24, pack('q', ~0 >> 1)), with_record('track', 16, pack('q', ~0 >> 1)),
 	with_record('violation', 8, pack('q', ~0 >> 1)), with_record('violation', 8, pack('q', -(~0 >> 1))),
 	state_from_records($good), state_from_records($good, @records, @records[-1, -1]),
-	state_from_records($good, map { ($_) x ($_->[0] == 3 ? 50 : 1) } @records));
+	state_from_records($good, map { ($_) x ($SavedState::KINDS[ $_->[0] ] eq 'lost' ? 50 : 1) } @records));
 push @odd, map {
 	my @changed = map { [@$_] } @records;
 	my $record = $changed[ int(rand(@changed)) ];

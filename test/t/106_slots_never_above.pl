@@ -115,7 +115,7 @@ foreach my $preload (1, 0)
 	my $name = $preload ? 'memory' : 'table';
 	my $node = start_server($name, preload => $preload, conf => $preload ? 'ratelimit.max_tickets = 100' : '');
 	my $room = $preload ? room($node) : 0;
-	my $rounds = $preload ? ($full ? 5 : 3) : ($full ? 4 : 1);
+	my $rounds = $preload ? ($full ? 6 : 3) : ($full ? 4 : 1);
 	my $above = 0;
 	my $disturbed = 0;
 	my $looks = 0;
