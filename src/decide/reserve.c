@@ -64,7 +64,8 @@
 
 /* memory_settle(), without waiting in a way that can fail unless "wait" is true. */
 static bool
-settle_in_memory(const BucketId *id, double reserved, double used, double *left, bool wait)
+settle_in_memory(const BucketId *id, double reserved, double used, double *left,
+				 bool wait)
 {
 	bool		found;
 

@@ -225,8 +225,8 @@ reservations_begin(int64 number, Oid database, Reservation *reservation)
 }
 
 /*
- * End what reservations_begin() began.  If settling has failed, the reservation stays,
- * with as many buckets settled as the caller's copy says.
+ * End what reservations_begin() began.  If settling has failed, the reservation
+ * stays, with as many buckets settled as the caller's copy says.
  */
 void
 reservations_end(const Reservation *reservation, bool settled)

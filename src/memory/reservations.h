@@ -34,7 +34,8 @@ typedef struct Reservation
 	uint8		key_len;
 	uint8		limiter_lens[MAX_RESERVED];
 	ReservedRule rules[MAX_RESERVED];
-	char		names[MAX_KEY_LEN + MAX_RESERVED * MAX_LIMITER_LEN];	/* key, limiters */
+	/* key, then limiters */
+	char		names[MAX_KEY_LEN + MAX_RESERVED * MAX_LIMITER_LEN];
 } Reservation;
 
 /* Reservations in memory have even numbers, those in the table odd ones. */

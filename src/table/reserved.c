@@ -237,7 +237,8 @@ reserved_find(int64 number, Reservation *reservation)
 		read_row(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, reservation, &expires_at);
 	sql_end(caller);
 	if (found)
-		reservation->expires_at = monotonic_ns() + (expires_at - GetCurrentTimestamp()) * 1000;
+		reservation->expires_at = monotonic_ns() +
+			(expires_at - GetCurrentTimestamp()) * 1000;
 	return found;
 }
 
