@@ -91,7 +91,7 @@ track_before(uint32 at, const Names *names)
 	LWLock	   *lock = partition_lock(at);
 
 	LWLockAcquire(lock, LW_EXCLUSIVE);
-	if (violation_tags[at] >= TAG_FIRST && entry_is(&entries[at], names))
+	if (violation_tags[at] >= TAG_FIRST && entry_is(at, names))
 		track_entry(at, count_of(pg_atomic_read_u64(&entries[at].word)));
 	LWLockRelease(lock);
 }
@@ -111,7 +111,7 @@ add_to_entry(uint32 at, const Names *names, int64 n, int64 now, bool locked,
 
 	*again = false;
 	pg_read_barrier();
-	if (!entry_is(entry, names))
+	if (!entry_is(at, names))
 		return false;
 	if (unlikely((int64) pg_atomic_read_u64(&entry->last_at) <
 				 (int64) pg_atomic_read_u64(&violations->slice_began)))
@@ -164,7 +164,7 @@ add_to_last(const Names *names, int64 n, int64 now, bool locked)
  * Add n to the entry of these names.  Returns false if there is none.  "locked": the
  * caller holds the partition's lock, which makes that answer certain.
  */
-static bool
+static pg_attribute_always_inline bool
 add_if_there(const Names *names, int64 n, int64 now, bool locked)
 {
 	uint32		tag = tag_of(names->hash);
@@ -204,10 +204,12 @@ write_entry(uint32 at, const Names *names, int64 n, int64 now, int cell)
 {
 	Entry	   *entry = &entries[at];
 	uint64		generation;
-	char	   *p = entry->name;
+	Aside	   *aside = &asides[at];
+	char	   *p = aside->name;
 
 	entry->database = names->id->database;
 	entry->gateway_len = names->gateway->len;
+	entry->gateway = names->gateway->head;
 	entry->bucket = names->id->name;
 	memcpy(p, names->gateway->name, names->gateway->len);
 	p += names->gateway->len;
@@ -215,10 +217,10 @@ write_entry(uint32 at, const Names *names, int64 n, int64 now, int cell)
 	p += names->id->limiter_len;
 	memcpy(p, names->id->key, names->id->key_len);
 	pg_atomic_write_u64(&entry->last_at, (uint64) now);
-	entry->folded = entry->tracked = names->told ? n : 0;
-	asides[at].taken = 0;
-	asides[at].since = names->told ? 0 : now;
-	asides[at].cell = cell;
+	aside->folded = aside->tracked = names->told ? n : 0;
+	aside->taken = 0;
+	aside->since = names->told ? 0 : now;
+	aside->cell = cell;
 
 	/* the names come before their generation, and the tag comes last: see above */
 	generation = (pg_atomic_read_u64(&entry->word) & ~COUNT_MASK) + ONE_GENERATION;
@@ -278,7 +280,7 @@ find_displaceable(uint64 hash, Room room, int cell)
 
 		/* the entry is still needed if a flush has to put back what it took */
 		if (violation_tags[at] < TAG_FIRST || count >= least || asides[at].taken > 0 ||
-			room_of_entry(&entries[at]) != room ||
+			room_of_entry(at) != room ||
 			!shares_is_above(&violations->rooms[room], asides[at].cell, cell))
 			continue;
 		found = at;
@@ -317,12 +319,12 @@ displace_entry(const Names *names, int64 n, int64 now, int cell, Room room,
 	displaced->room = room;
 	displaced->database = entry->database;
 	displaced->limiter_len = entry->bucket.limiter_len;
-	memcpy(displaced->limiter, entry->name + entry->gateway_len, displaced->limiter_len);
+	memcpy(displaced->limiter, asides[at].name + entry->gateway_len, displaced->limiter_len);
 	/* not gateway_set(): the name may be in another database's encoding */
 	displaced->gateway.len = entry->gateway_len;
-	memcpy(displaced->gateway.name, entry->name, entry->gateway_len);
+	memcpy(displaced->gateway.name, asides[at].name, entry->gateway_len);
 	displaced->gateway.name[entry->gateway_len] = '\0';
-	gateway_hash(&displaced->gateway);
+	gateway_complete(&displaced->gateway);
 	((volatile uint32 *) violation_tags)[at] = TAG_GIVEN_UP;
 	shares_pass(&violations->rooms[room], displaced->cell, cell);
 	/*
@@ -415,12 +417,12 @@ count_others(Oid database, const char *limiter, int limiter_len, const Gateway *
 }
 
 /*
- * Count n for the names or, if there is no room, for OTHER_KEY.  In the second case
- * flags are told at once, unless they know already, so that a full room hides no key
- * from them.
+ * Count n for names that have no entry.  If there is no room for one, count for
+ * OTHER_KEY; then flags are told at once, unless they know already, so that a full
+ * room hides no key from them.
  */
-static void
-count_names(const Names *names, int64 n, int64 now)
+static pg_noinline void
+count_new_names(const Names *names, int64 n, int64 now)
 {
 	const BucketId *id = names->id;
 
@@ -429,7 +431,7 @@ count_names(const Names *names, int64 n, int64 now)
 		count_last(id->database, n, now);
 		return;
 	}
-	if (add_if_there(names, n, now, false) || make_and_count(names, n, now, NO_CELL))
+	if (make_and_count(names, n, now, NO_CELL))
 		return;
 	if (!names->told && !is_other(id->key, id->key_len))
 		flags_count(id, n, now);
@@ -449,7 +451,8 @@ violations_add_saved(const BucketId *id, const Gateway *gateway, int64 n, int64 
 
 	set_names(&names, id, gateway);
 	names.told = true;
-	count_names(&names, n, at);
+	if (!add_if_there(&names, n, at, false))
+		count_new_names(&names, n, at);
 }
 
 /*
@@ -462,11 +465,10 @@ violations_expect(const BucketId *id)
 	Names		names;
 	uint32		first;
 
-	set_names(&names, id, my_gateway());
+	set_names(&names, id, my_last_gateway());
 	first = probe_entry(names.hash, 0);
 	__builtin_prefetch(&violation_tags[first]);
 	__builtin_prefetch(&entries[first]);
-	__builtin_prefetch(&entries[first].name);
 }
 
 /* A violation has come after the end of the current slice.  Begin the next one. */
@@ -489,8 +491,6 @@ bool
 violations_add(const BucketId *id, int64 n, int64 now)
 {
 	Names		names;
-	uint32		first;
-	bool		again;
 
 	if (unlikely(!violations))
 		return false;
@@ -500,10 +500,7 @@ violations_add(const BucketId *id, int64 n, int64 now)
 		next_slice(now);
 	set_names(&names, id, my_gateway());
 
-	/* the entry is usually in the first place */
-	first = probe_entry(names.hash, 0);
-	if (((volatile uint32 *) violation_tags)[first] != tag_of(names.hash) ||
-		!add_to_entry(first, &names, n, now, false, &again))
-		count_names(&names, n, now);
+	if (!add_if_there(&names, n, now, false))
+		count_new_names(&names, n, now);
 	return true;
 }

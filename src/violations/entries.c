@@ -43,12 +43,13 @@ room_of_names(const Names *names)
 
 /* The room of an entry in use.  The caller holds its partition's lock. */
 Room
-room_of_entry(const Entry *entry)
+room_of_entry(uint32 at)
 {
-	const char *limiter = entry->name + entry->gateway_len;
+	BucketId	id;
 
-	return room_for(entry->name, entry->gateway_len, limiter, entry->bucket.limiter_len,
-					limiter + entry->bucket.limiter_len, entry->bucket.key_len);
+	entry_id(at, &id);
+	return room_for(asides[at].name, entries[at].gateway_len,
+					id.limiter, id.limiter_len, id.key, id.key_len);
 }
 
 /*
@@ -56,12 +57,14 @@ room_of_entry(const Entry *entry)
  * holds its partition's lock.
  */
 void
-entry_id(const Entry *entry, BucketId *id)
+entry_id(uint32 at, BucketId *id)
 {
+	const Entry *entry = &entries[at];
+
 	id->database = entry->database;
 	id->limiter_len = entry->bucket.limiter_len;
 	id->key_len = entry->bucket.key_len;
-	id->limiter = entry->name + entry->gateway_len;
+	id->limiter = asides[at].name + entry->gateway_len;
 	id->key = id->limiter + id->limiter_len;
 	id->name = entry->bucket;
 	id->hash = 0;
@@ -73,7 +76,7 @@ close_entry(uint32 at)
 {
 	Entry	   *entry = &entries[at];
 	uint64		word = pg_atomic_read_u64(&entry->word);
-	Room		room = room_of_entry(entry);
+	Room		room = room_of_entry(at);
 
 	if (count_of(word) != 0 ||
 		!pg_atomic_compare_exchange_u64(&entry->word, &word,

@@ -88,33 +88,37 @@
 #define CLOSED			COUNT_MASK	/* in the count's place: given up */
 #define MAX_COUNT		(COUNT_MASK / 4)	/* as much again may be taken */
 
+/*
+ * What a denied call needs of an entry with short names: one cache line, so that the
+ * entries of many keys lie on few pages.
+ */
 typedef struct Entry
 {
 	pg_atomic_uint64 word;		/* generation and count */
 	pg_atomic_uint64 last_at;	/* of the last violation, monotonic clock */
 	/* all below changes only under the partition's lock */
-	int64		folded;			/* part of the count that episodes know */
-	int64		tracked;		/* part of the count that flags know */
 	Oid			database;
 	uint8		gateway_len;
+	GatewayHead gateway;
 	NameHead	bucket;
-	/* gateway, limiter and key, one after the other */
-	char		name[MAX_GATEWAY_LEN + MAX_LIMITER_LEN + MAX_KEY_LEN];
 } Entry;
 
-StaticAssertDecl(offsetof(Entry, name) == 64,
-				 "what tells entries apart takes more than a cache line");
+StaticAssertDecl(sizeof(Entry) == 64, "an entry is not a cache line");
 
 /*
- * The fields of an entry that denied calls do not need.  The partition's lock
- * protects them.
+ * The rest of an entry, which changes only under the partition's lock.  Without it,
+ * only long names are read.
  */
 typedef struct Aside
 {
+	int64		folded;			/* part of the count that episodes know */
+	int64		tracked;		/* part of the count that flags know */
 	int64		taken;			/* by a flush that has not ended */
 	int64		since;			/* of the first violation that is not folded,
 								 * monotonic clock; 0: not known */
 	int			cell;			/* of the role that made it, in the room's shares */
+	/* gateway, limiter and key, one after the other */
+	char		name[MAX_GATEWAY_LEN + MAX_LIMITER_LEN + MAX_KEY_LEN];
 } Aside;
 
 /* A room is a number of places for entries of one kind. */
@@ -157,9 +161,9 @@ typedef struct Names
 } Names;
 
 extern void close_entry(uint32 at);
-extern void entry_id(const Entry *entry, BucketId *id);
+extern void entry_id(uint32 at, BucketId *id);
 extern Room room_of_names(const Names *names);
-extern Room room_of_entry(const Entry *entry);
+extern Room room_of_entry(uint32 at);
 extern bool is_other(const char *key, int key_len);
 
 /* The number of entries that are found by a hash.  Those of ROOM_LAST follow them. */
@@ -185,19 +189,22 @@ set_names(Names *names, const BucketId *id, const Gateway *gateway)
  * the entry's word is unchanged afterwards.
  */
 static inline bool
-entry_is(const Entry *entry, const Names *names)
+entry_is(uint32 at, const Names *names)
 {
+	const Entry *entry = &entries[at];
+	const char *name = asides[at].name;
 	const BucketId *id = names->id;
 	const Gateway *gateway = names->gateway;
 
 	return entry->database == id->database &&
 		entry->gateway_len == gateway->len &&
 		same_head(&entry->bucket, &id->name) &&
-		memcmp(entry->name, gateway->name, gateway->len) == 0 &&
+		same_gateway_head(&entry->gateway, &gateway->head) &&
+		(gateway_is_short(gateway) ||
+		 memcmp(name, gateway->name, gateway->len) == 0) &&
 		(name_is_short(id) ||
-		 (memcmp(entry->name + gateway->len, id->limiter, id->limiter_len) == 0 &&
-		  memcmp(entry->name + gateway->len + id->limiter_len,
-				 id->key, id->key_len) == 0));
+		 (memcmp(name + gateway->len, id->limiter, id->limiter_len) == 0 &&
+		  memcmp(name + gateway->len + id->limiter_len, id->key, id->key_len) == 0));
 }
 
 static inline int64

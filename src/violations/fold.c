@@ -45,16 +45,16 @@ wall_clock_ahead(void)
 void
 track_entry(uint32 at, int64 count_now)
 {
-	Entry	   *entry = &entries[at];
+	Aside	   *aside = &asides[at];
 	BucketId	id;
 
-	if (count_now <= entry->tracked)
+	if (count_now <= aside->tracked)
 		return;
-	entry_id(entry, &id);
+	entry_id(at, &id);
 	if (!is_other(id.key, id.key_len))
-		flags_count(&id, count_now - entry->tracked,
-					(int64) pg_atomic_read_u64(&entry->last_at));
-	entry->tracked = count_now;
+		flags_count(&id, count_now - aside->tracked,
+					(int64) pg_atomic_read_u64(&entries[at].last_at));
+	aside->tracked = count_now;
 }
 
 /*
@@ -65,26 +65,25 @@ track_entry(uint32 at, int64 count_now)
 void
 fold_entry(uint32 at, int64 count_now, int64 ahead, bool make)
 {
-	Entry	   *entry = &entries[at];
 	Aside	   *aside = &asides[at];
-	int64		last_at = (int64) pg_atomic_read_u64(&entry->last_at);
+	int64		last_at = (int64) pg_atomic_read_u64(&entries[at].last_at);
 	BucketId	id;
 
 	track_entry(at, count_now);
-	if (count_now <= entry->folded)
+	if (count_now <= aside->folded)
 		return;
-	entry_id(entry, &id);
+	entry_id(at, &id);
 	if (!is_other(id.key, id.key_len))
 	{
 		int64		since = last_at;
 
 		if (aside->since != 0)
 			since = Min(aside->since, last_at);
-		if (!episodes_add(&id, count_now - entry->folded, wall_time(since, ahead),
+		if (!episodes_add(&id, count_now - aside->folded, wall_time(since, ahead),
 						  wall_time(last_at, ahead), make))
 			return;
 	}
-	entry->folded = count_now;
+	aside->folded = count_now;
 	aside->since = 0;
 }
 

@@ -23,10 +23,13 @@ gateway_use_seed(uint64 seed)
 	hash_seed = seed;
 }
 
-/* Compute the hash of a gateway's name. */
+/* Compute head and hash of a gateway's name. */
 void
-gateway_hash(Gateway *gateway)
+gateway_complete(Gateway *gateway)
 {
+	memset(&gateway->head, 0, sizeof(gateway->head));
+	memcpy(gateway->head.bytes, gateway->name,
+		   Min(gateway->len, (int) sizeof(gateway->head.bytes)));
 	gateway->hash = hash_bytes_extended((const unsigned char *) gateway->name,
 										gateway->len, hash_seed);
 }
@@ -44,7 +47,20 @@ gateway_set(Gateway *gateway, const char *wanted)
 		for (char *p = gateway->name; *p; p++)
 			if (IS_HIGHBIT_SET(*p))
 				*p = '?';
-	gateway_hash(gateway);
+	gateway_complete(gateway);
+}
+
+/* The gateway that my_gateway() found last.  Its name is empty before that. */
+static Gateway mine;
+
+/*
+ * The gateway that was the calling one when this session last asked: good enough
+ * where a wrong name does no harm, and cheaper.
+ */
+const Gateway *
+my_last_gateway(void)
+{
+	return &mine;
 }
 
 /*
@@ -56,7 +72,6 @@ const Gateway *
 my_gateway(void)
 {
 	static char host[MAX_GATEWAY_LEN + 1];
-	static Gateway mine;
 	const char *wanted = host;
 
 	if (gateway_name_setting && gateway_name_setting[0])

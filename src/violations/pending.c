@@ -24,13 +24,14 @@ violations_entries(void)
 
 /* Copy the names of an entry in use.  The caller holds its partition's lock. */
 static void
-copy_names(const Entry *entry, ViolationView *view)
+copy_names(uint32 at, ViolationView *view)
 {
+	uint8		gateway_len = entries[at].gateway_len;
 	BucketId	id;
 
-	entry_id(entry, &id);
-	memcpy(view->gateway, entry->name, entry->gateway_len);
-	view->gateway[entry->gateway_len] = '\0';
+	entry_id(at, &id);
+	memcpy(view->gateway, asides[at].name, gateway_len);
+	view->gateway[gateway_len] = '\0';
 	memcpy(view->limiter, id.limiter, id.limiter_len);
 	view->limiter[id.limiter_len] = '\0';
 	memcpy(view->key, id.key, id.key_len);
@@ -56,7 +57,7 @@ violations_view(uint32 at, Oid database, ViolationView *view, Oid *owner)
 	*owner = entry->database;
 	if (violation_tags[at] >= TAG_FIRST && (!OidIsValid(database) || *owner == database))
 	{
-		copy_names(entry, view);
+		copy_names(at, view);
 		view->count = count_of(pg_atomic_read_u64(&entry->word)) + asides[at].taken;
 	}
 	LWLockRelease(lock);
@@ -127,10 +128,10 @@ violations_take(uint32 at, int64 ahead, ViolationView *view)
 			return false;
 		}
 	} while (!pg_atomic_compare_exchange_u64(&entry->word, &word, word & ~COUNT_MASK));
-	copy_names(entry, view);
+	copy_names(at, view);
 	view->again = aside->taken > 0;
 	fold_entry(at, view->count, ahead, true);
-	entry->folded = entry->tracked = 0;
+	aside->folded = aside->tracked = 0;
 	aside->taken += view->count;
 	LWLockRelease(lock);
 	return true;
@@ -160,8 +161,8 @@ violations_settle(uint32 at, Oid database, bool written)
 	else
 	{
 		pg_atomic_fetch_add_u64(&entry->word, aside->taken);
-		entry->folded += aside->taken;
-		entry->tracked += aside->taken;
+		aside->folded += aside->taken;
+		aside->tracked += aside->taken;
 		aside->taken = 0;
 	}
 	LWLockRelease(lock);
@@ -182,8 +183,7 @@ violations_forget_database(Oid database, bool dropped)
 		if (violation_tags[at] >= TAG_FIRST && entry->database == database)
 		{
 			pg_atomic_fetch_and_u64(&entry->word, ~COUNT_MASK);
-			entry->folded = entry->tracked = 0;
-			asides[at].taken = 0;
+			asides[at].folded = asides[at].tracked = asides[at].taken = 0;
 			close_entry(at);
 		}
 		LWLockRelease(lock);

@@ -346,7 +346,7 @@ pin_backends()
 	sql -F ' ' -c "SELECT pid, substring(application_name FROM '[0-9]+') FROM pg_stat_activity
 		WHERE application_name ~ '^on processor '" |
 		while read -r pid processor; do
-			taskset -cp "$processor" "$pid" >/dev/null
+			taskset -cp "$processor" "$pid" >/dev/null || [ ! -e "/proc/$pid" ]
 		done
 }
 

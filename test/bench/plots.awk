@@ -15,11 +15,11 @@ FNR > 1 {
 		latency = latency "\"" id "\" " $4 " " $5 " " $6 " " $7 " " $8 " " $9 "\n"
 	else if ($3 == "/s")
 		ratios = ratios "\"" id "\" " $10 " " $11 " " $12 " " target($13) "\n"
-	if (id ~ /^growth_/) {
+	if (id ~ /^growth_[0-9]/) {
 		growth = growth buckets[substr(id, 8)] " " $4 "\n"
 		smallest = buckets["1k"] " " $7 "\n"
 	}
-	if (id ~ /^clients_/ || id == "floor")
+	if (id ~ /^clients_[0-9]/ || id == "floor")
 		clients = clients (id == "floor" ? 8 : substr(id, 9)) " " $4 " " $7 "\n"
 }
 
