@@ -136,6 +136,7 @@ exception_filter_has_address(const char *key, int len)
 {
 	uint64		begin;
 	uint32		lengths;
+	Address		v4;
 
 	switch (address_begin(key, len, &begin))
 	{
@@ -149,7 +150,13 @@ exception_filter_has_address(const char *key, int len)
 			if ((lengths & MARKED_20) &&
 				!exception_filter_has(exception_marker_hash(20, begin >> 12)))
 				lengths &= ~MARKED_20;
-			break;
+			if (likely(lengths == 0))
+				return false;
+			v4.v6 = false;
+			v4.bits = 32;
+			v4.high = 0;
+			v4.low = begin;
+			return exception_filter_has_networks_of(&v4);
 		case BEGIN_V6_32:
 			lengths = pg_atomic_read_u32(exception_area(true, begin));
 			break;
