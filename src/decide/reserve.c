@@ -413,7 +413,12 @@ reserve_keep(const BucketCall *calls, int n, double tokens, int64 expires,
 
 	/* they are not to be given back as those of other calls are */
 	for (int i = 0; i < n && refund_setting && tokens > 0; i++)
-		refund_note(&calls[i].id, -tokens);
+	{
+		BucketId	id = calls[i].id;
+
+		id.ends = 0;
+		refund_note(&id, -tokens);
+	}
 
 	PG_ENSURE_ERROR_CLEANUP(give_all_back, PointerGetDatum(&keep));
 	{
