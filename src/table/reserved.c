@@ -224,7 +224,7 @@ reserved_find(int64 number, Reservation *reservation)
 {
 	SqlCaller	caller;
 	Datum		values[1] = {Int64GetDatum(number)};
-	TimestampTz expires_at;
+	TimestampTz expires_at = 0;
 	bool		found;
 
 	sql_require(SQL_RESERVED);
