@@ -228,7 +228,9 @@ length_in_filter(bool v6, int bits)
 static uint32
 length_bit(bool v6, int bits)
 {
-	return (uint32) 1 << ((v6 ? bits / 4 : bits) - 1);
+	uint32		n = v6 ? bits / 4 : bits;
+
+	return (uint32) 1 << ((n - 1) & 31);
 }
 
 /* Add to the network its nth part, of those that have so many bits. */
@@ -243,7 +245,7 @@ add_part(Address *network, int bits, uint32 n)
 		network->low |= (uint64) n << (128 - bits);
 }
 
-/* Have all areas that the network, as it is in the filter, shares addresses with know it. */
+/* Tell all areas that share addresses with the network, which is as the filter has it. */
 static void
 add_to_areas(const Address *network)
 {
