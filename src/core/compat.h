@@ -107,7 +107,7 @@
 #define find_setting(name) find_option(name, false, true, 0)
 #endif
 
-/* Before 19, each process registers the name of a tranche.  Needs storage/lwlock.h. */
+/* Before 19, each process names a tranche of locks.  Needs storage/lwlock.h. */
 #if PG_VERSION_NUM < 190000
 #define new_lock_tranche(name) LWLockNewTrancheId()
 #define name_lock_tranche(id, name) LWLockRegisterTranche(id, name)

@@ -449,32 +449,22 @@ wait_for_saver(int64 since)
 	return true;
 }
 
-/*
- * If the library is not preloaded: attach shared memory, and make it if this is the
- * first process to need it.  Returns whether it is attached.  The functions are those
- * that register the workers.  This may be cancelled while it waits for another
- * process, and is then called again.
- */
-bool
-late_attach(const LateRegister *functions)
+/* Attach shared memory, and make it if this is the first process to need it. */
+static void
+find_memory(void)
 {
-	char		problem[256] = "";
+	char		problem[256];
 	int64		since = monotonic_ns();
 
-	/* the standalone server has no dynamic shared memory; pg_upgrade needs none */
-	if (!HAVE_NAMED_SEGMENTS || !IsUnderPostmaster || IsBinaryUpgrade || !MyProc)
-		return false;
-	late = true;
-	register_worker = functions;
 	if (!control && !guarded(find_control, problem, sizeof(problem)))
 	{
 		warn_alone(problem);
-		return false;
+		return;
 	}
 	if (control->layout != CONTROL_LAYOUT)
 	{
 		warn_alone(REPLACED);
-		return false;
+		return;
 	}
 
 	for (;;)
@@ -508,6 +498,22 @@ late_attach(const LateRegister *functions)
 		break;
 	}
 	late_start_workers();
+}
+
+/*
+ * If the library is not preloaded: attach shared memory, or make it.  Returns whether
+ * it is attached.  The functions are those that register the workers.  This may be
+ * cancelled while it waits for another process, and is then called again.
+ */
+bool
+late_attach(const LateRegister *functions)
+{
+	/* the standalone server has no dynamic shared memory; pg_upgrade needs none */
+	if (!HAVE_NAMED_SEGMENTS || !IsUnderPostmaster || IsBinaryUpgrade || !MyProc)
+		return false;
+	late = true;
+	register_worker = functions;
+	find_memory();
 	return attached;
 }
 
