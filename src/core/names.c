@@ -76,15 +76,13 @@ head_of_limiter(NameHead *name, const char *limiter, int len)
 	memcpy(name->bytes, limiter, Min(len, HEAD_BYTES));
 }
 
-/*
- * Put a bucket's name together, without checking it.  A key's buckets that are
- * periods' have the hash of its bucket without a period, so that the block filter
- * (memory/block_filter.c) is the same for all of them.
- */
+/* Put a bucket's name together, without checking it. */
 void
 make_bucket_id(BucketId *id, Oid database, const char *limiter, int limiter_len,
 			   const char *key, int key_len)
 {
+	int			plain_len = plain_limiter_len(limiter, limiter_len);
+
 	id->database = database;
 	id->limiter = limiter;
 	id->limiter_len = limiter_len;
@@ -92,9 +90,9 @@ make_bucket_id(BucketId *id, Oid database, const char *limiter, int limiter_len,
 	id->key_len = key_len;
 	head_of_limiter(&id->name, limiter, limiter_len);
 	head_add_key(id);
-	id->hash = hash_key(hash_limiter(database, limiter,
-									 plain_limiter_len(limiter, limiter_len)),
-						key, key_len);
+	id->hash = hash_key(hash_limiter(database, limiter, plain_len), key, key_len);
+	if (plain_len < limiter_len)
+		id->hash ^= hash_period(limiter + plain_len + 1, limiter_len - plain_len - 1);
 	id->ends = 0;
 }
 
@@ -106,6 +104,8 @@ make_plain_id(BucketId *plain, const BucketId *id)
 	plain->limiter_len = plain_limiter_len(id->limiter, id->limiter_len);
 	if (plain->limiter_len == id->limiter_len)
 		return;
+	plain->hash ^= hash_period(id->limiter + plain->limiter_len + 1,
+							   id->limiter_len - plain->limiter_len - 1);
 	head_of_limiter(&plain->name, id->limiter, plain->limiter_len);
 	head_add_key(plain);
 }

@@ -177,4 +177,15 @@ hash_key(uint64 limiter_hash, const char *key, int len)
 #endif
 }
 
+/*
+ * What makes the hash of a period's bucket another one than that of the key's bucket
+ * without a period, so that a key's buckets have places of their own.  The upper half of
+ * the hash is the same, because the block filter goes by it.
+ */
+static inline uint64
+hash_period(const char *period, int len)
+{
+	return hash_bytes_of_name(hash_secrets[2], period, len) & PG_UINT32_MAX;
+}
+
 #endif							/* RATELIMIT_NAMES_H */

@@ -48,6 +48,7 @@ limiter_set_period(const char *text, int len)
 	memcpy(current_period.whole + limiter_len + 1, name, name_len);
 	current_period.limiter_len = limiter_len + 1 + name_len;
 	head_of_limiter(&current_period.name, current_period.whole, current_period.limiter_len);
+	current_period.hash = hash_period(name, name_len);
 	current_period.refill = 0;
 	memcpy(current_period.text, text, len);
 	current_period.text_len = len;

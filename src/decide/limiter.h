@@ -22,6 +22,7 @@ typedef struct CurrentPeriod
 	NameHead	name;			/* of limiter:period */
 	int			limiter_len;	/* of that */
 	int			text_len;		/* of the caller's text; -1: there is no period yet */
+	uint64		hash;			/* the result of hash_period() */
 	double		refill;			/* what says the end of the period that the struct
 								 * below found last, see core/bucket.h; 0: none */
 	double		length;			/* of that one, in microseconds */
@@ -97,7 +98,7 @@ limiter_use_moment(TimestampTz now)
 static pg_attribute_always_inline void
 name_in_current_period(BucketId *id, const char *key, int key_len, const char *limiter)
 {
-	id->hash = hash_key(current_limiter.hash, key, key_len);
+	id->hash = hash_key(current_limiter.hash, key, key_len) ^ current_period.hash;
 	id->database = current_limiter.database;
 	id->key = key;
 	id->key_len = key_len;
