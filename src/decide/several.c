@@ -253,8 +253,7 @@ count_all(BucketCall *calls, int n, bool allowed)
 		/* when nothing is taken, only the refusals count */
 		if (!allowed && call->decision.allowed)
 			continue;
-		limiter_use(call->id.limiter,
-					plain_limiter_len(call->id.limiter, call->id.limiter_len));
+		limiter_use_of(&call->id, &call->rule);
 		if (call->decision.in_table && memory_attached())
 			stats_count(COUNT_OVERFLOWED);
 		decide_counted(&call->id, &call->rule, &call->decision, false);
