@@ -403,13 +403,11 @@ ReserveResult
 reserve_keep(const BucketCall *calls, int n, double tokens, int64 expires,
 			 int64 *number)
 {
-	Keep		keep;
+	Keep		keep = {.expires = expires};
 	ReserveResult result;
 
 	fill_in(&keep.reservation, calls, n, tokens);
 	keep.reservation.expires_at = monotonic_ns() + expires;
-	keep.expires = expires;
-	keep.copy = NULL;
 
 	/* they are not to be given back as those of other calls are */
 	for (int i = 0; i < n && refund_setting && tokens > 0; i++)

@@ -81,6 +81,14 @@ typedef struct Held
 
 static dlist_head helds = DLIST_STATIC_INIT(helds);
 
+/* What is held, of which this is the node. */
+static Held *
+held_of(dlist_node *node)
+{
+	/* cppcheck-suppress nullPointer ; the macro names a member for its type only */
+	return dlist_container(Held, node, node);
+}
+
 static SqlStatement read_places = {
 	"SELECT t.places FROM %1$s.rate_limit_tickets t"
 	" WHERE t.limiter OPERATOR(pg_catalog.=) $1 AND t.key OPERATOR(pg_catalog.=) $2"
@@ -242,7 +250,7 @@ at_subxact_end(SubXactEvent event, SubTransactionId mine, SubTransactionId paren
 		return;
 	dlist_foreach_modify(i, &helds)
 	{
-		Held	   *held = dlist_container(Held, node, i.cur);
+		Held	   *held = held_of(i.cur);
 
 		if (held->level < level)
 			continue;
@@ -263,7 +271,7 @@ at_xact_end(XactEvent event, void *arg)
 		return;
 	dlist_foreach_modify(i, &helds)
 	{
-		Held	   *held = dlist_container(Held, node, i.cur);
+		Held	   *held = held_of(i.cur);
 
 		if (event == XACT_EVENT_PRE_PREPARE && held->hold == HOLD_TRANSACTION)
 			ereport(ERROR,
@@ -627,7 +635,7 @@ find_held(int64 ticket)
 
 	dlist_foreach(i, &helds)
 	{
-		Held	   *held = dlist_container(Held, node, i.cur);
+		Held	   *held = held_of(i.cur);
 
 		if (held->ticket == ticket)
 			return held;
@@ -693,6 +701,7 @@ find_row(int64 ticket, bool (*acts_for) (Oid role), LOCKTAG *tag, uint16 *places
 	}
 	end(caller);
 	MemoryContextSwitchTo(context);
+	/* cppcheck-suppress knownConditionTrueFalse ; SPI changes SPI_processed */
 	return found && acts_for(role);
 }
 
@@ -815,7 +824,7 @@ places_views(void (*show) (const SlotsView *view, void *arg), void *arg)
 
 	dlist_foreach(i, &helds)
 	{
-		const Held *held = dlist_container(Held, node, i.cur);
+		const Held *held = held_of(i.cur);
 
 		if (held->hold == HOLD_INTERVAL)
 			continue;
