@@ -44,6 +44,7 @@ SELECT rl_consume(repeat('k', 255), 10, 0, 1, repeat('l', 63));
 SELECT rl_block('blocked', '1 hour'), rl_penalize('debtor', 10, 0.001, 25);
 SELECT rl_report('violator', 'user', 1500), rl_report('some', 'other', 3);
 SELECT rl_acquire('slots ' || i, 3, 2, '1 hour') FROM generate_series(1, 3) i;
+SELECT rl_reserve('reserved', 10, 0, 3) > 0;
 SELECT count(*) FROM rate_limit_episodes;
 SQL
 my $living = query('SELECT count(*) FROM rate_limit_status');
