@@ -319,7 +319,7 @@ fail_to_keep(void)
 					   "Shared memory has no room for another reservation of this role" :
 					   "There is no shared memory"),
 			 memory_attached() ? errhint("Increase ratelimit.max_reservations.") :
-			 errhint("Add \"ratelimit\" to shared_preload_libraries, so that reservations live in shared memory.")));
+			 hint_shared_memory("reservations")));
 }
 
 /* Keep a reservation in the table.  If this fails, it is not kept. */

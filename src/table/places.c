@@ -34,6 +34,7 @@
 #include "common/sha2.h"
 #include "core/clock.h"
 #include "core/compat.h"
+#include "core/settings.h"
 #include "core/transaction.h"
 #include "executor/spi.h"
 #include "lib/ilist.h"
@@ -605,7 +606,7 @@ places_acquire(const AcquireCall *call, int64 *ticket)
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 				 errmsg("slots must not be above %d without shared memory, not %d",
 						MAX_PLACES, call->slots),
-				 errhint("Add \"ratelimit\" to shared_preload_libraries.")));
+				 hint_shared_memory("slots")));
 	if (call->hold == HOLD_INTERVAL && RecoveryInProgress())
 		ereport(ERROR,
 				(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
@@ -613,7 +614,7 @@ places_acquire(const AcquireCall *call, int64 *ticket)
 						call->id->key_len, call->id->key,
 						call->id->limiter_len, call->id->limiter),
 				 errdetail("Without shared memory, intervals are in a table, which cannot be written here."),
-				 errhint("Add \"ratelimit\" to shared_preload_libraries.")));
+				 hint_shared_memory("slots")));
 	if (call->weight > call->slots)
 		return ACQUIRE_FULL;
 	call_at_ends(&called, at_xact_end, at_subxact_end);
