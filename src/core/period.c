@@ -390,12 +390,12 @@ fail_length_of(const Reading *reading, char *length)
 	/* the first word that is not a unit, nor a number or a number with a unit */
 	for (char *word = strtok(length, " "); word; word = strtok(NULL, " "))
 	{
-		Reading		ignored;
+		Reading		probed = *reading;	/* its length is not used */
 		char		probe[MAX_PERIOD_LEN + 3];
 
 		word += strspn(word, "+-.0123456789");
 		snprintf(probe, sizeof(probe), "1 %s", word);
-		if (*word != '\0' && !read_length(&ignored, probe))
+		if (*word != '\0' && !read_length(&probed, probe))
 			fail(reading, "has an unknown unit", word, hint);
 	}
 	if (lacks_number)
