@@ -32,6 +32,13 @@ SELECT * FROM show(rl_consume_policies(ARRAY['ip', 'ip', 'ip'], ARRAY['a', 'b', 
 SELECT * FROM show(rl_consume_policies(ARRAY['ip', 'ip', 'ip'], ARRAY['a', 'b', 'a'], ARRAY[1, 2, 1]));
 SELECT limiter, key, tokens FROM rate_limit_status WHERE key IN ('a', 'b') ORDER BY limiter, key;
 
+-- a bucket of a period given twice pays both costs
+INSERT INTO rate_limit_policies (policy, capacity, period) VALUES ('era', 10, '1000 years');
+SELECT n, allowed, remaining, limiter FROM show(rl_consume_policies(ARRAY['era', 'era', 'era'], ARRAY['p', 'q', 'p'], ARRAY[1, 2, 1.5]));
+SELECT n, allowed, remaining, limiter FROM show(rl_consume_policies(ARRAY['era', 'era'], ARRAY['p', 'p'], ARRAY[4, 4]));
+SELECT n, allowed, remaining, limiter FROM show(rl_consume_policies(ARRAY['era', 'era'], ARRAY['p', 'p'], ARRAY[3, 4.5]));
+SELECT limiter, key, tokens, period FROM rate_limit_status WHERE limiter = 'era' ORDER BY key;
+
 -- blocked
 SELECT rl_block('blocked', '1 day', 'ip');
 SELECT n, allowed, remaining, retry_after > '23 hours' AS later, limiter FROM show(rl_consume_policies(ARRAY['all', 'ip'], ARRAY['all', 'blocked']));

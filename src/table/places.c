@@ -314,23 +314,35 @@ make_held(const AcquireCall *call)
  * Rows
  */
 
-/* Begin statements that see all that is committed now. */
-static SqlCaller
-begin(void)
+/* Statements on the table. */
+typedef struct Statements
 {
 	SqlCaller	caller;
+	int			nest;			/* of sql_restrict_names(); 0: they only read */
+} Statements;
+
+/* Begin statements that see all that is committed now, and lock the table like this. */
+static Statements
+begin(LOCKMODE mode)
+{
+	Statements	statements = {{0}};
 
 	sql_require(SQL_TICKETS);
-	caller = sql_begin();
+	statements.caller = sql_begin();
+	if (mode != AccessShareLock)
+		statements.nest = sql_restrict_names();
+	sql_lock(SQL_TICKETS, mode);
 	sql_push_latest_snapshot();
-	return caller;
+	return statements;
 }
 
 static void
-end(SqlCaller caller)
+end(Statements statements)
 {
 	PopActiveSnapshot();
-	sql_end(caller);
+	if (statements.nest > 0)
+		AtEOXact_GUC(true, statements.nest);
+	sql_end(statements.caller);
 }
 
 static Datum
@@ -346,6 +358,19 @@ column(uint64 i, int n)
 	bool		isnull;
 
 	return SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, n, &isnull);
+}
+
+/*
+ * Can slots have these names?  Unlike a bucket's limiter, theirs never has a prefix or
+ * a period.
+ */
+static bool
+names_are_of_slots(const text *limiter, const text *key)
+{
+	int			len = VARSIZE_ANY_EXHDR(limiter);
+
+	return names_valid(VARDATA_ANY(limiter), len, VARDATA_ANY(key), VARSIZE_ANY_EXHDR(key)) &&
+		!memchr(VARDATA_ANY(limiter), BLOCK_PREFIX, len);
 }
 
 /*
@@ -373,14 +398,14 @@ find_in_rows(const BucketId *id, bool *taken)
 {
 	uint16		places[MAX_PLACES];
 	Datum		values[2];
-	SqlCaller	caller;
+	Statements	statements;
 
 	/* the table is unlogged: there are no rows, and there will be none */
 	if (RecoveryInProgress())
 		return;
 	values[0] = text_of(id->limiter, id->limiter_len);
 	values[1] = text_of(id->key, id->key_len);
-	caller = begin();
+	statements = begin(AccessShareLock);
 	sql_execute(&read_places, values, NULL, true);
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
@@ -389,7 +414,7 @@ find_in_rows(const BucketId *id, bool *taken)
 		while (n > 0)
 			taken[places[--n]] = true;
 	}
-	end(caller);
+	end(statements);
 }
 
 static TimestampTz
@@ -404,7 +429,7 @@ write_row(const AcquireCall *call, const Held *held)
 {
 	Datum		places[MAX_PLACES];
 	Datum		values[7];
-	SqlCaller	caller;
+	Statements	statements;
 
 	for (int i = 0; i < held->n; i++)
 		places[i] = Int32GetDatum(held->places[i]);
@@ -416,10 +441,10 @@ write_row(const AcquireCall *call, const Held *held)
 	values[4] = Int32GetDatum(call->slots);
 	values[5] = ObjectIdGetDatum(held->role);
 	values[6] = TimestampTzGetDatum(time_after(call->length));
-	caller = begin();
+	statements = begin(RowExclusiveLock);
 	sql_execute(&delete_expired, NULL, NULL, false);
 	sql_execute(&insert_ticket, values, NULL, false);
-	end(caller);
+	end(statements);
 }
 
 /*
@@ -676,11 +701,11 @@ find_row(int64 ticket, bool (*acts_for) (Oid role), LOCKTAG *tag, uint16 *places
 	Datum		value = Int64GetDatum(ticket);
 	Oid			role = InvalidOid;
 	bool		found;
-	SqlCaller	caller;
+	Statements	statements;
 
 	if (RecoveryInProgress())
 		return false;
-	caller = begin();
+	statements = begin(AccessShareLock);
 	sql_execute(&read_ticket, &value, NULL, true);
 	found = SPI_processed > 0;
 	if (found)
@@ -691,8 +716,7 @@ find_row(int64 ticket, bool (*acts_for) (Oid role), LOCKTAG *tag, uint16 *places
 
 		role = DatumGetObjectId(column(0, 1));
 		*n = read_array(column(0, 4), places);
-		found = names_valid(VARDATA_ANY(limiter), VARSIZE_ANY_EXHDR(limiter),
-							VARDATA_ANY(key), VARSIZE_ANY_EXHDR(key));
+		found = names_are_of_slots(limiter, key);
 		if (found)
 		{
 			make_bucket_id(&id, MyDatabaseId, VARDATA_ANY(limiter), VARSIZE_ANY_EXHDR(limiter),
@@ -700,7 +724,7 @@ find_row(int64 ticket, bool (*acts_for) (Oid role), LOCKTAG *tag, uint16 *places
 			make_tag(tag, &id);
 		}
 	}
-	end(caller);
+	end(statements);
 	MemoryContextSwitchTo(context);
 	/* cppcheck-suppress knownConditionTrueFalse ; SPI changes SPI_processed */
 	return found && acts_for(role);
@@ -711,12 +735,12 @@ static bool
 change_row(SqlStatement *statement, int64 ticket, TimestampTz until)
 {
 	Datum		values[2] = {Int64GetDatum(ticket), TimestampTzGetDatum(until)};
-	SqlCaller	caller = begin();
+	Statements	statements = begin(RowExclusiveLock);
 	bool		changed;
 
 	sql_execute(statement, values, NULL, false);
 	changed = SPI_processed > 0;
-	end(caller);
+	end(statements);
 	return changed;
 }
 
@@ -797,8 +821,7 @@ show_row(uint64 i, TimestampTz now, int64 mono, SlotsView *view)
 
 	view->limiter_len = VARSIZE_ANY_EXHDR(limiter);
 	view->key_len = VARSIZE_ANY_EXHDR(key);
-	if (!names_valid(VARDATA_ANY(limiter), view->limiter_len,
-					 VARDATA_ANY(key), view->key_len))
+	if (!names_are_of_slots(limiter, key))
 		return false;
 	memcpy(view->limiter, VARDATA_ANY(limiter), view->limiter_len);
 	memcpy(view->key, VARDATA_ANY(key), view->key_len);
@@ -836,7 +859,7 @@ places_views(void (*show) (const SlotsView *view, void *arg), void *arg)
 	{
 		TimestampTz now = GetCurrentTimestamp();
 		int64		mono = monotonic_ns();
-		SqlCaller	caller = begin();
+		Statements	statements = begin(AccessShareLock);
 		SlotsView  *views;
 		uint64		n = 0;
 
@@ -850,6 +873,6 @@ places_views(void (*show) (const SlotsView *view, void *arg), void *arg)
 		}
 		for (uint64 row = 0; row < n; row++)
 			show(&views[row], arg);
-		end(caller);
+		end(statements);
 	}
 }
