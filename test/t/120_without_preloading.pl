@@ -55,6 +55,20 @@ is(query("BEGIN; DROP EXTENSION ratelimit; CREATE EXTENSION ratelimit; ROLLBACK;
 is(query("BEGIN; DROP EXTENSION ratelimit; CREATE EXTENSION ratelimit; COMMIT; SELECT rl_consume('k', 1, 0)", 'at_once'),
 	't', '... but not when that is committed');
 
+# While a transaction creates the extension, a worker does not take it for dropped
+{
+	my $from = -s $node->logfile;
+	query('CREATE DATABASE creating');
+	my $creator = in_session($node, 'creating');
+	$creator->query_safe("BEGIN; CREATE EXTENSION ratelimit; SELECT rl_report('reported', 'user', 3)");
+	is($creator->query_safe("SELECT rl_consume('k', 1, 0)"), 't', 'a transaction that creates the extension, and goes on');
+	ok($node->wait_for_log(qr/does not exist in this database/, $from), '... while a worker finds no extension');
+	$creator->query_safe('COMMIT');
+	is($creator->query_safe("SELECT rl_consume('k', 1, 0)"), 'f', '... and takes nothing back');
+	finish_session($creator);
+	ok($node->poll_query_until('creating', "SELECT sum(count) = 3 FROM rate_limit_violation_details WHERE key = 'reported'"), '... nor loses violations');
+}
+
 #
 # Many that come first at once: each round is another start, and nobody is first by
 # plan.  They find one memory, one launcher and one saver.
