@@ -175,6 +175,11 @@ class Proxy:
             up = socket.socket(socket.AF_UNIX)
             up.connect(f"{HOST}/.s.PGSQL.{os.environ.get('PGPORT', 5432)}")
             self.sockets |= {down, up}
+            if self.server is not server:
+                # it has been stopped meanwhile
+                self.cut(down)
+                self.cut(up)
+                return
             for one, other in ((down, up), (up, down)):
                 threading.Thread(target=self.copy, args=(one, other), daemon=True).start()
 

@@ -124,7 +124,8 @@ class Storage(unittest.TestCase):
 
     def test_away(self) -> None:
         with Proxy() as proxy, new_pool(proxy.host) as pool:
-            storage = RateLimitStorage(db=pool, timeout=0.5)
+            storage = RateLimitStorage(db=pool, timeout=1)
+            self.assertTrue(storage.check())
             proxy.stop()
             self.assertFalse(storage.check())
             with self.assertRaises(storage.base_exceptions):
