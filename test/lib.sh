@@ -122,6 +122,12 @@ node_packages()
 	fi
 }
 
+# The packages that the Python client works with, and pip
+python_packages()
+{
+	echo python3 python3-psycopg python3-psycopg-pool python3-asyncpg python3-limits python3-flask-limiter python3-pip
+}
+
 # The packages of the release's own PostgreSQL.  There are none if PG_CONFIG names another one.
 postgresql_packages()
 {

@@ -1,0 +1,358 @@
+"""Drivers: one way to run a statement, whatever runs it.
+
+driver_for(db) and async_driver_for(db) give an object with
+
+    query(statement, values, seconds)
+        the rows. It raises TimeoutError after so many seconds: what was asked for may
+        have happened all the same.
+    most
+        how many queries it can have under way
+
+Values are str, int, float, and lists of these. Rows have str, bool, float, int and None.
+
+With psycopg, a statement is sent with libpq directly. psycopg itself would begin a
+transaction before it and leave that open, which are two round trips more, and it would wait
+for as long as a server does not answer. A connection that has not answered in time is
+closed, and so a pool has room for another one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import selectors
+import time
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, contextmanager
+from typing import Any, AsyncIterator, Callable, Generator, Iterator, Optional, Protocol, Sequence
+from weakref import WeakKeyDictionary
+
+from ._statements import Row, Statement
+
+LATE = "no answer from the database in time"
+UNKNOWN_STATEMENT = "26000"  # SQLSTATE
+
+PARSERS: dict[int, Callable[[bytes], Any]] = {
+    16: lambda value: value == b"t",  # boolean
+    20: int,  # bigint
+    701: float,  # double precision
+}
+
+
+class Driver(Protocol):
+    most: int
+
+    def query(self, statement: Statement, values: Sequence[Any], seconds: float) -> list[Row]: ...
+
+
+class AsyncDriver(Protocol):
+    most: int
+
+    async def query(self, statement: Statement, values: Sequence[Any], seconds: float) -> list[Row]: ...
+
+    async def close(self) -> None: ...
+
+
+def _is_a(value: object, package: str, name: str) -> bool:
+    """Is it an instance of a class of a package, which may not be installed?"""
+    return any(t.__name__ == name and t.__module__.split(".")[0] == package for t in type(value).__mro__)
+
+
+# libpq -------------------------------------------------------------------------------------
+
+
+def _text(value: Any, encoding: str) -> bytes:
+    """A value as PostgreSQL reads it."""
+    if isinstance(value, str):
+        return value.encode(encoding)
+    if isinstance(value, list):
+        if value and isinstance(value[0], str):
+            items = [f'"{item}"' if '"' not in item and "\\" not in item else _quoted(item) for item in value]
+            return f"{{{','.join(items)}}}".encode(encoding)
+        return f"{{{','.join(map(repr, value))}}}".encode()
+    return repr(value).encode()
+
+
+def _quoted(item: str) -> str:
+    return '"' + item.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _answer(pgconn: Any) -> Generator[int, None, Any]:
+    """Wait for the answer to what has been sent: yields what to wait for."""
+    while pgconn.flush():
+        yield selectors.EVENT_READ | selectors.EVENT_WRITE
+        pgconn.consume_input()
+    answer = None
+    while True:
+        while pgconn.is_busy():
+            yield selectors.EVENT_READ
+            pgconn.consume_input()
+        result = pgconn.get_result()
+        if result is None:
+            return answer
+        answer = result
+
+
+# of each connection, the names of statements that are prepared
+_prepared: WeakKeyDictionary[Any, set[str]] = WeakKeyDictionary()
+
+
+def _run(
+    conn: Any, statement: Statement, values: Sequence[Any], prepare: bool
+) -> Generator[int, None, list[Row]]:
+    from psycopg import OperationalError, errors
+    from psycopg.pq import ExecStatus, TransactionStatus
+
+    if conn.closed:
+        raise OperationalError("the connection is closed")
+    pgconn = conn.pgconn
+    encoding = conn.info.encoding
+    if encoding == "ascii":
+        encoding = "utf-8"
+    text = statement.text.encode(encoding)
+    name = statement.name.encode()
+    params = [_text(value, encoding) for value in values]
+    names = _prepared.setdefault(conn, set()) if prepare else set()
+    idle = pgconn.transaction_status == TransactionStatus.IDLE
+
+    while True:
+        if not prepare:
+            pgconn.send_query_params(text, params)
+        elif statement.name in names:
+            pgconn.send_query_prepared(name, params)
+        else:
+            pgconn.send_prepare(name, text)
+        result = yield from _answer(pgconn)
+        if result is None:
+            raise OperationalError("the connection is lost")
+        if result.status == ExecStatus.TUPLES_OK:
+            break
+        if result.status == ExecStatus.COMMAND_OK and prepare and statement.name not in names:
+            names.add(statement.name)
+            continue
+        error = errors.error_from_result(result, encoding=encoding)
+        if error.sqlstate == UNKNOWN_STATEMENT and statement.name in names and idle:
+            # the application has discarded it, and nothing has happened
+            names.discard(statement.name)
+            continue
+        raise error
+
+    parsers = [PARSERS.get(result.ftype(j)) for j in range(result.nfields)]
+
+    def value(i: int, j: int) -> Any:
+        raw = result.get_value(i, j)
+        if raw is None:
+            return None
+        parser = parsers[j]
+        return raw.decode(encoding) if parser is None else parser(raw)
+
+    return [tuple(value(i, j) for j in range(result.nfields)) for i in range(result.ntuples)]
+
+
+# psycopg ------------------------------------------------------------------------------------
+
+
+class PsycopgDriver:
+    def __init__(
+        self, connect: Callable[[float], AbstractContextManager[Any]], most: int, prepare: bool
+    ) -> None:
+        self.connect = connect
+        self.most = most
+        self.prepare = prepare
+
+    def query(self, statement: Statement, values: Sequence[Any], seconds: float) -> list[Row]:
+        deadline = time.monotonic() + seconds
+        with self.connect(seconds) as conn:
+            if not conn.lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
+                raise TimeoutError(LATE)
+            try:
+                return _wait(conn, _run(conn, statement, values, self.prepare), deadline)
+            finally:
+                conn.lock.release()
+
+
+def _wait(conn: Any, run: Generator[int, None, list[Row]], deadline: float) -> list[Row]:
+    with getattr(selectors, "PollSelector", selectors.SelectSelector)() as selector:
+        try:
+            events = next(run)
+            selector.register(conn.pgconn.socket, events)
+            while True:
+                if not selector.select(deadline - time.monotonic()) and time.monotonic() >= deadline:
+                    raise TimeoutError(LATE)
+                was, events = events, next(run)
+                if events != was:
+                    selector.modify(conn.pgconn.socket, events)
+        except StopIteration as stop:
+            rows: list[Row] = stop.value
+            return rows
+        except BaseException as error:
+            # the server's own errors leave the connection as it was
+            if getattr(error, "sqlstate", None) is None and not isinstance(error, ValueError):
+                conn.close()
+            raise
+
+
+@contextmanager
+def _own(db: Any) -> Iterator[Any]:
+    yield db
+
+
+@contextmanager
+def _from_pool(pool: Any, seconds: float) -> Iterator[Any]:
+    conn = pool.getconn(seconds)
+    try:
+        yield conn
+    finally:
+        pool.putconn(conn)
+
+
+def driver_for(db: Any, prepare: bool = True) -> Driver:
+    if _is_a(db, "psycopg", "Connection"):
+        return PsycopgDriver(lambda seconds: _own(db), 1, prepare)
+    if _is_a(db, "psycopg_pool", "ConnectionPool"):
+        return PsycopgDriver(lambda seconds: _from_pool(db, seconds), db.max_size, prepare)
+    if callable(db):
+        connect: Callable[[], AbstractContextManager[Any]] = db
+        return PsycopgDriver(lambda seconds: connect(), 10, prepare)
+    raise TypeError(
+        "db must be a Connection or a ConnectionPool of psycopg, or a function that returns a context manager of a"
+        f" Connection, not {type(db).__name__}"
+    )
+
+
+# asyncio ------------------------------------------------------------------------------------
+
+
+class AsyncioDriver:
+    """Runs statements on what "connect" gives: connections of psycopg or of asyncpg."""
+
+    def __init__(
+        self, connect: Callable[[float], AbstractAsyncContextManager[Any]], most: int, prepare: bool
+    ) -> None:
+        self.connect = connect
+        self.most = most
+        self.prepare = prepare
+
+    async def query(self, statement: Statement, values: Sequence[Any], seconds: float) -> list[Row]:
+        began = time.monotonic()
+        async with self.connect(seconds) as conn:
+            run = _run_psycopg if _is_a(conn, "psycopg", "AsyncConnection") else _run_asyncpg
+            try:
+                async with asyncio.timeout(max(0.0, seconds - (time.monotonic() - began))):
+                    return await run(conn, statement, values, self.prepare)
+            except TimeoutError:
+                raise TimeoutError(LATE) from None
+
+    async def close(self) -> None:
+        pass
+
+
+async def _run_psycopg(conn: Any, statement: Statement, values: Sequence[Any], prepare: bool) -> list[Row]:
+    async with conn.lock:
+        run = _run(conn, statement, values, prepare)
+        try:
+            events = next(run)
+            while True:
+                await _ready(conn.pgconn.socket, events)
+                events = next(run)
+        except StopIteration as stop:
+            rows: list[Row] = stop.value
+            return rows
+        except BaseException as error:
+            if getattr(error, "sqlstate", None) is None and not isinstance(error, ValueError):
+                await conn.close()
+            raise
+
+
+async def _ready(fd: int, events: int) -> None:
+    loop = asyncio.get_running_loop()
+    ready = loop.create_future()
+
+    def now() -> None:
+        if not ready.done():
+            ready.set_result(None)
+
+    loop.add_reader(fd, now)
+    if events & selectors.EVENT_WRITE:
+        loop.add_writer(fd, now)
+    try:
+        await ready
+    finally:
+        loop.remove_reader(fd)
+        if events & selectors.EVENT_WRITE:
+            loop.remove_writer(fd)
+
+
+async def _run_asyncpg(conn: Any, statement: Statement, values: Sequence[Any], prepare: bool) -> list[Row]:
+    # it prepares what it runs, unless its connections have statement_cache_size=0
+    try:
+        return [tuple(record) for record in await conn.fetch(statement.text, *values)]
+    except asyncio.CancelledError:
+        # it would wait for the server to say that the query is cancelled
+        conn.terminate()
+        raise
+
+
+class AsyncpgPoolDriver(AsyncioDriver):
+    """A pool of asyncpg resets a connection that it gets back, and nobody waits for that."""
+
+    def __init__(self, pool: Any) -> None:
+        super().__init__(self.acquired, pool.get_max_size(), True)
+        self.pool = pool
+        self.releases: set[asyncio.Task[None]] = set()
+
+    @asynccontextmanager
+    async def acquired(self, seconds: float) -> AsyncIterator[Any]:
+        conn = await self.pool.acquire(timeout=seconds)
+        try:
+            yield conn
+        finally:
+            task = asyncio.create_task(self.release(conn, seconds))
+            self.releases.add(task)
+            task.add_done_callback(self.releases.discard)
+
+    async def release(self, conn: Any, seconds: float) -> None:
+        try:
+            await self.pool.release(conn, timeout=seconds)
+        except Exception:
+            # the pool has closed it
+            pass
+
+    async def close(self) -> None:
+        await asyncio.gather(*self.releases)
+
+
+@asynccontextmanager
+async def _async_own(db: Any, lock: Optional[asyncio.Lock]) -> AsyncIterator[Any]:
+    if lock is None:
+        yield db
+    else:
+        # a connection of asyncpg refuses a query while it runs another one
+        async with lock:
+            yield db
+
+
+@asynccontextmanager
+async def _async_from_pool(pool: Any, seconds: float) -> AsyncIterator[Any]:
+    conn = await pool.getconn(seconds)
+    try:
+        yield conn
+    finally:
+        await pool.putconn(conn)
+
+
+def async_driver_for(db: Any, prepare: bool = True) -> AsyncDriver:
+    if _is_a(db, "psycopg", "AsyncConnection"):
+        return AsyncioDriver(lambda seconds: _async_own(db, None), 1, prepare)
+    if _is_a(db, "psycopg_pool", "AsyncConnectionPool"):
+        return AsyncioDriver(lambda seconds: _async_from_pool(db, seconds), db.max_size, prepare)
+    if _is_a(db, "asyncpg", "Pool"):
+        return AsyncpgPoolDriver(db)
+    if _is_a(db, "asyncpg", "Connection"):
+        lock = asyncio.Lock()
+        return AsyncioDriver(lambda seconds: _async_own(db, lock), 1, prepare)
+    if callable(db):
+        connect: Callable[[], AbstractAsyncContextManager[Any]] = db
+        return AsyncioDriver(lambda seconds: connect(), 10, prepare)
+    raise TypeError(
+        "db must be an AsyncConnection or AsyncConnectionPool of psycopg, a Connection or Pool of asyncpg, or a"
+        f" function that returns an asynchronous context manager of a connection, not {type(db).__name__}"
+    )
