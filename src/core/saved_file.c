@@ -15,9 +15,11 @@
  * because shared memory may contain anything then.
  *
  * If the library is not preloaded (core/late.c), the postmaster cannot do that.  Then
- * the last process that uses the memory writes the file at a clean stop.  No flush is going on then, and none can begin, so the file is right
- * even if the server does not get as far as its shutdown checkpoint.  The file is
- * loaded by the first process that uses the memory.
+ * the last process that uses the memory writes the file at a clean stop.  No flush is
+ * going on then, and none can begin, so the file is right even if the server does not
+ * get as far as its shutdown checkpoint.  The file is loaded by the first process that
+ * uses the memory.  Whether the server has done something since the file was written
+ * cannot be told then by the checkpoint, but by the mark that the file is used.
  *
  * Which file wins.  There is only one name, and each writer replaces the file, in
  * order of time: the saver has exited when the postmaster writes, and the server that

@@ -28,7 +28,7 @@ typedef struct SavedHeader
 	uint32		format;
 	uint32		pg_version;		/* major */
 	uint8		at_stop;		/* 1: saved at a clean stop ... */
-	uint8		used;			/* ... and 1: a start has taken its violations */
+	uint8		used;			/* ... and 1: a start has taken it */
 	char		version[16];	/* of the extension */
 	NodeId		node;
 	XLogRecPtr	checkpoint;		/* if at a clean stop: its shutdown checkpoint; 0:

@@ -184,11 +184,12 @@ load_header(int fd, int64 size, SavedHeader *header)
 }
 
 /*
- * Ensure that no later start takes the pending violations in the file again: mark the
- * file as used, or remove it.  If neither is possible, report that and return false.
+ * Ensure that no later start takes the pending violations in the file again, or takes
+ * the file for what is there: mark it as used, or remove it.  If neither is possible,
+ * report that and return false.
  */
 static bool
-use_pending(SavedHeader *header)
+mark_used(SavedHeader *header)
 {
 	char		sector[HEADER_SIZE] = {0};
 	bool		done = false;
@@ -240,11 +241,15 @@ load(int fd, SavedHeader *header, Loading *loading)
 	loading->clean = shut_down_cleanly(&checkpoint, &timeline) && header->at_stop &&
 		checkpoint == header->checkpoint;
 	loading->rows_stay = loading->clean && !will_recover();
-	/* when the server runs, this is not certain, and matters only to the message */
+	pending = header->at_stop && !header->used && mark_used(header);
+
+	/*
+	 * When memory is made by a running server, the server may have done much since,
+	 * and may have crashed.  But nobody has used this extension since, or the file
+	 * would be marked.
+	 */
 	if (IsUnderPostmaster)
-		loading->clean = header->at_stop && !header->used;
-	pending = header->at_stop && !header->used &&
-		(saved_pending_records(header->records) == 0 || use_pending(header));
+		loading->clean = pending;
 	if (pending && saved_pending_records(header->records) > 0 &&
 		(IsUnderPostmaster ? has_replayed(header->timeline, header->saved_at) : will_replay()))
 	{
