@@ -582,8 +582,8 @@ named_anchor(const Period *period)
 }
 
 /*
- * Write from when a period counts.  Returns -1 if its name cannot say that, because the
- * year in which it begins has not four digits.
+ * Write from when a period counts.  Returns -1 if its name cannot say that, because
+ * the year in which it begins has not four digits.
  */
 static int
 write_anchor(const Period *period, char *name, int size)

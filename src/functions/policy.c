@@ -9,6 +9,7 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "catalog/pg_type.h"
 #include "commands/trigger.h"
 #include "core/period.h"
 #include "decide/policies.h"
@@ -48,7 +49,8 @@ check_period(const TriggerData *trigger)
 		TRIGGER_FIRED_BY_DELETE(trigger->tg_event))
 		return;
 	column = SPI_fnumber(RelationGetDescr(trigger->tg_relation), "period");
-	if (column <= 0)
+	if (column <= 0 ||
+		SPI_gettypeid(RelationGetDescr(trigger->tg_relation), column) != TEXTOID)
 		return;
 	value = heap_getattr(row, column, RelationGetDescr(trigger->tg_relation), &isnull);
 	if (isnull)

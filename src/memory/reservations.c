@@ -49,6 +49,8 @@
 #define TRIES				4	/* groups to look for room in */
 #define LOCKS				16
 
+StaticAssertDecl(sizeof(Reservation) <= MAX_SAVED_SIZE, "a record is too large");
+
 static Reservation *places = NULL;	/* NULL: there is no shared memory */
 static LWLockPadded *reservation_locks;
 

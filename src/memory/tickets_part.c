@@ -161,6 +161,8 @@ typedef struct SavedTicket
 	char		names[MAX_LIMITER_LEN + MAX_KEY_LEN];
 } SavedTicket;
 
+StaticAssertDecl(sizeof(SavedTicket) <= MAX_SAVED_SIZE, "a record is too large");
+
 /* Save what is held for an interval.  No other process is left at a clean stop. */
 static void
 save(Saving *saving)

@@ -152,7 +152,7 @@ read_page(Relation rel, Buffer buffer, const Columns *columns, XLogRecPtr from,
 	Page		page = BufferGetPage(buffer);
 
 	/* the first reading regards no position: not all pages have one */
-	if (PageIsNew(page) || (from != InvalidXLogRecPtr && PageGetLSN(page) <= from))
+	if (PageIsNew(page) || (from != InvalidXLogRecPtr && BufferGetLSNAtomic(buffer) <= from))
 		return true;
 	for (OffsetNumber offset = FirstOffsetNumber;
 		 offset <= PageGetMaxOffsetNumber(page); offset++)

@@ -321,7 +321,7 @@ typedef struct Statements
 	int			nest;			/* of sql_restrict_names(); 0: they only read */
 } Statements;
 
-/* Begin statements that see all that is committed now, and lock the table like this. */
+/* Begin statements that see all that is committed now, and lock the table so. */
 static Statements
 begin(LOCKMODE mode)
 {
@@ -361,15 +361,16 @@ column(uint64 i, int n)
 }
 
 /*
- * Can slots have these names?  Unlike a bucket's limiter, theirs never has a prefix or
- * a period.
+ * Can slots have these names?  Unlike a bucket's limiter, theirs never has a prefix
+ * or a period.
  */
 static bool
 names_are_of_slots(const text *limiter, const text *key)
 {
 	int			len = VARSIZE_ANY_EXHDR(limiter);
 
-	return names_valid(VARDATA_ANY(limiter), len, VARDATA_ANY(key), VARSIZE_ANY_EXHDR(key)) &&
+	return names_valid(VARDATA_ANY(limiter), len,
+					   VARDATA_ANY(key), VARSIZE_ANY_EXHDR(key)) &&
 		!memchr(VARDATA_ANY(limiter), BLOCK_PREFIX, len);
 }
 
