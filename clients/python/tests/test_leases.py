@@ -79,7 +79,7 @@ class Threads(unittest.TestCase):
             limiter = self.limiter(pool, lease=Lease(seconds=10, idle=0.2), metrics=lambda *args, **details: events.append((*args, details)))
             self.assertTrue(all(limiter.consume("a") for _ in range(100)))
             until(lambda: in_bucket(limiter) == 900, "the rest is back")
-            self.assertTrue(any(event == "returned" and details["tokens"] > 0 for event, details in events))
+            until(lambda: any(event == "returned" and details["tokens"] > 0 for event, details in events), "the hook is told")
             self.assertTrue(all(limiter.consume("a") for _ in range(50)))
             limiter.close()
             self.assertEqual(in_bucket(limiter), 850)

@@ -49,9 +49,9 @@ class Installed(unittest.TestCase):
         return subprocess.run([sys.executable, *args], cwd=self.folder, env=env, check=True, capture_output=True, text=True).stdout
 
     def test_the_package_is_there_and_brings_no_other(self) -> None:
-        packages = [path.name for path in Path(self.folder).iterdir() if path.is_dir() and not path.name.endswith(".dist-info")]
+        packages = [path.parent.name for path in Path(self.folder).glob("*/__init__.py")]
         self.assertEqual(packages, ["ratelimit_postgresql"])
-        own = {path.relative_to(PACKAGE).as_posix() for path in (PACKAGE / "ratelimit_postgresql").rglob("*") if path.suffix in (".py", ".typed") or path.name == "py.typed"}
+        own = {path.relative_to(PACKAGE).as_posix() for path in (PACKAGE / "ratelimit_postgresql").rglob("*") if path.suffix == ".py" or path.name == "py.typed"}
         there = {path.relative_to(self.folder).as_posix() for path in (Path(self.folder) / "ratelimit_postgresql").rglob("*") if path.is_file() and "__pycache__" not in path.parts}
         self.assertEqual(there, own)
         # no driver is needed to import it
