@@ -40,15 +40,18 @@ PARSERS: dict[int, Callable[[bytes], Any]] = {
 class Driver(Protocol):
     most: int
 
-    def query(self, statement: Statement, values: Sequence[Any], seconds: float) -> list[Row]: ...
+    def query(self, statement: Statement, values: Sequence[Any], seconds: float) -> list[Row]:
+        ...
 
 
 class AsyncDriver(Protocol):
     most: int
 
-    async def query(self, statement: Statement, values: Sequence[Any], seconds: float) -> list[Row]: ...
+    async def query(self, statement: Statement, values: Sequence[Any], seconds: float) -> list[Row]:
+        ...
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        ...
 
 
 def _is_a(value: object, package: str, name: str) -> bool:
@@ -95,9 +98,7 @@ def _answer(pgconn: Any) -> Generator[int, None, Any]:
 _prepared: WeakKeyDictionary[Any, set[str]] = WeakKeyDictionary()
 
 
-def _run(
-    conn: Any, statement: Statement, values: Sequence[Any], prepare: bool
-) -> Generator[int, None, list[Row]]:
+def _run(conn: Any, statement: Statement, values: Sequence[Any], prepare: bool) -> Generator[int, None, list[Row]]:
     from psycopg import OperationalError, errors
     from psycopg.pq import ExecStatus, TransactionStatus
 
@@ -151,9 +152,7 @@ def _run(
 
 
 class PsycopgDriver:
-    def __init__(
-        self, connect: Callable[[float], AbstractContextManager[Any]], most: int, prepare: bool
-    ) -> None:
+    def __init__(self, connect: Callable[[float], AbstractContextManager[Any]], most: int, prepare: bool) -> None:
         self.connect = connect
         self.most = most
         self.prepare = prepare
@@ -224,9 +223,7 @@ def driver_for(db: Any, prepare: bool = True) -> Driver:
 class AsyncioDriver:
     """Runs statements on what "connect" gives: connections of psycopg or of asyncpg."""
 
-    def __init__(
-        self, connect: Callable[[float], AbstractAsyncContextManager[Any]], most: int, prepare: bool
-    ) -> None:
+    def __init__(self, connect: Callable[[float], AbstractAsyncContextManager[Any]], most: int, prepare: bool) -> None:
         self.connect = connect
         self.most = most
         self.prepare = prepare

@@ -127,7 +127,9 @@ class RateLimitStorage(limits.storage.Storage):
         if db is None:
             from psycopg_pool import ConnectionPool
 
-            db = self._pool = ConnectionPool(_conninfo(uri or "ratelimit://"), min_size=1, max_size=10, open=False, **options)
+            db = self._pool = ConnectionPool(
+                _conninfo(uri or "ratelimit://"), min_size=1, max_size=10, open=False, **options
+            )
         elif options:
             raise TypeError(f"{', '.join(options)} must not be given with db")
         self._driver: Driver = driver_for(db, prepare)
