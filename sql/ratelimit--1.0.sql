@@ -220,7 +220,7 @@ CREATE UNLOGGED TABLE rate_limit_tickets (
 CREATE INDEX rate_limit_tickets_by_key ON rate_limit_tickets (limiter, key);
 CREATE INDEX rate_limit_tickets_by_time ON rate_limit_tickets (until);
 COMMENT ON TABLE rate_limit_tickets IS
-'The slots that are held for an interval, a row for each ticket, when ratelimit is not in shared_preload_libraries. Written by rl_acquire(), rl_renew() and rl_release() only; to look at slots, use rate_limit_slots. Emptied by a crash and by promotion.';
+'The slots that are held for an interval, a row for each ticket, when there is no shared memory. Written by rl_acquire(), rl_renew() and rl_release() only; to look at slots, use rate_limit_slots. Emptied by a crash and by promotion.';
 COMMENT ON COLUMN rate_limit_tickets.ticket IS 'as rl_acquire() returned it';
 COMMENT ON COLUMN rate_limit_tickets.limiter IS 'which rule';
 COMMENT ON COLUMN rate_limit_tickets.key IS 'who is limited';

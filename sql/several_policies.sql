@@ -4,7 +4,7 @@ CREATE EXTENSION ratelimit;
 RESET client_min_messages;
 
 CREATE FUNCTION show(answers rl_result[]) RETURNS TABLE (n bigint, allowed boolean, capacity float8, remaining float8, retry_after interval, limiter text, shadowed boolean)
-LANGUAGE sql AS 'SELECT a.n, a.allowed, a.capacity, a.remaining, a.retry_after, a.limiter, a.shadowed FROM unnest(answers) WITH ORDINALITY a (allowed, capacity, remaining, retry_after, reset_after, limiter, shadowed, n) ORDER BY n';
+LANGUAGE sql AS 'SELECT a.n, a.allowed, a.capacity, a.remaining, a.retry_after, a.limiter, a.shadowed FROM unnest(answers) WITH ORDINALITY a (allowed, capacity, remaining, retry_after, reset_after, limiter, shadowed, period, n) ORDER BY n';
 
 INSERT INTO rate_limit_policies (policy, tier, capacity, refill, quota) VALUES
 	('user', 'burst', 3, 0, true), ('user', 'day', 5, 0, true),
@@ -31,6 +31,13 @@ SELECT (rl_consume_policies(ARRAY['ip'], ARRAY['one']))[1] = rl_throttle_policy(
 SELECT * FROM show(rl_consume_policies(ARRAY['ip', 'ip', 'ip'], ARRAY['a', 'b', 'a'], ARRAY[1, 2, 1.5]));
 SELECT * FROM show(rl_consume_policies(ARRAY['ip', 'ip', 'ip'], ARRAY['a', 'b', 'a'], ARRAY[1, 2, 1]));
 SELECT limiter, key, tokens FROM rate_limit_status WHERE key IN ('a', 'b') ORDER BY limiter, key;
+
+-- a bucket of a period given twice pays both costs
+INSERT INTO rate_limit_policies (policy, capacity, period) VALUES ('era', 10, '1000 years');
+SELECT n, allowed, remaining, limiter FROM show(rl_consume_policies(ARRAY['era', 'era', 'era'], ARRAY['p', 'q', 'p'], ARRAY[1, 2, 1.5]));
+SELECT n, allowed, remaining, limiter FROM show(rl_consume_policies(ARRAY['era', 'era'], ARRAY['p', 'p'], ARRAY[4, 4]));
+SELECT n, allowed, remaining, limiter FROM show(rl_consume_policies(ARRAY['era', 'era'], ARRAY['p', 'p'], ARRAY[3, 4.5]));
+SELECT limiter, key, tokens, period FROM rate_limit_status WHERE limiter = 'era' ORDER BY key;
 
 -- blocked
 SELECT rl_block('blocked', '1 day', 'ip');

@@ -4,7 +4,7 @@ CREATE EXTENSION ratelimit;
 RESET client_min_messages;
 
 CREATE FUNCTION show(answers rl_result[]) RETURNS TABLE (n bigint, allowed boolean, capacity float8, remaining float8, retry_after interval, limiter text, shadowed boolean)
-LANGUAGE sql AS 'SELECT a.n, a.allowed, a.capacity, a.remaining, a.retry_after, a.limiter, a.shadowed FROM unnest(answers) WITH ORDINALITY a (allowed, capacity, remaining, retry_after, reset_after, limiter, shadowed, n) ORDER BY n';
+LANGUAGE sql AS 'SELECT a.n, a.allowed, a.capacity, a.remaining, a.retry_after, a.limiter, a.shadowed FROM unnest(answers) WITH ORDINALITY a (allowed, capacity, remaining, retry_after, reset_after, limiter, shadowed, period, n) ORDER BY n';
 
 -- an answer each, in order
 SELECT * FROM show(rl_throttle_each(ARRAY['u', 'ip', 'u', 'u'], ARRAY[2, 5, 2, 2], ARRAY[0, 0, 0, 0]));

@@ -76,7 +76,7 @@ find_stretch(pg_tz *zone, int128 us, Stretch *stretch)
 	found = pg_next_dst_boundary(&now, &before, &is_dst[0], &boundary, &after,
 								 &is_dst[1], zone);
 	Assert(found >= 0);
-	stretch->offset = before * USECS_PER_SEC;
+	stretch->offset = stretch->next_offset = before * USECS_PER_SEC;
 	stretch->end = END_OF_TIME;
 	if (found == 1)
 	{

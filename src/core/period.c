@@ -390,12 +390,12 @@ fail_length_of(const Reading *reading, char *length)
 	/* the first word that is not a unit, nor a number or a number with a unit */
 	for (char *word = strtok(length, " "); word; word = strtok(NULL, " "))
 	{
-		Reading		ignored;
+		Reading		probed = *reading;	/* its length is not used */
 		char		probe[MAX_PERIOD_LEN + 3];
 
 		word += strspn(word, "+-.0123456789");
 		snprintf(probe, sizeof(probe), "1 %s", word);
-		if (*word != '\0' && !read_length(&ignored, probe))
+		if (*word != '\0' && !read_length(&probed, probe))
 			fail(reading, "has an unknown unit", word, hint);
 	}
 	if (lacks_number)
@@ -576,12 +576,15 @@ named_anchor(const Period *period)
 
 	anchor = modulo((int128) period->phase - DEFAULT_ANCHOR, period->length);
 	anchor += DEFAULT_ANCHOR;
-	if (anchor > (10000 - 2000) * INT64CONST(365) * USECS_PER_DAY)
+	if (anchor >= (date2j(10000, 1, 1) - POSTGRES_EPOCH_JDATE) * USECS_PER_DAY)
 		anchor -= period->length;
 	return (Timestamp) anchor;
 }
 
-/* Write from when a period counts. */
+/*
+ * Write from when a period counts.  Returns -1 if its name cannot say that, because the
+ * year in which it begins has not four digits.
+ */
 static int
 write_anchor(const Period *period, char *name, int size)
 {
@@ -589,8 +592,9 @@ write_anchor(const Period *period, char *name, int size)
 	fsec_t		fsec;
 	int			len;
 
-	if (timestamp2tm(named_anchor(period), NULL, &tm, &fsec, NULL, NULL) != 0)
-		elog(ERROR, "the anchor of a period is out of range");
+	if (timestamp2tm(named_anchor(period), NULL, &tm, &fsec, NULL, NULL) != 0 ||
+		tm.tm_year < 1 || tm.tm_year > 9999)
+		return -1;
 	len = snprintf(name, size, " from %04d-%02d-%02d", tm.tm_year, tm.tm_mon, tm.tm_mday);
 	if (tm.tm_hour != 0 || tm.tm_min != 0 || tm.tm_sec != 0 || fsec != 0)
 		len += snprintf(name + len, size - len, " %02d:%02d", tm.tm_hour, tm.tm_min);
@@ -619,8 +623,8 @@ has_default_anchor(const Period *period)
 				  period->length) == 0;
 }
 
-/* Name the period. */
-static void
+/* Name the period.  Returns false if it has no name. */
+static bool
 write_name(Period *period)
 {
 	char	   *name = period->name;
@@ -629,7 +633,13 @@ write_name(Period *period)
 
 	len = write_length(period, name, size);
 	if (!has_default_anchor(period))
-		len += write_anchor(period, name + len, size - len);
+	{
+		int			anchor_len = write_anchor(period, name + len, size - len);
+
+		if (anchor_len < 0)
+			return false;
+		len += anchor_len;
+	}
 	if (period->zone)
 		len += snprintf(name + len, size - len, " %s", pg_get_timezone_name(period->zone));
 	else if (period->offset != 0)
@@ -644,6 +654,7 @@ write_name(Period *period)
 	}
 	Assert(len < size);
 	period->name_len = len;
+	return true;
 }
 
 /* Read a text into a period. */
@@ -662,7 +673,8 @@ read_period(const char *text, int len, Period *period)
 
 	memset(period, 0, sizeof(*period));
 	make_period(&reading, period);
-	write_name(period);
+	if (!write_name(period))
+		fail(&reading, "is out of range", NULL, NULL);
 }
 
 /*

@@ -125,6 +125,7 @@ is_overridden(const char *name)
 {
 	const struct config_generic *setting = find_setting(name);
 
+	/* cppcheck-suppress knownConditionTrueFalse ; it is NULL before 17 only */
 	return setting && setting->reset_source > PGC_S_ARGV;
 }
 

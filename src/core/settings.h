@@ -39,8 +39,12 @@ typedef enum HttpError
 	HTTP_ERROR_PROBLEM			/* and with the problem's details */
 } HttpError;
 
+/* Of errors that do not come up with shared memory; "what" would then live there. */
+#define hint_shared_memory(what) \
+	errhint("For %s to live in shared memory, ratelimit.shared_memory must be on and, before PostgreSQL 17, \"ratelimit\" in shared_preload_libraries.", what)
+
 /*
- * The sizes of shared memory: max_buckets, max_violations, max_episodes.  These are
+ * The sizes of shared memory (all_sizes in core/settings.c), such as max_buckets, are
  * the ones that the memory was made with.  Only core/settings.c knows what is
  * configured meanwhile, for the next start.
  */

@@ -112,7 +112,7 @@ fail_without_rows(const BucketId *id, Decision *decision)
 						id->key_len, id->key,
 					plain_limiter_len(id->limiter, id->limiter_len), id->limiter, where),
 				 errdetail("Its bucket is in a table, which cannot be written here."),
-				 errhint("For buckets to live in shared memory, ratelimit.shared_memory must be on and, before PostgreSQL 17, \"ratelimit\" in shared_preload_libraries.")));
+				 hint_shared_memory("buckets")));
 	decide_by_setting(decision);
 	warn_undecided(id, decision, ERRCODE_READ_ONLY_SQL_TRANSACTION,
 				   psprintf("The table of buckets cannot be written %s.", where));

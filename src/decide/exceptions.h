@@ -5,6 +5,7 @@
 #ifndef RATELIMIT_DECIDE_EXCEPTIONS_H
 #define RATELIMIT_DECIDE_EXCEPTIONS_H
 
+#include "core/bucket.h"
 #include "fmgr.h"
 #include "table/exceptions.h"
 

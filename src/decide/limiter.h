@@ -5,6 +5,7 @@
 #ifndef RATELIMIT_DECIDE_LIMITER_H
 #define RATELIMIT_DECIDE_LIMITER_H
 
+#include "core/bucket.h"
 #include "core/compat.h"
 #include "core/names.h"
 #include "core/period.h"
@@ -50,6 +51,14 @@ limiter_use_quickly(const char *limiter, int len)
 				 memcmp(limiter, current_limiter.name.bytes, Min(len, HEAD_BYTES)) != 0 ||
 				 (len > HEAD_BYTES && memcmp(limiter, current_limiter_whole, len) != 0)))
 		limiter_set(limiter, len);
+}
+
+/* Make the current limiter that of a bucket, which has such a rule. */
+static inline void
+limiter_use_of(const BucketId *id, const BucketRule *rule)
+{
+	limiter_use(id->limiter, bucket_in_period(rule->refill) ?
+				plain_limiter_len(id->limiter, id->limiter_len) : id->limiter_len);
 }
 
 /*

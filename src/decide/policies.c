@@ -502,8 +502,7 @@ count_allowed(const TierCalls *made)
 static void
 decide_tier(BucketCall *call, bool shadow)
 {
-	limiter_use(call->id.limiter,
-				plain_limiter_len(call->id.limiter, call->id.limiter_len));
+	limiter_use_of(&call->id, &call->rule);
 	if (call->absent == 0)
 		decide_uncounted(&call->id, &call->rule, &call->decision);
 	else

@@ -319,7 +319,7 @@ fail_to_keep(void)
 					   "Shared memory has no room for another reservation of this role" :
 					   "There is no shared memory"),
 			 memory_attached() ? errhint("Increase ratelimit.max_reservations.") :
-			 errhint("Add \"ratelimit\" to shared_preload_libraries, so that reservations live in shared memory.")));
+			 hint_shared_memory("reservations")));
 }
 
 /* Keep a reservation in the table.  If this fails, it is not kept. */
@@ -403,13 +403,11 @@ ReserveResult
 reserve_keep(const BucketCall *calls, int n, double tokens, int64 expires,
 			 int64 *number)
 {
-	Keep		keep;
+	Keep		keep = {.expires = expires};
 	ReserveResult result;
 
 	fill_in(&keep.reservation, calls, n, tokens);
 	keep.reservation.expires_at = monotonic_ns() + expires;
-	keep.expires = expires;
-	keep.copy = NULL;
 
 	/* they are not to be given back as those of other calls are */
 	for (int i = 0; i < n && refund_setting && tokens > 0; i++)

@@ -51,6 +51,18 @@ compare_calls(const void *a, const void *b)
 	return memcmp(x->key, y->key, x->key_len);
 }
 
+/* Make the rule cost so much more. */
+static void
+add_cost(BucketRule *rule, double cost)
+{
+	double		sum = bucket_costs(rule->capacity, rule->cost, cost);
+
+	if (bucket_in_period(rule->refill))
+		rule_make_in_period(rule, rule->capacity, rule->refill, sum, rule->length);
+	else
+		*rule = *get_rule(rule->capacity, rule->refill, sum);
+}
+
 /*
  * Merge calls on the same bucket into one that costs their sum.  Returns how many
  * calls are left, sorted.
@@ -70,16 +82,20 @@ merge_calls(BucketCall *calls, int n)
 			calls[++last] = calls[i];
 			continue;
 		}
+		/* a period may have ended between two calls; the later one counts */
+		if (bucket_in_period(rule->refill) && calls[i].rule.refill < rule->refill)
+		{
+			rule->refill = calls[i].rule.refill;
+			rule->length = calls[i].rule.length;
+		}
 		if (rule->capacity != calls[i].rule.capacity ||
-			rule->refill != calls[i].rule.refill)
+			(rule->refill != calls[i].rule.refill && !bucket_in_period(rule->refill)))
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("key \"%.*s\" must not be given twice with different capacities or refills",
 							calls[i].id.key_len, calls[i].id.key)));
 		if (!bucket_rule_is_closed(rule))
-			*rule = *get_rule(rule->capacity, rule->refill,
-							  bucket_costs(rule->capacity, rule->cost,
-										   calls[i].rule.cost));
+			add_cost(rule, calls[i].rule.cost);
 	}
 	return n > 0 ? last + 1 : 0;
 }
@@ -253,8 +269,7 @@ count_all(BucketCall *calls, int n, bool allowed)
 		/* when nothing is taken, only the refusals count */
 		if (!allowed && call->decision.allowed)
 			continue;
-		limiter_use(call->id.limiter,
-					plain_limiter_len(call->id.limiter, call->id.limiter_len));
+		limiter_use_of(&call->id, &call->rule);
 		if (call->decision.in_table && memory_attached())
 			stats_count(COUNT_OVERFLOWED);
 		decide_counted(&call->id, &call->rule, &call->decision, false);

@@ -10,10 +10,17 @@
  * If the library is not preloaded, CREATE EXTENSION may load it, too late for the
  * hook in ratelimit.c.  And the session that dropped an earlier extension may not
  * have loaded it at all.  So what shared memory holds of an earlier one is forgotten
- * at the same moment.
+ * here.  If this transaction has dropped that one, it may yet be rolled back, so this
+ * waits until it commits, and then includes what it has done since, as in
+ * ratelimit.c.
  */
 #include "postgres.h"
 
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "catalog/pg_extension.h"
 #include "commands/extension.h"
 #include "core/compat.h"
 #include "core/late.h"
@@ -23,10 +30,16 @@
 #include "fmgr.h"
 #include "memory/partitions.h"
 #include "miscadmin.h"
+#include "utils/fmgroids.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
 
 SQL_FUNCTION(rl_creation);
 
-/* The extension that this transaction has created, or InvalidOid. */
+/*
+ * The extension that this transaction has created, if something is due when it
+ * commits, or InvalidOid.
+ */
 static Oid	created = InvalidOid;
 
 #define NO_MEMORY_DETAIL \
@@ -76,13 +89,47 @@ creation_at_xact_end(XactEvent event, void *arg)
 	}
 }
 
+/*
+ * Has this transaction dropped an extension ratelimit before the one that it creates,
+ * other than in a subtransaction that is rolled back?
+ */
+static bool
+has_dropped_another(void)
+{
+	Relation	rel = table_open(ExtensionRelationId, AccessShareLock);
+	SysScanDesc scan;
+	ScanKeyData key;
+	HeapTuple	tuple;
+	bool		dropped = false;
+
+	ScanKeyInit(&key, Anum_pg_extension_extname, BTEqualStrategyNumber, F_NAMEEQ,
+				CStringGetDatum("ratelimit"));
+	/* a row stays at least until the transaction that deletes it has ended */
+	scan = systable_beginscan(rel, ExtensionNameIndexId, true, SnapshotAny, 1, &key);
+	while (!dropped && (tuple = systable_getnext(scan)) != NULL)
+	{
+		HeapTupleHeader row = tuple->t_data;
+
+		/* the script has updated the new one's row */
+		dropped = ((Form_pg_extension) GETSTRUCT(tuple))->oid != CurrentExtensionObject &&
+			(row->t_infomask & HEAP_XMAX_INVALID) == 0 &&
+			!HEAP_XMAX_IS_LOCKED_ONLY(row->t_infomask) &&
+			TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetUpdateXid(row));
+	}
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return dropped;
+}
+
 /* _rl_creation() returns void */
 Datum
 rl_creation(PG_FUNCTION_ARGS)
 {
 	static bool called = false;
 
-	if (!memory_attached() || late_attached())
+	if (late_attached() && !has_dropped_another())
+		forget_database(MyDatabaseId, false);
+	else if (!memory_attached() || late_attached())
 	{
 		call_at_ends(&called, creation_at_xact_end, NULL);
 		created = CurrentExtensionObject;

@@ -124,13 +124,17 @@ semaphore_release(int64 number, Oid role, Oid *owner)
 {
 	int64		now = 0;
 	uint32		partition;
-	uint32		cell = lock_ticket(number, &partition);
-	Ticket	   *ticket = &semaphores.tickets[cell];
+	uint32		cell;
+	Ticket	   *ticket;
 	TicketResult result;
 	bool		mine;
 
+	/* this backend, which may have acquired nothing, may keep the ticket's cell */
+	holdings_prepare();
+	cell = lock_ticket(number, &partition);
 	if (cell == NO_CELL)
 		return TICKET_UNKNOWN;
+	ticket = &semaphores.tickets[cell];
 	mine = ticket->hold != HOLD_INTERVAL;
 	if (!mine || semaphores.semaphores[ticket->semaphore].waiters > 0)
 		now = monotonic_ns();
@@ -154,11 +158,12 @@ semaphore_renew(int64 number, int64 length, Oid role, Oid *owner)
 	int64		now = monotonic_ns();
 	uint32		partition;
 	uint32		cell = lock_ticket(number, &partition);
-	Ticket	   *ticket = &semaphores.tickets[cell];
+	Ticket	   *ticket;
 	TicketResult result;
 
 	if (cell == NO_CELL)
 		return TICKET_UNKNOWN;
+	ticket = &semaphores.tickets[cell];
 	result = check_ticket(ticket, role, now, owner);
 	if (result == TICKET_DONE && ticket->hold != HOLD_INTERVAL)
 		result = TICKET_NO_INTERVAL;

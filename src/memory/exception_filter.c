@@ -9,7 +9,7 @@
  *
  * All databases share one filter in shared memory, of a fixed size; their hashes
  * differ.  With 100,000 rows, one of some 20,000 other keys has to be looked for in
- * vain, with a million rows one of 30.  Without preloading each session has its own
+ * vain, with a million rows one of 30.  Without shared memory each session has its own
  * filter, of a size that fits the table.
  *
  * What a row has set is not taken away when the row goes: the filter is emptied when

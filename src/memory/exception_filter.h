@@ -22,8 +22,8 @@ typedef struct ExceptionFilterHead
 } ExceptionFilterHead;
 
 /*
- * A filter.  The head and the arrays are in shared memory or, if the library is not
- * preloaded, the session's own.
+ * A filter.  The head and the arrays are in shared memory or, if there is none,
+ * the session's own.
  *
  * Each key or network sets five bits of one of the words.  A network also sets, for
  * every area that it shares addresses with, the bit that says that the area's addresses

@@ -49,7 +49,7 @@
 #define TRIES				4	/* groups to look for room in */
 #define LOCKS				16
 
-static Reservation *places = NULL;	/* NULL if the library is not preloaded */
+static Reservation *places = NULL;	/* NULL: there is no shared memory */
 static LWLockPadded *reservation_locks;
 
 static int

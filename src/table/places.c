@@ -34,6 +34,7 @@
 #include "common/sha2.h"
 #include "core/clock.h"
 #include "core/compat.h"
+#include "core/settings.h"
 #include "core/transaction.h"
 #include "executor/spi.h"
 #include "lib/ilist.h"
@@ -80,6 +81,14 @@ typedef struct Held
 } Held;
 
 static dlist_head helds = DLIST_STATIC_INIT(helds);
+
+/* What is held, of which this is the node. */
+static Held *
+held_of(dlist_node *node)
+{
+	/* cppcheck-suppress nullPointer ; the macro names a member for its type only */
+	return dlist_container(Held, node, node);
+}
 
 static SqlStatement read_places = {
 	"SELECT t.places FROM %1$s.rate_limit_tickets t"
@@ -242,7 +251,7 @@ at_subxact_end(SubXactEvent event, SubTransactionId mine, SubTransactionId paren
 		return;
 	dlist_foreach_modify(i, &helds)
 	{
-		Held	   *held = dlist_container(Held, node, i.cur);
+		Held	   *held = held_of(i.cur);
 
 		if (held->level < level)
 			continue;
@@ -263,7 +272,7 @@ at_xact_end(XactEvent event, void *arg)
 		return;
 	dlist_foreach_modify(i, &helds)
 	{
-		Held	   *held = dlist_container(Held, node, i.cur);
+		Held	   *held = held_of(i.cur);
 
 		if (event == XACT_EVENT_PRE_PREPARE && held->hold == HOLD_TRANSACTION)
 			ereport(ERROR,
@@ -305,23 +314,35 @@ make_held(const AcquireCall *call)
  * Rows
  */
 
-/* Begin statements that see all that is committed now. */
-static SqlCaller
-begin(void)
+/* Statements on the table. */
+typedef struct Statements
 {
 	SqlCaller	caller;
+	int			nest;			/* of sql_restrict_names(); 0: they only read */
+} Statements;
+
+/* Begin statements that see all that is committed now, and lock the table like this. */
+static Statements
+begin(LOCKMODE mode)
+{
+	Statements	statements = {{0}};
 
 	sql_require(SQL_TICKETS);
-	caller = sql_begin();
+	statements.caller = sql_begin();
+	if (mode != AccessShareLock)
+		statements.nest = sql_restrict_names();
+	sql_lock(SQL_TICKETS, mode);
 	sql_push_latest_snapshot();
-	return caller;
+	return statements;
 }
 
 static void
-end(SqlCaller caller)
+end(Statements statements)
 {
 	PopActiveSnapshot();
-	sql_end(caller);
+	if (statements.nest > 0)
+		AtEOXact_GUC(true, statements.nest);
+	sql_end(statements.caller);
 }
 
 static Datum
@@ -337,6 +358,19 @@ column(uint64 i, int n)
 	bool		isnull;
 
 	return SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, n, &isnull);
+}
+
+/*
+ * Can slots have these names?  Unlike a bucket's limiter, theirs never has a prefix or
+ * a period.
+ */
+static bool
+names_are_of_slots(const text *limiter, const text *key)
+{
+	int			len = VARSIZE_ANY_EXHDR(limiter);
+
+	return names_valid(VARDATA_ANY(limiter), len, VARDATA_ANY(key), VARSIZE_ANY_EXHDR(key)) &&
+		!memchr(VARDATA_ANY(limiter), BLOCK_PREFIX, len);
 }
 
 /*
@@ -364,14 +398,14 @@ find_in_rows(const BucketId *id, bool *taken)
 {
 	uint16		places[MAX_PLACES];
 	Datum		values[2];
-	SqlCaller	caller;
+	Statements	statements;
 
 	/* the table is unlogged: there are no rows, and there will be none */
 	if (RecoveryInProgress())
 		return;
 	values[0] = text_of(id->limiter, id->limiter_len);
 	values[1] = text_of(id->key, id->key_len);
-	caller = begin();
+	statements = begin(AccessShareLock);
 	sql_execute(&read_places, values, NULL, true);
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
@@ -380,7 +414,7 @@ find_in_rows(const BucketId *id, bool *taken)
 		while (n > 0)
 			taken[places[--n]] = true;
 	}
-	end(caller);
+	end(statements);
 }
 
 static TimestampTz
@@ -395,7 +429,7 @@ write_row(const AcquireCall *call, const Held *held)
 {
 	Datum		places[MAX_PLACES];
 	Datum		values[7];
-	SqlCaller	caller;
+	Statements	statements;
 
 	for (int i = 0; i < held->n; i++)
 		places[i] = Int32GetDatum(held->places[i]);
@@ -407,10 +441,10 @@ write_row(const AcquireCall *call, const Held *held)
 	values[4] = Int32GetDatum(call->slots);
 	values[5] = ObjectIdGetDatum(held->role);
 	values[6] = TimestampTzGetDatum(time_after(call->length));
-	caller = begin();
+	statements = begin(RowExclusiveLock);
 	sql_execute(&delete_expired, NULL, NULL, false);
 	sql_execute(&insert_ticket, values, NULL, false);
-	end(caller);
+	end(statements);
 }
 
 /*
@@ -597,7 +631,7 @@ places_acquire(const AcquireCall *call, int64 *ticket)
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 				 errmsg("slots must not be above %d without shared memory, not %d",
 						MAX_PLACES, call->slots),
-				 errhint("Add \"ratelimit\" to shared_preload_libraries.")));
+				 hint_shared_memory("slots")));
 	if (call->hold == HOLD_INTERVAL && RecoveryInProgress())
 		ereport(ERROR,
 				(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
@@ -605,7 +639,7 @@ places_acquire(const AcquireCall *call, int64 *ticket)
 						call->id->key_len, call->id->key,
 						call->id->limiter_len, call->id->limiter),
 				 errdetail("Without shared memory, intervals are in a table, which cannot be written here."),
-				 errhint("Add \"ratelimit\" to shared_preload_libraries.")));
+				 hint_shared_memory("slots")));
 	if (call->weight > call->slots)
 		return ACQUIRE_FULL;
 	call_at_ends(&called, at_xact_end, at_subxact_end);
@@ -627,7 +661,7 @@ find_held(int64 ticket)
 
 	dlist_foreach(i, &helds)
 	{
-		Held	   *held = dlist_container(Held, node, i.cur);
+		Held	   *held = held_of(i.cur);
 
 		if (held->ticket == ticket)
 			return held;
@@ -667,11 +701,11 @@ find_row(int64 ticket, bool (*acts_for) (Oid role), LOCKTAG *tag, uint16 *places
 	Datum		value = Int64GetDatum(ticket);
 	Oid			role = InvalidOid;
 	bool		found;
-	SqlCaller	caller;
+	Statements	statements;
 
 	if (RecoveryInProgress())
 		return false;
-	caller = begin();
+	statements = begin(AccessShareLock);
 	sql_execute(&read_ticket, &value, NULL, true);
 	found = SPI_processed > 0;
 	if (found)
@@ -682,8 +716,7 @@ find_row(int64 ticket, bool (*acts_for) (Oid role), LOCKTAG *tag, uint16 *places
 
 		role = DatumGetObjectId(column(0, 1));
 		*n = read_array(column(0, 4), places);
-		found = names_valid(VARDATA_ANY(limiter), VARSIZE_ANY_EXHDR(limiter),
-							VARDATA_ANY(key), VARSIZE_ANY_EXHDR(key));
+		found = names_are_of_slots(limiter, key);
 		if (found)
 		{
 			make_bucket_id(&id, MyDatabaseId, VARDATA_ANY(limiter), VARSIZE_ANY_EXHDR(limiter),
@@ -691,8 +724,9 @@ find_row(int64 ticket, bool (*acts_for) (Oid role), LOCKTAG *tag, uint16 *places
 			make_tag(tag, &id);
 		}
 	}
-	end(caller);
+	end(statements);
 	MemoryContextSwitchTo(context);
+	/* cppcheck-suppress knownConditionTrueFalse ; SPI changes SPI_processed */
 	return found && acts_for(role);
 }
 
@@ -701,12 +735,12 @@ static bool
 change_row(SqlStatement *statement, int64 ticket, TimestampTz until)
 {
 	Datum		values[2] = {Int64GetDatum(ticket), TimestampTzGetDatum(until)};
-	SqlCaller	caller = begin();
+	Statements	statements = begin(RowExclusiveLock);
 	bool		changed;
 
 	sql_execute(statement, values, NULL, false);
 	changed = SPI_processed > 0;
-	end(caller);
+	end(statements);
 	return changed;
 }
 
@@ -787,8 +821,7 @@ show_row(uint64 i, TimestampTz now, int64 mono, SlotsView *view)
 
 	view->limiter_len = VARSIZE_ANY_EXHDR(limiter);
 	view->key_len = VARSIZE_ANY_EXHDR(key);
-	if (!names_valid(VARDATA_ANY(limiter), view->limiter_len,
-					 VARDATA_ANY(key), view->key_len))
+	if (!names_are_of_slots(limiter, key))
 		return false;
 	memcpy(view->limiter, VARDATA_ANY(limiter), view->limiter_len);
 	memcpy(view->key, VARDATA_ANY(key), view->key_len);
@@ -815,7 +848,7 @@ places_views(void (*show) (const SlotsView *view, void *arg), void *arg)
 
 	dlist_foreach(i, &helds)
 	{
-		const Held *held = dlist_container(Held, node, i.cur);
+		const Held *held = held_of(i.cur);
 
 		if (held->hold == HOLD_INTERVAL)
 			continue;
@@ -826,7 +859,7 @@ places_views(void (*show) (const SlotsView *view, void *arg), void *arg)
 	{
 		TimestampTz now = GetCurrentTimestamp();
 		int64		mono = monotonic_ns();
-		SqlCaller	caller = begin();
+		Statements	statements = begin(AccessShareLock);
 		SlotsView  *views;
 		uint64		n = 0;
 
@@ -840,6 +873,6 @@ places_views(void (*show) (const SlotsView *view, void *arg), void *arg)
 		}
 		for (uint64 row = 0; row < n; row++)
 			show(&views[row], arg);
-		end(caller);
+		end(statements);
 	}
 }

@@ -20,8 +20,10 @@
  */
 #include "postgres.h"
 
+#include "access/genam.h"
+#include "access/table.h"
 #include "access/xact.h"
-#include "commands/extension.h"
+#include "catalog/pg_extension.h"
 #include "core/compat.h"
 #include "core/late.h"
 #include "core/parts.h"
@@ -35,8 +37,10 @@
 #include "table/clean.h"
 #include "table/sql.h"
 #include "tcop/tcopprot.h"
+#include "utils/fmgroids.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
+#include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "violations/flags.h"
 #include "violations/flush.h"
@@ -121,9 +125,31 @@ do_task(int n, char **message)
 }
 
 /*
+ * Does the database not have the extension?  It does while a transaction creates it,
+ * which may have taken tokens already, and while one drops it.
+ */
+static bool
+extension_is_gone(void)
+{
+	Relation	rel = table_open(ExtensionRelationId, AccessShareLock);
+	SnapshotData uncommitted;
+	SysScanDesc scan;
+	ScanKeyData key;
+	bool		gone;
+
+	InitDirtySnapshot(uncommitted);
+	ScanKeyInit(&key, Anum_pg_extension_extname, BTEqualStrategyNumber, F_NAMEEQ,
+				CStringGetDatum("ratelimit"));
+	scan = systable_beginscan(rel, ExtensionNameIndexId, true, &uncommitted, 1, &key);
+	gone = systable_getnext(scan) == NULL;
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return gone;
+}
+
+/*
  * Without preloading, a session that has not loaded the library may have dropped the
- * extension: forget what memory has of it.  (If another transaction is just creating
- * the extension, what it has done with it so far is forgotten, too.)
+ * extension: forget what memory has of it.
  */
 static void
 forget_dropped_extension(void)
@@ -131,7 +157,7 @@ forget_dropped_extension(void)
 	bool		gone;
 
 	StartTransactionCommand();
-	gone = !OidIsValid(get_extension_oid("ratelimit", true));
+	gone = extension_is_gone();
 	CommitTransactionCommand();
 	if (gone)
 		forget_database(MyDatabaseId, false);

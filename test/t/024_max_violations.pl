@@ -67,8 +67,10 @@ SELECT count(rl_report('key ' || (random() * 40000)::int, 'limiter ' || i % 2, 1
 SCRIPT
 ok($node->poll_query_until('postgres', 'SELECT NOT EXISTS (SELECT FROM rate_limit_pending)'), 'flushed');
 my $each = $transactions * 8 * 1000 / 4;
-is(query('SELECT gateway_name, limiter, sum(count) FROM rate_limit_violation_details GROUP BY 1, 2 ORDER BY 1, 2'),
-	join("\n", map { my $g = $_; map { "gateway $g|limiter $_|$each" } 0, 1 } 0, 1), '... every one, per gateway and limiter');
+# When the places near that of a gateway's and limiter's (other) are all in use, which is
+# rare, its violations count for (other) of (other)
+is(query('SELECT sum(count) FROM rate_limit_violation_details'), 4 * $each, '... every one');
+is(query("SELECT count(*), bool_and(n <= $each) FROM (SELECT sum(count) AS n FROM rate_limit_violation_details WHERE gateway_name <> '(other)' GROUP BY gateway_name, limiter) g"), '4|t', '... per gateway and limiter');
 cmp_ok(query("SELECT sum(count) FROM rate_limit_violation_details WHERE key = '(other)'"), '>', 0, '... with some among (other)');
 is(query('SELECT violations_lost FROM rate_limit_stats WHERE limiter IS NULL'), 0, '... none lost');
 cmp_ok(query("SELECT max(n) FROM (SELECT count(*) AS n FROM rate_limit_violation_details WHERE key <> '(other)' GROUP BY created_at) f"), '<=', 16384, '... and never more keys than max_violations');

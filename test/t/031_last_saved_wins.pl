@@ -58,7 +58,8 @@ sub saving
 
 	query('ALTER SYSTEM SET ratelimit.save_interval = ' . ($on ? 1 : 0));
 	$node->reload;
-	$node->poll_query_until('postgres', "SELECT current_setting('ratelimit.save_interval') = '" . ($on ? '1s' : '0') . "'");
+	# without preloading, a session knows the setting once it has called a function
+	$node->poll_query_until('postgres', "SELECT current_setting('ratelimit.save_interval') = '" . ($on ? '1s' : '0') . "' FROM rl_partitions() LIMIT 1");
 	# a save that began before
 	if (!$on)
 	{

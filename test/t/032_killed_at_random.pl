@@ -154,10 +154,12 @@ foreach my $round (1 .. $rounds)
 		$node->wait_for_log(qr/all server processes terminated; reinitializing/, $from);
 		$node->wait_for_log(qr/reinitializing.*ready to accept connections/s, $from);
 	}
+	# without preloading, the first session loads it
+	$served += $node->poll_query_until('postgres', "SELECT rl_consume('after', 1e6, 0)");
+	$node->wait_for_log(qr/ratelimit: loaded \d+ buckets, saved /, $from);
 	my $log = slurp_file($node->logfile, $from);
 	my ($loaded, $saved) = $log =~ /^(\S+ \S+ \S+) [^\n]*ratelimit: loaded \d+ buckets, saved ([^,]+),/m;
 	ok($saved, "round $round, $target killed: what was saved is loaded") or diag($log);
-	$served += $node->poll_query_until('postgres', "SELECT rl_consume('after', 1e6, 0)");
 	push @crashes, {
 		target => $target,
 		saved => query("SELECT extract(epoch FROM timestamptz '$saved')"),

@@ -156,7 +156,7 @@ is(query('owned', q{SELECT count(*) FROM pg_extension WHERE extname = 'ratelimit
 # a superuser goes first
 query('owned', 'CREATE EXTENSION ratelimit SCHEMA rate_limit');
 query('owned', join(';', map { "GRANT SELECT, INSERT ON rate_limit.$_ TO owner" } sort keys %dumped));
-query('owned', 'GRANT ALL ON SEQUENCE rate_limit.rate_limit_violations_id_seq TO owner');
+query('owned', 'GRANT ALL ON SEQUENCE rate_limit.rate_limit_violations_id_seq, rate_limit.rate_limit_exceptions_id_seq TO owner');
 is( join("\n", restore("$dir/bare.sql", 'owned', 'owner') =~ /ERROR:  (.*)/g),
 	<<'ERRORS' =~ s/\n$//r, 'a superuser creates it first and grants INSERT: the owner restores all but grants');
 schema "rate_limit" already exists

@@ -170,7 +170,7 @@ is(join("\n", map { $json->encode($_) } @bad), '', '... give fields that are rig
 my @names = (map({ chr } 1 .. 255), 'a b', '"quoted" \\ and "', "caf\x{e9}", 'x;y=1,z', '', ' ');
 utf8::upgrade($_), utf8::encode($_) foreach @names;
 my @read = parse(split /\n/, $node->safe_psql('postgres',
-		'SELECT rl_headers((true, 5, 4, \'0\', \'1 s\', \'l\', false)::rl_result, convert_from(decode(h, \'hex\'), \'UTF8\')) FROM unnest(ARRAY['
+		'SELECT rl_headers((true, 5, 4, \'0\', \'1 s\', \'l\', false, NULL)::rl_result, convert_from(decode(h, \'hex\'), \'UTF8\')) FROM unnest(ARRAY['
 		  . join(', ', map { "'" . unpack('H*', $_) . "'" } @names) . ']::text[]) WITH ORDINALITY n (h, i) ORDER BY i'));
 @bad = ();
 foreach my $i (0 .. $#names)

@@ -150,7 +150,7 @@ is(query("SELECT string_agg(rl_consume_policy('p', 'u')::text, ' ') FROM generat
 #
 # From the table to memory, and back
 #
-$node->append_conf('postgresql.conf', "shared_preload_libraries = ''");
+$node->append_conf('postgresql.conf', "shared_preload_libraries = ''\nratelimit.shared_memory = off");
 $node->stop;
 start();
 query("SELECT rl_consume_period('moves', 10, 'hour', 4), rl_count('moves', '3 hours', 6)");
@@ -158,7 +158,7 @@ is(query("SELECT store, tokens, period FROM rate_limit_status WHERE key = 'moves
 move_clock(-1);
 is(query("SELECT rl_consume_period('moves', 10, 'hour', 7)"), 'f', '... an hour back: not again');
 move_clock(1);
-$node->append_conf('postgresql.conf', "shared_preload_libraries = 'ratelimit'");
+$node->append_conf('postgresql.conf', "shared_preload_libraries = 'ratelimit'\nratelimit.shared_memory = on");
 $node->stop;
 start();
 is(query("SELECT rl_consume_period('moves', 10, 'hour', 7), rl_consume_period('moves', 10, 'hour', 6)"), 'f|t', 'in memory: what was used has come along');
@@ -168,7 +168,7 @@ is(query("SELECT key, period FROM rate_limit_status GROUP BY 1, 2 HAVING count(*
 #
 # Rows are deleted when the period is over, with and without a worker
 #
-$node->append_conf('postgresql.conf', "shared_preload_libraries = ''");
+$node->append_conf('postgresql.conf', "shared_preload_libraries = ''\nratelimit.shared_memory = off");
 $node->stop;
 start();
 query("SELECT count(rl_consume_period('row' || i, 10, 'hour')) FROM generate_series(1, 1000) i");
@@ -176,7 +176,7 @@ move_clock(1);
 query("SELECT count(rl_consume_period('next' || i, 10, 'hour')) FROM generate_series(1, 5000) i");
 cmp_ok(query("SELECT count(*) FROM rate_limit_buckets WHERE key ~ '^row'"), '<', 1000, 'without a worker, sessions delete rows');
 move_clock(1);
-$node->append_conf('postgresql.conf', "shared_preload_libraries = 'ratelimit'");
+$node->append_conf('postgresql.conf', "shared_preload_libraries = 'ratelimit'\nratelimit.shared_memory = on");
 $node->stop;
 start();
 ok($node->poll_query_until('postgres', 'SELECT NOT EXISTS (SELECT FROM rate_limit_buckets)'), 'the worker deletes them all');

@@ -284,5 +284,18 @@ cmp_ok($got[2], '>=', 2, 'shares: ... and so does another one');
 is($node->safe_psql('postgres', "SET ratelimit.on_error = allow; SET client_min_messages = error; SET ROLE hog1; SELECT rl_acquire('more', 1)"), 0, 'shares: ratelimit.on_error decides calls for which there is no room');
 my ($rc, $out, $err) = $node->psql('postgres', "SET ratelimit.on_error = error; SET ROLE hog1; SELECT rl_acquire('more', 1)");
 like($err, qr/cannot acquire slots of key "more", limiter "default": too many tickets are held\nHINT:  Increase ratelimit.max_tickets./, 'shares: ... or there is an error');
+
+# A session that only releases what others have acquired leaves the room as it was.  When a
+# session has ended, what it held is free a moment later.
+my $most = "(SELECT count(rl_acquire('all' || i, 1, 1, 'session')) FROM generate_series(1, 1000) i)";
+$node->safe_psql('postgres', 'SELECT rl_release(ticket) FROM rate_limit_slots');
+$node->poll_query_until('postgres', 'SELECT count(*) = 0 FROM rate_limit_slots') or die 'never free';
+my $before = $node->safe_psql('postgres', "SET client_min_messages = error; SELECT $most");
+for my $i (1 .. 3)
+{
+	my $ticket = $node->safe_psql('postgres', "SELECT rl_acquire('once', 1, 1, '1 hour')");
+	$node->safe_psql('postgres', "SELECT rl_release($ticket)");
+}
+ok($node->poll_query_until('postgres', "SELECT set_config('client_min_messages', 'error', false) = 'error' AND $most = $before"), 'shares: who only releases keeps no room');
 $node->stop;
 done_testing();

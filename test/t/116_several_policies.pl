@@ -124,7 +124,7 @@ SQL
 	$sql->('CREATE UNLOGGED TABLE each (n int, allowed boolean)');
 	run_clients($node, "$name: rl_throttle_each()", clients => $clients, transactions => 5, script => <<'SQL');
 INSERT INTO each SELECT a.n, a.allowed FROM unnest(rl_throttle_each('{each 1,each 2,each 3,each 4}', '{20,40,60,80}', '{0,0,0,0}', '{0.5,1,1,1}', '{x,x,y,x}'))
-	WITH ORDINALITY a (allowed, capacity, remaining, retry_after, reset_after, limiter, shadowed, n);
+	WITH ORDINALITY a (allowed, capacity, remaining, retry_after, reset_after, limiter, shadowed, period, n);
 SQL
 	is($sql->('SELECT n, count(*), count(*) FILTER (WHERE allowed) FROM each GROUP BY n ORDER BY n'),
 		"1|160|40\n2|160|40\n3|160|60\n4|160|80", "$name: rl_throttle_each() gives each bucket's tokens once");

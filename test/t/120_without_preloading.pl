@@ -47,6 +47,27 @@ is(query("SELECT count(*) FROM rate_limit_pending WHERE key = 'first'") +
 ok($node->poll_query_until('postgres', "SELECT sum(count) = 2 FROM rate_limit_violation_details WHERE key = 'first'"), '... and written');
 is(query("SELECT allowed, denied FROM rate_limit_stats WHERE limiter = 'default'"), '1|2', 'so are decisions');
 is(slots(), 1024, 'memory has the configured size');
+query('CREATE DATABASE at_once');
+is(query("BEGIN; CREATE EXTENSION ratelimit; SELECT rl_consume('k', 1, 0); COMMIT; SELECT rl_consume('k', 1, 0)", 'at_once'),
+	"t\nf", 'what the transaction takes that creates the extension stays taken');
+is(query("BEGIN; DROP EXTENSION ratelimit; CREATE EXTENSION ratelimit; ROLLBACK; SELECT rl_consume('k', 1, 0)", 'at_once'),
+	'f', '... also when another one is dropped and created in vain');
+is(query("BEGIN; DROP EXTENSION ratelimit; CREATE EXTENSION ratelimit; COMMIT; SELECT rl_consume('k', 1, 0)", 'at_once'),
+	't', '... but not when that is committed');
+
+# While a transaction creates the extension, a worker does not take it for dropped
+{
+	my $from = -s $node->logfile;
+	query('CREATE DATABASE creating');
+	my $creator = in_session($node, 'creating');
+	$creator->query_safe("BEGIN; CREATE EXTENSION ratelimit; SELECT rl_report('reported', 'user', 3)");
+	is($creator->query_safe("SELECT rl_consume('k', 1, 0)"), 't', 'a transaction that creates the extension, and goes on');
+	ok($node->wait_for_log(qr/does not exist in this database/, $from), '... while a worker finds no extension');
+	$creator->query_safe('COMMIT');
+	is($creator->query_safe("SELECT rl_consume('k', 1, 0)"), 'f', '... and takes nothing back');
+	finish_session($creator);
+	ok($node->poll_query_until('creating', "SELECT sum(count) = 3 FROM rate_limit_violation_details WHERE key = 'reported'"), '... nor loses violations');
+}
 
 #
 # Many that come first at once: each round is another start, and nobody is first by
