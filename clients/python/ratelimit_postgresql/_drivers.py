@@ -8,7 +8,7 @@ driver_for(db) and async_driver_for(db) give an object with
     most
         how many queries it can have under way
 
-Values are str, int, float, and lists of these. Rows have str, bool, float, int and None.
+Values are str, int, float, and lists of str. Rows have str, bool, float, int and None.
 
 With psycopg, a statement is sent with libpq directly. psycopg itself would begin a
 transaction before it and leave that open, which are two round trips more, and it would wait
@@ -67,10 +67,8 @@ def _text(value: Any, encoding: str) -> bytes:
     if isinstance(value, str):
         return value.encode(encoding)
     if isinstance(value, list):
-        if value and isinstance(value[0], str):
-            items = [f'"{item}"' if '"' not in item and "\\" not in item else _quoted(item) for item in value]
-            return f"{{{','.join(items)}}}".encode(encoding)
-        return f"{{{','.join(map(repr, value))}}}".encode()
+        items = [f'"{item}"' if '"' not in item and "\\" not in item else _quoted(item) for item in value]
+        return f"{{{','.join(items)}}}".encode(encoding)
     return repr(value).encode()
 
 
