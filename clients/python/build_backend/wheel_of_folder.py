@@ -52,9 +52,9 @@ def build_wheel(
     info = f"{BASE}.dist-info"
     files = {path.relative_to(TOP).as_posix(): path.read_bytes() for path in _package_files()}
     files[f"{info}/METADATA"] = _metadata()
-    files[f"{info}/WHEEL"] = (
-        f"Wheel-Version: 1.0\nGenerator: {Path(__file__).stem}\nRoot-Is-Purelib: true\nTag: {TAG}\n".encode()
-    )
+    files[
+        f"{info}/WHEEL"
+    ] = f"Wheel-Version: 1.0\nGenerator: {Path(__file__).stem}\nRoot-Is-Purelib: true\nTag: {TAG}\n".encode()
     record = ""
     for name, content in files.items():
         digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()

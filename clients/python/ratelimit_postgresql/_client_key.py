@@ -23,9 +23,7 @@ def _address(text: str) -> Optional[Union[IPv4Address, IPv6Address]]:
         return None
 
 
-def client_key(
-    address: Optional[str], forwarded_for: str = "", *, hops: int = 0, ipv6_prefix: int = 64
-) -> str:
+def client_key(address: Optional[str], forwarded_for: str = "", *, hops: int = 0, ipv6_prefix: int = 64) -> str:
     """The key of a request from an address, with the field X-Forwarded-For, behind so many proxies.
 
     Of an IPv6 address only the first bits count, as whoever has one address of a network has

@@ -8,7 +8,7 @@ driver_for(db) and async_driver_for(db) give an object with
     most
         how many queries it can have under way
 
-Values are str, int, float, and lists of these. Rows have str, bool, float, int and None.
+Values are str, int, float, and lists of str. Rows have str, bool, float, int and None.
 
 With psycopg, a statement is sent with libpq directly. psycopg itself would begin a
 transaction before it and leave that open, which are two round trips more, and it would wait
@@ -40,15 +40,18 @@ PARSERS: dict[int, Callable[[bytes], Any]] = {
 class Driver(Protocol):
     most: int
 
-    def query(self, statement: Statement, values: Sequence[Any], seconds: float) -> list[Row]: ...
+    def query(self, statement: Statement, values: Sequence[Any], seconds: float) -> list[Row]:
+        ...
 
 
 class AsyncDriver(Protocol):
     most: int
 
-    async def query(self, statement: Statement, values: Sequence[Any], seconds: float) -> list[Row]: ...
+    async def query(self, statement: Statement, values: Sequence[Any], seconds: float) -> list[Row]:
+        ...
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        ...
 
 
 def _is_a(value: object, package: str, name: str) -> bool:
@@ -64,10 +67,8 @@ def _text(value: Any, encoding: str) -> bytes:
     if isinstance(value, str):
         return value.encode(encoding)
     if isinstance(value, list):
-        if value and isinstance(value[0], str):
-            items = [f'"{item}"' if '"' not in item and "\\" not in item else _quoted(item) for item in value]
-            return f"{{{','.join(items)}}}".encode(encoding)
-        return f"{{{','.join(map(repr, value))}}}".encode()
+        items = [f'"{item}"' if '"' not in item and "\\" not in item else _quoted(item) for item in value]
+        return f"{{{','.join(items)}}}".encode(encoding)
     return repr(value).encode()
 
 
@@ -95,9 +96,7 @@ def _answer(pgconn: Any) -> Generator[int, None, Any]:
 _prepared: WeakKeyDictionary[Any, set[str]] = WeakKeyDictionary()
 
 
-def _run(
-    conn: Any, statement: Statement, values: Sequence[Any], prepare: bool
-) -> Generator[int, None, list[Row]]:
+def _run(conn: Any, statement: Statement, values: Sequence[Any], prepare: bool) -> Generator[int, None, list[Row]]:
     from psycopg import OperationalError, errors
     from psycopg.pq import ExecStatus, TransactionStatus
 
@@ -151,9 +150,7 @@ def _run(
 
 
 class PsycopgDriver:
-    def __init__(
-        self, connect: Callable[[float], AbstractContextManager[Any]], most: int, prepare: bool
-    ) -> None:
+    def __init__(self, connect: Callable[[float], AbstractContextManager[Any]], most: int, prepare: bool) -> None:
         self.connect = connect
         self.most = most
         self.prepare = prepare
@@ -224,9 +221,7 @@ def driver_for(db: Any, prepare: bool = True) -> Driver:
 class AsyncioDriver:
     """Runs statements on what "connect" gives: connections of psycopg or of asyncpg."""
 
-    def __init__(
-        self, connect: Callable[[float], AbstractAsyncContextManager[Any]], most: int, prepare: bool
-    ) -> None:
+    def __init__(self, connect: Callable[[float], AbstractAsyncContextManager[Any]], most: int, prepare: bool) -> None:
         self.connect = connect
         self.most = most
         self.prepare = prepare

@@ -124,11 +124,7 @@ class Leases:
 
     def denies(self, portion: Portion, tokens: float) -> bool:
         """Is a call denied without asking the bucket?"""
-        return (
-            tokens > self.capacity
-            or self.capacity == 0
-            or (not portion.asking and time.monotonic() < portion.until)
-        )
+        return tokens > self.capacity or self.capacity == 0 or (not portion.asking and time.monotonic() < portion.until)
 
     def answer(self, portion: Portion, call: Call, allowed: bool) -> Any:
         self.count(allowed, call.key, "lease")
@@ -399,7 +395,9 @@ class ThreadLeases(Leases):
         portion = self.portions.setdefault(key, Portion())
         if self.sweeper is None:
             self.sweeper = threading.Thread(
-                target=_sweep_often, args=(weakref.ref(self), self.ended, self.lease.idle / 2), daemon=True,
+                target=_sweep_often,
+                args=(weakref.ref(self), self.ended, self.lease.idle / 2),
+                daemon=True,
                 name="ratelimit leases",
             )
             self.sweeper.start()

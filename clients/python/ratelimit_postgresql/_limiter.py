@@ -39,7 +39,8 @@ class Metrics(Protocol):
     returned: keys, tokens; lost: keys, tokens, error: the rest of portions
     """
 
-    def __call__(self, event: str, /, **details: Any) -> None: ...
+    def __call__(self, event: str, /, **details: Any) -> None:
+        ...
 
 
 @dataclass
@@ -215,7 +216,20 @@ class RateLimiter(_Limiter):
         prepare: bool = True,
     ) -> None:
         super().__init__(
-            capacity, refill, limiter, policy, allowance, period, slots, cost, timeout, away, lease, metrics, schema, prepare
+            capacity,
+            refill,
+            limiter,
+            policy,
+            allowance,
+            period,
+            slots,
+            cost,
+            timeout,
+            away,
+            lease,
+            metrics,
+            schema,
+            prepare,
         )
         self._driver = driver_for(db, prepare)
         self._away: ThreadAway = ThreadAway(self._choice, self._rule.limiter, self._probe, self._report)
@@ -336,7 +350,20 @@ class AsyncRateLimiter(_Limiter):
         prepare: bool = True,
     ) -> None:
         super().__init__(
-            capacity, refill, limiter, policy, allowance, period, slots, cost, timeout, away, lease, metrics, schema, prepare
+            capacity,
+            refill,
+            limiter,
+            policy,
+            allowance,
+            period,
+            slots,
+            cost,
+            timeout,
+            away,
+            lease,
+            metrics,
+            schema,
+            prepare,
         )
         self._driver = async_driver_for(db, prepare)
         self._away: TaskAway = TaskAway(self._choice, self._rule.limiter, self._probe, self._report)

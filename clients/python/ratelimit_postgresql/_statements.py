@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any, Callable, Optional, Sequence
+from typing import Any, Callable, Iterable, Optional, Sequence
 
 from ._result import Result
 from ._rule import Rule
@@ -57,7 +57,7 @@ class Kind:
 RESULT = """r.allowed, r.capacity, r.remaining,
     extract(epoch FROM r.retry_after)::float8, extract(epoch FROM r.reset_after)::float8,
     r.limiter, r.shadowed"""
-EACH_KEY = "unnest($1::text[], $2::float8[]) AS k (key, n)"
+EACH_KEY = "unnest($1::text[], $2::text::float8[]) AS k (key, n)"
 
 
 def function_names(schema: Optional[str]) -> Callable[[str], str]:
@@ -71,16 +71,25 @@ def keys(calls: Sequence[Call]) -> list[str]:
     return [call.key for call in calls]
 
 
-def tokens(calls: Sequence[Call]) -> list[float]:
-    return [call.tokens for call in calls]
+def numbers(values: Iterable[float]) -> str:
+    """The text of an array.
+
+    asyncpg would look the type of an array of numbers up, on each new connection and with a
+    query that takes longer than anything else here.
+    """
+    return "{" + ",".join(map(repr, values)) + "}"
 
 
-def seconds(calls: Sequence[Call]) -> list[float]:
-    return [call.seconds for call in calls]
+def tokens(calls: Sequence[Call]) -> str:
+    return numbers(call.tokens for call in calls)
 
 
-def ids(calls: Sequence[Call]) -> list[int]:
-    return [call.id for call in calls]
+def seconds(calls: Sequence[Call]) -> str:
+    return numbers(call.seconds for call in calls)
+
+
+def ids(calls: Sequence[Call]) -> str:
+    return numbers(call.id for call in calls)
 
 
 def first_column(rows: Sequence[Row], calls: Sequence[Call]) -> list[Any]:
@@ -114,7 +123,7 @@ def _kind(text: str, values: Callable[[Sequence[Call]], list[Any]], answers: Any
 
 def _settle(f: Callable[[str], str]) -> Kind:
     return _kind(
-        f"SELECT {f('rl_settle')}(k.id, k.n) FROM unnest($1::bigint[], $2::float8[]) AS k (id, n)",
+        f"SELECT {f('rl_settle')}(k.id, k.n) FROM unnest($1::text::bigint[], $2::text::float8[]) AS k (id, n)",
         lambda calls: [ids(calls), tokens(calls)],
     )
 
@@ -162,7 +171,7 @@ def _bucket(rule: Rule, f: Callable[[str], str]) -> dict[str, Kind]:
         ),
         "reserve": _kind(
             f"""SELECT {f('rl_reserve')}(k.key, $3, $4, k.n, pg_catalog.make_interval(secs => k.expires), $5)
-                FROM unnest($1::text[], $2::float8[], $6::float8[]) AS k (key, n, expires)""",
+                FROM unnest($1::text[], $2::text::float8[], $6::text::float8[]) AS k (key, n, expires)""",
             lambda calls: [keys(calls), tokens(calls), *own, limiter, seconds(calls)],
         ),
         "settle": _settle(f),
@@ -200,7 +209,7 @@ def _policy(rule: Rule, f: Callable[[str], str]) -> dict[str, Kind]:
         ),
         "reserve": _kind(
             f"""SELECT {f('rl_reserve_policy')}($3, k.key, k.n, pg_catalog.make_interval(secs => k.expires))
-                FROM unnest($1::text[], $2::float8[], $4::float8[]) AS k (key, n, expires)""",
+                FROM unnest($1::text[], $2::text::float8[], $4::text::float8[]) AS k (key, n, expires)""",
             lambda calls: [keys(calls), tokens(calls), rule.policy, seconds(calls)],
         ),
         "settle": _settle(f),
@@ -210,17 +219,18 @@ def _policy(rule: Rule, f: Callable[[str], str]) -> dict[str, Kind]:
 
 def _slots(rule: Rule, f: Callable[[str], str]) -> dict[str, Kind]:
     release = _kind(
-        f"SELECT {f('rl_release')}(k.id) FROM pg_catalog.unnest($1::bigint[]) AS k (id)", lambda calls: [ids(calls)]
+        f"SELECT {f('rl_release')}(k.id) FROM pg_catalog.unnest($1::text::bigint[]) AS k (id)",
+        lambda calls: [ids(calls)],
     )
     return {
         "acquire": _kind(
             f"""SELECT {f('rl_acquire')}(k.key, $4, k.n::integer, pg_catalog.format('%s s', k.hold), '0', $5)
-                FROM unnest($1::text[], $2::float8[], $3::float8[]) AS k (key, n, hold)""",
+                FROM unnest($1::text[], $2::text::float8[], $3::text::float8[]) AS k (key, n, hold)""",
             lambda calls: [keys(calls), tokens(calls), seconds(calls), rule.slots, rule.limiter],
         ),
         "renew": _kind(
             f"""SELECT {f('rl_renew')}(k.id, pg_catalog.make_interval(secs => k.n))
-                FROM unnest($1::bigint[], $2::float8[]) AS k (id, n)""",
+                FROM unnest($1::text::bigint[], $2::text::float8[]) AS k (id, n)""",
             lambda calls: [ids(calls), seconds(calls)],
         ),
         "release": release,

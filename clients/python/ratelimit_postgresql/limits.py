@@ -16,7 +16,7 @@ import time
 from collections import OrderedDict
 from hashlib import sha256
 from threading import Lock
-from typing import Any, Optional
+from typing import Any, Optional, Sequence
 
 import limits.aio.storage
 import limits.storage
@@ -25,7 +25,7 @@ from limits.limits import TIME_TYPES
 from ._drivers import AsyncDriver, Driver, async_driver_for, driver_for
 from ._gatherer import Gatherer
 from ._rule import check_name, check_number
-from ._statements import Call, Row, Statement, function_names
+from ._statements import Call, Row, Statement, function_names, keys, seconds, tokens
 
 MAX_WINDOWS = 100_000  # that are remembered, of keys that do not say theirs
 ALL = -1e18  # hits: so many less, though not below 0
@@ -86,13 +86,13 @@ def _statement(schema: Optional[str]) -> Statement:
     count = function_names(schema)("rl_count")
     return Statement(
         f"""SELECT c.hits, extract(epoch FROM c.resets_at)::float8
-            FROM unnest($1::text[], $2::float8[], $3::float8[]) AS k (key, seconds, n),
+            FROM unnest($1::text[], $2::text::float8[], $3::text::float8[]) AS k (key, seconds, n),
             LATERAL {count}(k.key, pg_catalog.format('%s seconds', k.seconds), k.n, $4) AS c"""
     )
 
 
-def _values(calls: list[Call], limiter: str) -> list[Any]:
-    return [[call.key for call in calls], [call.seconds for call in calls], [call.tokens for call in calls], limiter]
+def _values(calls: Sequence[Call], limiter: str) -> list[Any]:
+    return [keys(calls), seconds(calls), tokens(calls), limiter]
 
 
 def _conninfo(uri: str) -> str:
@@ -127,7 +127,9 @@ class RateLimitStorage(limits.storage.Storage):
         if db is None:
             from psycopg_pool import ConnectionPool
 
-            db = self._pool = ConnectionPool(_conninfo(uri or "ratelimit://"), min_size=1, max_size=10, open=False, **options)
+            db = self._pool = ConnectionPool(
+                _conninfo(uri or "ratelimit://"), min_size=1, max_size=10, open=False, **options
+            )
         elif options:
             raise TypeError(f"{', '.join(options)} must not be given with db")
         self._driver: Driver = driver_for(db, prepare)

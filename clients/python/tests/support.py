@@ -18,7 +18,7 @@ import threading
 import time
 import unittest
 from pathlib import Path
-from typing import Any, AsyncIterator, Callable
+from typing import Any, Callable
 
 sys.path.insert(0, os.environ.get("RATELIMIT_PACKAGE") or str(Path(__file__).resolve().parent.parent))
 

@@ -9,11 +9,32 @@ import unittest
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from support import AMPLE, POOLS, AsyncTestCase, Proxy, async_until, asyncpg_connection, fresh, has, needs, new_pool, psycopg_connection, psycopg_pool, sql, until
+from support import (
+    AMPLE,
+    POOLS,
+    AsyncTestCase,
+    Proxy,
+    async_until,
+    asyncpg_connection,
+    conninfo,
+    fresh,
+    has,
+    needs,
+    new_pool,
+    psycopg_connection,
+    sql,
+    until,
+)
 
 from ratelimit_postgresql import AsyncRateLimiter, LocalBucket, RateLimiter, RateLimitUnavailableError, Result
 
-CHOICES: dict[str, Any] = {"raise": "raise", "allow": "allow", "deny": "deny", "local": "local", "other": LocalBucket(1, 0)}
+CHOICES: dict[str, Any] = {
+    "raise": "raise",
+    "allow": "allow",
+    "deny": "deny",
+    "local": "local",
+    "other": LocalBucket(1, 0),
+}
 
 
 @needs("psycopg", "psycopg_pool")
@@ -26,7 +47,12 @@ class Sync(unittest.TestCase):
 
                 def limiter_with(choice: str) -> RateLimiter:
                     return RateLimiter(
-                        pool, capacity=3, refill=0, limiter=name, timeout=1, away=CHOICES[choice],
+                        pool,
+                        capacity=3,
+                        refill=0,
+                        limiter=name,
+                        timeout=1,
+                        away=CHOICES[choice],
                         metrics=lambda event, **details: events.append((choice, event)),
                     )
 
@@ -77,10 +103,23 @@ class Sync(unittest.TestCase):
             self.assertEqual(limiter.throttle("a", 0).by, "database")
             limiter.close()
 
+    def test_a_connection_that_hangs_is_not_used_again(self) -> None:
+        import psycopg
+
+        with Proxy() as proxy, psycopg.connect(conninfo(proxy.host)) as conn:
+            limiter = RateLimiter(conn, capacity=3, refill=0, limiter=fresh("one"), timeout=0.3, away="deny")
+            limiter.consume("a")
+            proxy.hang()
+            self.assertFalse(limiter.consume("a"))
+            self.assertTrue(conn.closed, "or the next call would get this one's answer")
+            limiter.close()
+
     def test_an_error_of_some_calls_does_not_send_the_others_away(self) -> None:
         schema = fresh("slow").replace(" ", "_")
-        sql(f"""CREATE SCHEMA {schema}; CREATE FUNCTION {schema}.rl_consume(text, float8, float8, float8, text) RETURNS boolean
-            LANGUAGE sql AS $$SELECT pg_sleep(5); SELECT true$$""")
+        sql(
+            f"""CREATE SCHEMA {schema}; CREATE FUNCTION {schema}.rl_consume(text, float8, float8, float8, text) RETURNS boolean
+            LANGUAGE sql AS $$SELECT pg_sleep(5); SELECT true$$"""
+        )
         self.addCleanup(sql, f"DROP SCHEMA {schema} CASCADE")
         with new_pool(options="-c statement_timeout=50") as pool:
             late = RateLimiter(pool, capacity=3, refill=0, timeout=AMPLE, away="deny", schema=schema)
@@ -90,7 +129,8 @@ class Sync(unittest.TestCase):
     def test_slots_and_reservations(self) -> None:
         with Proxy() as proxy, new_pool(proxy.host) as pool:
             allow, deny, raises = (
-                RateLimiter(pool, slots=1, limiter=fresh("away"), timeout=1, away=away) for away in ("allow", "deny", "raise")
+                RateLimiter(pool, slots=1, limiter=fresh("away"), timeout=1, away=away)
+                for away in ("allow", "deny", "raise")
             )
             held = allow.acquire("a")
             proxy.stop()
@@ -127,7 +167,9 @@ class Async(AsyncTestCase):
             allow, deny, local, other = (limiters[choice] for choice in ("allow", "deny", "local", "other"))
             self.assertTrue(await allow.consume("a"), "one of the three tokens")
             getattr(proxy, way)()
-            answers = await asyncio.gather(*(limiter.consume("b") for limiter in limiters.values()), return_exceptions=True)
+            answers = await asyncio.gather(
+                *(limiter.consume("b") for limiter in limiters.values()), return_exceptions=True
+            )
             self.assertIsInstance(answers[0], RateLimitUnavailableError)
             self.assertTrue(all(limiter.stats.away for limiter in limiters.values()))
             began = time.monotonic()
@@ -161,9 +203,24 @@ class Async(AsyncTestCase):
                 answers = await asyncio.gather(first, *(limiter.consume("a") for _ in range(50)))
                 self.assertEqual(answers, [False] * 51)
                 self.assertLess(time.monotonic() - began, 2, "no longer than the timeout")
+                self.assertEqual(limiter.stats.queries, 2, "they are not sent")
                 proxy.start()
                 await async_until(lambda: not limiter.stats.away, "it is back")
                 self.assertEqual((await limiter.throttle("a", 0)).by, "database")
+                await limiter.close()
+
+    async def test_a_connection_that_hangs_is_not_used_again(self) -> None:
+        for make in (psycopg_connection, asyncpg_connection):
+            if not has(make.__name__.split("_")[0]):
+                continue
+            async with contextlib.AsyncExitStack() as stack:
+                proxy = stack.enter_context(Proxy())
+                conn = await make(stack, proxy.host)
+                limiter = AsyncRateLimiter(conn, capacity=3, refill=0, limiter=fresh("c"), timeout=0.3, away="deny")
+                await limiter.consume("a")
+                proxy.hang()
+                self.assertFalse(await limiter.consume("a"))
+                self.assertTrue(conn.is_closed() if make is asyncpg_connection else conn.closed)
                 await limiter.close()
 
     async def test_a_connection_that_is_lost_stays_away(self) -> None:
@@ -172,7 +229,9 @@ class Async(AsyncTestCase):
                 continue
             async with contextlib.AsyncExitStack() as stack:
                 proxy = stack.enter_context(Proxy())
-                limiter = AsyncRateLimiter(await make(stack, proxy.host), capacity=3, refill=0, limiter=fresh("c"), timeout=1, away="allow")
+                limiter = AsyncRateLimiter(
+                    await make(stack, proxy.host), capacity=3, refill=0, limiter=fresh("c"), timeout=1, away="allow"
+                )
                 await limiter.consume("a")
                 proxy.stop()
                 self.assertTrue(await limiter.consume("a"))

@@ -16,11 +16,21 @@ class Fields(unittest.TestCase):
     @needs("psycopg")
     def test_the_same_as_rl_headers(self) -> None:
         cases = [
-            (True, 10, 9, "0", "10 s"), (True, 10, 9.999999, "0", "1 us"), (False, 10, 0.2, "0.8 s", "9.8 s"),
-            (False, 10, 0.2, None, "9.8 s"), (False, 10, -3, "4 s", "13 s"), (True, 10, 10, "0", "0"),
-            (False, 0, 0, None, "0"), (False, 10, 10, "1 hour", "0"), (False, 10, 5, "1 hour", "5 s"),
-            (True, 3, 2, "0", None), (False, 3, 0, None, None), (True, 1e18, 1e17, "0", "9000000 s"),
-            (False, 100, 99.5, "40 s", "0.05 s"), (True, 1000, 999, "0", "0.001 s"), (True, 7, 3.3, "0", "123.456 s"),
+            (True, 10, 9, "0", "10 s"),
+            (True, 10, 9.999999, "0", "1 us"),
+            (False, 10, 0.2, "0.8 s", "9.8 s"),
+            (False, 10, 0.2, None, "9.8 s"),
+            (False, 10, -3, "4 s", "13 s"),
+            (True, 10, 10, "0", "0"),
+            (False, 0, 0, None, "0"),
+            (False, 10, 10, "1 hour", "0"),
+            (False, 10, 5, "1 hour", "5 s"),
+            (True, 3, 2, "0", None),
+            (False, 3, 0, None, None),
+            (True, 1e18, 1e17, "0", "9000000 s"),
+            (False, 100, 99.5, "40 s", "0.05 s"),
+            (True, 1000, 999, "0", "0.001 s"),
+            (True, 7, 3.3, "0", "123.456 s"),
         ]
         for allowed, capacity, remaining, retry, reset in cases:
             for name, unit in (("api", None), ('q"uo\\te é', "content-bytes")):
@@ -28,7 +38,13 @@ class Fields(unittest.TestCase):
                     f"""{RESULT}, rl_headers(r, %s, %s) FROM (SELECT (jsonb_populate_record(NULL::rl_result, jsonb_build_object(
                         'allowed', %s::bool, 'capacity', %s::float8, 'remaining', %s::float8, 'retry_after', %s::interval,
                         'reset_after', %s::interval, 'limiter', 'l', 'shadowed', false))).*) AS r""",
-                    name, unit, allowed, capacity, remaining, retry, reset,
+                    name,
+                    unit,
+                    allowed,
+                    capacity,
+                    remaining,
+                    retry,
+                    reset,
                 )
                 with self.subTest((allowed, capacity, remaining, retry, reset)):
                     self.assertEqual(rate_limit_fields(Result(*row[:7], by="database"), name=name, unit=unit), row[7])

@@ -27,8 +27,14 @@ class Simulation:
         self.sent: list[list[int]] = []
         self.running: list[tuple[float, asyncio.Future[None]]] = []
         self.gatherer = Gatherer(
-            run=self.run, settle=self.settle, fail=self.fail, report=lambda *details: None,
-            most=most, max_calls=1000, timeout=10, now=lambda: self.time,
+            run=self.run,
+            settle=self.settle,
+            fail=self.fail,
+            report=lambda *details: None,
+            most=most,
+            max_calls=1000,
+            timeout=10,
+            now=lambda: self.time,
         )
 
     async def run(self, calls: Sequence[Call], seconds: float) -> Sequence[int]:

@@ -63,7 +63,10 @@ class Wsgi(unittest.TestCase):
     def test_fields_and_429(self) -> None:
         with new_pool() as pool:
             limiter = RateLimiter(pool, capacity=2, refill=0.01, limiter="wsgi", timeout=AMPLE)
-            options = {"key": lambda environ: environ["HTTP_WHO"], "skip": lambda environ: environ["PATH_INFO"] == "/health"}
+            options = {
+                "key": lambda environ: environ["HTTP_WHO"],
+                "skip": lambda environ: environ["PATH_INFO"] == "/health",
+            }
             options["cost"] = lambda environ: 2 if environ["REQUEST_METHOD"] == "POST" else None
             who = fresh("who")
             with serving(validator(wsgi.RateLimitMiddleware(validator(hello), limiter, **options))) as port:
@@ -119,8 +122,12 @@ class Wsgi(unittest.TestCase):
         with new_pool() as pool:
             limiter = RateLimiter(pool, capacity=1, refill=1)
             for options, error in (
-                ({"hops": -1}, ValueError), ({"hops": "1"}, TypeError), ({"ipv6_prefix": 129}, ValueError),
-                ({"key": "a"}, TypeError), ({"cost": -1}, ValueError), ({"skip": True}, TypeError),
+                ({"hops": -1}, ValueError),
+                ({"hops": "1"}, TypeError),
+                ({"ipv6_prefix": 129}, ValueError),
+                ({"key": "a"}, TypeError),
+                ({"cost": -1}, ValueError),
+                ({"skip": True}, TypeError),
             ):
                 with self.subTest(options), self.assertRaises(error):
                     wsgi.RateLimitMiddleware(hello, limiter, **options)
@@ -134,7 +141,9 @@ async def ok(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.body", "body": b"hello"})
 
 
-async def ask(app: Any, kind: str = "http", path: str = "/", headers: Any = (), client: Any = ("203.0.113.7", 1), **more: Any) -> Any:
+async def ask(
+    app: Any, kind: str = "http", path: str = "/", headers: Any = (), client: Any = ("203.0.113.7", 1), **more: Any
+) -> Any:
     sent: list[Any] = []
 
     async def receive() -> Any:

@@ -28,13 +28,17 @@ HERE = Path(__file__).resolve().parent
 
 def in_bucket(limiter: Any, key: str = "a") -> float:
     rule = limiter.rule
-    remaining: float = sql("SELECT remaining FROM rl_peek(%s, %s, %s, 0, %s)", key, rule.capacity, rule.refill, rule.limiter)[0]
+    remaining: float = sql(
+        "SELECT remaining FROM rl_peek(%s, %s, %s, 0, %s)", key, rule.capacity, rule.refill, rule.limiter
+    )[0]
     return remaining
 
 
 @needs("psycopg", "psycopg_pool")
 class Threads(unittest.TestCase):
-    def limiter(self, pool: Any, capacity: float = 1000, refill: float = 0, lease: Any = True, **options: Any) -> RateLimiter:
+    def limiter(
+        self, pool: Any, capacity: float = 1000, refill: float = 0, lease: Any = True, **options: Any
+    ) -> RateLimiter:
         options = {"limiter": fresh("lease"), "timeout": AMPLE, **options}
         return RateLimiter(pool, capacity=capacity, refill=refill, lease=lease, **options)
 
@@ -76,10 +80,17 @@ class Threads(unittest.TestCase):
     def test_what_is_not_used_goes_back(self) -> None:
         events: list[Any] = []
         with new_pool() as pool:
-            limiter = self.limiter(pool, lease=Lease(seconds=10, idle=0.2), metrics=lambda *args, **details: events.append((*args, details)))
+            limiter = self.limiter(
+                pool,
+                lease=Lease(seconds=10, idle=0.2),
+                metrics=lambda *args, **details: events.append((*args, details)),
+            )
             self.assertTrue(all(limiter.consume("a") for _ in range(100)))
             until(lambda: in_bucket(limiter) == 900, "the rest is back")
-            self.assertTrue(any(event == "returned" and details["tokens"] > 0 for event, details in events))
+            until(
+                lambda: any(event == "returned" and details["tokens"] > 0 for event, details in events),
+                "the hook is told",
+            )
             self.assertTrue(all(limiter.consume("a") for _ in range(50)))
             limiter.close()
             self.assertEqual(in_bucket(limiter), 850)
@@ -111,7 +122,12 @@ assert os.wait()[1] == 0
         self.addCleanup(sql, f"DROP ROLE {role}")
         lost: list[float] = []
         with new_pool(user=role) as pool:
-            limiter = self.limiter(pool, 100, lease=Lease(10, 0.1), metrics=lambda event, **details: event == "lost" and lost.append(details["tokens"]))
+            limiter = self.limiter(
+                pool,
+                100,
+                lease=Lease(10, 0.1),
+                metrics=lambda event, **details: event == "lost" and lost.append(details["tokens"]),
+            )
             with self.assertLogs("ratelimit_postgresql") as logs:
                 for _ in range(30):
                     limiter.consume("a")
@@ -174,7 +190,9 @@ class Tasks(AsyncTestCase):
                 with self.subTest(make.__name__):
                     yield await make(stack)
 
-    def limiter(self, pool: Any, capacity: float = 1000, refill: float = 0, lease: Any = True, **options: Any) -> AsyncRateLimiter:
+    def limiter(
+        self, pool: Any, capacity: float = 1000, refill: float = 0, lease: Any = True, **options: Any
+    ) -> AsyncRateLimiter:
         options = {"limiter": fresh("lease"), "timeout": AMPLE, **options}
         return AsyncRateLimiter(pool, capacity=capacity, refill=refill, lease=lease, **options)
 
@@ -279,11 +297,15 @@ class Killed(unittest.TestCase):
             return sum(int.from_bytes(file.read_bytes(), "little") for file in files if file.exists())
 
         def take() -> float:
-            taken: float = sql("SELECT rl_consume_upto('bucket', %s, 1000, %s, %s)", capacity, capacity, rule["limiter"])[0]
+            taken: float = sql(
+                "SELECT rl_consume_upto('bucket', %s, 1000, %s, %s)", capacity, capacity, rule["limiter"]
+            )[0]
             return taken
 
         def left() -> float:
-            remaining: float = sql("SELECT remaining FROM rl_peek('bucket', %s, 1000, 0, %s)", capacity, rule["limiter"])[0]
+            remaining: float = sql(
+                "SELECT remaining FROM rl_peek('bucket', %s, 1000, 0, %s)", capacity, rule["limiter"]
+            )[0]
             return remaining
 
         # from when the bucket is empty on, all calls together have no more than the refill

@@ -10,7 +10,7 @@ from typing import Any
 
 from support import AMPLE, ASYNC, AsyncTestCase, async_until, conninfo, fresh, needs, new_pool, psycopg_pool, sql, until
 
-from ratelimit_postgresql import AsyncRateLimiter, LocalBucket, RateLimiter, Result, per
+from ratelimit_postgresql import AsyncRateLimiter, LocalBucket, RateLimiter, per
 
 
 @contextlib.contextmanager
@@ -27,10 +27,14 @@ class Sync(unittest.TestCase):
     def test_consume_and_throttle(self) -> None:
         with databases() as dbs:
             for name, db in dbs.items():
-                with self.subTest(name), RateLimiter(db, capacity=3, refill=0.001, limiter=fresh("s"), timeout=AMPLE) as limiter:
+                with self.subTest(name), RateLimiter(
+                    db, capacity=3, refill=0.001, limiter=fresh("s"), timeout=AMPLE
+                ) as limiter:
                     self.assertEqual([limiter.consume("a") for _ in range(4)], [True, True, True, False])
                     result = limiter.throttle("a", 2)
-                    self.assertEqual((result.allowed, result.capacity, result.limiter), (False, 3, limiter.rule.limiter))
+                    self.assertEqual(
+                        (result.allowed, result.capacity, result.limiter), (False, 3, limiter.rule.limiter)
+                    )
                     self.assertTrue(0 <= result.remaining < 1 and 1900 < result.retry_after <= 2000, result)
                     self.assertTrue(2900 < result.reset_after <= 3000, result)
                     self.assertEqual((result.shadowed, result.by), (False, "database"))
@@ -42,10 +46,14 @@ class Sync(unittest.TestCase):
 
     def test_keys_arrive_as_they_are(self) -> None:
         keys = ["a", 'q"uote', "back\\slash", "com,ma", "{brace}", "NULL", " ", "é€😀", "a\nb", "k" * 255]
-        with new_pool() as pool, RateLimiter(pool, capacity=1, refill=0, limiter=fresh("keys"), timeout=AMPLE) as limiter:
+        with new_pool() as pool, RateLimiter(
+            pool, capacity=1, refill=0, limiter=fresh("keys"), timeout=AMPLE
+        ) as limiter:
             self.assertEqual([limiter.consume(key) for key in keys], [True] * len(keys))
             for key in keys:
-                self.assertEqual(sql("SELECT remaining FROM rl_peek(%s, 1, 0, 0, %s)", key, limiter.rule.limiter), (0,), key)
+                self.assertEqual(
+                    sql("SELECT remaining FROM rl_peek(%s, 1, 0, 0, %s)", key, limiter.rule.limiter), (0,), key
+                )
 
     def test_another_encoding(self) -> None:
         with new_pool(options="-c client_encoding=latin1", max_size=1) as pool:
@@ -110,7 +118,9 @@ class Sync(unittest.TestCase):
                 thread.join()
             self.assertEqual((sum(allowed), len(allowed)), (50, 160))
             self.assertEqual((limiter.stats.allowed, limiter.stats.denied), (50, 110))
-            self.assertEqual(conn.info.transaction_status, psycopg.pq.TransactionStatus.IDLE, "no transaction is left open")
+            self.assertEqual(
+                conn.info.transaction_status, psycopg.pq.TransactionStatus.IDLE, "no transaction is left open"
+            )
 
     def test_statements_that_are_discarded_are_prepared_again(self) -> None:
         import psycopg
@@ -140,8 +150,16 @@ class Sync(unittest.TestCase):
                 (lambda: limiter.consume("a", True), TypeError, "cost must be a number, not bool"),
                 (lambda: RateLimiter(pool), TypeError, "capacity must be a number, not NoneType"),
                 (lambda: RateLimiter(pool, capacity=1, refill=float("inf")), ValueError, "refill must be"),
-                (lambda: RateLimiter(pool, capacity=1, refill=1, limiter="a:b"), ValueError, 'limiter must not contain ":"'),
-                (lambda: RateLimiter(pool, policy="free", capacity=1), TypeError, "capacity must not be given with policy"),
+                (
+                    lambda: RateLimiter(pool, capacity=1, refill=1, limiter="a:b"),
+                    ValueError,
+                    'limiter must not contain ":"',
+                ),
+                (
+                    lambda: RateLimiter(pool, policy="free", capacity=1),
+                    TypeError,
+                    "capacity must not be given with policy",
+                ),
                 (lambda: RateLimiter(pool, policy="free", lease=True), TypeError, "lease must be given with capacity"),
                 (lambda: RateLimiter(pool, policy="free", away="local"), TypeError, "away must be"),
                 (lambda: RateLimiter(pool, slots=1, away=LocalBucket(1, 1)), TypeError, "away must be"),
@@ -170,13 +188,22 @@ class Sync(unittest.TestCase):
     def test_the_hook(self) -> None:
         events: list[Any] = []
         with new_pool() as pool:
-            limiter = RateLimiter(pool, capacity=1, refill=0, limiter=fresh("hook"), timeout=AMPLE, metrics=lambda *args, **details: events.append((*args, details)))
+            limiter = RateLimiter(
+                pool,
+                capacity=1,
+                refill=0,
+                limiter=fresh("hook"),
+                timeout=AMPLE,
+                metrics=lambda *args, **details: events.append((*args, details)),
+            )
             limiter.consume("a")
             limiter.consume("a")
             self.assertEqual([name for name, _ in events], ["query", "decision"] * 2)
             self.assertEqual(events[1][1], {"allowed": True, "key": "a", "by": "database"})
             self.assertEqual((events[0][1]["kind"], events[0][1]["calls"], events[0][1]["error"]), ("consume", 1, None))
-            broken = RateLimiter(pool, capacity=1, refill=0, limiter=fresh("hook"), timeout=AMPLE, metrics=lambda event: None)
+            broken = RateLimiter(
+                pool, capacity=1, refill=0, limiter=fresh("hook"), timeout=AMPLE, metrics=lambda event: None
+            )
             with self.assertLogs("ratelimit_postgresql"):
                 self.assertTrue(broken.consume("a"))
 
@@ -200,13 +227,18 @@ class Async(AsyncTestCase):
     async def test_calls_of_one_turn_are_one_query(self) -> None:
         async for db in self.each():
             async with AsyncRateLimiter(db, capacity=3, refill=0.001, limiter=fresh("a"), timeout=AMPLE) as limiter:
-                self.assertEqual(await asyncio.gather(*(limiter.consume("a") for _ in range(5))), [True] * 3 + [False] * 2)
+                self.assertEqual(
+                    await asyncio.gather(*(limiter.consume("a") for _ in range(5))), [True] * 3 + [False] * 2
+                )
                 self.assertEqual(limiter.stats.queries, 1)
                 # costs that differ are another statement, and so are results
                 self.assertEqual(
-                    await asyncio.gather(limiter.consume("b", 2), limiter.consume("b", 2), limiter.consume("b", 1)), [True, False, True]
+                    await asyncio.gather(limiter.consume("b", 2), limiter.consume("b", 2), limiter.consume("b", 1)),
+                    [True, False, True],
                 )
-                results = await asyncio.gather(limiter.throttle("c", 2), limiter.throttle("c", 2), limiter.throttle('d"\\')) 
+                results = await asyncio.gather(
+                    limiter.throttle("c", 2), limiter.throttle("c", 2), limiter.throttle('d"\\')
+                )
                 self.assertEqual([result.allowed for result in results], [True, False, True])
                 self.assertEqual([result.by for result in results], ["database"] * 3)
                 self.assertTrue(900 < results[1].retry_after <= 1000, results[1])
@@ -221,7 +253,9 @@ class Async(AsyncTestCase):
             policy = AsyncRateLimiter(db, policy=name, timeout=AMPLE)
             self.assertEqual(await asyncio.gather(*(policy.consume(key) for _ in range(3))), [True, True, False])
             self.assertEqual((await policy.throttle(key)).capacity, 2)
-            period = AsyncRateLimiter(db, allowance=3, period="day Europe/Berlin", limiter=fresh("period"), timeout=AMPLE)
+            period = AsyncRateLimiter(
+                db, allowance=3, period="day Europe/Berlin", limiter=fresh("period"), timeout=AMPLE
+            )
             self.assertEqual(await asyncio.gather(*(period.consume("a", n) for n in (2, 2, 1))), [True, False, True])
             self.assertEqual((await period.throttle("a")).remaining, 0)
             slots = AsyncRateLimiter(db, slots=3, limiter=fresh("slots"), timeout=AMPLE)
@@ -273,7 +307,12 @@ class Async(AsyncTestCase):
     async def test_a_bad_argument_fails_its_own_call_only(self) -> None:
         async for db in self.each():
             limiter = AsyncRateLimiter(db, capacity=1, refill=0, limiter=fresh("bad"), timeout=AMPLE)
-            answers = await asyncio.gather(limiter.consume("a"), limiter.consume("k" * 256), limiter.consume("b", float("nan")), return_exceptions=True)
+            answers = await asyncio.gather(
+                limiter.consume("a"),
+                limiter.consume("k" * 256),
+                limiter.consume("b", float("nan")),
+                return_exceptions=True,
+            )
             self.assertIs(answers[0], True)
             self.assertEqual([type(answer) for answer in answers[1:]], [ValueError, ValueError])
 

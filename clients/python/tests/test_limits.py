@@ -24,8 +24,18 @@ URI = f"ratelimit://{USER}@/{DATABASE}?host={HOST}"
 
 # what a strategy or an application does with a storage: method, key, arguments
 STEPS = [
-    ("get", "a"), ("incr", "a"), ("incr", "a", 3), ("get", "a"), ("get", "b"), ("incr", "b", 2),
-    ("clear", "a"), ("get", "a"), ("incr", "a"), ("get", "b"), ("clear", "c"), ("get_expiry", "a"),
+    ("get", "a"),
+    ("incr", "a"),
+    ("incr", "a", 3),
+    ("get", "a"),
+    ("get", "b"),
+    ("incr", "b", 2),
+    ("clear", "a"),
+    ("get", "a"),
+    ("incr", "a"),
+    ("get", "b"),
+    ("clear", "c"),
+    ("get_expiry", "a"),
 ]
 
 
@@ -37,7 +47,11 @@ class Names:
         self.prefix = fresh("key")
 
     def keys(self) -> Any:
-        return [lambda name: self.item.key_for(self.prefix, name), lambda name: f"{self.prefix} {name}", lambda name: f"{self.prefix} {name * 400}"]
+        return [
+            lambda name: self.item.key_for(self.prefix, name),
+            lambda name: f"{self.prefix} {name}",
+            lambda name: f"{self.prefix} {name * 400}",
+        ]
 
 
 @needs("limits", "psycopg", "psycopg_pool")
@@ -100,7 +114,10 @@ class Storage(unittest.TestCase):
             storage = RateLimitStorage(db=pool, timeout=AMPLE)
             key = limits.parse("1 per day").key_for(fresh("who"))
             counts: list[int] = []
-            threads = [threading.Thread(target=lambda: counts.extend(storage.incr(key, 86400) for _ in range(25))) for _ in range(8)]
+            threads = [
+                threading.Thread(target=lambda: counts.extend(storage.incr(key, 86400) for _ in range(25)))
+                for _ in range(8)
+            ]
             for thread in threads:
                 thread.start()
             for thread in threads:
@@ -191,7 +208,9 @@ class FlaskLimiter(unittest.TestCase):
         from flask_limiter import Limiter
 
         app = Flask("app")
-        limiter = Limiter(lambda: request.headers["who"], app=app, headers_enabled=True, strategy="fixed-window", **options)
+        limiter = Limiter(
+            lambda: request.headers["who"], app=app, headers_enabled=True, strategy="fixed-window", **options
+        )
 
         @app.route("/")
         @limiter.limit("3 per day")

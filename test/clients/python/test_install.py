@@ -39,23 +39,39 @@ class Installed(unittest.TestCase):
         else:
             code = "import wheel_of_folder as w; print(w.build_wheel('.'))"
             wheel = subprocess.run(
-                [sys.executable, "-c", code], cwd=cls.folder, env={**os.environ, "PYTHONPATH": str(PACKAGE / "build_backend")},
-                check=True, capture_output=True, text=True,
+                [sys.executable, "-c", code],
+                cwd=cls.folder,
+                env={**os.environ, "PYTHONPATH": str(PACKAGE / "build_backend")},
+                check=True,
+                capture_output=True,
+                text=True,
             ).stdout.strip()
             zipfile.ZipFile(Path(cls.folder) / wheel).extractall(cls.folder)
 
     def run_python(self, *args: str) -> str:
         env = {**os.environ, "PYTHONPATH": self.folder}
-        return subprocess.run([sys.executable, *args], cwd=self.folder, env=env, check=True, capture_output=True, text=True).stdout
+        return subprocess.run(
+            [sys.executable, *args], cwd=self.folder, env=env, check=True, capture_output=True, text=True
+        ).stdout
 
     def test_the_package_is_there_and_brings_no_other(self) -> None:
-        packages = [path.name for path in Path(self.folder).iterdir() if path.is_dir() and not path.name.endswith(".dist-info")]
+        packages = [path.parent.name for path in Path(self.folder).glob("*/__init__.py")]
         self.assertEqual(packages, ["ratelimit_postgresql"])
-        own = {path.relative_to(PACKAGE).as_posix() for path in (PACKAGE / "ratelimit_postgresql").rglob("*") if path.suffix in (".py", ".typed") or path.name == "py.typed"}
-        there = {path.relative_to(self.folder).as_posix() for path in (Path(self.folder) / "ratelimit_postgresql").rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+        own = {
+            path.relative_to(PACKAGE).as_posix()
+            for path in (PACKAGE / "ratelimit_postgresql").rglob("*")
+            if path.suffix == ".py" or path.name == "py.typed"
+        }
+        there = {
+            path.relative_to(self.folder).as_posix()
+            for path in (Path(self.folder) / "ratelimit_postgresql").rglob("*")
+            if path.is_file() and "__pycache__" not in path.parts
+        }
         self.assertEqual(there, own)
         # no driver is needed to import it
-        code = "import sys; sys.modules.update(psycopg=None, psycopg_pool=None, asyncpg=None, limits=None, flask=None)\n"
+        code = (
+            "import sys; sys.modules.update(psycopg=None, psycopg_pool=None, asyncpg=None, limits=None, flask=None)\n"
+        )
         code += "import ratelimit_postgresql, ratelimit_postgresql.wsgi, ratelimit_postgresql.asgi; print('ok')"
         self.assertEqual(self.run_python("-c", code), "ok\n")
         code = "from importlib.metadata import version; print(version('ratelimit-postgresql'))"
@@ -65,11 +81,24 @@ class Installed(unittest.TestCase):
         code = "import wheel_of_folder as w, tarfile; print('\\n'.join(tarfile.open(w.build_sdist('.')).getnames()))"
         with tempfile.TemporaryDirectory() as folder:
             names = subprocess.run(
-                [sys.executable, "-c", code], cwd=folder, env={**os.environ, "PYTHONPATH": str(PACKAGE / "build_backend")},
-                check=True, capture_output=True, text=True,
+                [sys.executable, "-c", code],
+                cwd=folder,
+                env={**os.environ, "PYTHONPATH": str(PACKAGE / "build_backend")},
+                check=True,
+                capture_output=True,
+                text=True,
             ).stdout.split()
         files = {name.partition("/")[2] for name in names}
-        self.assertLessEqual({"pyproject.toml", "README.md", "PKG-INFO", "build_backend/wheel_of_folder.py", "ratelimit_postgresql/__init__.py"}, files)
+        self.assertLessEqual(
+            {
+                "pyproject.toml",
+                "README.md",
+                "PKG-INFO",
+                "build_backend/wheel_of_folder.py",
+                "ratelimit_postgresql/__init__.py",
+            },
+            files,
+        )
 
     @needs("flask", "psycopg_pool")
     def test_the_lines_of_the_page_limit_an_endpoint(self) -> None:
@@ -93,8 +122,11 @@ class Installed(unittest.TestCase):
                 conn.close()
 
         process = subprocess.Popen(
-            [sys.executable, "-m", "flask", "--app", "server", "run", "--port", str(port)], cwd=self.folder,
-            env={**os.environ, "PYTHONPATH": self.folder}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            [sys.executable, "-m", "flask", "--app", "server", "run", "--port", str(port)],
+            cwd=self.folder,
+            env={**os.environ, "PYTHONPATH": self.folder},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         try:
             until(get, "the server answers", 30)
@@ -115,7 +147,16 @@ class Installed(unittest.TestCase):
     def test_what_the_page_names_is_there(self) -> None:
         import ratelimit_postgresql
 
-        for name in ("RateLimiter", "AsyncRateLimiter", "LocalBucket", "Lease", "RateLimitUnavailableError", "per", "client_key", "rate_limit_fields"):
+        for name in (
+            "RateLimiter",
+            "AsyncRateLimiter",
+            "LocalBucket",
+            "Lease",
+            "RateLimitUnavailableError",
+            "per",
+            "client_key",
+            "rate_limit_fields",
+        ):
             self.assertIn(name, PYTHON)
             self.assertIn(name, ratelimit_postgresql.__all__)
 
@@ -136,8 +177,13 @@ async def f(limiter: AsyncRateLimiter) -> Result:
     async with limiter:
         return await limiter.throttle("a", cost=3)
 """
-        bad = ["limiter.consume(42)", 'RateLimiter(object(), capacity="1")', 'RateLimiter(object(), policy="a", away="open")',
-               'limiter.throttle("a").retry_after + 1', "RateLimitMiddleware(1, limiter)"]
+        bad = [
+            "limiter.consume(42)",
+            'RateLimiter(object(), capacity="1")',
+            'RateLimiter(object(), policy="a", away="open")',
+            'limiter.throttle("a").retry_after + 1',
+            "RateLimitMiddleware(1, limiter)",
+        ]
         path = Path(self.folder) / "typed.py"
         path.write_text(good + "".join(f"{line}  # type: ignore\n" for line in bad))
         config = ["-m", "mypy", "--strict", "--cache-dir", f"{self.folder}/.mypy", "--ignore-missing-imports"]
