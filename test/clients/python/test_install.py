@@ -140,8 +140,8 @@ class Installed(unittest.TestCase):
         denied = [headers for status, headers, _ in answers if status == 429]
         self.assertEqual(len(allowed) + len(denied), 300)
         self.assertTrue(90 <= len(allowed) < 200, len(allowed))
-        self.assertRegex(allowed[0]["RateLimit"], r'^"ip";r=\d+;t=1$')
-        self.assertEqual(denied[0]["RateLimit-Policy"], '"ip";q=100;w=10')
+        self.assertRegex(allowed[0]["RateLimit"], r'^"web";r=\d+;t=1$')
+        self.assertEqual(denied[0]["RateLimit-Policy"], '"web";q=100;w=10')
         self.assertEqual(denied[0]["Retry-After"], "1")
 
     def test_what_the_page_names_is_there(self) -> None:
