@@ -259,9 +259,8 @@ bucket_rule_in_period(BucketRule *rule, double allowance, double refill, double 
 					  double length)
 {
 	memset(rule, 0, sizeof(*rule));
-	if (allowance == 0)
-		allowance = 0;			/* not -0 */
-	period_rule(rule, allowance, refill, cost);
+	/* -0 becomes 0 */
+	period_rule(rule, allowance + 0.0, refill, cost);
 	rule->length = length;
 }
 

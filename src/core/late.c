@@ -207,7 +207,7 @@ init_control(named_segment_args)
 static void
 find_control(void)
 {
-	bool		found;
+	bool		found = false;
 
 	control = get_named_segment(NAME, CONTROL_SIZE, init_control, &found);
 }
