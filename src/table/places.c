@@ -72,7 +72,7 @@ typedef struct Held
 	Oid			role;
 	int32		slots;
 	int64		since;			/* monotonic clock */
-	LOCKTAG		tag;			/* but for the place */
+	LOCKTAG		tag;			/* except the place */
 	int			limiter_len;
 	int			key_len;
 	char		names[MAX_LIMITER_LEN + MAX_KEY_LEN];
