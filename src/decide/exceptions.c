@@ -55,9 +55,6 @@ static struct
 	Kept	   *kept;			/* N_KEPT of them */
 }			cache;
 
-/* Has this transaction, which may have changed exceptions, read any? */
-static bool read_own = false;
-
 /* Callback: a table has changed, or, if relid is invalid, any table may have. */
 static void
 invalidate(Datum arg, Oid relid)
@@ -69,25 +66,6 @@ invalidate(Datum arg, Oid relid)
 		known_exceptions.changed = true;
 		cache.valid = false;
 	}
-}
-
-/* A rollback drops what the transaction has read, for the reason in decide/policies.c. */
-static void
-at_subxact_end(SubXactEvent event, SubTransactionId mine,
-			   SubTransactionId parent, void *arg)
-{
-	if (event == SUBXACT_EVENT_ABORT_SUB && read_own)
-		cache.valid = false;
-}
-
-static void
-at_xact_end(XactEvent event, void *arg)
-{
-	if (event == XACT_EVENT_ABORT && read_own)
-		cache.valid = false;
-	if (event == XACT_EVENT_ABORT || event == XACT_EVENT_COMMIT ||
-		event == XACT_EVENT_PREPARE)
-		read_own = false;
 }
 
 /* Register for the invalidations.  Called once, when the library is loaded. */
@@ -191,7 +169,6 @@ read_rows(ExceptionCall *call)
 static void
 find(void *arg)
 {
-	static bool called = false;
 	ExceptionCall *call = arg;
 
 	if (!cache.valid || !cache.kept)
@@ -214,11 +191,7 @@ find(void *arg)
 	}
 	call->kept = NULL;
 
-	if (TransactionIdIsValid(GetTopTransactionIdIfAny()))
-	{
-		call_at_ends(&called, at_xact_end, at_subxact_end);
-		read_own = true;
-	}
+	invalid_after_rollback(&cache.valid);
 	read_rows(call);
 
 	/*
