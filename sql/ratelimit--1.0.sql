@@ -290,9 +290,9 @@ COMMENT ON COLUMN rate_limit_reserved.expires_at IS 'when all its tokens will ha
 COMMENT ON COLUMN rate_limit_reserved.tokens IS 'tokens taken from each of its buckets';
 COMMENT ON COLUMN rate_limit_reserved.role IS 'the role that reserved them';
 COMMENT ON COLUMN rate_limit_reserved.key IS 'who is limited';
-COMMENT ON COLUMN rate_limit_reserved.limiters IS 'which rules, one for each of its buckets';
+COMMENT ON COLUMN rate_limit_reserved.limiters IS 'which rules, one for each of its buckets; of a bucket of a period limiter:period';
 COMMENT ON COLUMN rate_limit_reserved.capacities IS 'tokens, one for each of its buckets, of the call that reserved';
-COMMENT ON COLUMN rate_limit_reserved.refills IS 'tokens per second, one for each of its buckets, of the call that reserved';
+COMMENT ON COLUMN rate_limit_reserved.refills IS 'tokens per second, one for each of its buckets, of the call that reserved; below 0: minus the end of the period, in microseconds since 1970';
 
 CREATE FUNCTION rl_reserve(key text, capacity float8, refill float8, tokens float8, expires interval DEFAULT '1 min', limiter text DEFAULT 'default')
 RETURNS bigint AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
@@ -304,13 +304,13 @@ RETURNS float8 AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION rl_settle(bigint, float8) IS
 'Say how many tokens of a reservation were used: the others go back into the bucket, never above its capacity, and what was used beyond them is taken, even into debt. Returns the tokens left in the bucket, or in the emptiest of a policy''s; null, and nothing happens, if the reservation is not outstanding: it was settled before, has expired, is being settled, or does not exist in this database. Everybody who has its number may settle it. Not undone by a rollback. Errors: 22004 a null argument; 22023 used not finite or below 0.';
 
-CREATE FUNCTION _rl_reservations(OUT limiter text, OUT key text, OUT tokens float8, OUT expires_at timestamptz, OUT role text, OUT store text)
+CREATE FUNCTION _rl_reservations(OUT limiter text, OUT key text, OUT tokens float8, OUT expires_at timestamptz, OUT role text, OUT store text, OUT period text)
 RETURNS SETOF record AS 'MODULE_PATHNAME', 'rl_reservations' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION _rl_reservations() IS
 'The outstanding reservations of this database, a row for each of their buckets; read the view rate_limit_reservations instead.';
 
 CREATE VIEW rate_limit_reservations AS
-SELECT limiter, key, tokens, expires_at, role, store FROM _rl_reservations();
+SELECT limiter, key, tokens, expires_at, role, store, period FROM _rl_reservations();
 COMMENT ON VIEW rate_limit_reservations IS
 'The outstanding reservations of this database, a row for each bucket that one holds tokens of.';
 COMMENT ON COLUMN rate_limit_reservations.limiter IS 'which rule';
@@ -319,6 +319,7 @@ COMMENT ON COLUMN rate_limit_reservations.tokens IS 'tokens taken from the bucke
 COMMENT ON COLUMN rate_limit_reservations.expires_at IS 'when all of them will have been used';
 COMMENT ON COLUMN rate_limit_reservations.role IS 'the role that reserved them; null if it does not exist any more';
 COMMENT ON COLUMN rate_limit_reservations.store IS 'store of the reservation, memory or table; its bucket may be in the other one';
+COMMENT ON COLUMN rate_limit_reservations.period IS 'the period whose allowance they were taken from; null: the bucket refills';
 
 -- Policies
 
@@ -338,10 +339,13 @@ CREATE TABLE rate_limit_policies (
 	enabled boolean NOT NULL DEFAULT true,
 	comment text,
 	period text,
+	slots boolean NOT NULL DEFAULT false,
 	PRIMARY KEY (policy, tier),
-	CONSTRAINT either_refill_or_period CHECK ((refill IS NULL) OPERATOR(pg_catalog.<>) (period IS NULL)),
+	CONSTRAINT either_refill_or_period CHECK (slots OR (refill IS NULL) OPERATOR(pg_catalog.<>) (period IS NULL)),
 	CONSTRAINT a_quota_has_no_period CHECK (NOT quota OR period IS NULL),
-	CONSTRAINT initial_only_with_a_refill CHECK (initial IS NULL OR period IS NULL),
+	CONSTRAINT initial_only_with_a_refill CHECK (initial IS NULL OR refill IS NOT NULL),
+	CONSTRAINT slots_have_no_refill_period_or_quota CHECK (NOT slots OR (refill IS NULL AND period IS NULL AND NOT quota)),
+	CONSTRAINT slots_are_a_whole_number CHECK (NOT slots OR (capacity OPERATOR(pg_catalog.=) pg_catalog.floor(capacity) AND capacity OPERATOR(pg_catalog.<=) 2147483647::float8)),
 	CONSTRAINT refill_0_only_for_a_quota CHECK (quota OR refill OPERATOR(pg_catalog.<>) 0::float8),
 	CONSTRAINT quota_only_with_refill_0 CHECK (NOT quota OR refill OPERATOR(pg_catalog.=) 0::float8),
 	CONSTRAINT policy_and_tier_at_most_63_bytes CHECK (pg_catalog.octet_length(CASE WHEN tier OPERATOR(pg_catalog.=) 'default' THEN policy ELSE policy OPERATOR(pg_catalog.||) '/' OPERATOR(pg_catalog.||) tier END) OPERATOR(pg_catalog.<=) 63)
@@ -349,13 +353,16 @@ CREATE TABLE rate_limit_policies (
 CREATE UNIQUE INDEX rate_limit_policies_limiter_is_taken ON rate_limit_policies
 	((CASE WHEN tier OPERATOR(pg_catalog.=) 'default' THEN policy ELSE policy OPERATOR(pg_catalog.||) '/' OPERATOR(pg_catalog.||) tier END));
 COMMENT ON INDEX rate_limit_policies_limiter_is_taken IS 'No two tiers of any policies have the same limiter.';
+CREATE UNIQUE INDEX rate_limit_policies_slots_in_one_tier ON rate_limit_policies (policy) WHERE slots;
+COMMENT ON INDEX rate_limit_policies_slots_in_one_tier IS 'A policy has at most one tier with slots.';
 COMMENT ON TABLE rate_limit_policies IS
 'Rules by name, for rl_consume_policy(): a row per tier. A call takes its cost from all tiers, or from none. A change is obeyed by every session''s next call once it is committed.';
 COMMENT ON COLUMN rate_limit_policies.policy IS 'name; without a colon';
 COMMENT ON COLUMN rate_limit_policies.tier IS 'name within the policy; its limiter is the policy, or, if tier is not default, policy/tier: at most 63 bytes';
-COMMENT ON COLUMN rate_limit_policies.capacity IS 'tokens; 0: nobody is allowed anything';
-COMMENT ON COLUMN rate_limit_policies.refill IS 'tokens per second, see rl_per(); 0: never, which only a quota may have; null: the tier has a period';
-COMMENT ON COLUMN rate_limit_policies.period IS 'capacity is the allowance of each such period, see rl_consume_period(); null: the tier has a refill';
+COMMENT ON COLUMN rate_limit_policies.capacity IS 'tokens, or, of a tier with slots, how many at a time; 0: nobody is allowed anything';
+COMMENT ON COLUMN rate_limit_policies.refill IS 'tokens per second, see rl_per(); 0: never, which only a quota may have; null: the tier has a period or slots';
+COMMENT ON COLUMN rate_limit_policies.period IS 'capacity is the allowance of each such period, see rl_consume_period(); null: the tier has a refill or slots';
+COMMENT ON COLUMN rate_limit_policies.slots IS 'true: capacity is how many at a time, for rl_acquire_policy(); calls that take tokens skip the tier';
 COMMENT ON COLUMN rate_limit_policies.quota IS 'true, with refill 0: tokens that are used up never come back by themselves';
 COMMENT ON COLUMN rate_limit_policies.initial IS 'tokens that a bucket begins with, from 0 to capacity, at the first call on its key; null: it begins full. A bucket that has become full may be forgotten, and its key then begins anew';
 COMMENT ON COLUMN rate_limit_policies.shadow IS 'true: decided and recorded, but never denies';
@@ -447,6 +454,11 @@ CREATE FUNCTION rl_reserve_policy(policy text, key text, tokens float8, expires 
 RETURNS bigint AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION rl_reserve_policy(text, text, float8, interval) IS
 'rl_reserve() by the rule that rate_limit_policies has for policy: take tokens from the buckets of all its tiers, or from none. rl_settle() settles all of them. Errors as of rl_consume_policy() and rl_reserve(); also 54000 a policy with more than 8 enabled tiers.';
+
+CREATE FUNCTION rl_acquire_policy(policy text, key text, weight integer DEFAULT 1, hold text DEFAULT 'transaction', timeout interval DEFAULT '0')
+RETURNS bigint AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION rl_acquire_policy(text, text, integer, text, interval) IS
+'rl_acquire() with as many slots as the tier with slots says that rate_limit_policies has for policy: a ticket, or null. Ticket 0 also if that tier is not enabled, or an exception allows the key. Errors as of rl_consume_policy() and rl_acquire(); also 55000 a policy without such a tier.';
 
 CREATE FUNCTION rl_throttle_policy(policy text, key text, cost float8 DEFAULT 1)
 RETURNS rl_result AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;

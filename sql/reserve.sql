@@ -134,6 +134,16 @@ SELECT count(*) FROM rate_limit_status WHERE limiter LIKE 'many/%';
 UPDATE rate_limit_policies SET enabled = tier <> 't9' WHERE policy = 'many';
 SELECT keep('a', rl_reserve_policy('many', repeat('k', 255), 1)), floor(settle('a', 2));
 SELECT rl_reserve_policy('nobody', 'v', 1);
+-- a tier with a period; the bucket may be made by settling, and may come into debt
+INSERT INTO rate_limit_policies (policy, tier, capacity, refill, period, quota) VALUES ('budget', 'default', 100, NULL, '100 years', false), ('budget', 'burst', 10, 0, NULL, true);
+SELECT keep('a', rl_reserve_policy('budget', 'u', 8)), keep('b', rl_reserve_policy('budget', 'w', 0));
+SELECT limiter, key, tokens, period FROM rate_limit_reservations ORDER BY limiter, key;
+SELECT settle('a', 3), (rl_count('u', '100 years', 0, 'budget')).hits, tokens('u', 10, 0, 'budget/burst');
+SELECT settle('b', 102.5), (rl_count('w', '100 years', 0, 'budget')).hits, tokens('w', 10, 0, 'budget/burst'), rl_consume_policy('budget', 'w');
+SELECT rl_reserve_policy('budget', 'u', 11), (rl_count('u', '100 years', 0, 'budget')).hits;
+-- names of the greatest length
+INSERT INTO rate_limit_policies (policy, tier, capacity, period) SELECT repeat('p', 60), 't' || i, 10, '100 years from 1970-01-01 00:00 America/Argentina/ComodRivadavia' FROM generate_series(1, 8) i;
+SELECT keep('a', rl_reserve_policy(repeat('p', 60), repeat('k', 255), 8)), (SELECT count(DISTINCT period) FROM rate_limit_reservations), settle('a', 3);
 
 -- settings
 SET ratelimit.enabled = off;

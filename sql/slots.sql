@@ -192,6 +192,62 @@ BEGIN READ ONLY;
 SELECT got(rl_acquire('ro', 1)), got(rl_acquire('ro', 1));
 COMMIT;
 
+-- by a policy: a tier with slots, which calls that take tokens skip
+INSERT INTO rate_limit_policies (policy, tier, capacity, refill, slots) VALUES ('plan', 'rate', 5, 1, false), ('plan', 'at once', 2, NULL, true), ('only', 'default', 1, NULL, true), ('tokens', 'default', 1, 1, false);
+BEGIN;
+SELECT got(rl_acquire_policy('plan', 'u')), got(rl_acquire_policy('plan', 'u')), got(rl_acquire_policy('plan', 'u')), got(rl_acquire_policy('plan', 'v', 2)), got(rl_acquire_policy('plan', 'v', 3, timeout => '1 hour'));
+SELECT * FROM held;
+SELECT rl_consume_policy('plan', 'u'), limiter FROM rl_throttle_policy('plan', 'u');
+SELECT tier FROM rl_status_policy('plan', 'u');
+COMMIT;
+SELECT rl_acquire_policy('only', 'u', hold => '1 hour') AS ticket \gset
+SELECT limiter, key, slots FROM held;
+SELECT got(rl_acquire_policy('only', 'u')), rl_release(:ticket);
+-- a change is obeyed at once
+UPDATE rate_limit_policies SET capacity = 3 WHERE tier = 'at once';
+SELECT got(rl_acquire_policy('plan', 'u', 3)), got(rl_acquire_policy('plan', 'u', 4));
+-- exceptions
+INSERT INTO rate_limit_exceptions (policy, tier, key, action, capacity, refill, factor) VALUES
+	('plan', NULL, 'half', 'factor', NULL, NULL, 0.5), ('plan', NULL, 'none', 'deny', NULL, NULL, NULL), ('plan', 'at once', 'any', 'allow', NULL, NULL, NULL), ('plan', NULL, 'ten', 'rule', 10, 1, NULL);
+SELECT got(rl_acquire_policy('plan', 'half', 1)), got(rl_acquire_policy('plan', 'half', 2)), got(rl_acquire_policy('plan', 'none')), got(rl_acquire_policy('plan', 'any', 1000)), got(rl_acquire_policy('plan', 'ten', 10)), got(rl_acquire_policy('plan', 'ten', 11));
+DELETE FROM rate_limit_exceptions;
+-- in shadow, not enabled
+UPDATE rate_limit_policies SET shadow = true WHERE policy = 'only';
+BEGIN;
+SELECT got(rl_acquire_policy('only', 'u')), got(rl_acquire_policy('only', 'u', timeout => '1 hour'));
+COMMIT;
+UPDATE rate_limit_policies SET enabled = false WHERE policy = 'only';
+SELECT got(rl_acquire_policy('only', 'u'));
+SET ratelimit.enabled = off;
+SELECT got(rl_acquire_policy('nobody', 'u'));
+RESET ratelimit.enabled;
+-- what is wrong
+SELECT rl_acquire_policy('tokens', 'u');
+SELECT rl_consume_policy('only', 'u');
+SELECT rl_reserve_policy('only', 'u', 1);
+SELECT rl_acquire_policy('nobody', 'u');
+SELECT rl_acquire_policy(NULL, 'u');
+SELECT rl_acquire_policy('plan', NULL);
+SELECT rl_acquire_policy('plan', '');
+SELECT rl_acquire_policy('plan', 'u', 0);
+SELECT rl_acquire_policy('plan', 'u', 1, 'sessions');
+SELECT rl_acquire_policy('plan', 'u', 1, 'session', '-1 s');
+SET ratelimit.on_error = allow;
+SELECT got(rl_acquire_policy('tokens', 'u')), rl_consume_policy('only', 'u');
+SET ratelimit.on_error = deny;
+SELECT got(rl_acquire_policy('tokens', 'u')), rl_consume_policy('only', 'u');
+RESET ratelimit.on_error;
+\set VERBOSITY terse
+INSERT INTO rate_limit_policies (policy, tier, capacity, slots) VALUES ('plan', 'more', 1, true);
+INSERT INTO rate_limit_policies (policy, capacity, slots) VALUES ('x', 1.5, true);
+INSERT INTO rate_limit_policies (policy, capacity, slots) VALUES ('x', 2147483648, true);
+INSERT INTO rate_limit_policies (policy, capacity, refill, slots) VALUES ('x', 1, 1, true);
+INSERT INTO rate_limit_policies (policy, capacity, period, slots) VALUES ('x', 1, 'day', true);
+INSERT INTO rate_limit_policies (policy, capacity, quota, slots) VALUES ('x', 1, true, true);
+INSERT INTO rate_limit_policies (policy, capacity, initial, slots) VALUES ('x', 1, 1, true);
+\set VERBOSITY default
+DELETE FROM rate_limit_policies;
+
 -- arguments
 SELECT rl_acquire(NULL, 1);
 SELECT rl_acquire('k', NULL);

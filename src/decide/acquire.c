@@ -72,6 +72,7 @@ acquire_slots(AcquireCall *call, int64 *ticket)
 {
 	Attempt		mine = {.call = call};
 	ErrorData  *error = NULL;
+	bool		shadow = shadow_setting || call->shadow;
 	bool		allowed;
 
 	*ticket = 0;
@@ -81,7 +82,7 @@ acquire_slots(AcquireCall *call, int64 *ticket)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_TRANSACTION_STATE),
 				 errmsg("cannot acquire slots during a parallel operation")));
-	if (shadow_setting)
+	if (shadow)
 		call->timeout = 0;
 
 	/* in memory nothing fails, except that there may be no room */
@@ -119,8 +120,8 @@ acquire_slots(AcquireCall *call, int64 *ticket)
 		return true;
 	}
 	flush_record(call->id, 1, 0);
-	stats_count(shadow_setting ? COUNT_SHADOWED : COUNT_DENIED);
-	return shadow_setting;
+	stats_count(shadow ? COUNT_SHADOWED : COUNT_DENIED);
+	return shadow;
 }
 
 /* May this session do to a ticket what the role that acquired it may? */

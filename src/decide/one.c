@@ -217,6 +217,18 @@ decide_slowly(const BucketId *id, const BucketRule *rule, Decision *decision)
 		decide_guarded(decide_unguarded, id, rule, decision);
 }
 
+/*
+ * In which period an allowed call has taken its tokens, as the period's refill; 0 if its
+ * bucket is not that of a period.
+ */
+double
+taken_in_period(const BucketRule *rule, const Decision *decision)
+{
+	if (!bucket_in_period(rule->refill))
+		return 0;
+	return decision->ends != 0 ? decision->ends : rule->refill;
+}
+
 /* Note what an allowed call has taken, if a rollback is to give it back. */
 void
 note_for_refund(const BucketId *id, const BucketRule *rule, const Decision *decision)
@@ -226,8 +238,7 @@ note_for_refund(const BucketId *id, const BucketRule *rule, const Decision *deci
 	if (!refund_setting || !decision->known || rule->take <= 0)
 		return;
 	own = *id;
-	own.ends = !bucket_in_period(rule->refill) ? 0 :
-		decision->ends != 0 ? decision->ends : rule->refill;
+	own.ends = taken_in_period(rule, decision);
 	refund_note(&own, rule->cost);
 }
 

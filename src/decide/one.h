@@ -13,6 +13,7 @@ extern void take_tokens(const BucketId *id, const BucketRule *rule,
 						Decision *decision);
 extern const BucketRule *rule_by_now(const BucketId *id, const BucketRule *rule,
 									 BucketRule *later);
+extern double taken_in_period(const BucketRule *rule, const Decision *decision);
 extern void note_for_refund(const BucketId *id, const BucketRule *rule,
 							const Decision *decision);
 extern void decide_counted(const BucketId *id, const BucketRule *rule,

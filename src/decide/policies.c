@@ -70,13 +70,15 @@ typedef struct Policy
 {
 	char		name[MAX_LIMITER_LEN + 1];	/* the key of the hash table */
 	int			n_tiers;
-	Tier	   *tiers;
+	Tier	   *tiers;			/* those of tokens */
+	Tier	   *slots;			/* the one whose capacity is how many at a time, or
+								 * NULL */
 } Policy;
 
 static SqlStatement read_policy = {
 	"SELECT CASE WHEN p.tier OPERATOR(pg_catalog.=) 'default' THEN p.policy"
 	"  ELSE p.policy OPERATOR(pg_catalog.||) '/' OPERATOR(pg_catalog.||) p.tier END,"
-	" p.capacity, p.refill, p.shadow, p.enabled, p.initial, p.period"
+	" p.capacity, p.refill, p.shadow, p.enabled, p.initial, p.period, p.slots"
 	" FROM %1$s.rate_limit_policies p WHERE p.policy OPERATOR(pg_catalog.=) $1"
 	" ORDER BY p.tier",
 	1, {TEXTOID}
@@ -92,39 +94,12 @@ static struct
 	Policy	   *last;			/* the one that was called last, or NULL */
 }			cache;
 
-/* Has this transaction, which may have changed policies, read any? */
-static bool read_own = false;
-
 /* The relation, or all of them, may have changed. */
 static void
 invalidate(Datum arg, Oid relid)
 {
 	if (!OidIsValid(relid) || relid == cache.relid)
 		cache.valid = false;
-}
-
-/*
- * An invalidation is repeated when a change is rolled back, except for a change by
- * the very statement that fails.  If a trigger has called a policy during that
- * statement, the cache may hold what the statement had changed.  So a rollback drops
- * what the transaction has read.
- */
-static void
-at_subxact_end(SubXactEvent event, SubTransactionId mine,
-			   SubTransactionId parent, void *arg)
-{
-	if (event == SUBXACT_EVENT_ABORT_SUB && read_own)
-		cache.valid = false;
-}
-
-static void
-at_xact_end(XactEvent event, void *arg)
-{
-	if (event == XACT_EVENT_ABORT && read_own)
-		cache.valid = false;
-	if (event == XACT_EVENT_ABORT || event == XACT_EVENT_COMMIT ||
-		event == XACT_EVENT_PREPARE)
-		read_own = false;
 }
 
 void
@@ -166,50 +141,60 @@ owed_at_first(double capacity, double refill, double initial)
 	return get_rule(capacity, refill, Max(capacity - initial, 0))->take;
 }
 
-/* Copy the n rows that read_policy has found into the cache's memory. */
-static Tier *
-read_tiers(int n)
+/* Copy a row that read_policy has found into the cache's memory. */
+static void
+read_tier(Tier *tier, HeapTuple row)
 {
-	Tier	   *tiers = MemoryContextAllocZero(cache.context, n * sizeof(Tier));
+	TupleDesc	desc = SPI_tuptable->tupdesc;
+	bool		isnull;
+	Datum		value;
+	text	   *limiter = DatumGetTextPP(SPI_getbinval(row, desc, 1, &isnull));
 
+	check_limiter(VARDATA_ANY(limiter), VARSIZE_ANY_EXHDR(limiter));
+	tier->limiter_len = VARSIZE_ANY_EXHDR(limiter);
+	memcpy(tier->limiter, VARDATA_ANY(limiter), tier->limiter_len);
+	tier->capacity = DatumGetFloat8(SPI_getbinval(row, desc, 2, &isnull));
+	value = SPI_getbinval(row, desc, 3, &isnull);
+	tier->refill = isnull ? 0 : DatumGetFloat8(value);
+	tier->shadow = DatumGetBool(SPI_getbinval(row, desc, 4, &isnull));
+	tier->enabled = DatumGetBool(SPI_getbinval(row, desc, 5, &isnull));
+	value = SPI_getbinval(row, desc, 6, &isnull);
+	if (!isnull)
+		tier->absent = owed_at_first(tier->capacity, tier->refill, DatumGetFloat8(value));
+	value = SPI_getbinval(row, desc, 7, &isnull);
+	if (!isnull)
+	{
+		text	   *period = DatumGetTextPP(value);
+
+		tier->period = MemoryContextAlloc(cache.context, VARSIZE_ANY(period));
+		memcpy(tier->period, period, VARSIZE_ANY(period));
+	}
+}
+
+/* Copy the n rows that read_policy has found. */
+static void
+read_tiers(Policy *policy, int n)
+{
+	policy->n_tiers = 0;
+	policy->tiers = MemoryContextAllocZero(cache.context, n * sizeof(Tier));
+	policy->slots = NULL;
 	for (int i = 0; i < n; i++)
 	{
 		HeapTuple	row = SPI_tuptable->vals[i];
-		TupleDesc	desc = SPI_tuptable->tupdesc;
 		bool		isnull;
-		Datum		value;
-		text	   *limiter = DatumGetTextPP(SPI_getbinval(row, desc, 1, &isnull));
-		Datum		initial;
 
-		check_limiter(VARDATA_ANY(limiter), VARSIZE_ANY_EXHDR(limiter));
-		tiers[i].limiter_len = VARSIZE_ANY_EXHDR(limiter);
-		memcpy(tiers[i].limiter, VARDATA_ANY(limiter), tiers[i].limiter_len);
-		tiers[i].capacity = DatumGetFloat8(SPI_getbinval(row, desc, 2, &isnull));
-		value = SPI_getbinval(row, desc, 3, &isnull);
-		tiers[i].refill = isnull ? 0 : DatumGetFloat8(value);
-		tiers[i].shadow = DatumGetBool(SPI_getbinval(row, desc, 4, &isnull));
-		tiers[i].enabled = DatumGetBool(SPI_getbinval(row, desc, 5, &isnull));
-		initial = SPI_getbinval(row, desc, 6, &isnull);
-		if (!isnull)
-			tiers[i].absent = owed_at_first(tiers[i].capacity, tiers[i].refill,
-											DatumGetFloat8(initial));
-		value = SPI_getbinval(row, desc, 7, &isnull);
-		if (!isnull)
-		{
-			text	   *period = DatumGetTextPP(value);
-
-			tiers[i].period = MemoryContextAlloc(cache.context, VARSIZE_ANY(period));
-			memcpy(tiers[i].period, period, VARSIZE_ANY(period));
-		}
+		if (DatumGetBool(SPI_getbinval(row, SPI_tuptable->tupdesc, 8, &isnull)))
+			read_tier(policy->slots = MemoryContextAllocZero(cache.context, sizeof(Tier)),
+					  row);
+		else
+			read_tier(&policy->tiers[policy->n_tiers++], row);
 	}
-	return tiers;
 }
 
 /* Read a policy from the table. */
 static void
 load(void *arg)
 {
-	static bool called = false;
 	PolicyRead *call = arg;
 	SqlCaller	caller = sql_begin();
 	Datum		values[1];
@@ -225,11 +210,7 @@ load(void *arg)
 		cache.valid = true;
 	}
 
-	if (TransactionIdIsValid(GetTopTransactionIdIfAny()))
-	{
-		call_at_ends(&called, at_xact_end, at_subxact_end);
-		read_own = true;
-	}
+	invalid_after_rollback(&cache.valid);
 
 	values[0] = CStringGetTextDatum(call->name);
 	sql_push_latest_snapshot();
@@ -244,11 +225,13 @@ load(void *arg)
 						call->name, MAX_CALLS, n)));
 	if (n > 0)
 	{
-		Tier	   *tiers = read_tiers(n);
+		Policy		policy;
 
+		read_tiers(&policy, n);
 		call->policy = hash_search(cache.table, call->name, HASH_ENTER, NULL);
-		call->policy->tiers = tiers;
-		call->policy->n_tiers = n;
+		call->policy->n_tiers = policy.n_tiers;
+		call->policy->tiers = policy.tiers;
+		call->policy->slots = policy.slots;
 	}
 
 	/*
@@ -316,6 +299,24 @@ find_policy_for_key(const text *name, const text *key, Exceptions **exceptions)
 		return NULL;
 	/* it may be gone by now */
 	return find_policy(name);
+}
+
+/*
+ * Get the policy for a call that takes tokens, and the key's exceptions.  Errors as of
+ * find_policy(), also if the policy has no tier for such calls.
+ */
+static const Policy *
+find_policy_of_tokens(const text *name, const text *key, Exceptions **exceptions)
+{
+	const Policy *policy = find_policy_for_key(name, key, exceptions);
+
+	if (likely(!policy || policy->n_tiers > 0))
+		return policy;
+	ereport(errors_are_decided() ? WARNING : ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("policy \"%s\" has no tier with a refill or a period", policy->name),
+			 errhint("It says how many at a time: see rl_acquire_policy().")));
+	return NULL;
 }
 
 /* The exception for a tier, or NULL. */
@@ -565,7 +566,7 @@ decide_by_policy(const text *policy_name, const text *key, double cost,
 	*shadowed = false;
 	if (!enabled_setting)
 		return true;
-	policy = find_policy_for_key(policy_name, key, &exceptions);
+	policy = find_policy_of_tokens(policy_name, key, &exceptions);
 	if (!policy)
 		return on_error_setting == ON_ERROR_ALLOW;
 
@@ -608,7 +609,7 @@ reserve_by_policy(const text *policy_name, const text *key, double tokens, int m
 	*allowed = true;
 	if (!enabled_setting)
 		return 0;
-	policy = find_policy_for_key(policy_name, key, &exceptions);
+	policy = find_policy_of_tokens(policy_name, key, &exceptions);
 	*allowed = on_error_setting == ON_ERROR_ALLOW;
 	if (!policy)
 		return 0;
@@ -621,13 +622,6 @@ reserve_by_policy(const text *policy_name, const text *key, double tokens, int m
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 				 errmsg("policy \"%s\" must not have more than %d enabled tiers for a reservation, not %d",
 						policy->name, max, made.n + made.n_shadows)));
-	for (int i = 0; i < policy->n_tiers; i++)
-		if (policy->tiers[i].enabled && policy->tiers[i].period)
-			ereport(ERROR,
-					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-					 errmsg("policy \"%s\" must not have a tier with a period for a reservation",
-							policy->name),
-					 errdetail("What is not used could not be given back once the period is over.")));
 	*allowed = decide_tiers(&made, false);
 	if (!*allowed)
 		return 0;
@@ -682,7 +676,7 @@ add_policy(TierCalls *made, const PolicyCall *call, PolicyAnswer *answer)
 	answer->allowed = true;
 	if (!enabled_setting)
 		return true;
-	policy = find_policy_for_key(call->policy, call->key, &exceptions);
+	policy = find_policy_of_tokens(call->policy, call->key, &exceptions);
 	if (!policy)
 		return answer->allowed = on_error_setting == ON_ERROR_ALLOW;
 
@@ -746,6 +740,60 @@ decide_by_policies(const PolicyCall *policies, int n, BucketCall *calls,
 			answer->n = answer->n_shadows;
 		}
 	}
+}
+
+/* The number of slots that a tier gives to a key. */
+static int32
+slots_of(const Tier *tier, const ExceptionRow *exception)
+{
+	double		slots = tier->capacity;
+
+	if (exception && exception->action == EXCEPTION_DENY)
+		slots = 0;
+	else if (exception && exception->action == EXCEPTION_RULE)
+		slots = exception->capacity;
+	else if (exception && exception->action == EXCEPTION_FACTOR)
+		slots *= exception->factor;
+	return (int32) Min(slots, PG_INT32_MAX);
+}
+
+/*
+ * Find how many slots a key has by a policy.  If the policy does not limit how many at a
+ * time, raise an error, or, if ratelimit.on_error is to decide the call, warn.
+ */
+PolicyLimits
+slots_by_policy(const text *policy_name, const text *key, PolicySlots *slots)
+{
+	Exceptions *exceptions;
+	const Policy *policy;
+	const Tier *tier;
+	const ExceptionRow *exception;
+	PolicyLimits limits = POLICY_LIMITS;
+
+	if (!enabled_setting)
+		return POLICY_ALLOWS;
+	policy = find_policy_for_key(policy_name, key, &exceptions);
+	if (policy && !policy->slots)
+		ereport(errors_are_decided() ? WARNING : ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("policy \"%s\" has no tier with slots", policy->name)));
+	if (!policy || !policy->slots)
+		return on_error_setting == ON_ERROR_ALLOW ? POLICY_ALLOWS : POLICY_DENIES;
+
+	tier = policy->slots;
+	exception = exception_for(exceptions, policy, tier);
+	memcpy(slots->name.limiter, tier->limiter, tier->limiter_len);
+	use_bucket(&slots->id, VARDATA_ANY(key), VARSIZE_ANY_EXHDR(key),
+			   slots->name.limiter, tier->limiter_len);
+	slots->slots = slots_of(tier, exception);
+	slots->shadow = tier->shadow;
+	if (tier->enabled && is_allowed(exception))
+		stats_count(COUNT_ALLOWED);
+	if (!tier->enabled || is_allowed(exception))
+		limits = POLICY_ALLOWS;
+	if (exceptions)
+		pfree(exceptions);
+	return limits;
 }
 
 /*

@@ -13,7 +13,22 @@ typedef struct TierName
 	char		limiter[MAX_BUCKET_LIMITER_LEN];
 } TierName;
 
-extern void policies_init(void);
+/* How many slots a key has by a policy. */
+typedef struct PolicySlots
+{
+	BucketId	id;				/* its limiter is in "name" */
+	TierName	name;
+	int32		slots;
+	bool		shadow;
+} PolicySlots;
+
+typedef enum PolicyLimits
+{
+	POLICY_ALLOWS,				/* nothing is limited */
+	POLICY_LIMITS,
+	POLICY_DENIES				/* by ratelimit.on_error */
+} PolicyLimits;
+
 /* What a policy says of a tier, beside its rule. */
 typedef struct TierKind
 {
@@ -42,6 +57,7 @@ typedef struct PolicyAnswer
 	int			n_shadows;
 } PolicyAnswer;
 
+extern void policies_init(void);
 extern bool decide_by_policy(const text *policy_name, const text *key, double cost,
 							 BucketCall *calls, TierName *names, int *n_calls,
 							 bool *shadowed);
@@ -50,6 +66,8 @@ extern int	reserve_by_policy(const text *policy_name, const text *key, double to
 							  bool *allowed);
 extern void decide_by_policies(const PolicyCall *policies, int n, BucketCall *calls,
 							   TierName *names, PolicyAnswer *answers);
+extern PolicyLimits slots_by_policy(const text *policy_name, const text *key,
+									PolicySlots *slots);
 extern int	look_by_policy(const text *policy_name, const text *key, double cost,
 						   BucketCall *calls, TierName *names, TierKind *kinds);
 

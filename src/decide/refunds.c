@@ -510,13 +510,18 @@ settle(int ms)
 	}
 }
 
-/* Give back the pending tokens at the end of the session. */
+/*
+ * Give back the pending tokens at the end of the session, and those of a transaction that
+ * is cut off, which become pending as it is aborted here.
+ */
 static void
 settle_at_exit(int code, Datum arg)
 {
-	if (!refund_pending || RecoveryInProgress())
+	if ((!refund_pending && n_levels == 0) || RecoveryInProgress())
 		return;
 	AbortOutOfAnyTransaction();
+	if (!refund_pending)
+		return;
 	StartTransactionCommand();
 	reserved = true;
 	settle(EXIT_LOCK_MS);

@@ -62,33 +62,15 @@
  * Buckets
  */
 
-/* memory_settle(), without waiting in a way that can fail unless "wait" is true. */
-static bool
-settle_in_memory(const BucketId *id, double reserved, double used, double *left,
-				 bool wait)
-{
-	bool		found;
-
-	if (!memory_attached())
-		return false;
-	if (wait)
-		return memory_settle(id, reserved, used, left);
-	HOLD_INTERRUPTS();
-	found = memory_settle(id, reserved, used, left);
-	RESUME_INTERRUPTS();
-	return found;
-}
-
 /*
  * Give back the tokens of a bucket that were not used, or take those that were used
- * beyond; returns what the bucket then has.  Without "wait" no lock is waited for for
- * long, and the tokens may stay taken.
+ * beyond; returns what the bucket then has.
  *
  * The bucket's own parameters count.  It may be in another store than it was, be full
  * again, or have been reset: no more is given back than it has room for.
  */
 static double
-settle_bucket(const Reservation *reservation, int i, double used, bool wait)
+settle_bucket(const Reservation *reservation, int i, double used)
 {
 	const ReservedRule *rule = &reservation->rules[i];
 	double		left = rule->capacity;
@@ -99,18 +81,19 @@ settle_bucket(const Reservation *reservation, int i, double used, bool wait)
 	bool		in_table;
 
 	reservation_bucket(reservation, i, &id);
-	if (wait)
-		settle_place(&id);
+	settle_place(&id);
 	in_table = !RecoveryInProgress() &&
 		(!memory_attached() || spill_is_set(memory_partition(id.hash)));
 
 	/* the table first, as a bucket may move from the table to memory, but not back */
-	if ((in_table && table_settle(&id, reservation->tokens, used, &left, wait)) ||
-		settle_in_memory(&id, reservation->tokens, used, &left, wait) ||
-		used <= reservation->tokens || !wait)
+	if ((in_table && table_settle(&id, reservation->tokens, used, &left)) ||
+		(memory_attached() && memory_settle(&id, reservation->tokens, used, &left)) ||
+		used <= reservation->tokens)
 		return left;
 
-	/* the bucket is full */
+	/* the bucket is full, or was that of a period that is over */
+	if (bucket_in_period(rule->refill) && period_is_over(rule->refill, 0))
+		return left;
 	bucket_rule(&reserved, rule->capacity, rule->refill, reservation->tokens);
 	bucket_rule(&beyond, rule->capacity, rule->refill, used);
 	beyond.take -= reserved.take;
@@ -132,7 +115,7 @@ settle_buckets(Reservation *reservation, double used)
 		 reservation->n_settled++)
 	{
 		int			i = reservation->n_settled;
-		double		left = settle_bucket(reservation, i, used, true);
+		double		left = settle_bucket(reservation, i, used);
 
 		least = i == first ? left : Min(left, least);
 	}
@@ -155,6 +138,19 @@ static Made *made = NULL;
 static int	n_made = 0;
 static int	max_made = 0;
 
+/* Give back what a reservation has taken, as far as it is not settled. */
+static void
+give_back(const Reservation *reservation)
+{
+	for (int i = reservation->n_settled; i < reservation->n; i++)
+	{
+		BucketId	id;
+
+		reservation_bucket(reservation, i, &id);
+		refund_give(&id, reservation->tokens);
+	}
+}
+
 /* Give back what reservations took that the aborted subtransactions have made. */
 static void
 undo_made(SubTransactionId aborted)
@@ -170,13 +166,7 @@ undo_made(SubTransactionId aborted)
 			memcpy(&outstanding, reservation, reservation_size(reservation));
 		else if (!reservations_begin(reservation->number, MyDatabaseId, &outstanding))
 			continue;
-		for (int i = outstanding.n_settled; i < outstanding.n; i++)
-		{
-			BucketId	id;
-
-			reservation_bucket(&outstanding, i, &id);
-			refund_give(&id, outstanding.tokens);
-		}
+		give_back(&outstanding);
 		if (!(outstanding.number & NUMBER_IN_TABLE))
 			reservations_end(&outstanding, true);
 	}
@@ -222,13 +212,12 @@ reserve_prepare(int n)
 {
 	static bool called = false;
 
-	if (refund_setting)
-	{
-		call_at_ends(&called, at_xact_end, at_subxact_end);
-		refund_before_undo = before_undo;
-		refund_reserve(2 * n);
-	}
-	if (refund_setting && n_made >= max_made)
+	refund_reserve(2 * n);
+	if (!refund_setting)
+		return;
+	call_at_ends(&called, at_xact_end, at_subxact_end);
+	refund_before_undo = before_undo;
+	if (n_made >= max_made)
 	{
 		int			wanted = Max(2 * max_made, 16);
 
@@ -302,7 +291,6 @@ typedef struct Keep
 {
 	Reservation reservation;
 	int64		expires;		/* nanoseconds from now */
-	Reservation *copy;			/* to be noted, or NULL */
 } Keep;
 
 pg_noreturn static void
@@ -361,14 +349,20 @@ keep_somewhere(Keep *keep, const BucketId *id)
 	return decision.allowed ? RESERVE_ALLOWED : RESERVE_DENIED;
 }
 
-/* The reservation is not kept, so nobody could settle it. */
+/*
+ * Note that the transaction has taken so many tokens from each of the buckets, or, below
+ * 0, that it has not.
+ */
 static void
-give_all_back(int code, Datum arg)
+note_taken(const Reservation *reservation, double tokens)
 {
-	const Keep *keep = (const Keep *) DatumGetPointer(arg);
+	for (int i = 0; i < reservation->n && tokens != 0; i++)
+	{
+		BucketId	id;
 
-	for (int i = 0; i < keep->reservation.n; i++)
-		(void) settle_bucket(&keep->reservation, i, 0, false);
+		reservation_bucket(reservation, i, &id);
+		refund_note(&id, tokens);
+	}
 }
 
 static void
@@ -387,7 +381,8 @@ fill_in(Reservation *reservation, const BucketCall *calls, int n, double tokens)
 	{
 		reservation->limiter_lens[i] = calls[i].id.limiter_len;
 		reservation->rules[i].capacity = calls[i].rule.capacity;
-		reservation->rules[i].refill = calls[i].rule.refill;
+		reservation->rules[i].refill = bucket_in_period(calls[i].rule.refill) ?
+			taken_in_period(&calls[i].rule, &calls[i].decision) : calls[i].rule.refill;
 		memcpy(end, calls[i].id.limiter, calls[i].id.limiter_len);
 		end += calls[i].id.limiter_len;
 	}
@@ -398,44 +393,40 @@ fill_in(Reservation *reservation, const BucketCall *calls, int n, double tokens)
  * reservation, which expires after so many nanoseconds.  reserve_prepare() has been
  * called before they were taken, and they have been counted.  If they cannot be kept,
  * they are given back.
+ *
+ * Keeping them in a table may fail in any way, and tokens must not be given back while an
+ * error is being handled, because a bucket may be in a table, too.  So they are noted as
+ * those of calls are that a rollback undoes, until they are kept.  With
+ * ratelimit.refund_on_rollback on, deciding has noted them.
  */
 ReserveResult
 reserve_keep(const BucketCall *calls, int n, double tokens, int64 expires,
 			 int64 *number)
 {
 	Keep		keep = {.expires = expires};
+	Reservation *copy = NULL;
 	ReserveResult result;
 
 	fill_in(&keep.reservation, calls, n, tokens);
 	keep.reservation.expires_at = monotonic_ns() + expires;
 
-	/* they are not to be given back as those of other calls are */
-	for (int i = 0; i < n && refund_setting && tokens > 0; i++)
-	{
-		BucketId	id = calls[i].id;
-
-		id.ends = 0;
-		refund_note(&id, -tokens);
-	}
-
-	PG_ENSURE_ERROR_CLEANUP(give_all_back, PointerGetDatum(&keep));
-	{
-		if (refund_setting)
-			keep.copy = MemoryContextAlloc(TopTransactionContext,
-										   reservation_size(&keep.reservation));
-		result = keep_somewhere(&keep, &calls[0].id);
-	}
-	PG_END_ENSURE_ERROR_CLEANUP(give_all_back, PointerGetDatum(&keep));
+	if (refund_setting)
+		copy = MemoryContextAlloc(TopTransactionContext,
+								  reservation_size(&keep.reservation));
+	else
+		note_taken(&keep.reservation, tokens);
+	result = keep_somewhere(&keep, &calls[0].id);
+	note_taken(&keep.reservation, -tokens);
 
 	if (result != RESERVED)
 	{
-		give_all_back(0, PointerGetDatum(&keep));
+		give_back(&keep.reservation);
 		return result;
 	}
-	if (keep.copy)
+	if (copy)
 	{
-		memcpy(keep.copy, &keep.reservation, reservation_size(&keep.reservation));
-		note_made(keep.copy);
+		memcpy(copy, &keep.reservation, reservation_size(&keep.reservation));
+		note_made(copy);
 	}
 	*number = keep.reservation.number;
 	return RESERVED;
@@ -457,25 +448,66 @@ begin_in_table(int64 number, Reservation *reservation)
 	return reset_bucket(&bucket.id);
 }
 
-/*
- * Settling has failed.  The reservation is outstanding again, as far as it is not
- * settled.  One in the table is all or nothing: if a part of it is settled, or if the
- * session ends here, what is left has been used.
- */
+/* What to settle, for sql_try_all(). */
+typedef struct Settle
+{
+	Reservation reservation;
+	double		used;
+	double		left;
+} Settle;
+
+static void
+settle(void *arg)
+{
+	Settle	   *what = arg;
+
+	what->left = settle_buckets(&what->reservation, what->used);
+}
+
+/* Settling one in memory has failed: what is not settled of it is outstanding again. */
 static void
 not_settled(int code, Datum arg)
 {
-	const Reservation *reservation = (const Reservation *) DatumGetPointer(arg);
-	Owed		left = (Owed) reservation->expires_at - monotonic_ns();
-	Outstanding bucket;
+	reservations_end((const Reservation *) DatumGetPointer(arg), false);
+}
 
-	if (!(reservation->number & NUMBER_IN_TABLE))
-		reservations_end(reservation, false);
-	else if (code == 0 && reservation->n_settled == 0 && left > 0)
+static bool
+settle_in_memory(int64 number, Settle *what)
+{
+	if (!reservations_begin(number, MyDatabaseId, &what->reservation))
+		return false;
+	PG_ENSURE_ERROR_CLEANUP(not_settled, PointerGetDatum(&what->reservation));
 	{
-		make_outstanding(&bucket, reservation->number);
+		settle(what);
+	}
+	PG_END_ENSURE_ERROR_CLEANUP(not_settled, PointerGetDatum(&what->reservation));
+	reservations_end(&what->reservation, true);
+	return true;
+}
+
+/*
+ * One in the table is all or nothing.  If settling fails it is outstanding again, unless
+ * a part of it is settled or the session ends here: then what is left has been used.
+ */
+static bool
+settle_in_table(int64 number, Settle *what)
+{
+	ErrorData  *error;
+	Outstanding bucket;
+	Owed		left;
+
+	if (!begin_in_table(number, &what->reservation))
+		return false;
+	error = sql_try_all(settle, what);
+	if (!error)
+		return true;
+	left = (Owed) what->reservation.expires_at - monotonic_ns();
+	if (what->reservation.n_settled == 0 && left > 0)
+	{
+		make_outstanding(&bucket, number);
 		set_bucket(&bucket.id, &bucket.rule, Min(left, bucket.rule.window));
 	}
+	ReThrowError(error);
 }
 
 /*
@@ -486,24 +518,17 @@ not_settled(int code, Datum arg)
 bool
 reserve_settle(int64 number, double used, double *left)
 {
-	Reservation reservation;
-	bool		in_table = (number & NUMBER_IN_TABLE) != 0;
+	Settle		what = {.used = used};
 
 	if (number <= 0)
 		return false;
 	if (refund_setting || n_made > 0)
 		refund_reserve(MAX_RESERVED);
-	if (!(in_table ? begin_in_table(number, &reservation) :
-		  reservations_begin(number, MyDatabaseId, &reservation)))
+	if (!((number & NUMBER_IN_TABLE) ? settle_in_table(number, &what) :
+		  settle_in_memory(number, &what)))
 		return false;
-	PG_ENSURE_ERROR_CLEANUP(not_settled, PointerGetDatum(&reservation));
-	{
-		*left = settle_buckets(&reservation, used);
-	}
-	PG_END_ENSURE_ERROR_CLEANUP(not_settled, PointerGetDatum(&reservation));
-	if (!in_table)
-		reservations_end(&reservation, true);
-	note_settled(&reservation, used);
+	note_settled(&what.reservation, used);
+	*left = what.left;
 	return true;
 }
 

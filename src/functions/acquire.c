@@ -1,12 +1,13 @@
 /*
  * functions/acquire.c
- *		How many at a time: rl_acquire(), rl_release(), rl_renew(), and what the view
- *		rate_limit_slots reads.
+ *		How many at a time: rl_acquire(), rl_acquire_policy(), rl_release(), rl_renew(),
+ *		and what the view rate_limit_slots reads.
  */
 #include "postgres.h"
 
 #include "core/clock.h"
 #include "decide/acquire.h"
+#include "decide/policies.h"
 #include "funcapi.h"
 #include "functions/arguments.h"
 #include "functions/result.h"
@@ -19,6 +20,7 @@
 #include "utils/tuplestore.h"
 
 SQL_FUNCTION(rl_acquire);
+SQL_FUNCTION(rl_acquire_policy);
 SQL_FUNCTION(rl_release);
 SQL_FUNCTION(rl_renew);
 SQL_FUNCTION(rl_slots);
@@ -93,6 +95,20 @@ check_least(const char *name, int32 value, int32 least)
 						least > 0 ? "be above" : "not be below", value)));
 }
 
+/* Read the arguments weight, hold and timeout, which are the third to the fifth. */
+static void
+read_acquire(FunctionCallInfo fcinfo, AcquireCall *call)
+{
+	const Interval *timeout = PG_GETARG_INTERVAL_P(4);
+
+	call->weight = PG_GETARG_INT32(2);
+	check_least("weight", call->weight, 1);
+	read_hold(PG_GETARG_DATUM(3), call);
+	call->timeout = 0;
+	if (timeout->time != 0 || timeout->day != 0 || timeout->month != 0)
+		call->timeout = limited(get_span("timeout", timeout, 0));
+}
+
 /*
  * rl_acquire(key, slots, weight, hold, timeout, limiter) returns bigint: a ticket,
  * or null
@@ -102,24 +118,49 @@ rl_acquire(PG_FUNCTION_ARGS)
 {
 	static const char *const names[] = {"key", "slots", "weight", "hold", "timeout", "limiter"};
 	BucketId	id;
-	AcquireCall call;
-	const Interval *timeout;
+	AcquireCall call = {.id = &id};
 	int64		ticket;
 
 	for (int i = 0; i < lengthof(names); i++)
 		check_not_null(fcinfo, i, names[i]);
 	get_bucket_id(&id, PG_GETARG_TEXT_PP(0), PG_GETARG_TEXT_PP(5));
-	call.id = &id;
 	call.slots = PG_GETARG_INT32(1);
-	call.weight = PG_GETARG_INT32(2);
 	check_least("slots", call.slots, 0);
-	check_least("weight", call.weight, 1);
-	read_hold(PG_GETARG_DATUM(3), &call);
-	timeout = PG_GETARG_INTERVAL_P(4);
-	call.timeout = 0;
-	if (timeout->time != 0 || timeout->day != 0 || timeout->month != 0)
-		call.timeout = limited(get_span("timeout", timeout, 0));
+	read_acquire(fcinfo, &call);
+	if (!acquire_slots(&call, &ticket))
+		PG_RETURN_NULL();
+	PG_RETURN_INT64(ticket);
+}
 
+/*
+ * rl_acquire_policy(policy, key, weight, hold, timeout) returns bigint: a ticket, or
+ * null
+ */
+Datum
+rl_acquire_policy(PG_FUNCTION_ARGS)
+{
+	static const char *const names[] = {"policy", "key", "weight", "hold", "timeout"};
+	text	   *key;
+	PolicySlots limit;
+	AcquireCall call = {.id = &limit.id};
+	int64		ticket;
+
+	for (int i = 0; i < lengthof(names); i++)
+		check_not_null(fcinfo, i, names[i]);
+	key = PG_GETARG_TEXT_PP(1);
+	check_length("key", VARDATA_ANY(key), VARSIZE_ANY_EXHDR(key), MAX_KEY_LEN);
+	read_acquire(fcinfo, &call);
+	switch (slots_by_policy(PG_GETARG_TEXT_PP(0), key, &limit))
+	{
+		case POLICY_ALLOWS:
+			PG_RETURN_INT64(0);
+		case POLICY_DENIES:
+			PG_RETURN_NULL();
+		case POLICY_LIMITS:
+			break;
+	}
+	call.slots = limit.slots;
+	call.shadow = limit.shadow;
 	if (!acquire_slots(&call, &ticket))
 		PG_RETURN_NULL();
 	PG_RETURN_INT64(ticket);

@@ -134,23 +134,29 @@ show_reservation(const Reservation *reservation, TimestampTz expires_at, bool in
 	{
 		char	   *role = GetUserNameFromId(reservation->role, true);
 		BucketId	id;
-		Datum		values[6];
-		bool		nulls[6] = {false};
+		Datum		values[7];
+		bool		nulls[7] = {false};
+		int			plain_len;
 
 		reservation_bucket(reservation, i, &id);
-		values[0] = PointerGetDatum(cstring_to_text_with_len(id.limiter, id.limiter_len));
+		plain_len = plain_limiter_len(id.limiter, id.limiter_len);
+		values[0] = PointerGetDatum(cstring_to_text_with_len(id.limiter, plain_len));
 		values[1] = PointerGetDatum(cstring_to_text_with_len(id.key, id.key_len));
 		values[2] = Float8GetDatum(reservation->tokens);
 		values[3] = TimestampTzGetDatum(expires_at);
 		nulls[4] = role == NULL;
 		values[4] = role ? CStringGetTextDatum(role) : (Datum) 0;
 		values[5] = CStringGetTextDatum(in_table ? "table" : "memory");
+		nulls[6] = plain_len == id.limiter_len;
+		if (!nulls[6])
+			values[6] = PointerGetDatum(cstring_to_text_with_len(id.limiter + plain_len + 1,
+																 id.limiter_len - plain_len - 1));
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 	}
 }
 
 /*
- * _rl_reservations() returns setof (limiter, key, tokens, expires_at, role, store):
+ * _rl_reservations() returns setof (limiter, key, tokens, expires_at, role, store, period):
  * the outstanding reservations of this database
  */
 Datum

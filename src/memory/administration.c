@@ -136,7 +136,14 @@ memory_settle(const BucketId *id, double reserved, double used, double *left)
 		if (!read_state(slot, word, &state))
 			continue;
 		bucket_rule(&own, state.capacity, state.refill, reserved);
-		owed = bucket_settle(&own, used, state_owes(&state, now));
+		owed = state_owes(&state, now);
+		/* what was reserved in another period is not settled in this one */
+		if (bucket_in_period(state.refill) && state.refill != id->ends)
+		{
+			*left = bucket_tokens(&own, owed);
+			return true;
+		}
+		owed = bucket_settle(&own, used, owed);
 		if (!lock_word(slot, word))
 			continue;
 		unlock_changed(slot, word, own.timed ? now + owed : owed);

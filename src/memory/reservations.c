@@ -37,6 +37,7 @@
 
 #include <math.h>
 
+#include "core/bucket.h"
 #include "core/clock.h"
 #include "core/saved_file.h"
 #include "core/settings.h"
@@ -138,6 +139,19 @@ reservation_bucket(const Reservation *reservation, int i, BucketId *id)
 		limiter += reservation->limiter_lens[before];
 	make_bucket_id(id, reservation->database, limiter, reservation->limiter_lens[i],
 				   reservation->names, reservation->key_len);
+	if (bucket_in_period(reservation->rules[i].refill))
+		id->ends = reservation->rules[i].refill;
+}
+
+/* Can tokens of a bucket with this limiter be reserved by this rule? */
+bool
+reserved_rule_valid(const ReservedRule *rule, const char *limiter, int len)
+{
+	bool		has_period = plain_limiter_len(limiter, len) < len;
+
+	return isfinite(rule->capacity) && rule->capacity > 0 && isfinite(rule->refill) &&
+		len > 0 && *limiter != BLOCK_PREFIX &&
+		has_period == bucket_in_period(rule->refill);
 }
 
 /*
@@ -322,12 +336,9 @@ record_valid(const Reservation *record, Size size)
 	limiter = record->names + record->key_len;
 	for (int i = 0; i < record->n; i++)
 	{
-		const ReservedRule *rule = &record->rules[i];
 		int			len = record->limiter_lens[i];
 
-		if (!isfinite(rule->capacity) || rule->capacity <= 0 ||
-			!isfinite(rule->refill) || rule->refill < 0 ||
-			len > MAX_LIMITER_LEN || *limiter == BLOCK_PREFIX ||
+		if (!reserved_rule_valid(&record->rules[i], limiter, len) ||
 			!names_valid(limiter, len, record->names, record->key_len))
 			return false;
 		limiter += len;

@@ -10,7 +10,10 @@
 
 #define MAX_RESERVED	8		/* buckets that one reservation may hold tokens of */
 
-/* The parameters that a bucket had when its tokens were reserved. */
+/*
+ * The parameters that a bucket had when its tokens were reserved.  A refill below 0 says
+ * in which period they were, as in core/bucket.h.
+ */
 typedef struct ReservedRule
 {
 	double		capacity;
@@ -35,7 +38,7 @@ typedef struct Reservation
 	uint8		limiter_lens[MAX_RESERVED];
 	ReservedRule rules[MAX_RESERVED];
 	/* key, then limiters */
-	char		names[MAX_KEY_LEN + MAX_RESERVED * MAX_LIMITER_LEN];
+	char		names[MAX_KEY_LEN + MAX_RESERVED * MAX_BUCKET_LIMITER_LEN];
 } Reservation;
 
 /* Reservations in memory have even numbers, those in the table odd ones. */
@@ -44,6 +47,7 @@ typedef struct Reservation
 extern const Part reservations_part;
 
 extern int64 reservation_number(void);
+extern bool reserved_rule_valid(const ReservedRule *rule, const char *limiter, int len);
 extern Size reservation_size(const Reservation *reservation);
 extern void reservation_bucket(const Reservation *reservation, int i, BucketId *id);
 extern bool reservations_put(Reservation *reservation);

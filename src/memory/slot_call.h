@@ -27,6 +27,7 @@ typedef struct AcquireCall
 	HoldKind	hold;
 	int64		length;			/* of the interval, nanoseconds, > 0 */
 	int64		timeout;		/* nanoseconds, >= 0 */
+	bool		shadow;			/* a call that gets none is allowed all the same */
 } AcquireCall;
 
 typedef enum AcquireResult

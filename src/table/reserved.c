@@ -202,14 +202,18 @@ read_row(HeapTuple row, TupleDesc desc, Reservation *reservation, TimestampTz *e
 		return false;
 	for (int i = 0; i < reservation->n; i++)
 	{
+		const char *limiter;
+
 		reservation->rules[i].capacity = DatumGetFloat8(capacities[i]);
 		reservation->rules[i].refill = DatumGetFloat8(refills[i]);
-		if (!isfinite(reservation->rules[i].capacity) || reservation->rules[i].capacity <= 0 ||
-			!isfinite(reservation->rules[i].refill) || reservation->rules[i].refill < 0 ||
-			!add_name(reservation, &len, limiters[i], MAX_LIMITER_LEN,
-					  &reservation->limiter_lens[i]) ||
-			memchr(reservation->names + len - reservation->limiter_lens[i], BLOCK_PREFIX,
-				   reservation->limiter_lens[i]))
+		if (!add_name(reservation, &len, limiters[i], MAX_BUCKET_LIMITER_LEN,
+					  &reservation->limiter_lens[i]))
+			return false;
+		limiter = reservation->names + len - reservation->limiter_lens[i];
+		if (!reserved_rule_valid(&reservation->rules[i], limiter,
+								 reservation->limiter_lens[i]) ||
+			!names_valid(limiter, reservation->limiter_lens[i],
+						 reservation->names, reservation->key_len))
 			return false;
 	}
 	return true;

@@ -404,12 +404,11 @@ sql_execute(SqlStatement *statement, Datum *values, const char *nulls,
 
 /*
  * Do work in a subtransaction.  If it fails, what it did is undone, the transaction
- * continues, and the error is returned; otherwise NULL is returned.  The error of a
- * cancel or of a shutdown is raised again.  Like the execution of a statement, this
- * must not be called in a callback at the end of a transaction.
+ * continues, and the error is returned; otherwise NULL is returned.  Like the execution
+ * of a statement, this must not be called in a callback at the end of a transaction.
  */
 ErrorData *
-sql_try(void (*work) (void *arg), void *arg)
+sql_try_all(void (*work) (void *arg), void *arg)
 {
 	MemoryContext context = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
@@ -432,11 +431,19 @@ sql_try(void (*work) (void *arg), void *arg)
 		RollbackAndReleaseCurrentSubTransaction();
 		MemoryContextSwitchTo(context);
 		CurrentResourceOwner = owner;
-
-		if (error->sqlerrcode == ERRCODE_QUERY_CANCELED ||
-			ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_OPERATOR_INTERVENTION)
-			ReThrowError(error);
 	}
 	PG_END_TRY();
+	return error;
+}
+
+/* sql_try_all(), but the error of a cancel or of a shutdown is raised again. */
+ErrorData *
+sql_try(void (*work) (void *arg), void *arg)
+{
+	ErrorData  *error = sql_try_all(work, arg);
+
+	if (error && (error->sqlerrcode == ERRCODE_QUERY_CANCELED ||
+				  ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_OPERATOR_INTERVENTION))
+		ReThrowError(error);
 	return error;
 }

@@ -55,6 +55,7 @@ extern void sql_execute(SqlStatement *statement, Datum *values,
 						const char *nulls, bool read_only);
 extern void sql_push_latest_snapshot(void);
 extern void sql_end(SqlCaller caller);
+extern ErrorData *sql_try_all(void (*work) (void *arg), void *arg);
 extern ErrorData *sql_try(void (*work) (void *arg), void *arg);
 
 #endif							/* RATELIMIT_SQL_H */

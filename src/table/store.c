@@ -144,82 +144,93 @@ table_peek(const BucketId *id, const BucketRule *rule, Owed *owed)
 	return found;
 }
 
+/* The bucket's row, locked, as it is now by its own parameters. */
+typedef struct OwnRow
+{
+	Rows		rows;
+	RowRef		ref;
+	Row			row;
+	BucketRule	rule;
+	Owed		owed;
+	bool		over;			/* the row is that of another period than the call */
+} OwnRow;
+
+/*
+ * Open the bucket's row to give tokens back or to settle them, with the rule that it has
+ * itself for a call of so many tokens.  Returns false if it has no row.  Unless "wait" is
+ * true, this does not wait for the table's lock or for a statement that is changing the
+ * row, but returns false.  If it returns true, the caller must call close_own(), and must
+ * not fail before.
+ */
+static bool
+open_own(const BucketId *id, double tokens, bool wait, OwnRow *own)
+{
+	if (wait)
+		rows_open(&own->rows, RowExclusiveLock);
+	else if (!rows_open_if_free(&own->rows, RowExclusiveLock))
+		return false;
+	if (!(wait ? rows_get(&own->rows, id, true, &own->ref) :
+		  rows_get_if_free(&own->rows, id, &own->ref)))
+	{
+		rows_close(&own->rows);
+		return false;
+	}
+	rows_read(&own->ref, &own->row);
+	own->owed = row_owed_by_itself(&own->row, tokens, &own->rule);
+	own->over = bucket_in_period(own->row.refill) && own->row.refill != id->ends;
+	return true;
+}
+
+/* Let the bucket of the row that is open owe so much now, and close the row. */
+static void
+close_own(OwnRow *own, Owed owed)
+{
+	if (!own->over)
+	{
+		own->row.owed = owed;
+		own->row.updated_at = Max(GetCurrentTimestamp(), own->row.updated_at);
+		rows_write(&own->rows, &own->ref, &own->row);
+	}
+	rows_release(&own->ref);
+	rows_close(&own->rows);
+}
+
 /*
  * Put tokens back, by the parameters of the bucket's row; *given is how many the
- * bucket had room for.  Returns false if it has no row.  Unless "wait" is true, this
- * does not wait for the table's lock or for a statement that is changing the row, but
- * returns false.
+ * bucket had room for.  Returns false if it has no row.  "wait" is that of open_own().
  */
 bool
 table_give(const BucketId *id, double tokens, double *given, bool wait)
 {
-	Rows		rows;
-	RowRef		ref;
-	bool		found;
+	OwnRow		own;
+	Owed		left;
 
-	if (wait)
-		rows_open(&rows, RowExclusiveLock);
-	else if (!rows_open_if_free(&rows, RowExclusiveLock))
+	if (!open_own(id, tokens, wait, &own))
 		return false;
-	found = wait ? rows_get(&rows, id, true, &ref) : rows_get_if_free(&rows, id, &ref);
-	if (found)
-	{
-		BucketRule	own;
-		Row			row;
-		Owed		owed;
-
-		rows_read(&ref, &row);
-		owed = row_owed_by_itself(&row, tokens, &own);
-		/* what was taken in another period is not given back to this one */
-		if (bucket_in_period(row.refill) && row.refill != id->ends)
-		{
-			rows_release(&ref);
-			rows_close(&rows);
-			*given = 0;
-			return true;
-		}
-		row.owed = bucket_give(&own, owed);
-		row.updated_at = Max(GetCurrentTimestamp(), row.updated_at);
-		rows_write(&rows, &ref, &row);
-		rows_release(&ref);
-		*given = row.owed > 0 ? tokens : Min(tokens, bucket_lacks(&own, owed));
-	}
-	rows_close(&rows);
-	return found;
+	left = own.over ? own.owed : bucket_give(&own.rule, own.owed);
+	*given = own.over ? 0 :
+		left > 0 ? tokens : Min(tokens, bucket_lacks(&own.rule, own.owed));
+	close_own(&own, left);
+	return true;
 }
 
 /*
  * Settle a reservation of so many tokens, of which so many are used, by the
- * parameters of the bucket's row; *left is what the bucket then has.  The result and
- * "wait" are those of table_give().
+ * parameters of the bucket's row; *left is what the bucket then has.  Returns false if it
+ * has no row.
  */
 bool
-table_settle(const BucketId *id, double reserved, double used, double *left, bool wait)
+table_settle(const BucketId *id, double reserved, double used, double *left)
 {
-	Rows		rows;
-	RowRef		ref;
-	bool		found;
+	OwnRow		own;
+	Owed		owed;
 
-	if (wait)
-		rows_open(&rows, RowExclusiveLock);
-	else if (!rows_open_if_free(&rows, RowExclusiveLock))
+	if (!open_own(id, reserved, true, &own))
 		return false;
-	found = wait ? rows_get(&rows, id, true, &ref) : rows_get_if_free(&rows, id, &ref);
-	if (found)
-	{
-		BucketRule	own;
-		Row			row;
-
-		rows_read(&ref, &row);
-		row.owed = row_owed_by_itself(&row, reserved, &own);
-		row.owed = bucket_settle(&own, used, row.owed);
-		row.updated_at = Max(GetCurrentTimestamp(), row.updated_at);
-		rows_write(&rows, &ref, &row);
-		rows_release(&ref);
-		*left = bucket_tokens(&own, row.owed);
-	}
-	rows_close(&rows);
-	return found;
+	owed = own.over ? own.owed : bucket_settle(&own.rule, used, own.owed);
+	*left = bucket_tokens(&own.rule, owed);
+	close_own(&own, owed);
+	return true;
 }
 
 /* Make the bucket full.  Returns whether it had a row and was not full. */

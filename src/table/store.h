@@ -15,8 +15,7 @@ extern bool table_set(const BucketId *id, const BucketRule *rule, Owed owed);
 extern bool table_consume_all(BucketCall *calls, int n, PlaceMode mode);
 extern bool table_peek(const BucketId *id, const BucketRule *rule, Owed *owed);
 extern bool table_give(const BucketId *id, double tokens, double *given, bool wait);
-extern bool table_settle(const BucketId *id, double reserved, double used, double *left,
-						 bool wait);
+extern bool table_settle(const BucketId *id, double reserved, double used, double *left);
 extern bool table_reset(const BucketId *id);
 extern int64 table_reset_all(const char *limiter, int limiter_len);
 extern void table_merge(const BucketId *id);

@@ -248,6 +248,19 @@ foreach my $preload (0, 1)
 			is($result, $setting eq 'on' ? $on : $off, "$name, $setting: $what") or diag($err);
 		}
 	}
+
+	# a session that is ended in the middle of its transaction
+	$node->safe_psql('postgres', "SELECT rl_consume('k', 100, 0, 2)");
+	my $cut = in_session($node);
+	$cut->query_safe("SET ratelimit.refund_on_rollback = on; BEGIN; $t1 SAVEPOINT a; $t2");
+	$cut->query_safe("SELECT rl_reserve('k', 100, 0, 30)");
+	my $cut_pid = $cut->query_safe('SELECT pg_backend_pid()');
+	$node->safe_psql('postgres', "SELECT pg_terminate_backend($cut_pid)");
+	ok($node->poll_query_until('postgres', "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $cut_pid)"), "$name: a session is ended in its transaction");
+	is($node->safe_psql('postgres', "SELECT (rl_peek('k', 100, 0, 0)).remaining"), 98, "$name: ... what it took comes back");
+	is($node->safe_psql('postgres', "SELECT count(*) FROM rate_limit_reservations"), 0, "$name: ... also what it reserved");
+	$cut->{run}->finish;
+	$node->safe_psql('postgres', "SELECT rl_reset('k')");
 	next if !$preload;
 
 	# both stores in one call

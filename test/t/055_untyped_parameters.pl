@@ -19,6 +19,7 @@ use Test::More;
 
 my $node = start_server('drivers');
 $node->safe_psql('postgres', "INSERT INTO rate_limit_policies (policy, capacity, refill, quota) VALUES ('api', 10, 0, true)");
+$node->safe_psql('postgres', "INSERT INTO rate_limit_policies (policy, capacity, slots) VALUES ('slots', 2, true)");
 
 # Statement, parameters, their types, type of the result, its text.  KEY becomes a
 # key of its own in each use.
@@ -106,6 +107,10 @@ my @calls = (
 	[ 'SELECT rl_block($1, $2, $3)', [ 'KEY', '1 hour', 'login' ], 'text interval text', 'void', '' ],
 	[ 'SELECT rl_unblock($1)', ['KEY'], 'text', 'bool', 'f' ],
 	[ 'SELECT rl_acquire($1, $2) > 0', [ 'KEY', 2 ], 'text int4', 'bool', 't' ],
+	[ 'SELECT rl_acquire_policy($1, $2) > 0', [ 'slots', 'KEY' ], 'text text', 'bool', 't' ],
+	[ 'SELECT rl_acquire_policy($1, $2, $3) IS NULL', [ 'slots', 'KEY', 3 ], 'text text int4', 'bool', 't' ],
+	[ 'SELECT rl_acquire_policy($1, $2, $3, $4) > 0', [ 'slots', 'KEY', 2, 'transaction' ], 'text text int4 text', 'bool', 't' ],
+	[ 'SELECT rl_acquire_policy($1, $2, $3, $4, $5) > 0', [ 'slots', 'KEY', 2, '1 ms', '10 ms' ], 'text text int4 text interval', 'bool', 't' ],
 	[ 'SELECT rl_acquire($1, $2, $3) > 0', [ 'KEY', 2, 2 ], 'text int4 int4', 'bool', 't' ],
 	[ 'SELECT rl_acquire($1, $2, $3, $4) > 0', [ 'KEY', 2, 1, 'session' ], 'text int4 int4 text', 'bool', 't' ],
 	[ 'SELECT rl_acquire($1, $2, $3, $4, $5)', [ 'KEY', 2, 3, '1 min', '10 ms' ], 'text int4 int4 text interval', 'int8', '' ],

@@ -65,7 +65,8 @@ is(captured($node), '', '... and is none again');
 # functions run, has schema public.
 my $use = <<'SQL';
 INSERT INTO public.rate_limit_policies (policy, tier, capacity, refill, quota) VALUES ('plan', 'default', 5, 1, false), ('plan', 'day', 100, 0, true), ('other', 'x', 1, 0, true);
-UPDATE public.rate_limit_policies SET capacity = 6, refill = 2, quota = false;
+INSERT INTO public.rate_limit_policies (policy, tier, capacity, slots) VALUES ('plan', 'slots', 3, true);
+UPDATE public.rate_limit_policies SET capacity = 6, refill = 2, quota = false WHERE NOT slots;
 SELECT public.rl_consume('k'::text, 2::float8, 0::float8, 1::float8, 'default'::text) FROM generate_series(1, 3);
 SELECT public.rl_consume('k' OPERATOR(pg_catalog.||) i::text, 1::float8, 0::float8, 1::float8, 'user'::text) FROM generate_series(1, 40) i;
 SELECT public.rl_throttle('k'::text, 2::float8, 0::float8, 1::float8, 'default'::text), public.rl_peek('k'::text, 2::float8, 0::float8, 1::float8, 'default'::text);
@@ -77,6 +78,15 @@ SELECT public.rl_throttle_each(ARRAY['k', 'l']::text[], ARRAY[2, 2]::float8[], A
 SELECT public.rl_consume_policies(ARRAY['plan', 'other']::text[], ARRAY['k', 'l']::text[], ARRAY[1, 1]::float8[]);
 SELECT public.rl_per(100::float8, '1 minute'::interval), public.rl_status_policy('plan'::text, 'k'::text);
 SELECT public.rl_period('day Europe/Berlin'::text, '2026-01-01'::timestamptz), public.rl_period('3 months from 2026-01-31'::text, '2026-01-01'::timestamptz);
+SELECT public.rl_consume_period('k'::text, 2::float8, 'month Europe/Berlin'::text, 1::float8, 'default'::text), public.rl_throttle_period('k'::text, 2::float8, 'day'::text, 5::float8, 'user'::text), public.rl_peek_period('k'::text, 2::float8, 'day'::text, 1::float8, 'default'::text);
+SELECT public.rl_count('k'::text, '15 minutes'::text, 1::float8, 'default'::text), public.rl_count('k'::text, '15 minutes'::text, -1::float8, 'default'::text);
+SELECT public.rl_release(public.rl_acquire('k'::text, 2::integer, 1::integer, 'transaction'::text, '0'::interval, 'default'::text)), public.rl_acquire('k'::text, 2::integer, 1::integer, 'session'::text, '1 ms'::interval, 'default'::text);
+SELECT public.rl_acquire_policy('plan'::text, 'k'::text, 1::integer, 'transaction'::text, '0'::interval);
+SELECT public.rl_renew(public.rl_acquire('i'::text, 2::integer, 2::integer, '10 ms'::text, '0'::interval, 'default'::text), '20 ms'::interval), public.rl_acquire('i'::text, 2::integer, 1::integer, '10 ms'::text, '1 s'::interval, 'default'::text);
+INSERT INTO public.rate_limit_exceptions (policy, tier, key, network, action, capacity, refill, factor, expires_at) VALUES ('plan', NULL, NULL, '10.0.0.0/8', 'factor', NULL, NULL, 2, NULL), (NULL, NULL, 'x', NULL, 'deny', NULL, NULL, NULL, '2999-01-01'), ('plan', 'day', 'y', NULL, 'rule', 7, 1, NULL, NULL);
+SELECT public.rl_consume_policy('plan'::text, '10.1.2.3'::text, 1::float8), public.rl_consume_policy('plan'::text, 'x'::text, 1::float8), public.rl_throttle_policy('plan'::text, 'y'::text, 1::float8);
+UPDATE public.rate_limit_exceptions SET key = 'z', network = NULL WHERE network IS NOT NULL;
+DELETE FROM public.rate_limit_exceptions;
 SELECT public.rl_consume_policy('plan'::text, 'k'::text, 1::float8), public.rl_throttle_policy('plan'::text, 'k'::text, 1000::float8);
 SELECT public.rl_settle(public.rl_reserve('k'::text, 1000::float8, 0::float8, 1::float8, '1 s'::interval, 'reserve'::text), 2::float8), public.rl_settle(public.rl_reserve_policy('plan'::text, 'r'::text, 1::float8, '1 s'::interval), 0::float8), public.rl_settle(1::bigint, 1::float8) FROM generate_series(1, 100);
 SELECT public.rl_book('w'::text, 1::float8, 1000::float8, 1::float8, '1 s'::interval, 'default'::text);

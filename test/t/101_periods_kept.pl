@@ -148,6 +148,28 @@ move_clock(1);
 is(query("SELECT string_agg(rl_consume_policy('p', 'u')::text, ' ') FROM generate_series(1, 2)"), query("SELECT CASE WHEN extract(hour FROM clock_timestamp() AT TIME ZONE 'UTC') = 0 THEN 'true true' ELSE 'true false' END"), 'the next hour, until the day is used up');
 
 #
+# A reservation is one of its period, in both stores
+#
+query("INSERT INTO rate_limit_policies (policy, tier, capacity, period) VALUES ('budget', 'default', 10, 'hour')");
+foreach my $store ('memory', 'table')
+{
+	$node->append_conf('postgresql.conf', "shared_preload_libraries = " . ($store eq 'memory' ? 'ratelimit' : "''") . "\nratelimit.shared_memory = " . ($store eq 'memory' ? 'on' : 'off'));
+	$node->stop;
+	start();
+	my ($number, $later, $other) = split /\|/, query("SELECT rl_reserve_policy('budget', '$store', 6, '1 day'), rl_reserve_policy('budget', '$store', 2, '1 day'), rl_reserve_policy('budget', '$store', 1, '1 day')");
+	is(query('SELECT DISTINCT limiter, period, store FROM rate_limit_reservations'), "budget|hour|$store", "$store: reserved in a period");
+	$node->stop;
+	start();
+	is(query("SELECT rl_settle($number, 4), (rl_count('$store', 'hour', 0, 'budget')).hits"), '3|7', "$store: settled in the same period, after a restart");
+	move_clock(1);
+	is(query("SELECT rl_settle($later, 0), rl_consume_period('$store', 10, 'hour', 3, 'budget'), rl_settle($other, 100)"), '10|t|7', "$store: the period is over: nothing is given back to the next one, nor taken from it");
+	is(query("SELECT (rl_count('$store', 'hour', 0, 'budget')).hits"), '3', "$store: ... in which only what was used in it counts");
+}
+$node->append_conf('postgresql.conf', "shared_preload_libraries = 'ratelimit'\nratelimit.shared_memory = on");
+$node->stop;
+start();
+
+#
 # From the table to memory, and back
 #
 $node->append_conf('postgresql.conf', "shared_preload_libraries = ''\nratelimit.shared_memory = off");

@@ -1,9 +1,12 @@
 # Reservations under load: at every moment the tokens taken are those used, those
 # outstanding and those given back, to the token, with 32 connections, in both stores,
-# with savepoints and rollbacks; nothing is settled twice; and with sessions that are
-# cancelled and terminated at random, each bucket has either all of a call or nothing.
+# with savepoints and rollbacks; nothing is settled twice; with sessions that are
+# cancelled and terminated at random, each bucket has either all of a call or nothing; and
+# when a backend is killed, no reservation is left that somebody could settle.
 #
 # RATELIMIT_FULL=1 for ten times as much.
+#
+# Expected in the log: was terminated by signal 9: Killed
 use strict;
 use warnings FATAL => 'all';
 
@@ -156,6 +159,33 @@ WHERE CASE WHEN c.settled THEN coalesce(b.taken, 0) <> c.u OR o.key IS NOT NULL
 LIMIT 10
 SQL
 	cmp_ok($query->("SELECT count(*) FROM rate_limit_reservations WHERE key ~ '^once'"), '<', $clients * $rounds, "$what: ... and few are outstanding");
+
+	return;
+}
+
+# A backend is killed under load, so the server starts anew.
+sub test_kill
+{
+	my ($node, $what) = @_;
+	my $query = sub { return $node->safe_psql('postgres', $_[0]) };
+
+	$node->append_conf('postgresql.conf', 'restart_after_crash = on');
+	$node->reload;
+	foreach my $round (1 .. $full)
+	{
+		$query->('TRUNCATE book, settled');
+		my $run = start_clients($node, clients => $clients, seconds => 30, script => $hot);
+		ok($node->poll_query_until('postgres', 'SELECT count(*) > 500 FROM book'), "$what: under load");
+		my $checkpointer = $query->(q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'});
+		kill 'KILL', $query->(q{SELECT pid FROM pg_stat_activity WHERE query ~ 'rl_' AND pid <> pg_backend_pid() LIMIT 1});
+		$run->{handle}->finish;
+		ok($node->poll_query_until('postgres', "SELECT pid <> $checkpointer FROM pg_stat_activity WHERE backend_type = 'checkpointer'"), "$what: ... killed, and started anew");
+		is($query->('SELECT count(*) FROM rate_limit_reservations'), 0, "$what: no reservation is outstanding");
+		is($query->('SELECT count(rl_settle(number, 0)) FROM book'), 0, "$what: ... and none can be settled");
+		is($query->(<<'SQL'), '', "$what: ... and no bucket has given more than was taken from it");
+SELECT key, capacity - tokens FROM rate_limit_status WHERE tokens > capacity
+SQL
+	}
 	return;
 }
 
@@ -173,6 +203,7 @@ foreach (
 		cmp_ok($node->safe_psql('postgres', 'SELECT decided_in_table FROM rate_limit_stats WHERE limiter IS NULL'), '>', 100, 'buckets were in both stores');
 		cmp_ok($node->safe_psql('postgres', 'SELECT count(*) FROM rate_limit_reserved'), '>', 100, 'and so were reservations');
 	}
+	test_kill($node, $what);
 	$node->stop;
 }
 
