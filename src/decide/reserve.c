@@ -326,15 +326,13 @@ keep_in_table(void *arg)
 	set_bucket(&bucket.id, &bucket.rule, keep->expires);
 }
 
-/* Keep a reservation; an error that ratelimit.on_error decides is a warning. */
+/* keep_in_table(); an error that ratelimit.on_error decides is a warning. */
 static ReserveResult
-keep_somewhere(Keep *keep, const BucketId *id)
+try_to_keep_in_table(Keep *keep, const BucketId *id)
 {
 	ErrorData  *error;
 	Decision	decision;
 
-	if (reservations_put(&keep->reservation))
-		return RESERVED;
 	if (!errors_are_decided())
 	{
 		keep_in_table(keep);
@@ -365,6 +363,28 @@ note_taken(const Reservation *reservation, double tokens)
 	}
 }
 
+/*
+ * Keep a reservation.
+ *
+ * Keeping it in a table may fail in any way, and tokens must not be given back while an
+ * error is being handled, because a bucket may be in a table, too.  So they are noted as
+ * those of calls are that a rollback undoes, until they are kept.  With
+ * ratelimit.refund_on_rollback on, deciding has noted them.
+ */
+static ReserveResult
+keep_somewhere(Keep *keep, const BucketId *id)
+{
+	double		tokens = refund_setting ? 0 : keep->reservation.tokens;
+	ReserveResult result;
+
+	if (reservations_put(&keep->reservation))
+		return RESERVED;
+	note_taken(&keep->reservation, tokens);
+	result = try_to_keep_in_table(keep, id);
+	note_taken(&keep->reservation, -tokens);
+	return result;
+}
+
 static void
 fill_in(Reservation *reservation, const BucketCall *calls, int n, double tokens)
 {
@@ -393,11 +413,6 @@ fill_in(Reservation *reservation, const BucketCall *calls, int n, double tokens)
  * reservation, which expires after so many nanoseconds.  reserve_prepare() has been
  * called before they were taken, and they have been counted.  If they cannot be kept,
  * they are given back.
- *
- * Keeping them in a table may fail in any way, and tokens must not be given back while an
- * error is being handled, because a bucket may be in a table, too.  So they are noted as
- * those of calls are that a rollback undoes, until they are kept.  With
- * ratelimit.refund_on_rollback on, deciding has noted them.
  */
 ReserveResult
 reserve_keep(const BucketCall *calls, int n, double tokens, int64 expires,
@@ -413,11 +428,10 @@ reserve_keep(const BucketCall *calls, int n, double tokens, int64 expires,
 	if (refund_setting)
 		copy = MemoryContextAlloc(TopTransactionContext,
 								  reservation_size(&keep.reservation));
-	else
-		note_taken(&keep.reservation, tokens);
 	result = keep_somewhere(&keep, &calls[0].id);
-	note_taken(&keep.reservation, -tokens);
-
+	/* a rollback gives a reservation back, and not what it consists of */
+	if (refund_setting)
+		note_taken(&keep.reservation, -tokens);
 	if (result != RESERVED)
 	{
 		give_back(&keep.reservation);
