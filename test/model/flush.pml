@@ -323,5 +323,5 @@ init
 	assert(written <= counted);
 	assert(crashed_once || written + count + taken == counted);
 	/* the next flush can take it */
-	assert(closed || count <= LIMIT)
+	assert(closed && count == 0 || !closed && count <= LIMIT)
 }

@@ -19,8 +19,9 @@
  *
  * holds: A=1 C=1
  * holds: A=1 C=1 TSO
- * holds: A=1 C=2 SC
- * long: A=2 C=1 SC
+ * holds: A=2 C=1 SC
+ * holds: A=0 C=2 SC
+ * long: A=1 C=2 SC
  * long: A=2 C=2 SC
  * long: A=2 C=1
  * refuted: A=1 C=1 NO_MOVING: the layout does not say that buckets are moving
@@ -36,9 +37,7 @@
 #define LAYOUT	0				/* shift, and: */
 #define MOVING	16
 #define LEFT	32
-#define REACH1	1				/* of group 1 */
-#define REACH2	2				/* of group 2 */
-#define REACH0	3				/* of group 0 */
+#define REACH(g) (1 + (g))		/* of a group */
 #define TAG(s)	(4 + (s))		/* 0: never used, 1: used, else the key */
 #define W(s)	(7 + (s))		/* word: value * 2 + lock bit */
 #define ID(s)	(10 + (s))		/* the key, or 0 */
@@ -59,49 +58,51 @@
 	((shift) == 2 -> 0 : \
 	 ((key) == KEY_C -> (i) : ((shift) == 1 -> 1 - (i) : ((i) + 2) % 3)))
 #define HOME(shift, key)	SLOT(shift, key, 0)
-#define REACH(home)			((home) == 0 -> REACH0 : (home))
 
 byte owes[5];					/* what each key's bucket is to owe */
 byte made;						/* buckets of C */
 bit partition_lock;
+byte ended;						/* calls */
 
 /*
  * Search a way: search_way(), search_group(), search_further() in memory/search.h.
  * "slot" becomes the slot, or 9.  SEARCH_ONCE ends at a word that is locked;
  * SEARCH_WAITING waits for it.
  */
-inline search_way(me, key, shift, once, slot, w)
+inline search_way(sw_me, sw_key, sw_shift, sw_once, sw_slot, sw_w)
 {
-	slot = 9;
+	sw_slot = 9;
 	i = 0;
 	reach = 0;
 	do
-	:: i >= LENGTH(shift) -> break
-	:: i < LENGTH(shift) ->
+	:: i >= LENGTH(sw_shift) -> break
+	:: i < LENGTH(sw_shift) ->
 		if
-		:: i == 1 -> load(me, REACH(HOME(shift, key)), reach)
+		:: i == 1 -> here = HOME(sw_shift, sw_key); load(sw_me, REACH(here), reach)
 		:: else
 		fi;
 		if
 		:: i > reach -> break
 		:: else
 		fi;
-		load(me, TAG(SLOT(shift, key, i)), tag);
+		here = SLOT(sw_shift, sw_key, i);
+		load(sw_me, TAG(here), tag);
 		if
 		:: tag == 0 -> break	/* next_tag(): the slot was never used */
-		:: tag == key ->
+		:: tag == sw_key ->
 			/* read_word(), wait_for_word() */
 			do
-			:: load(me, W(SLOT(shift, key, i)), w);
+			:: load(sw_me, W(here), sw_w);
 				if
-				:: w % 2 == 1 && !(once) -> mem[W(SLOT(shift, key, i))] % 2 == 0 || !VISIBLE_LAST(me)
+				:: sw_w % 2 == 1 && !(sw_once) ->
+					mem[W(here)] % 2 == 0 || !VISIBLE_LAST(sw_me)
 				:: else -> break
 				fi
 			od;
 			/* slot_is() */
-			load(me, ID(SLOT(shift, key, i)), id);
+			load(sw_me, ID(here), id);
 			if
-			:: id == key || w % 2 == 1 -> slot = SLOT(shift, key, i); break
+			:: id == sw_key || sw_w % 2 == 1 -> sw_slot = here; break
 			:: else
 			fi
 		:: else
@@ -111,46 +112,47 @@ inline search_way(me, key, shift, once, slot, w)
 	i = 0;
 	tag = 0;
 	id = 0;
-	reach = 0
+	reach = 0;
+	here = 0
 }
 
 /* search_left(): where earlier layouts have it */
-inline search_left(me, key, shift, once, slot, w)
+inline search_left(sl_me, sl_key, sl_shift, sl_once, sl_slot, sl_w)
 {
-	s = shift + 1;
+	s = sl_shift + 1;
 	do
-	:: s <= SHIFTS && slot == 9 -> search_way(me, key, s, once, slot, w); s++
+	:: s <= SHIFTS && sl_slot == 9 -> search_way(sl_me, sl_key, s, sl_once, sl_slot, sl_w); s++
 	:: else -> break
 	od;
 	s = 0
 }
 
 /* find() and find_elsewhere() */
-inline find(me, key, slot, w)
+inline find(fi_me, fi_key, fi_slot, fi_w)
 {
-	load(me, LAYOUT, layout);
+	load(fi_me, LAYOUT, layout);
 #ifdef NO_BARRIER_TAGS
-	load(me, LAYOUT, again);	/* nothing keeps it from being read at once */
+	load(fi_me, LAYOUT, again);	/* nothing keeps it from being read at once */
 #endif
-	search_way(me, key, layout % 16, false, slot, w);
+	search_way(fi_me, fi_key, layout % 16, false, fi_slot, fi_w);
 	do
-	:: slot != 9 -> break
+	:: fi_slot != 9 -> break
 	:: else ->
 #ifndef NO_LEFT
 		if
-		:: layout / LEFT == 1 -> search_left(me, key, layout % 16, false, slot, w)
+		:: layout / LEFT == 1 -> search_left(fi_me, fi_key, layout % 16, false, fi_slot, fi_w)
 		:: else
 		fi;
 #endif
 		if
-		:: slot != 9 -> break
+		:: fi_slot != 9 -> break
 		:: else
 		fi;
 		/* layout_holds() */
 #if defined(NO_LAYOUT_AGAIN)
 		again = layout;
 #elif !defined(NO_BARRIER_TAGS)
-		load(me, LAYOUT, again);
+		load(fi_me, LAYOUT, again);
 #endif
 		if
 		:: again == layout && (layout / MOVING) % 2 == 0 -> break
@@ -158,41 +160,41 @@ inline find(me, key, slot, w)
 		fi;
 		/* wait_for_layout() */
 		(mem[LAYOUT] / MOVING) % 2 == 0;
-		load(me, LAYOUT, layout);
+		load(fi_me, LAYOUT, layout);
 #ifdef NO_BARRIER_TAGS
-		load(me, LAYOUT, again);
+		load(fi_me, LAYOUT, again);
 #endif
-		search_way(me, key, layout % 16, false, slot, w)
+		search_way(fi_me, fi_key, layout % 16, false, fi_slot, fi_w)
 	od;
 	layout = 0;
 	again = 0
 }
 
 /* find_once(), with the partition's lock held; found: 0 absent, 1 here, 2 busy */
-inline find_once(me, key, slot, w, found)
+inline find_once(fo_me, fo_key, fo_slot, fo_w, fo_found)
 {
-	load(me, LAYOUT, layout);
-	search_way(me, key, layout % 16, true, slot, w);
+	load(fo_me, LAYOUT, layout);
+	search_way(fo_me, fo_key, layout % 16, true, fo_slot, fo_w);
 	if
-	:: slot == 9 && layout / LEFT == 1 -> search_left(me, key, layout % 16, true, slot, w)
+	:: fo_slot == 9 && layout / LEFT == 1 -> search_left(fo_me, fo_key, layout % 16, true, fo_slot, fo_w)
 	:: else
 	fi;
-	found = (slot == 9 -> 0 : 1 + w % 2);
+	fo_found = (fo_slot == 9 -> 0 : 1 + fo_w % 2);
 	layout = 0
 }
 
 /* consume_here(): 0 the bucket is not here, 1 a token is taken, 2 look again */
-inline consume_here(me, key, result)
+inline consume_here(ch_me, ch_key, ch_result)
 {
-	find(me, key, slot, w);
+	find(ch_me, ch_key, slot, w);
 	if
-	:: slot == 9 -> result = 0
+	:: slot == 9 -> ch_result = 0
 	:: else ->
 		atomic {
-			swap(me, W(slot), w, w + 2, ok);
+			swap(ch_me, W(slot), w, w + 2, ok);
 			if
-			:: ok -> result = 1; owes[key]++
-			:: else -> result = 2
+			:: ok -> ch_result = 1; owes[ch_key]++
+			:: else -> ch_result = 2
 			fi
 		}
 	fi;
@@ -202,57 +204,59 @@ inline consume_here(me, key, result)
 }
 
 /* claim_slot(): lock and empty a free slot.  Nobody else here locks words. */
-inline claim_slot(me, n, ok)
+inline claim_slot(cs_me, cs_n, cs_ok)
 {
-	load(me, TAG(n), tag);
-	load(me, W(n), w2);
+	load(cs_me, TAG(cs_n), tag);
+	load(cs_me, W(cs_n), w2);
 	if
 	:: tag < 2 && w2 % 2 == 0 ->
-		swap(me, W(n), w2, w2 + 1, ok);
+		swap(cs_me, W(cs_n), w2, w2 + 1, cs_ok);
 		if
-		:: ok ->
-			write_barrier(me);
-			store(me, ID(n), 0);	/* empty_slot() */
-			store(me, TAG(n), 1)
+		:: cs_ok ->
+			write_barrier(cs_me);
+			store(cs_me, ID(cs_n), 0);	/* empty_slot() */
+			store(cs_me, TAG(cs_n), 1)
 		:: else
 		fi
-	:: else -> ok = 0
+	:: else -> cs_ok = 0
 	fi;
 	tag = 0
 }
 
 /* fill_slots() and unlock_with_rule(): let the bucket owe so much */
-inline fill_slot(me, n, key, amount)
+inline fill_slot(fs_me, fs_n, fs_key, fs_amount)
 {
-	store(me, ID(n), key);
-	store(me, TAG(n), key);
-	store(me, BASE(n), (amount + 256 - (w2 / 2 + 1)) % 256);
-	write_barrier(me);
-	store(me, W(n), w2 + 2);
+	store(fs_me, ID(fs_n), fs_key);
+	store(fs_me, TAG(fs_n), fs_key);
+	store(fs_me, BASE(fs_n), (fs_amount + 256 - (w2 / 2 + 1)) % 256);
+	write_barrier(fs_me);
+	store(fs_me, W(fs_n), w2 + 2);
 	w2 = 0
 }
 
 /* extend_reach() */
-inline extend_reach(me, home, i)
+inline extend_reach(er_me, er_home, er_i)
 {
-	load(me, REACH(home), reach);
+	load(er_me, REACH(er_home), reach);
 	if
-	:: reach < i -> store(me, REACH(home), i)
+	:: reach < er_i -> store(er_me, REACH(er_home), er_i)
 	:: else
 	fi;
 	reach = 0
 }
 
 /* claim_slots(): through so many groups; n becomes the slot, or 9 */
-inline claim_slots(me, key, shift, groups, n)
+inline claim_slots(cl_me, cl_key, cl_shift, cl_groups, cl_n)
 {
 	j = 0;
-	n = 9;
+	cl_n = 9;
+	place = 0;
 	do
-	:: j < groups && n == 9 ->
-		claim_slot(me, SLOT(shift, key, j), ok);
+	:: j < cl_groups && cl_n == 9 ->
+		place = SLOT(cl_shift, cl_key, j);
+		claim_slot(cl_me, place, ok);
 		if
-		:: ok -> n = SLOT(shift, key, j); extend_reach(me, HOME(shift, key), j)
+		:: ok -> cl_n = place; here = HOME(cl_shift, cl_key); extend_reach(cl_me, here, j); here = 0
 		:: else
 		fi;
 		ok = 0;
@@ -263,64 +267,68 @@ inline claim_slots(me, key, shift, groups, n)
 }
 
 /* leave_behind(): shift is the new layout's */
-inline leave_behind(me, n, key, shift)
+inline leave_behind(lb_me, lb_n, lb_key, lb_shift)
 {
-	s = shift;
+	s = lb_shift;
 	j = 0;
 	do
 	:: s > SHIFTS -> assert(false)
 	:: else ->
-		load(me, TAG(SLOT(s, key, j)), tag);
+		place = SLOT(s, lb_key, j);
+		load(lb_me, TAG(place), tag);
 		if
-		:: SLOT(s, key, j) == n ->
+		:: place == lb_n ->
 #ifndef NO_REACH
-			extend_reach(me, HOME(s, key), j);
+			here = HOME(s, lb_key);
+			extend_reach(lb_me, here, j);
+			here = 0;
 #endif
 			if
-			:: s > shift -> left = 1
+			:: s > lb_shift -> left = 1
 			:: else
 			fi;
 			break
-		:: SLOT(s, key, j) != n && (tag == 0 || j + 1 == LENGTH(s)) -> s++; j = 0
+		:: place != lb_n && (tag == 0 || j + 1 == LENGTH(s)) -> s++; j = 0
 		:: else -> j++
 		fi
 	od;
 	s = 0;
 	j = 0;
+	place = 0;
 	tag = 0
 }
 
 /* move_bucket(): a try to lock the word may fail, so the bucket may be left behind */
-inline move_bucket(me, n, shift)
+inline move_bucket(mb_me, mb_n, mb_shift)
 {
-	load(me, TAG(n), key);
+	load(mb_me, TAG(mb_n), key);
 	if
 	:: key < 2
 	:: else ->
-		load(me, W(n), w);
+		load(mb_me, W(mb_n), w);
 		if
 #ifdef NO_LOCK
 		:: ok = 1
 #else
-		:: swap(me, W(n), w, w + 1, ok)
+		:: swap(mb_me, W(mb_n), w, w + 1, ok)
 		:: ok = 0				/* it is locked or changes all the time */
 #endif
 		fi;
 		if
-		:: !ok -> leave_behind(me, n, key, shift)
+		:: !ok -> leave_behind(mb_me, mb_n, key, mb_shift)
 		:: ok ->
 			ok = 0;
-			write_barrier(me);
-			load(me, BASE(n), amount);
+			write_barrier(mb_me);
+			load(mb_me, BASE(mb_n), amount);
 			amount = (amount + w / 2) % 256;
-			claim_slots(me, key, shift, LENGTH(shift), to);
+			claim_slots(mb_me, key, mb_shift, 3, to);
 			assert(to != 9);
-			fill_slot(me, to, key, amount);
-			store(me, ID(n), 0);	/* empty_slot() */
-			store(me, TAG(n), 1);
-			write_barrier(me);
-			store(me, W(n), ((w / 2) + 1) * 2);	/* unlock_changed() */
-			to = 0;
+			fill_slot(mb_me, to, key, amount);
+			store(mb_me, ID(mb_n), 0);	/* empty_slot() */
+			store(mb_me, TAG(mb_n), 1);
+			write_barrier(mb_me);
+			store(mb_me, W(mb_n), ((w / 2) + 1) * 2);	/* unlock_changed() */
+			to = 9;
 			amount = 0;
 			w = 0
 		fi
@@ -329,30 +337,30 @@ inline move_bucket(me, n, shift)
 }
 
 /* grow_partition() */
-inline grow_partition(me)
+inline grow_partition(gp_me)
 {
 	left = 0;
 #ifndef NO_MOVING
-	store(me, LAYOUT, MOVING);	/* shift 0 */
+	store(gp_me, LAYOUT, MOVING);	/* shift 0 */
 #ifndef NO_BARRIER_MOVING
-	write_barrier(me);
+	write_barrier(gp_me);
 #endif
 #endif
-	store(me, REACH1, 0);
-	store(me, REACH0, 0);
-	move_bucket(me, 1, 0);
-	move_bucket(me, 0, 0);
+	store(gp_me, REACH(1), 0);
+	store(gp_me, REACH(0), 0);
+	move_bucket(gp_me, 1, 0);
+	move_bucket(gp_me, 0, 0);
 #ifndef NO_BARRIER_MOVED
-	write_barrier(me);
+	write_barrier(gp_me);
 #endif
-	store(me, LAYOUT, (left -> LEFT : 0));
+	store(gp_me, LAYOUT, left * LEFT);
 	left = 0
 }
 
 /* A call on A, which is there all the time. */
 proctype call_a(byte me)
 {
-	byte layout, again, slot, w, i, s, tag, id, reach, result;
+	byte layout, again, slot, w, here, i, s, tag, id, reach, result;
 	bit ok;
 
 	do
@@ -362,14 +370,15 @@ proctype call_a(byte me)
 		:: result == 1 -> break
 		:: else
 		fi
-	od
+	od;
+	ended++
 }
 
 /* A call on C, which is nowhere at first. */
 proctype call_c(byte me)
 {
-	byte layout, again, slot, w, w2, i, j, s, tag, id, reach, result, found;
-	byte key, amount, to;
+	byte layout, again, slot, w, w2, here, i, j, s, tag, id, reach, result, found;
+	byte key, amount, to, place;
 	bit ok, left;
 
 	do
@@ -419,18 +428,19 @@ proctype call_c(byte me)
 			fi;
 			found = 0
 		fi
-	od
+	od;
+	ended++
 }
 
-inline look(n)
+inline look(lo_n)
 {
 	if
-	:: mem[ID(n)] == 0
+	:: mem[ID(lo_n)] == 0
 	:: else ->
-		assert(!found[mem[ID(n)]]);
-		found[mem[ID(n)]] = 1;
-		assert(mem[W(n)] % 2 == 0);
-		assert((mem[BASE(n)] + mem[W(n)] / 2) % 256 == owes[mem[ID(n)]])
+		assert(!found[mem[ID(lo_n)]]);
+		found[mem[ID(lo_n)]] = 1;
+		assert(mem[W(lo_n)] % 2 == 0);
+		assert((mem[BASE(lo_n)] + mem[W(lo_n)] / 2) % 256 == owes[mem[ID(lo_n)]])
 	fi
 }
 
@@ -441,7 +451,7 @@ init
 
 	atomic {
 		mem[LAYOUT] = 1;
-		mem[REACH1] = 1;
+		mem[REACH(1)] = 1;
 		mem[TAG(0)] = KEY_A;
 		mem[ID(0)] = KEY_A;
 		mem[W(0)] = 6;
@@ -457,16 +467,15 @@ init
 		od
 	};
 	/* when all calls have ended and all stores are visible */
-#ifdef SC
-	_nr_pr == 1;
-#else
-	_nr_pr == 1 + CPUS;
+	ended == CPUS;
+#ifndef SC
 	i = 0;
 	do
 	:: i < CPUS -> VISIBLE_LAST(i); i++
 	:: else -> break
 	od;
 #endif
+	skip;
 	d_step {
 		look(0);
 		look(1);

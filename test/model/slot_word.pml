@@ -29,7 +29,6 @@
 
 typedef Content { byte id; byte rule; byte base; };
 Content belongs[24];			/* by the word's value */
-byte done;
 
 /* What was read with this word belongs to it. */
 inline check(w, id, rule, base)
@@ -95,8 +94,7 @@ proctype call(byte me)
 			:: else
 			fi
 		}
-	fi;
-	done++
+	fi
 }
 
 /*
@@ -141,8 +139,7 @@ proctype change(byte me)
 		fi;
 		n++
 	:: else -> break
-	od;
-	done++
+	od
 }
 
 init

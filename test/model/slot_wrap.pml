@@ -9,22 +9,22 @@
  * changes without the lock and WORD_VALUES / BASE_UNIT with it.  Base and value
  * together always say when the bucket will be full.
  *
- * holds: FREE=3 LOCKED=2
+ * holds: FREE=3 LOCKED=1
  * holds: FREE=0 LOCKED=7
- * long: FREE=2 LOCKED=4
+ * long: FREE=3 LOCKED=3
  * long: FREE=1 LOCKED=6
- * refuted: FREE=4 LOCKED=1: enough changes without the lock for the value to come around
+ * refuted: FREE=4 LOCKED=2: enough changes without the lock for the value to come around
  * refuted: FREE=0 LOCKED=8: the same with the lock
  * refuted: FREE=1 LOCKED=1 NO_MAX_ADVANCE: large steps without the lock
  * refuted: FREE=0 LOCKED=1 SAME_WORD: a lock that is released with the value it had
  * refuted: FREE=1 LOCKED=1 NO_BASE: base stays as it was when the value is set
  */
-#define WORD_VALUES	32
-#define BASE_UNIT	4
+#define WORD_VALUES	16
+#define BASE_UNIT	2
 #ifdef NO_MAX_ADVANCE
-#define MAX_ADVANCE	33
+#define MAX_ADVANCE	17
 #else
-#define MAX_ADVANCE	8
+#define MAX_ADVANCE	4
 #endif
 #define CENTER		64			/* keeps the remainders of what is below 0 right */
 
@@ -73,6 +73,7 @@ active proctype others()
 
 	/* any state to begin with */
 	select(value : 0 .. WORD_VALUES + MAX_ADVANCE - 2);
+	skip;
 	d_step {
 		word = value * 2;
 		base = 1;
@@ -84,6 +85,7 @@ active proctype others()
 	:: free > 0 && word / 2 < WORD_VALUES ->
 		/* swap_word(): without the lock, by less than MAX_ADVANCE */
 		select(advance : 1 .. MAX_ADVANCE - 1);
+		skip;
 		d_step {
 			word = word + advance * 2;
 			full_at = full_at + advance;
@@ -94,7 +96,8 @@ active proctype others()
 		}
 	:: locked > 0 ->
 		/* consume_locked(), memory_set() and others: any state may follow */
-		select(advance : 0 .. 7);
+		select(advance : 0 .. 3);
+		skip;
 		d_step {
 			value = word / 2;
 			unlock_changed(value, advance);

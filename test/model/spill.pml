@@ -34,7 +34,7 @@
  * refuted: A=2 B=0 PASSES=1 FULL=0 SC NO_LOOK_AGAIN: spill_clear() does not look at the announcements after clearing
  * refuted: A=2 B=0 PASSES=0 FULL=0 SC NO_KEY_LOCK: two sessions make rows of one bucket
  * refuted: A=2 B=0 PASSES=1 FULL=0 SC NO_LOOK: make_row() does not look in memory
- * refuted: A=2 B=1 PASSES=0 FULL=0 SC NO_MARK: memory_place() does not look at the mark
+ * refuted: A=2 B=0 PASSES=1 FULL=0 SC NO_MARK: memory_place() does not look at the mark
  * refuted: A=1 B=0 PASSES=1 FULL=0 SC ROW_FIRST NO_ROW_AGAIN: rows_get() does not look at the row again once it has the page
  * refuted: A=2 B=0 PASSES=1 FULL=0 SC ROW_FIRST DELETE_FIRST: visit_row() deletes the row and unlocks the page before the bucket is in memory
  */
@@ -65,14 +65,14 @@ inline check(k)
 }
 
 /* An atomic addition or operation on bits; pg_atomic_fetch_add_u64() and others. */
-inline add(me, l, n)
+inline add(me, l, change)
 {
-	atomic { CAN_SWAP(me, l) -> d_step { swap_store(me, l, mem[l] + n) } }
+	atomic { CAN_SWAP(me, l) -> d_step { swap_store(me, l, mem[l] + change) } }
 }
 
-inline set(me, l, n)
+inline set(me, l, new)
 {
-	atomic { CAN_SWAP(me, l) -> d_step { swap_store(me, l, n) } }
+	atomic { CAN_SWAP(me, l) -> d_step { swap_store(me, l, new) } }
 }
 
 /* consume_here(): a swap of the bucket's word, wherever its slot is. */

@@ -17,24 +17,34 @@
  *
  * Not here: shares of roles, the spare semaphore of retire_semaphore().
  *
- * holds: BACKENDS=3
+ * K0, K1, ... say of which kind each backend is: 1 if it wants two slots, plus 2 if it
+ * holds them for an interval, plus 4 if it has a timeout or 8 if it may be cancelled.
+ * Without K0 all kinds are tried.
+ *
+ * holds: BACKENDS=2
  * holds: BACKENDS=2 live
- * long: BACKENDS=3 live
- * long: BACKENDS=4
- * refuted: BACKENDS=2 NO_WAKE: grant_waiters() does not wake whom it gives slots
- * refuted: BACKENDS=3 NO_WAKE_FIRST: nobody wakes the one that becomes the first
- * refuted: BACKENDS=3 NO_GRANT_ON_LEAVE: dequeue_waiter() does not give slots to those behind
- * refuted: BACKENDS=3 NO_GIVE_BACK: stop_waiting() keeps what was given meanwhile
- * refuted: BACKENDS=3 NO_CELL_CHECK: stop_waiting() does not look whether the cell is used by others
- * refuted: BACKENDS=2 RESET_LATE: sleep_until_granted() resets the latch after it has looked
- * refuted: BACKENDS=2 NO_SOONEST: the first waiter does not wake up when an interval ends
- * refuted: BACKENDS=3 OVERTAKE: a call gets slots although others wait
- * refuted: BACKENDS=2 NO_CHECK: a waiter gets slots although there are not enough
+ * holds: BACKENDS=3 K0=3 K1=9 K2=1
+ * holds: BACKENDS=3 K0=1 K1=11 K2=1
+ * holds: BACKENDS=3 K0=2 K1=9 K2=5
+ * long: BACKENDS=4 K0=0 K1=9 K2=1 K3=0
+ * long: BACKENDS=3
+ * long: BACKENDS=3 K0=3 K1=9 K2=1 live
+ * long: BACKENDS=4 K0=2 K1=9 K2=5 K3=1
+ * long: BACKENDS=4 K0=1 K1=11 K2=0 K3=3
+ * refuted: BACKENDS=2 K0=1 K1=1 NO_WAKE: grant_waiters() does not wake whom it gives slots
+ * refuted: BACKENDS=3 K0=3 K1=9 K2=1 NO_WAKE_FIRST: nobody wakes the one that becomes the first
+ * refuted: BACKENDS=3 K0=0 K1=9 K2=0 NO_GRANT_ON_LEAVE: dequeue_waiter() does not give slots to those behind
+ * refuted: BACKENDS=2 K0=1 K1=9 NO_GIVE_BACK: stop_waiting() keeps what was given meanwhile
+ * refuted: BACKENDS=3 K0=1 K1=11 K2=1 NO_CELL_CHECK: stop_waiting() does not look whether the cell is used by others
+ * refuted: BACKENDS=2 K0=1 K1=1 RESET_LATE: sleep_until_granted() resets the latch after it has looked
+ * refuted: BACKENDS=2 K0=3 K1=1 NO_SOONEST: the first waiter does not wake up when an interval ends
+ * refuted: BACKENDS=3 K0=0 K1=1 K2=0 OVERTAKE: a call gets slots although others wait
+ * refuted: BACKENDS=3 K0=1 K1=9 K2=1 NO_CHECK: a waiter gets slots although there are not enough
  */
 #define SLOTS	2
 #define NOBODY	15
 #define NEVER	15
-#define LAST	4				/* the clock's last time; each interval is over then */
+#define LAST	2				/* the clock's last time; each interval is over then */
 #define CELLS	(BACKENDS + 1)
 
 /* WaiterState */
@@ -56,9 +66,12 @@ byte number[CELLS];				/* of each cell's ticket; 0: it is not held */
 byte holds[CELLS];				/* slots */
 byte until[CELLS];
 bit used[CELLS];				/* popped from the stack */
-byte numbers;
+byte generation[CELLS];
 byte ended;
 hidden byte c, q, r;
+
+/* Nobody waits for slots that are free; asserted where the lock is released. */
+#define NOBODY_WAITS_IN_VAIN	(waiters == 0 || held + weight[queue[0]] > SLOTS)
 
 /* pop_ticket(), ready_ticket(): there is one for each backend, so there is one left */
 inline pop_ticket(cell)
@@ -77,10 +90,10 @@ inline hold_slots(cell, n, is_interval)
 	held = held + n;
 	assert(held <= SLOTS);
 	assert(number[cell] == 0 && used[cell]);
-	numbers++;
-	number[cell] = numbers;
+	generation[cell]++;
+	number[cell] = generation[cell];
 	holds[cell] = n;
-	until[cell] = (is_interval -> (clock + 2 < LAST -> clock + 2 : LAST) : NEVER)
+	until[cell] = (is_interval -> (clock < LAST -> clock + 1 : LAST) : NEVER)
 }
 
 inline wake(waiter)
@@ -203,29 +216,18 @@ inline stop_waiting(me)
 #endif
 			used[cell_of[me]] = 0
 		fi;
-		state[me] = NOT_WAITING
+		state[me] = NOT_WAITING;
+		assert(NOBODY_WAITS_IN_VAIN)
 	}
 }
 
-proctype backend(byte me)
+/* "impatient": it may be cancelled while it waits */
+proctype backend(byte me; byte deadline; bit impatient)
 {
-	byte cell, deadline, next, mine;
-	bit has, granted, impatient;
+	byte cell, next, mine;
+	bit has, granted;
 
 	/* semaphore_acquire() */
-	if
-	:: weight[me] = 1
-	:: weight[me] = 2
-	fi;
-	if
-	:: interval[me] = 1
-	:: interval[me] = 0
-	fi;
-	if
-	:: deadline = NEVER
-	:: deadline = 2
-	:: deadline = NEVER; impatient = 1	/* it may be cancelled while it waits */
-	fi;
 	d_step {
 		pop_ticket(cell);
 		expire_some();			/* semaphores_lock_up_to_date() */
@@ -245,7 +247,8 @@ proctype backend(byte me)
 			cell_of[me] = cell;
 			queue[waiters] = me;
 			waiters++
-		fi
+		fi;
+		assert(NOBODY_WAITS_IN_VAIN)
 	};
 	/* sleep_until_granted() */
 	do
@@ -297,7 +300,8 @@ proctype backend(byte me)
 		d_step {
 			assert(number[cell] == mine);
 			free_slots(cell);
-			used[cell] = 0
+			used[cell] = 0;
+			assert(NOBODY_WAITS_IN_VAIN)
 		}
 	:: else
 	fi;
@@ -312,9 +316,16 @@ proctype time()
 	od
 }
 
+#ifndef K2
+#define K2 0
+#endif
+#ifndef K3
+#define K3 0
+#endif
+
 init
 {
-	byte i;
+	byte i, kind;
 
 	atomic {
 		do
@@ -323,9 +334,23 @@ init
 		od;
 		i = 0;
 		do
-		:: i < BACKENDS -> run backend(i); i++
+		:: i < BACKENDS ->
+#ifdef K0
+			kind = (i == 0 -> K0 : (i == 1 -> K1 : (i == 2 -> K2 : K3)));
+#else
+			/* the backends are alike, so their kinds need not be tried in all orders */
+			do
+			:: break
+			:: kind < 11 -> kind++
+			od;
+#endif
+			weight[i] = 1 + kind % 2;
+			interval[i] = (kind / 2) % 2;
+			run backend(i, (kind / 4 == 1 -> 1 : NEVER), kind / 4 == 2);
+			i++
 		:: else -> break
 		od;
+		kind = 0;
 		run time()
 	};
 	_nr_pr == 1;
