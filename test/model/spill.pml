@@ -64,7 +64,7 @@ inline check(k)
 	assert(moving[k] || memory_owes[k] + row_owes[k] == taken[k])
 }
 
-/* An atomic addition or operation on bits; pg_atomic_fetch_add_u64() and others. */
+/* An atomic addition, or an atomic operation on bits. */
 inline add(me, l, change)
 {
 	atomic { CAN_SWAP(me, l) -> d_step { swap_store(me, l, mem[l] + change) } }
