@@ -19,8 +19,8 @@
  *
  * holds: A=1 C=1
  * holds: A=1 C=1 TSO
- * holds: A=2 C=1 SC
  * holds: A=0 C=2 SC
+ * long: A=2 C=1 SC
  * long: A=1 C=2 SC
  * long: A=2 C=2 SC
  * long: A=2 C=1
