@@ -139,7 +139,8 @@ postgresql_packages()
 	esac
 }
 
-# enter SCRIPT PACKAGES [ARGUMENT...]: returns in the copy, with $work set.  If save_input
+# enter SCRIPT PACKAGES [ARGUMENT...]: returns in the copy, with $work set.  What is in
+# optional_packages is installed, too, if that is possible.  If save_input
 # is set, the original's standard input is in $work/input, and the script's function
 # check_input has looked at it before anything is installed or built.
 enter()
@@ -165,6 +166,8 @@ enter()
 	if command -v apt-get >/dev/null; then
 		# shellcheck disable=SC2086 # lists of words
 		install_missing $postgresql $packages
+		# shellcheck disable=SC2086 # lists of words
+		[ ! "${optional_packages:-}" ] || (install_missing $optional_packages) 2>/dev/null || true
 	fi
 	if [ "$postgresql" ]; then
 		PG_CONFIG=/usr/lib/postgresql/${postgresql##*-}/bin/pg_config
