@@ -5,6 +5,8 @@
 # build     builds the copy against a private copy of PostgreSQL in that folder
 # start_server, stop_server
 #           throwaway servers, reached through a socket in that folder
+# get_pgbouncer
+#           PgBouncer, without its service
 # step      runs a command so that an interruption does not wait for it
 #
 # The system's own PostgreSQL is only read.  However a script ends, its processes are stopped
@@ -126,6 +128,15 @@ node_packages()
 python_packages()
 {
 	echo python3 python3-psycopg python3-psycopg-pool python3-asyncpg python3-limits python3-flask-limiter python3-pip
+}
+
+# The packages that PgBouncer's own needs.  That one is not installed: get_pgbouncer()
+pgbouncer_libraries()
+{
+	case $(. /etc/os-release && echo "$VERSION_ID") in
+		12) echo "libevent-2.1-7 libc-ares2" ;;
+		*) echo "libevent-2.1-7t64 libc-ares2" ;;
+	esac
 }
 
 # The packages of the release's own PostgreSQL.  There are none if PG_CONFIG names another one.
@@ -283,4 +294,14 @@ start_server()
 stop_server()
 {
 	step pg_ctl -D "$data" -m fast -w stop >/dev/null
+}
+
+# Sets pgbouncer to the program.  It is taken from its package without installing that, as that
+# would start a service.  False if it cannot be had, or lacks libraries: $work/pgbouncer.log.
+get_pgbouncer()
+{
+	pgbouncer=$(command -v pgbouncer) || {
+		pgbouncer=$work/pgbouncer/usr/sbin/pgbouncer
+		(cd "$work" && apt-get -q download pgbouncer && dpkg-deb -x pgbouncer_*.deb pgbouncer)
+	} >"$work/pgbouncer.log" 2>&1 && "$pgbouncer" --version >>"$work/pgbouncer.log" 2>&1
 }

@@ -82,7 +82,7 @@ export interface Options {
 	lease?: boolean | LeaseOptions;
 	/** Is told of queries, decisions, and when the database is away and back. */
 	metrics?: (event: MetricsEvent) => void;
-	/** false: no prepared statements, for a pooler that does not keep them; default true. */
+	/** true, the default: prepared statements, until one is not found any more. false: none. */
 	prepare?: boolean;
 }
 

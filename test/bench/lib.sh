@@ -273,21 +273,14 @@ pgbouncer_answers()
 	psql -h "$work" -p "$1" -XqAtc 'SELECT 1' >/dev/null 2>&1
 }
 
-# In front of the server in use; sets pgbouncer_port.  Taken from its package
-# without installing it, as that would start a service.
+# In front of the server in use; sets pgbouncer_port.
 use_pgbouncer()
 {
-	local program=pgbouncer
-
 	pgbouncer_port=$(free_port)
-	if ! command -v pgbouncer >/dev/null; then
-		(cd "$work" && apt-get -q download pgbouncer && dpkg-deb -x pgbouncer_*.deb pgbouncer) \
-			>"$work/download.log" 2>&1 || {
-			cat "$work/download.log" >&2
-			fail "cannot get PgBouncer"
-		}
-		program=$work/pgbouncer/usr/sbin/pgbouncer
-	fi
+	get_pgbouncer || {
+		cat "$work/pgbouncer.log" >&2
+		fail "cannot get PgBouncer"
+	}
 	cat >"$work/pgbouncer.ini" <<-INI
 		[databases]
 		postgres = host=$work port=$PGPORT user=postgres
@@ -299,7 +292,7 @@ use_pgbouncer()
 		default_pool_size = $clients
 		ignore_startup_parameters = extra_float_digits
 	INI
-	start_helper pgbouncer "$program" "$work/pgbouncer.ini"
+	start_helper pgbouncer "$pgbouncer" "$work/pgbouncer.ini"
 	wait_until pgbouncer_answers "$pgbouncer_port" || {
 		cat "$work/pgbouncer.log" >&2
 		fail "PgBouncer did not start"

@@ -8,6 +8,7 @@
 
 const { driverFor } = require('./drivers');
 const { Gatherer } = require('./gatherer');
+const { statement } = require('./statements');
 
 const quoted = (name) => `"${name.replace(/"/g, '""')}"`;
 const textArray = (calls, name) => `{"${calls.map((call) => (/["\\]/.test(call[name]) ?
@@ -30,16 +31,13 @@ class Counter {
 		this.timeout = timeout;
 		this.driver = driver;
 		// cost 0 is denied only while the key is blocked
-		this.statement = {
-			name: `ratelimit count ${schema ?? ''}`,
-			text: `SELECT c.hits, extract(epoch FROM c.resets_at - pg_catalog.clock_timestamp())::float8,
+		this.statement = statement(`SELECT c.hits, extract(epoch FROM c.resets_at - pg_catalog.clock_timestamp())::float8,
 				CASE WHEN b.allowed THEN 0 ELSE extract(epoch FROM b.retry_after)::float8 END
 				FROM unnest($1::text[], $2::text[], $3::float8[]) AS k (key, period, n),
 				LATERAL ${f('rl_count')}(k.key, k.period, k.n, $4) AS c,
-				LATERAL ${f('rl_peek_period')}(k.key, 1, k.period, 0, $4) AS b`,
-		};
-		this.blocking = { name: `ratelimit block ${schema ?? ''}`, text: `SELECT ${f('rl_block')}($1, pg_catalog.make_interval(secs => $2), $3)::text` };
-		this.unblocking = { name: `ratelimit unblock ${schema ?? ''}`, text: `SELECT ${f('rl_unblock')}($1, $2)` };
+				LATERAL ${f('rl_peek_period')}(k.key, 1, k.period, 0, $4) AS b`);
+		this.blocking = statement(`SELECT ${f('rl_block')}($1, pg_catalog.make_interval(secs => $2), $3)::text`);
+		this.unblocking = statement(`SELECT ${f('rl_unblock')}($1, $2)`);
 		this.gatherer = new Gatherer({
 			most: Math.min(8, Math.ceil(driver.most / 2)),
 			maxCalls: 1000,

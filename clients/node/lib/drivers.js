@@ -12,6 +12,9 @@
  * A statement is { name, text }.  Its columns are of the types text, boolean, double
  * precision and bigint only, and its parameters are numbers and text: so all drivers
  * give and take the same.  Nothing here knows what the statements do.
+ *
+ * A statement is prepared under its name, which no other text has.  Without a name it is not
+ * prepared.
  */
 'use strict';
 
@@ -37,9 +40,7 @@ const asText = (text) => text;
 const TYPES = { getTypeParser: (oid) => PARSERS.get(oid) ?? asText };
 
 /* What node-postgres takes for a statement. */
-function pgQuery({ name, text }, values, prepare) {
-	return { name: prepare ? name : undefined, text, values, rowMode: 'array', types: TYPES };
-}
+const pgQuery = ({ name, text }, values) => ({ name, text, values, rowMode: 'array', types: TYPES });
 
 /* The promise, or a rejection after so many milliseconds, when "late" is called. */
 function within(promise, milliseconds, late) {
@@ -66,9 +67,8 @@ function within(promise, milliseconds, late) {
  * the pool closes it, and so has room for another one.
  */
 class PgPool {
-	constructor(pool, prepare) {
+	constructor(pool) {
 		this.pool = pool;
-		this.prepare = prepare;
 		this.most = pool.options?.max ?? 10;
 	}
 
@@ -84,7 +84,7 @@ class PgPool {
 			// an error that ends the connection is given to the query as well
 			client.on('error', ignore);
 			try {
-				const { rows } = await client.query(pgQuery(statement, values, this.prepare));
+				const { rows } = await client.query(pgQuery(statement, values));
 
 				if (!late) client.release();
 				return rows;
@@ -112,37 +112,73 @@ function ignore() {
 
 /* A single connection of node-postgres, which does one query after the other. */
 class PgClient {
-	constructor(client, prepare) {
+	constructor(client) {
 		this.client = client;
-		this.prepare = prepare;
 		this.most = 2;		// one that waits in the client while the other is answered
 	}
 
 	query(statement, values, milliseconds) {
-		return within(this.client.query(pgQuery(statement, values, this.prepare)).then(({ rows }) => rows),
+		return within(this.client.query(pgQuery(statement, values)).then(({ rows }) => rows),
 			milliseconds);
 	}
 }
 
 /* postgres.js.  A query that has not been answered in time is cancelled. */
 class PostgresJs {
-	constructor(sql, prepare) {
+	constructor(sql) {
 		this.sql = sql;
-		this.prepare = prepare && sql.options?.prepare !== false;
 		this.most = sql.options?.max ?? 10;
 	}
 
-	query({ text }, values, milliseconds) {
-		const query = this.sql.unsafe(text, values, { prepare: this.prepare }).values();
+	query({ name, text }, values, milliseconds) {
+		// it names statements by itself, and prepares none if its own option says so
+		const query = this.sql.unsafe(text, values, { prepare: name !== undefined }).values();
 
 		return within(query.then((rows) => rows), milliseconds, () => query.cancel());
 	}
 }
 
+/*
+ * What the server says if a prepared statement is not on the connection, or already is.
+ * Nothing has been executed then.
+ */
+const NOT_PREPARED = ['26000', '42P05'];
+
+/*
+ * Prepares statements until one is not where it has been prepared.  A pooler has then sent the
+ * query to another connection, or somebody has discarded the statement, and either will
+ * happen again: from then on nothing is prepared.
+ */
+class Preparing {
+	constructor(driver, prepare) {
+		this.driver = driver;
+		this.prepare = prepare;
+		this.most = driver.most;
+	}
+
+	async query(statement, values, milliseconds) {
+		if (!this.prepare) return this.driver.query({ text: statement.text }, values, milliseconds);
+
+		const began = performance.now();
+
+		try {
+			return await this.driver.query(statement, values, milliseconds);
+		} catch (error) {
+			if (!NOT_PREPARED.includes(error.code)) throw error;
+			this.prepare = false;
+			return this.query(statement, values, milliseconds - (performance.now() - began));
+		}
+	}
+}
+
 function driverFor(db, { prepare = true } = {}) {
-	if (typeof db === 'function' && typeof db.unsafe === 'function') return new PostgresJs(db, prepare);
+	return new Preparing(bareDriverFor(db), prepare);
+}
+
+function bareDriverFor(db) {
+	if (typeof db === 'function' && typeof db.unsafe === 'function') return new PostgresJs(db);
 	if (typeof db?.query === 'function' && typeof db.connect === 'function') {
-		return typeof db.totalCount === 'number' ? new PgPool(db, prepare) : new PgClient(db, prepare);
+		return typeof db.totalCount === 'number' ? new PgPool(db) : new PgClient(db);
 	}
 	throw new TypeError('db must be a Pool or a Client of node-postgres, or a postgres.js instance');
 }

@@ -8,6 +8,14 @@
  */
 'use strict';
 
+const { createHash } = require('node:crypto');
+
+/*
+ * A statement.  Its name is that of no other text: behind a pooler, what another program, or
+ * another version of this one, has prepared under the same name would be run in its place.
+ */
+const statement = (text) => ({ name: `ratelimit_${createHash('sha256').update(text).digest('hex').slice(0, 24)}`, text });
+
 /* The text of a PostgreSQL array of text, and of one of numbers. */
 const keysArray = (calls) => `{"${calls.map(({ key }) => (/["\\]/.test(key) ?
 	key.replace(/["\\]/g, '\\$&') : key)).join('","')}"}`;
@@ -24,8 +32,8 @@ const RESULT = `r.allowed, r.capacity, r.remaining,
 const result = ([allowed, capacity, remaining, retryAfter, resetAfter, limiter, shadowed]) => (
 	{ allowed, capacity, remaining, retryAfter, resetAfter, limiter, shadowed, by: 'database' });
 
-function settleStatement(statement, f) {
-	const settle = statement('settle', `SELECT ${f('rl_settle')}(k.id, k.n) FROM unnest($1::bigint[], $2::float8[]) AS k (id, n)`);
+function settleStatement(f) {
+	const settle = statement(`SELECT ${f('rl_settle')}(k.id, k.n) FROM unnest($1::bigint[], $2::float8[]) AS k (id, n)`);
 
 	return {
 		ask: (calls) => ({ statement: settle, values: [numbersArray(calls, 'id'), numbersArray(calls, 'cost')] }),
@@ -43,22 +51,21 @@ function settleStatement(statement, f) {
  */
 function statementsFor(rule, schema) {
 	const f = (name) => (schema === undefined ? name : `${quoted(schema)}.${name}`);
-	const statement = (name, text) => ({ name: `ratelimit ${name} ${schema ?? ''}`, text });
 	const { capacity, refill, allowance, period, slots, limiter, policy } = rule;
 	const eachKey = 'unnest($1::text[], $2::float8[]) AS k (key, n)';
 	const booleans = (rows) => rows.map(([allowed]) => allowed);
 	const statements = {};
 
 	if (capacity !== undefined) {
-		const each = statement('each', `SELECT ${f('rl_consume_each')}($1, $2, $3, $4, $5)::text`);
-		const consume = statement('consume', `SELECT ${f('rl_consume')}(k.key, $3, $4, k.n, $5) FROM ${eachKey}`);
-		const throttle = statement('throttle',
+		const each = statement(`SELECT ${f('rl_consume_each')}($1, $2, $3, $4, $5)::text`);
+		const consume = statement(`SELECT ${f('rl_consume')}(k.key, $3, $4, k.n, $5) FROM ${eachKey}`);
+		const throttle = statement(
 			`SELECT ${RESULT} FROM ${eachKey}, LATERAL ${f('rl_throttle')}(k.key, $3, $4, k.n, $5) AS r`);
 		// rl_peek comes after rl_consume_upto: it needs its answer
-		const take = statement('take', `SELECT t.taken, r.remaining, extract(epoch FROM r.retry_after)::float8
+		const take = statement(`SELECT t.taken, r.remaining, extract(epoch FROM r.retry_after)::float8
 			FROM ${eachKey}, LATERAL (SELECT ${f('rl_consume_upto')}(k.key, $3, $4, k.n, $5) OFFSET 0) AS t (taken),
 				LATERAL ${f('rl_peek')}(CASE WHEN t.taken IS NOT NULL THEN k.key END, $3, $4, 0, $5) AS r`);
-		const giveBack = statement('give back', `SELECT ${f('rl_reward')}(k.key, k.n, $3) FROM ${eachKey}`);
+		const giveBack = statement(`SELECT ${f('rl_reward')}(k.key, k.n, $3) FROM ${eachKey}`);
 
 		statements.consume = {
 			ask(calls) {
@@ -85,7 +92,7 @@ function statementsFor(rule, schema) {
 			ask: (calls) => ({ statement: giveBack, values: [keysArray(calls), numbersArray(calls, 'tokens'), limiter] }),
 			answers: (rows) => rows,
 		};
-		const reserve = statement('reserve',
+		const reserve = statement(
 			`SELECT ${f('rl_reserve')}(k.key, $3, $4, k.n, pg_catalog.make_interval(secs => k.expires), $5)
 				FROM unnest($1::text[], $2::float8[], $6::float8[]) AS k (key, n, expires)`);
 
@@ -93,11 +100,11 @@ function statementsFor(rule, schema) {
 			ask: (calls) => ({ statement: reserve, values: [keysArray(calls), numbersArray(calls, 'cost'), capacity, refill, limiter, numbersArray(calls, 'expires')] }),
 			answers: (rows) => rows.map(([id]) => id),
 		};
-		statements.settle = settleStatement(statement, f);
+		statements.settle = settleStatement(f);
 		statements.nothing = { statement: each, values: ['{}', capacity, refill, 1, limiter] };
 	} else if (period !== undefined) {
-		const consume = statement('consume period', `SELECT ${f('rl_consume_period')}(k.key, $3, $4, k.n, $5) FROM ${eachKey}`);
-		const throttle = statement('throttle period',
+		const consume = statement(`SELECT ${f('rl_consume_period')}(k.key, $3, $4, k.n, $5) FROM ${eachKey}`);
+		const throttle = statement(
 			`SELECT ${RESULT} FROM ${eachKey}, LATERAL ${f('rl_throttle_period')}(k.key, $3, $4, k.n, $5) AS r`);
 		const values = (calls) => [keysArray(calls), numbersArray(calls, 'cost'), allowance, period, limiter];
 
@@ -105,11 +112,11 @@ function statementsFor(rule, schema) {
 		statements.throttle = { ask: (calls) => ({ statement: throttle, values: values(calls) }), answers: (rows) => rows.map(result) };
 		statements.nothing = { statement: consume, values: ['{}', '{}', allowance, period, limiter] };
 	} else if (slots !== undefined) {
-		const acquire = statement('acquire',
+		const acquire = statement(
 			`SELECT ${f('rl_acquire')}(k.key, $4, k.n::integer, pg_catalog.format('%s s', k.hold), '0', $5)
 				FROM unnest($1::text[], $2::float8[], $3::float8[]) AS k (key, n, hold)`);
-		const renew = statement('renew', `SELECT ${f('rl_renew')}(k.id, pg_catalog.make_interval(secs => k.n)) FROM unnest($1::bigint[], $2::float8[]) AS k (id, n)`);
-		const release = statement('release', `SELECT ${f('rl_release')}(k.id) FROM pg_catalog.unnest($1::bigint[]) AS k (id)`);
+		const renew = statement(`SELECT ${f('rl_renew')}(k.id, pg_catalog.make_interval(secs => k.n)) FROM unnest($1::bigint[], $2::float8[]) AS k (id, n)`);
+		const release = statement(`SELECT ${f('rl_release')}(k.id) FROM pg_catalog.unnest($1::bigint[]) AS k (id)`);
 
 		statements.acquire = {
 			ask: (calls) => ({ statement: acquire, values: [keysArray(calls), numbersArray(calls, 'cost'), numbersArray(calls, 'hold'), slots, limiter] }),
@@ -119,7 +126,7 @@ function statementsFor(rule, schema) {
 		statements.release = { ask: (calls) => ({ statement: release, values: [numbersArray(calls, 'id')] }), answers: booleans };
 		statements.nothing = { statement: release, values: ['{}'] };
 	} else {
-		const reserve = statement('reserve policy',
+		const reserve = statement(
 			`SELECT ${f('rl_reserve_policy')}($3, k.key, k.n, pg_catalog.make_interval(secs => k.expires))
 				FROM unnest($1::text[], $2::float8[], $4::float8[]) AS k (key, n, expires)`);
 
@@ -127,10 +134,10 @@ function statementsFor(rule, schema) {
 			ask: (calls) => ({ statement: reserve, values: [keysArray(calls), numbersArray(calls, 'cost'), policy, numbersArray(calls, 'expires')] }),
 			answers: (rows) => rows.map(([id]) => id),
 		};
-		statements.settle = settleStatement(statement, f);
+		statements.settle = settleStatement(f);
 
-		const consume = statement('consume policy', `SELECT ${f('rl_consume_policy')}($3, k.key, k.n) FROM ${eachKey}`);
-		const throttle = statement('throttle policy',
+		const consume = statement(`SELECT ${f('rl_consume_policy')}($3, k.key, k.n) FROM ${eachKey}`);
+		const throttle = statement(
 			`SELECT ${RESULT} FROM ${eachKey}, LATERAL ${f('rl_throttle_policy')}($3, k.key, k.n) AS r`);
 		const values = (calls) => [keysArray(calls), numbersArray(calls, 'cost'), policy];
 
@@ -141,4 +148,4 @@ function statementsFor(rule, schema) {
 	return statements;
 }
 
-module.exports = { statementsFor };
+module.exports = { statement, statementsFor };

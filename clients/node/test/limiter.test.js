@@ -79,6 +79,17 @@ for (const [name, options, make] of DRIVERS) {
 		await assert.rejects(newLimiter(db, { policy: fresh('none') }).consume('a'), { code: '42704' });
 	});
 
+	test(`${name}: statements that are discarded do no harm`, options, async (t) => {
+		const db = await make(t, { max: 1 });
+		const limiter = newLimiter(db, { capacity: 5, refill: 0, limiter: fresh('discard') });
+
+		for (const allowed of [true, true, true, true, true, false]) {
+			assert.strictEqual(await limiter.consume('a'), allowed);
+			await (db.unsafe ? db.unsafe('DEALLOCATE ALL') : db.query('DEALLOCATE ALL'));
+		}
+		assert.strictEqual(limiter.stats.errors, 0);
+	});
+
 	test(`${name}: without prepared statements, and with the schema named`, options, async (t) => {
 		const db = await make(t);
 		const limiter = newLimiter(db, { capacity: 1, refill: 0, limiter: fresh('schema'), prepare: false, schema: 'public' });

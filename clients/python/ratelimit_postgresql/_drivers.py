@@ -14,6 +14,9 @@ With psycopg, a statement is sent with libpq directly. psycopg itself would begi
 transaction before it and leave that open, which are two round trips more, and it would wait
 for as long as a server does not answer. A connection that has not answered in time is
 closed, and so a pool has room for another one.
+
+Statements are prepared as long as they are found where they have been prepared. Behind a
+pooler they may not be, as a query may go to another connection than the one before.
 """
 
 from __future__ import annotations
@@ -28,7 +31,9 @@ from weakref import WeakKeyDictionary
 from ._statements import Row, Statement
 
 LATE = "no answer from the database in time"
-UNKNOWN_STATEMENT = "26000"  # SQLSTATE
+
+# SQLSTATEs: a prepared statement is not on the connection, or already is. Nothing has been executed then.
+NOT_PREPARED = ("26000", "42P05")
 
 PARSERS: dict[int, Callable[[bytes], Any]] = {
     16: lambda value: value == b"t",  # boolean
@@ -57,6 +62,17 @@ class AsyncDriver(Protocol):
 def _is_a(value: object, package: str, name: str) -> bool:
     """Is it an instance of a class of a package, which may not be installed?"""
     return any(t.__name__ == name and t.__module__.split(".")[0] == package for t in type(value).__mro__)
+
+
+class Preparing:
+    """Are statements prepared? True, until one is not where it has been prepared.
+
+    A pooler has then sent the query to another connection, or somebody has discarded the
+    statement, and either will happen again. None: it is not yet known.
+    """
+
+    def __init__(self, on: Optional[bool]) -> None:
+        self.on = on
 
 
 # libpq -------------------------------------------------------------------------------------
@@ -96,7 +112,9 @@ def _answer(pgconn: Any) -> Generator[int, None, Any]:
 _prepared: WeakKeyDictionary[Any, set[str]] = WeakKeyDictionary()
 
 
-def _run(conn: Any, statement: Statement, values: Sequence[Any], prepare: bool) -> Generator[int, None, list[Row]]:
+def _run(
+    conn: Any, statement: Statement, values: Sequence[Any], preparing: Preparing
+) -> Generator[int, None, list[Row]]:
     from psycopg import OperationalError, errors
     from psycopg.pq import ExecStatus, TransactionStatus
 
@@ -109,10 +127,12 @@ def _run(conn: Any, statement: Statement, values: Sequence[Any], prepare: bool) 
     text = statement.text.encode(encoding)
     name = statement.name.encode()
     params = [_text(value, encoding) for value in values]
-    names = _prepared.setdefault(conn, set()) if prepare else set()
+    names = _prepared.setdefault(conn, set())
     idle = pgconn.transaction_status == TransactionStatus.IDLE
 
     while True:
+        # a statement has a name that no other text has, so nobody else's is taken for it
+        prepare = preparing.on is not False
         if not prepare:
             pgconn.send_query_params(text, params)
         elif statement.name in names:
@@ -128,10 +148,10 @@ def _run(conn: Any, statement: Statement, values: Sequence[Any], prepare: bool) 
             names.add(statement.name)
             continue
         error = errors.error_from_result(result, encoding=encoding)
-        if error.sqlstate == UNKNOWN_STATEMENT and statement.name in names and idle:
-            # the application has discarded it, and nothing has happened
-            names.discard(statement.name)
-            continue
+        if prepare and error.sqlstate in NOT_PREPARED:
+            preparing.on = False
+            if idle:
+                continue
         raise error
 
     parsers = [PARSERS.get(result.ftype(j)) for j in range(result.nfields)]
@@ -150,10 +170,12 @@ def _run(conn: Any, statement: Statement, values: Sequence[Any], prepare: bool) 
 
 
 class PsycopgDriver:
-    def __init__(self, connect: Callable[[float], AbstractContextManager[Any]], most: int, prepare: bool) -> None:
+    def __init__(
+        self, connect: Callable[[float], AbstractContextManager[Any]], most: int, preparing: Preparing
+    ) -> None:
         self.connect = connect
         self.most = most
-        self.prepare = prepare
+        self.preparing = preparing
 
     def query(self, statement: Statement, values: Sequence[Any], seconds: float) -> list[Row]:
         deadline = time.monotonic() + seconds
@@ -161,7 +183,7 @@ class PsycopgDriver:
             if not conn.lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
                 raise TimeoutError(LATE)
             try:
-                return _wait(conn, _run(conn, statement, values, self.prepare), deadline)
+                return _wait(conn, _run(conn, statement, values, self.preparing), deadline)
             finally:
                 conn.lock.release()
 
@@ -201,14 +223,15 @@ def _from_pool(pool: Any, seconds: float) -> Iterator[Any]:
         pool.putconn(conn)
 
 
-def driver_for(db: Any, prepare: bool = True) -> Driver:
+def driver_for(db: Any, prepare: Optional[bool] = None) -> Driver:
+    preparing = Preparing(prepare)
     if _is_a(db, "psycopg", "Connection"):
-        return PsycopgDriver(lambda seconds: _own(db), 1, prepare)
+        return PsycopgDriver(lambda seconds: _own(db), 1, preparing)
     if _is_a(db, "psycopg_pool", "ConnectionPool"):
-        return PsycopgDriver(lambda seconds: _from_pool(db, seconds), db.max_size, prepare)
+        return PsycopgDriver(lambda seconds: _from_pool(db, seconds), db.max_size, preparing)
     if callable(db):
         connect: Callable[[], AbstractContextManager[Any]] = db
-        return PsycopgDriver(lambda seconds: connect(), 10, prepare)
+        return PsycopgDriver(lambda seconds: connect(), 10, preparing)
     raise TypeError(
         "db must be a Connection or a ConnectionPool of psycopg, or a function that returns a context manager of a"
         f" Connection, not {type(db).__name__}"
@@ -221,10 +244,12 @@ def driver_for(db: Any, prepare: bool = True) -> Driver:
 class AsyncioDriver:
     """Runs statements on what "connect" gives: connections of psycopg or of asyncpg."""
 
-    def __init__(self, connect: Callable[[float], AbstractAsyncContextManager[Any]], most: int, prepare: bool) -> None:
+    def __init__(
+        self, connect: Callable[[float], AbstractAsyncContextManager[Any]], most: int, preparing: Preparing
+    ) -> None:
         self.connect = connect
         self.most = most
-        self.prepare = prepare
+        self.preparing = preparing
 
     async def query(self, statement: Statement, values: Sequence[Any], seconds: float) -> list[Row]:
         began = time.monotonic()
@@ -232,7 +257,7 @@ class AsyncioDriver:
             run = _run_psycopg if _is_a(conn, "psycopg", "AsyncConnection") else _run_asyncpg
             try:
                 async with asyncio.timeout(max(0.0, seconds - (time.monotonic() - began))):
-                    return await run(conn, statement, values, self.prepare)
+                    return await run(conn, statement, values, self.preparing)
             except TimeoutError:
                 raise TimeoutError(LATE) from None
 
@@ -240,9 +265,9 @@ class AsyncioDriver:
         pass
 
 
-async def _run_psycopg(conn: Any, statement: Statement, values: Sequence[Any], prepare: bool) -> list[Row]:
+async def _run_psycopg(conn: Any, statement: Statement, values: Sequence[Any], preparing: Preparing) -> list[Row]:
     async with conn.lock:
-        run = _run(conn, statement, values, prepare)
+        run = _run(conn, statement, values, preparing)
         try:
             events = next(run)
             while True:
@@ -276,21 +301,49 @@ async def _ready(fd: int, events: int) -> None:
             loop.remove_writer(fd)
 
 
-async def _run_asyncpg(conn: Any, statement: Statement, values: Sequence[Any], prepare: bool) -> list[Row]:
-    # it prepares what it runs, unless its connections have statement_cache_size=0
+# The shortest text that asyncpg does not prepare, unless its connections say otherwise.
+UNPREPARED = 15 * 1024 + 1
+
+
+async def _run_asyncpg(conn: Any, statement: Statement, values: Sequence[Any], preparing: Preparing) -> list[Row]:
     try:
-        return [tuple(record) for record in await conn.fetch(statement.text, *values)]
+        if preparing.on is None:
+            preparing.on = await _is_direct(conn)
+        if preparing.on:
+            try:
+                return await _fetch(conn, statement.text, values)
+            except Exception as error:
+                if getattr(error, "sqlstate", None) not in NOT_PREPARED:
+                    raise
+                preparing.on = False
+                if conn.is_in_transaction():
+                    raise
+        return await _fetch(conn, statement.text.ljust(UNPREPARED), values)
     except asyncio.CancelledError:
         # it would wait for the server to say that the query is cancelled
         conn.terminate()
         raise
 
 
+async def _fetch(conn: Any, text: str, values: Sequence[Any]) -> list[Row]:
+    return [tuple(record) for record in await conn.fetch(text, *values)]
+
+
+async def _is_direct(conn: Any) -> bool:
+    """Is the server at the other end, and not a pooler?
+
+    asyncpg numbers its statements. Behind a pooler, one of another process may have the same
+    number, and the server would run that one.
+    """
+    [(pid,)] = await _fetch(conn, "SELECT pg_catalog.pg_backend_pid()".ljust(UNPREPARED), [])
+    return bool(pid == conn.get_server_pid())
+
+
 class AsyncpgPoolDriver(AsyncioDriver):
     """A pool of asyncpg resets a connection that it gets back, and nobody waits for that."""
 
-    def __init__(self, pool: Any) -> None:
-        super().__init__(self.acquired, pool.get_max_size(), True)
+    def __init__(self, pool: Any, preparing: Preparing) -> None:
+        super().__init__(self.acquired, pool.get_max_size(), preparing)
         self.pool = pool
         self.releases: set[asyncio.Task[None]] = set()
 
@@ -334,19 +387,20 @@ async def _async_from_pool(pool: Any, seconds: float) -> AsyncIterator[Any]:
         await pool.putconn(conn)
 
 
-def async_driver_for(db: Any, prepare: bool = True) -> AsyncDriver:
+def async_driver_for(db: Any, prepare: Optional[bool] = None) -> AsyncDriver:
+    preparing = Preparing(prepare)
     if _is_a(db, "psycopg", "AsyncConnection"):
-        return AsyncioDriver(lambda seconds: _async_own(db, None), 1, prepare)
+        return AsyncioDriver(lambda seconds: _async_own(db, None), 1, preparing)
     if _is_a(db, "psycopg_pool", "AsyncConnectionPool"):
-        return AsyncioDriver(lambda seconds: _async_from_pool(db, seconds), db.max_size, prepare)
+        return AsyncioDriver(lambda seconds: _async_from_pool(db, seconds), db.max_size, preparing)
     if _is_a(db, "asyncpg", "Pool"):
-        return AsyncpgPoolDriver(db)
+        return AsyncpgPoolDriver(db, preparing)
     if _is_a(db, "asyncpg", "Connection"):
         lock = asyncio.Lock()
-        return AsyncioDriver(lambda seconds: _async_own(db, lock), 1, prepare)
+        return AsyncioDriver(lambda seconds: _async_own(db, lock), 1, preparing)
     if callable(db):
         connect: Callable[[], AbstractAsyncContextManager[Any]] = db
-        return AsyncioDriver(lambda seconds: connect(), 10, prepare)
+        return AsyncioDriver(lambda seconds: connect(), 10, preparing)
     raise TypeError(
         "db must be an AsyncConnection or AsyncConnectionPool of psycopg, a Connection or Pool of asyncpg, or a"
         f" function that returns an asynchronous context manager of a connection, not {type(db).__name__}"

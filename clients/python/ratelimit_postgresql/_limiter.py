@@ -78,7 +78,7 @@ class _Limiter:
         lease: Union[bool, Lease],
         metrics: Optional[Metrics],
         schema: Optional[str],
-        prepare: bool,
+        prepare: Optional[bool],
     ) -> None:
         self._rule = rule_of(
             {
@@ -213,7 +213,7 @@ class RateLimiter(_Limiter):
         lease: Union[bool, Lease] = False,
         metrics: Optional[Metrics] = None,
         schema: Optional[str] = None,
-        prepare: bool = True,
+        prepare: Optional[bool] = None,
     ) -> None:
         super().__init__(
             capacity,
@@ -347,7 +347,7 @@ class AsyncRateLimiter(_Limiter):
         lease: Union[bool, Lease] = False,
         metrics: Optional[Metrics] = None,
         schema: Optional[str] = None,
-        prepare: bool = True,
+        prepare: Optional[bool] = None,
     ) -> None:
         super().__init__(
             capacity,

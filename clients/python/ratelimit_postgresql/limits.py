@@ -118,7 +118,7 @@ class RateLimitStorage(limits.storage.Storage):
         limiter: str = "limits",
         schema: Optional[str] = None,
         timeout: float = 1.0,
-        prepare: bool = True,
+        prepare: Optional[bool] = None,
         wrap_exceptions: bool = False,
         **options: Any,
     ) -> None:
@@ -211,7 +211,7 @@ class AsyncRateLimitStorage(limits.aio.storage.Storage):
         limiter: str = "limits",
         schema: Optional[str] = None,
         timeout: float = 1.0,
-        prepare: bool = True,
+        prepare: Optional[bool] = None,
         wrap_exceptions: bool = False,
         **options: Any,
     ) -> None:

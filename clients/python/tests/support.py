@@ -148,10 +148,13 @@ async def async_until(condition: Callable[[], Any], what: str, seconds: float = 
 
 class Proxy:
     """A way to the server that can be cut: stop() ends all connections and refuses new ones,
-    hang() leaves them without an answer, start() lets them through again."""
+    hang() leaves them without an answer, start() lets them through again. It listens on a
+    socket in the folder "host", or on a port of 127.0.0.1 for those who need one."""
 
-    def __init__(self) -> None:
-        self.host = tempfile.mkdtemp(prefix="ratelimit")
+    def __init__(self, tcp: bool = False) -> None:
+        self.tcp = tcp
+        self.host = "127.0.0.1" if tcp else tempfile.mkdtemp(prefix="ratelimit")
+        self.port = 0 if tcp else 5432
         self.path = f"{self.host}/.s.PGSQL.5432"
         self.passes = threading.Event()
         self.sockets: set[socket.socket] = set()
@@ -161,9 +164,13 @@ class Proxy:
     def start(self) -> None:
         self.passes.set()
         if self.server is None:
-            self.server = socket.socket(socket.AF_UNIX)
-            self.server.bind(self.path)
-            self.server.listen(50)
+            if self.tcp:
+                self.server = socket.create_server((self.host, self.port), backlog=50)
+                self.port = self.server.getsockname()[1]
+            else:
+                self.server = socket.socket(socket.AF_UNIX)
+                self.server.bind(self.path)
+                self.server.listen(50)
             threading.Thread(target=self.accept, args=(self.server,), daemon=True).start()
 
     def accept(self, server: socket.socket) -> None:
@@ -208,7 +215,8 @@ class Proxy:
                 self.server.shutdown(socket.SHUT_RDWR)
             self.server.close()
             self.server = None
-            os.unlink(self.path)
+            if not self.tcp:
+                os.unlink(self.path)
         for end in list(self.sockets):
             self.cut(end)
 
@@ -218,4 +226,5 @@ class Proxy:
     def __exit__(self, *args: object) -> None:
         self.stop()
         self.passes.set()
-        shutil.rmtree(self.host)
+        if not self.tcp:
+            shutil.rmtree(self.host)
