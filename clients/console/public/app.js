@@ -49,7 +49,7 @@ function showLogin(text) {
 	clearTimeout(timer);
 	setSession(null);
 	byId('header').hidden = true;
-	document.title = 'Log in – ratelimit';
+	document.title = 'ratelimit: Log in';
 	main.replaceChildren(loginForm(text, (session) => {
 		setSession(session);
 		start();
@@ -65,7 +65,7 @@ async function show({ automatic = false } = {}) {
 
 	clearTimeout(timer);
 	if (!automatic) {
-		document.title = `${page.title} – ratelimit`;
+		document.title = `ratelimit: ${page.title}`;
 		for (const link of byId('pages').querySelectorAll('a')) {
 			if (link.dataset.page === name) link.setAttribute('aria-current', 'page');
 			else link.removeAttribute('aria-current');

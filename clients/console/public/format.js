@@ -4,7 +4,7 @@ import { el } from './dom.js';
 const whole = new Intl.NumberFormat('en', { maximumFractionDigits: 0 });
 const short = new Intl.NumberFormat('en', { maximumSignificantDigits: 3 });
 
-export const number = (value) => (value === null || value === undefined ? '–' : Math.abs(value) >= 100 || Number.isInteger(value) ? whole.format(value) : short.format(value));
+export const number = (value) => (value === null || value === undefined ? 'none' : Math.abs(value) >= 100 || Number.isInteger(value) ? whole.format(value) : short.format(value));
 
 const UNITS = [['day', 86400], ['h', 3600], ['min', 60], ['s', 1]];
 
@@ -27,7 +27,7 @@ export function clock(date) {
 }
 
 export function time(text) {
-	if (text === null || text === undefined) return '–';
+	if (text === null || text === undefined) return 'none';
 	if (text === 'infinity') return 'never';
 
 	const date = new Date(text);
@@ -43,7 +43,7 @@ export function time(text) {
 
 /* "5 tokens, 0.1 a second" */
 export function rule({ capacity, refill, period }) {
-	if (capacity === null) return '–';
+	if (capacity === null) return 'none';
 	return `${number(capacity)} ${period !== null ? `each ${period}` : refill === 0 ? 'once' : `and ${rate(refill)}`}`;
 }
 

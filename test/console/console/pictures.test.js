@@ -1,0 +1,93 @@
+/* The pictures of docs/console.md, if RATELIMIT_SCREENSHOTS says where they go. */
+'use strict';
+
+const { join } = require('node:path');
+const { test } = require('node:test');
+const { PASSWORD, newConsole, newDatabase, optional } = require('./support');
+
+const folder = process.env.RATELIMIT_SCREENSHOTS;
+
+if (!folder) {
+	test('pictures', { skip: 'nobody wants them' });
+} else {
+	const database = newDatabase('shop');
+
+	test('pictures', async (t) => {
+		await database.query("SET ratelimit.gateway_name = 'api-1'");
+		await database.query(`INSERT INTO rate_limit_policies (policy, tier, capacity, refill, period, quota, shadow, comment) VALUES
+			('user', 'default', 20, 0.5, NULL, false, false, 'each account'), ('user', 'day', 5000, NULL, 'day Europe/Berlin', false, true, 'to be tried'),
+			('login_ip', 'default', 5, rl_per(5, '1 minute'), NULL, false, false, 'each address'), ('trial', 'default', 100, 0, NULL, true, false, NULL)`);
+		await database.query(`SELECT count(rl_consume_policy('user', key)) FROM (VALUES ('alice', 12), ('bob', 40), ('carol', 25), ('mallory', 1500)) v (key, calls), generate_series(1, calls);
+			SELECT count(rl_consume_policy('login_ip', key)) FROM (VALUES ('203.0.113.7', 60), ('2001:db8::bad', 90), ('198.51.100.23', 9)) v (key, calls), generate_series(1, calls);
+			SELECT count(rl_consume_policy('user', 'user:' || i)) FROM generate_series(1, 3000) i;
+			SELECT rl_flag('mallory', 'user', '1480 violations within 10 minutes'), rl_flag('2001:db8::bad', 'login_ip', 'asked for by legal');
+			SELECT rl_flush()`);
+		// violations of hours that have passed
+		await database.query(`INSERT INTO rate_limit_violations (gateway_name, total_count, details, created_at)
+			SELECT 'api-1', n, jsonb_build_object('mallory:user', n), now() AT TIME ZONE 'UTC' - h * interval '1 hour'
+			FROM (SELECT h, (200 + 150 * sin(h / 4.0) + h * 37 % 90)::int AS n FROM generate_series(1, 46) h WHERE h % 11 < 8) v`);
+
+		const puppeteer = optional('puppeteer-core');
+		const browser = await puppeteer.launch({ executablePath: '/usr/bin/chromium', headless: true, args: ['--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage', '--lang=en'] });
+		const console = await newConsole(t, database);
+
+		t.after(() => browser.close());
+
+		const page = await browser.newPage();
+		const shown = async (name) => {
+			await page.waitForSelector('main[data-state=shown]');
+			if (name === 'policies') await page.waitForSelector('[data-part=policies][data-state]');
+			if (name === 'key') await page.waitForSelector('[data-part=hours] figure');
+		};
+		const visit = async (hash, name) => {
+			await page.evaluate((to) => {
+				document.querySelector('main').dataset.state = 'left';
+				location.hash = to;
+			}, hash);
+			await shown(name);
+		};
+		const picture = async (name, height = 560) => {
+			await page.setViewport({ width: page.viewport().width, height });
+			await page.screenshot({ path: join(folder, `${name}.png`) });
+		};
+
+		await page.setViewport({ width: 1000, height: 560 });
+		await page.emulateMediaFeatures([{ name: 'prefers-color-scheme', value: 'light' }]);
+		await page.goto(`${console.origin}/`);
+		await page.waitForSelector('#field-role');
+		await picture('login', 420);
+		await page.type('#field-role', 'oscar');
+		await page.type('#field-password', PASSWORD);
+		await page.keyboard.press('Enter');
+		await shown('now');
+
+		// some traffic for the live page
+		for (let i = 0; i < 12; i++) {
+			await database.query("SELECT count(rl_consume_policy('user', 'live:' || k)) FROM generate_series(1, $1) k, generate_series(1, 30)", [20 + 10 * (i % 5)]);
+			await page.waitForFunction((text) => document.querySelector('.top .dim').textContent !== text, { timeout: 5000 }, await page.$eval('.top .dim', (element) => element.textContent));
+		}
+		await picture('now');
+		for (const name of ['throttled', 'offenders', 'review', 'policies', 'stores', 'thresholds']) {
+			await visit(`#/${name}`, name);
+			await picture(name);
+		}
+		await visit('#/key?key=mallory', 'key');
+		await page.evaluate(() => document.querySelector('[data-action=block]').click());
+		await page.waitForSelector('dialog[open]');
+		await page.type('#field-reason', 'Scrapes the catalogue, see ticket 4711');
+		await picture('block');
+		await page.click('dialog button.main');
+		await page.waitForFunction(() => document.querySelector('dialog') === null);
+		await visit('#/actions', 'actions');
+		await picture('actions', 420);
+		await visit('#/key?key=mallory', 'key');
+		await page.waitForFunction(() => document.querySelector('#said').textContent === '', { timeout: 10000 });
+		await picture('key', 820);
+
+		// a phone, in the dark
+		await page.setViewport({ width: 360, height: 720 });
+		await page.emulateMediaFeatures([{ name: 'prefers-color-scheme', value: 'dark' }]);
+		await visit('#/now', 'now');
+		await picture('phone', 720);
+	});
+}
