@@ -18,7 +18,7 @@ const LOST = 'The database cannot be reached. The console tries again with each 
 /* By SQLSTATE or the first two characters of it. */
 const OF_THE_SERVER = new Map([
 	['57014', [504, 'timeout', 'The database did not answer in time. It is busy, or there is more to read than it can within --timeout.']],
-	['55P03', [504, 'timeout', 'Somebody holds a lock on what has to be changed. Nothing was changed; try again.']],
+	['55P03', [504, 'timeout', 'Somebody holds a lock on a table that this needs. Try again.']],
 	['42501', [403, 'privilege', 'Your role may not do this.']],
 	['42P01', [500, 'setup', 'Something is missing in the database. Run ratelimit-console --setup again.']],
 	['42883', [500, 'setup', 'Something is missing in the database. Run ratelimit-console --setup again.']],

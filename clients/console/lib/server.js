@@ -48,7 +48,7 @@ async function readBody(request, most) {
 	throw new Refusal(400, 'argument', 'The body must be a JSON object.');
 }
 
-/* Starts to listen.  Gives { origin, stop() }. */
+/* Starts to listen.  Gives { origin, port, stop() }. */
 async function startServer(settings) {
 	const files = staticFiles(join(__dirname, '../public'));
 	const attempts = new Attempts(settings);
@@ -119,8 +119,8 @@ async function startServer(settings) {
 				return;
 			}
 			if (retryAfter) response.setHeader('Retry-After', retryAfter);
-			// what is left of the body is not read
-			if (!request.complete) response.setHeader('Connection', 'close');
+			// what is left of the body is thrown away, or the answer would not arrive
+			request.resume();
 			send(response, status, { error: code, message });
 		});
 	});
@@ -134,6 +134,7 @@ async function startServer(settings) {
 	sessions = new Sessions(settings, origins[0]);
 	return {
 		origin: origins[0],
+		port: server.address().port,
 		async stop() {
 			const closed = new Promise((resolve) => {
 				server.close(resolve);

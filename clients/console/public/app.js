@@ -92,6 +92,7 @@ async function show({ automatic = false } = {}) {
 		problem = error;
 	}
 	showProblem(problem, automatic);
+	main.dataset.page = name;
 	main.dataset.state = problem ? 'problem' : 'shown';
 	if (page.every) timer = setTimeout(() => show({ automatic: true }), page.every);
 }

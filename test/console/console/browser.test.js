@@ -6,18 +6,15 @@
 'use strict';
 
 const assert = require('node:assert');
-const { existsSync, mkdirSync, readFileSync, writeFileSync } = require('node:fs');
+const { writeFileSync } = require('node:fs');
 const { tmpdir } = require('node:os');
 const { join } = require('node:path');
 const { after, before, test } = require('node:test');
-const { HOSTILE, HOSTILE_LIMITER, HOSTILE_POLICY, PASSWORD, fill, newConsole, newDatabase, optional, until } = require('./support');
+const { HOSTILE, HOSTILE_LIMITER, HOSTILE_POLICY, PASSWORD, fill, newConsole, newDatabase, newProxy, until } = require('./support');
+const { axe, holds, keyHash, launch, missing, sees, shown, visit } = require('./browser');
 const { newProcess } = require('./process');
 
-const CHROMIUM = '/usr/bin/chromium';
-const puppeteer = optional('puppeteer-core');
-const axe = optional('axe-core');
 const full = process.env.RATELIMIT_CONSOLE_FULL === '1';
-const missing = [...(existsSync(CHROMIUM) ? [] : ['chromium']), ...(puppeteer ? [] : ['puppeteer-core']), ...(axe ? [] : ['axe-core'])];
 const needed = missing.length > 0 && !full ? { skip: `not installed: ${missing.join(', ')}` } : {};
 
 const PAGES = ['now', 'throttled', 'offenders', 'review', 'policies', 'stores', 'thresholds', 'actions'];
@@ -30,7 +27,7 @@ if (needed.skip) {
 	let browser;
 
 	before(async () => {
-		browser = await puppeteer.launch({ executablePath: CHROMIUM, headless: true, args: ['--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage', '--lang=en'] });
+		browser = await launch();
 		await fill(database, 10000);
 	});
 	after(() => browser?.close());
@@ -57,28 +54,14 @@ if (needed.skip) {
 	}
 
 	const text = (page, selector = 'main') => page.$eval(selector, (element) => element.textContent);
-	const shown = (page) => page.waitForSelector('main[data-state=shown]', { timeout: 20000 });
 
 	async function logIn(page, origin, role = 'oscar', password = PASSWORD) {
 		await page.goto(`${origin}/`);
-		await page.waitForSelector('#field-role');
+		await sees(page, '#field-role');
 		await page.type('#field-role', role);
 		await page.type('#field-password', password);
 		await page.keyboard.press('Enter');
 	}
-
-	async function visit(page, hash) {
-		await page.evaluate((to) => {
-			document.querySelector('main').dataset.state = 'left';
-			if (location.hash === to) window.dispatchEvent(new HashChangeEvent('hashchange'));
-			else location.hash = to;
-		}, hash);
-		await shown(page);
-		if (hash.startsWith('#/policies')) await page.waitForSelector('[data-part=policies][data-state]');
-		if (hash.startsWith('#/key')) await page.waitForSelector('[data-part=hours] figure');
-	}
-
-	const keyHash = (key) => `#/key?${new URLSearchParams({ key })}`;
 
 	/* Nothing is cut off or wider than the window, nothing has become markup, nothing has gone wrong. */
 	async function check(page, where) {
@@ -110,7 +93,7 @@ if (needed.skip) {
 			const page = await newWindow(t, width, scheme);
 
 			await page.goto(`${console.origin}/`);
-			await page.waitForSelector('#field-role');
+			await sees(page, '#field-role');
 			await check(page, 'login');
 			await checkWithAxe(page, 'login');
 			await logIn(page, console.origin);
@@ -129,7 +112,7 @@ if (needed.skip) {
 				if (i === 0) await checkWithAxe(page, 'key');
 			}
 			await page.evaluate(() => document.querySelector('[data-action=block]').click());
-			await page.waitForSelector('dialog[open]');
+			await sees(page, 'dialog[open]');
 			await check(page, 'dialog');
 			await checkWithAxe(page, 'dialog');
 
@@ -157,8 +140,8 @@ if (needed.skip) {
 		}
 		// and a link of a list leads to the key itself
 		await visit(page, '#/offenders');
-		await Promise.all([page.waitForFunction((part) => location.hash.includes(part), {}, 'key?'), page.$$eval('main a.key, main a[href^="#/key"]', (links, href) => links.find((link) => link.getAttribute('href') === href).click(), keyHash(HOSTILE[0]))]);
-		await page.waitForFunction(() => document.querySelector('main[data-state=shown] [data-part=hours] figure'));
+		await Promise.all([holds(page, (part) => location.hash.includes(part), 'key?'), page.$$eval('main a.key, main a[href^="#/key"]', (links, href) => links.find((link) => link.getAttribute('href') === href).click(), keyHash(HOSTILE[0]))]);
+		await holds(page, () => document.querySelector('main[data-state=shown] [data-part=hours] figure'));
 		assert.ok((await text(page)).includes(HOSTILE[0]));
 		assert.deepStrictEqual(page.wrong, []);
 	});
@@ -178,7 +161,7 @@ if (needed.skip) {
 	/* Press the button of an action, fill the form, say why, and wait until it is done. */
 	async function act(page, selector, fields = {}) {
 		await page.evaluate((button) => document.querySelector(button).click(), selector);
-		await page.waitForSelector('dialog[open]');
+		await sees(page, 'dialog[open]');
 		for (const [name, value] of Object.entries(fields)) {
 			await page.evaluate((id, content) => {
 				const input = document.querySelector(`dialog #field-${id}`);
@@ -189,7 +172,7 @@ if (needed.skip) {
 		}
 		await page.type('dialog #field-reason', 'because of <i>this</i>');
 		await page.click('dialog button.main');
-		await page.waitForFunction(() => document.querySelector('dialog') === null && document.querySelector('#said').textContent.startsWith('Done'), { timeout: 10000 });
+		await holds(page, () => document.querySelector('dialog') === null && document.querySelector('#said').textContent.startsWith('Done'));
 		await shown(page);
 		return text(page, '#said');
 	}
@@ -237,7 +220,7 @@ if (needed.skip) {
 			await act(page, button('shadow', HOSTILE_POLICY, ''));
 			await done('shadow', HOSTILE_POLICY, null);
 			assert.strictEqual(await database.value('SELECT shadow FROM rate_limit_policies WHERE policy = $1', [HOSTILE_POLICY]), width === 360 || !full);
-			await page.waitForSelector('[data-part=policies][data-state]');
+			await sees(page, '[data-part=policies][data-state]');
 			await act(page, button('edit_policy', 'user', ''), { capacity: String(width), comment: '<i>edited</i>' });
 			await done('edit_policy', 'user', null);
 			assert.strictEqual(await database.value("SELECT capacity::int FROM rate_limit_policies WHERE policy = 'user' AND tier = 'default'"), width);
@@ -257,24 +240,24 @@ if (needed.skip) {
 		await shown(page);
 		await visit(page, keyHash('user:5'));
 		await page.evaluate(() => document.querySelector('[data-action=block]').click());
-		await page.waitForSelector('dialog[open]');
+		await sees(page, 'dialog[open]');
 		await page.click('dialog button.main');
 		assert.match(await text(page, 'dialog'), /A reason is needed/);
 		await page.keyboard.press('Escape');
-		await page.waitForFunction(() => document.querySelector('dialog') === null);
+		await holds(page, () => document.querySelector('dialog') === null);
 		assert.strictEqual(await page.evaluate(() => document.activeElement.dataset.action), 'block', 'the focus is where it was');
 		assert.strictEqual(await database.value('SELECT count(*)::int FROM ratelimit_console.actions'), before);
 
 		// what the database refuses is said in the dialog
 		await visit(page, '#/policies');
 		await page.evaluate(() => document.querySelector('[data-action=edit_policy]').click());
-		await page.waitForSelector('dialog[open]');
+		await sees(page, 'dialog[open]');
 		await page.$eval('#field-refill', (input) => {
 			input.value = '0';
 		});
 		await page.type('#field-reason', 'never again');
 		await page.click('dialog button.main');
-		await page.waitForFunction(() => /refill_0_only_for_a_quota/.test(document.querySelector('dialog').textContent));
+		await holds(page, () => /refill_0_only_for_a_quota/.test(document.querySelector('dialog').textContent));
 	});
 
 	test('everything can be done by keyboard', async (t) => {
@@ -299,7 +282,7 @@ if (needed.skip) {
 		};
 
 		await page.goto(`${console.origin}/`);
-		await page.waitForSelector('#field-role');
+		await sees(page, '#field-role');
 		await page.keyboard.type('oscar');
 		await page.keyboard.press('Tab');
 		await page.keyboard.type(PASSWORD);
@@ -308,16 +291,16 @@ if (needed.skip) {
 		await tabTo('search-key');
 		await page.keyboard.type('user:7');
 		await page.keyboard.press('Enter');
-		await page.waitForFunction(() => document.title === 'ratelimit: Key' && document.querySelector('main[data-state=shown]'));
+		await holds(page, () => document.title === 'ratelimit: Key' && document.querySelector('main[data-state=shown]'));
 		assert.strictEqual((await focused()).what, 'title', 'the focus is at the new page');
 		await tabTo('block');
 		await page.keyboard.press('Enter');
-		await page.waitForSelector('dialog[open]');
+		await sees(page, 'dialog[open]');
 		await tabTo('field-reason', 5);
 		await page.keyboard.type('by keyboard');
 		await page.keyboard.press('Tab');
 		await page.keyboard.press('Enter');
-		await page.waitForFunction(() => document.querySelector('#said').textContent.startsWith('Done'));
+		await holds(page, () => document.querySelector('#said').textContent.startsWith('Done'));
 		assert.strictEqual((await lastAction()).reason, 'by keyboard');
 		await shown(page);
 		await page.evaluate(() => document.activeElement.blur());
@@ -337,7 +320,7 @@ if (needed.skip) {
 		await shown(page);
 		await visit(page, '#/policies');
 		await (await page.$('#log')).uploadFile(file);
-		await page.waitForSelector('[data-part=policies][data-state=log]', { timeout: 20000 });
+		await sees(page, '[data-part=policies][data-state=log]');
 		assert.match(await text(page), /of \d+ denied, of \d+ of \d+ keys/);
 		await check(page, 'policies with a log');
 		await page.select('#try-source', 'log');
@@ -345,7 +328,7 @@ if (needed.skip) {
 			input.value = '2';
 		});
 		await page.$eval('#try button', (button) => button.click());
-		await page.waitForSelector('[data-part=tried] figure', { timeout: 20000 });
+		await sees(page, '[data-part=tried] figure');
 		await check(page, 'other numbers on a log');
 		await checkWithAxe(page, 'other numbers on a log');
 	});
@@ -369,7 +352,6 @@ if (needed.skip) {
 	});
 
 	test('a lost database and an ended session are messages, not blank pages', async (t) => {
-		const { newProxy } = require('./support');
 		const proxy = await newProxy(t);
 		const console = await newProcess(t, database, { env: { PGHOST: proxy.options.host, PGPORT: '5432' } });
 		const page = await newWindow(t, 360, 'dark');
@@ -378,12 +360,12 @@ if (needed.skip) {
 		await shown(page);
 		await visit(page, '#/now');
 		await proxy.stop();
-		await page.waitForFunction(() => /cannot be reached/.test(document.querySelector('#problem').textContent), { timeout: 15000 });
+		await holds(page, () => /cannot be reached/.test(document.querySelector('#problem').textContent));
 		assert.match(await text(page), /By limiter/, 'what was there stays');
 		await page.evaluate(() => {
 			location.hash = '#/review';
 		});
-		await page.waitForSelector('main[data-state=problem]');
+		await sees(page, 'main[data-state=problem]');
 		assert.match(await text(page), /cannot be reached.*Try again/);
 		await checkWithAxe(page, 'a lost database');
 		await proxy.start();
@@ -394,17 +376,17 @@ if (needed.skip) {
 		await page.evaluate(() => {
 			location.hash = '#/stores';
 		});
-		await page.waitForFunction(() => /console itself cannot be reached/.test(document.querySelector('main').textContent), { timeout: 15000 });
+		await holds(page, () => /console itself cannot be reached/.test(document.querySelector('main').textContent));
 
 		const other = await newConsole(t, database, { idle: 1000 });
 
 		await logIn(page, other.origin);
 		await shown(page);
-		await page.waitForSelector('#field-role', { timeout: 15000 });
+		await sees(page, '#field-role');
 		assert.match(await text(page), /session has ended/);
 		page.wrong = [];
 		await logIn(page, other.origin, 'oscar', 'wrong');
-		await page.waitForFunction(() => /role or the password is wrong/.test(document.querySelector('main').textContent));
+		await holds(page, () => /role or the password is wrong/.test(document.querySelector('main').textContent));
 		await checkWithAxe(page, 'a wrong password');
 	});
 }

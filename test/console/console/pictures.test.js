@@ -3,7 +3,8 @@
 
 const { join } = require('node:path');
 const { test } = require('node:test');
-const { PASSWORD, newConsole, newDatabase, optional } = require('./support');
+const { PASSWORD, newConsole, newDatabase } = require('./support');
+const { holds, launch, sees, shown, visit } = require('./browser');
 
 const folder = process.env.RATELIMIT_SCREENSHOTS;
 
@@ -27,25 +28,12 @@ if (!folder) {
 			SELECT 'api-1', n, jsonb_build_object('mallory:user', n), now() AT TIME ZONE 'UTC' - h * interval '1 hour'
 			FROM (SELECT h, (200 + 150 * sin(h / 4.0) + h * 37 % 90)::int AS n FROM generate_series(1, 46) h WHERE h % 11 < 8) v`);
 
-		const puppeteer = optional('puppeteer-core');
-		const browser = await puppeteer.launch({ executablePath: '/usr/bin/chromium', headless: true, args: ['--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage', '--lang=en'] });
+		const browser = await launch();
 		const console = await newConsole(t, database);
 
 		t.after(() => browser.close());
 
 		const page = await browser.newPage();
-		const shown = async (name) => {
-			await page.waitForSelector('main[data-state=shown]');
-			if (name === 'policies') await page.waitForSelector('[data-part=policies][data-state]');
-			if (name === 'key') await page.waitForSelector('[data-part=hours] figure');
-		};
-		const visit = async (hash, name) => {
-			await page.evaluate((to) => {
-				document.querySelector('main').dataset.state = 'left';
-				location.hash = to;
-			}, hash);
-			await shown(name);
-		};
 		const picture = async (name, height = 560) => {
 			await page.setViewport({ width: page.viewport().width, height });
 			await page.screenshot({ path: join(folder, `${name}.png`) });
@@ -54,40 +42,40 @@ if (!folder) {
 		await page.setViewport({ width: 1000, height: 560 });
 		await page.emulateMediaFeatures([{ name: 'prefers-color-scheme', value: 'light' }]);
 		await page.goto(`${console.origin}/`);
-		await page.waitForSelector('#field-role');
+		await sees(page, '#field-role');
 		await picture('login', 420);
 		await page.type('#field-role', 'oscar');
 		await page.type('#field-password', PASSWORD);
 		await page.keyboard.press('Enter');
-		await shown('now');
+		await shown(page, 'now');
 
 		// some traffic for the live page
 		for (let i = 0; i < 12; i++) {
 			await database.query("SELECT count(rl_consume_policy('user', 'live:' || k)) FROM generate_series(1, $1) k, generate_series(1, 30)", [20 + 10 * (i % 5)]);
-			await page.waitForFunction((text) => document.querySelector('.top .dim').textContent !== text, { timeout: 5000 }, await page.$eval('.top .dim', (element) => element.textContent));
+			await holds(page, (text) => document.querySelector('.top .dim').textContent !== text, await page.$eval('.top .dim', (element) => element.textContent));
 		}
 		await picture('now');
 		for (const name of ['throttled', 'offenders', 'review', 'policies', 'stores', 'thresholds']) {
-			await visit(`#/${name}`, name);
+			await visit(page, `#/${name}`);
 			await picture(name);
 		}
-		await visit('#/key?key=mallory', 'key');
+		await visit(page, '#/key?key=mallory');
 		await page.evaluate(() => document.querySelector('[data-action=block]').click());
-		await page.waitForSelector('dialog[open]');
+		await sees(page, 'dialog[open]');
 		await page.type('#field-reason', 'Scrapes the catalogue, see ticket 4711');
 		await picture('block');
 		await page.click('dialog button.main');
-		await page.waitForFunction(() => document.querySelector('dialog') === null);
-		await visit('#/actions', 'actions');
+		await holds(page, () => document.querySelector('dialog') === null);
+		await visit(page, '#/actions');
 		await picture('actions', 420);
-		await visit('#/key?key=mallory', 'key');
-		await page.waitForFunction(() => document.querySelector('#said').textContent === '', { timeout: 10000 });
+		await visit(page, '#/key?key=mallory');
+		await holds(page, () => document.querySelector('#said').textContent === '');
 		await picture('key', 820);
 
 		// a phone, in the dark
 		await page.setViewport({ width: 360, height: 720 });
 		await page.emulateMediaFeatures([{ name: 'prefers-color-scheme', value: 'dark' }]);
-		await visit('#/now', 'now');
+		await visit(page, '#/now');
 		await picture('phone', 720);
 	});
 }
