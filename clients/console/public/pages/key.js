@@ -14,18 +14,25 @@ function blockedSince(actions, limiter) {
 	return last?.action === 'block' ? [', since ', time(last.done_at), ', by ', nameNode(last.who)] : ', not by this console';
 }
 
+function tokensOf({ tokens, capacity, period, exception }) {
+	// of a period that is only counted, nobody has said how many it allows
+	const text = tokens === null ? (period === null ? 'full' : 'counted') : `${number(tokens)} of ${number(capacity)}`;
+
+	return [text, exception ? el('div', { class: 'dim' }, `by exception ${exception}`) : null];
+}
+
 function buckets({ key, data }) {
 	const living = data.buckets.map(({ limiter, period }) => JSON.stringify([limiter, period]));
 	// buckets of policies that are full are not living, but somebody may want to see or block them
 	const full = data.policies.filter(({ limiter, period }) => !living.includes(JSON.stringify([limiter, period])));
 	const rows = [
-		...data.buckets.map((bucket) => ({ ...bucket, state: bucket.tokens === null ? 'full' : [`${number(bucket.tokens)} of ${number(bucket.capacity)}`] })),
-		...full.map((tier) => ({ ...tier, full_at: null, store: null, state: 'full' })),
+		...data.buckets,
+		...full.map((tier) => ({ ...tier, full_at: null, store: null })),
 	];
 
 	return table('Its buckets', [
 		{ title: 'Limiter', heading: true, cell: ({ limiter }) => nameNode(limiter) },
-		{ title: 'Tokens', cell: ({ state }) => state },
+		{ title: 'Tokens', cell: tokensOf },
 		{ title: 'Rule', cell: rule },
 		{ title: 'Full', cell: ({ full_at: at }) => time(at) },
 		{ title: 'Blocked', cell: ({ blocked_until: until, limiter }) => (until === null ? 'no' :
