@@ -35,7 +35,8 @@ class Connections {
 			idleTimeoutMillis: 60000,
 			application_name: 'ratelimit-console',
 			statement_timeout: Math.ceil(timeout),
-			options: `-c search_path=pg_catalog,pg_temp -c TimeZone=UTC -c DateStyle=ISO -c lock_timeout=${Math.ceil(timeout / 2)}`,
+			// the planner expects many rows of the views, and compiling takes longer than reading them
+			options: `-c jit=off -c search_path=pg_catalog,pg_temp -c TimeZone=UTC -c DateStyle=ISO -c lock_timeout=${Math.ceil(timeout / 2)}`,
 		});
 		this.#pool.on('error', () => {});		// the next query says so
 		this.#driver = driverFor(this.#pool, { prepare: false });

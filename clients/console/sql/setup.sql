@@ -15,7 +15,7 @@
 -- undo a row written in the same transaction.  So perform() takes only what a transaction
 -- that has ended has asked for, and writes its result in the transaction of the action.
 -- Each action is tried once: a bucket of the extension keeps count, as a rollback does not
--- give its token back.
+-- give its token back.  (With ratelimit.enabled off, nothing does, as nothing is limited.)
 --
 -- Names: search_path has PostgreSQL's own schema only, so whatever others have created,
 -- nothing of theirs runs with the rights of ratelimit_console.
@@ -132,7 +132,7 @@ BEGIN
 		RAISE EXCEPTION 'key must have 1 to 255 bytes, and an action on a policy has none';
 	ELSIF details IS NULL OR jsonb_typeof(details) <> 'object' OR details - allowed <> '{}'::jsonb THEN
 		RAISE EXCEPTION 'details of action "%" are an object of %', action, coalesce(nullif(array_to_string(allowed, ', '), ''), 'nothing');
-	ELSIF action = 'block' AND coalesce((details ->> 'duration')::interval <= '0'::interval, true) THEN
+	ELSIF action = 'block' AND coalesce(jsonb_typeof(details -> 'duration') <> 'string' OR (details ->> 'duration')::interval <= '0'::interval, true) THEN
 		RAISE EXCEPTION 'duration must be above 0';
 	ELSIF action = 'reward' AND coalesce(NOT (details ->> 'tokens')::float8 BETWEEN 0 AND 1e15, true) THEN
 		RAISE EXCEPTION 'tokens must be a number from 0 to 1e15';

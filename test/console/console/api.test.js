@@ -106,14 +106,16 @@ test('a server that does not ask for the password lets nobody in', async (t) => 
 test('a database that is not set up says so', async (t) => {
 	const postgres = await connect({ database: 'postgres' });
 
-	t.after(() => postgres.end());
+	t.after(async () => {
+		await postgres.query('DROP EXTENSION IF EXISTS ratelimit');
+		await postgres.end();
+	});
 
 	const console = await newConsole(t, { name: 'postgres' });
 	const answer = () => console.ask('POST', '/api/login', { body: { role: 'oscar', password: PASSWORD } });
 
 	assert.match((await answer()).json.message, /Extension ratelimit does not exist in database postgres/);
 	await postgres.query('CREATE EXTENSION ratelimit');
-	t.after(() => postgres.query('DROP EXTENSION ratelimit'));
 	assert.match((await answer()).json.message, /run ratelimit-console --setup/);
 });
 

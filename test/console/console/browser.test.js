@@ -18,6 +18,7 @@ const full = process.env.RATELIMIT_CONSOLE_FULL === '1';
 const needed = missing.length > 0 && !full ? { skip: `not installed: ${missing.join(', ')}` } : {};
 
 const PAGES = ['now', 'throttled', 'offenders', 'review', 'policies', 'stores', 'thresholds', 'actions'];
+const inFull = full ? {} : { skip: 'in the full form only' };
 const VIEWS = full ? [[360, 'light'], [360, 'dark'], [1400, 'light'], [1400, 'dark']] : [[360, 'dark']];
 
 if (needed.skip) {
@@ -106,7 +107,7 @@ if (needed.skip) {
 				assert.strictEqual(await page.$eval('[aria-current]', (element) => element.dataset.page), name);
 			}
 			// axe looks at the first of them, which takes long
-			for (const [i, key] of HOSTILE.entries()) {
+			for (const [i, key] of (full ? HOSTILE : HOSTILE.slice(0, 3)).entries()) {
 				await visit(page, keyHash(key));
 				await check(page, `key ${JSON.stringify(key)}`);
 				if (i === 0) await checkWithAxe(page, 'key');
@@ -146,7 +147,7 @@ if (needed.skip) {
 		assert.deepStrictEqual(page.wrong, []);
 	});
 
-	test('whoever may only look has no buttons to act', async (t) => {
+	test('whoever may only look has no buttons to act', inFull, async (t) => {
 		const console = await newConsole(t, database);
 		const page = await newWindow(t, 1400, 'light');
 
@@ -226,12 +227,12 @@ if (needed.skip) {
 			assert.strictEqual(await database.value("SELECT capacity::int FROM rate_limit_policies WHERE policy = 'user' AND tier = 'default'"), width);
 
 			await visit(page, '#/actions');
-			assert.match(await text(page, 'tbody tr'), new RegExp(`oscaredit policycapacity ${width} in place of`));
+			assert.match(await text(page, 'tbody tr'), new RegExp(`oscaredit policy.*capacity ${width} in place of`));
 			await check(page, 'actions');
 		});
 	}
 
-	test('nothing is done without a reason, nor if somebody thinks better of it', async (t) => {
+	test('nothing is done without a reason, nor if somebody thinks better of it', inFull, async (t) => {
 		const console = await newConsole(t, database);
 		const page = await newWindow(t, 1400, 'light');
 		const before = await database.value('SELECT count(*)::int FROM ratelimit_console.actions');
@@ -239,7 +240,8 @@ if (needed.skip) {
 		await logIn(page, console.origin);
 		await shown(page);
 		await visit(page, keyHash('user:5'));
-		await page.evaluate(() => document.querySelector('[data-action=block]').click());
+		await page.focus('[data-action=block]');
+		await page.keyboard.press('Enter');
 		await sees(page, 'dialog[open]');
 		await page.click('dialog button.main');
 		assert.match(await text(page, 'dialog'), /A reason is needed/);
@@ -311,7 +313,7 @@ if (needed.skip) {
 		assert.strictEqual((await focused()).what, 'title');
 	});
 
-	test('a log says what the policies would have done', async (t) => {
+	test('a log says what the policies would have done', inFull, async (t) => {
 		const console = await newConsole(t, database);
 		const page = await newWindow(t, 360, 'light');
 		const file = join(tmpdir(), `log ${process.pid} <b>.tsv`);
@@ -335,7 +337,7 @@ if (needed.skip) {
 		await checkWithAxe(page, 'other numbers on a log');
 	});
 
-	test('now is live', async (t) => {
+	test('now is live', inFull, async (t) => {
 		const console = await newConsole(t, database);
 		const page = await newWindow(t, 1400, 'light');
 
@@ -353,7 +355,7 @@ if (needed.skip) {
 		assert.ok(await page.$eval('polyline', (line) => line.getAttribute('points').length > 0));
 	});
 
-	test('a lost database and an ended session are messages, not blank pages', async (t) => {
+	test('a lost database and an ended session are messages, not blank pages', inFull, async (t) => {
 		const proxy = await newProxy(t);
 		const console = await newProcess(t, database, { env: { PGHOST: proxy.options.host, PGPORT: '5432' } });
 		const page = await newWindow(t, 360, 'dark');
