@@ -41,10 +41,10 @@ export function time(text) {
 	return el('time', { datetime: date.toISOString() }, `${clock(date)} (${ago})`);
 }
 
-/* "5 tokens, 0.1 a second" */
+/* "20 at once, 30 a minute" */
 export function rule({ capacity, refill, period }) {
 	if (capacity === null) return 'none';
-	return `${number(capacity)} ${period !== null ? `each ${period}` : refill === 0 ? 'once' : `and ${rate(refill)}`}`;
+	return `${number(capacity)} ${period !== null ? `each ${period}` : refill === 0 ? 'once' : `at once, ${rate(refill)}`}`;
 }
 
 /* Tokens a second, in the unit that reads best. */

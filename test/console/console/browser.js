@@ -5,7 +5,7 @@
 'use strict';
 
 const { existsSync } = require('node:fs');
-const { optional, until } = require('./support');
+const { optional } = require('./support');
 
 const CHROMIUM = '/usr/bin/chromium';
 const puppeteer = optional('puppeteer-core');
@@ -16,12 +16,23 @@ const missing = [...(existsSync(CHROMIUM) ? [] : ['chromium']), ...(puppeteer ? 
 
 const launch = () => puppeteer.launch({ executablePath: CHROMIUM, headless: true, args: ['--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage', '--lang=en'] });
 
+const PATIENCE = 60000;		// ms that a busy machine may need
+
 /* Until a function holds in the page. */
-const holds = (page, condition, ...args) => until(() => page.evaluate(condition, ...args).catch((error) => {
-	// the page is about to be another one
-	if (/context was destroyed|detached/.test(error.message)) return false;
-	throw error;
-}), `${condition} ${JSON.stringify(args)}`);
+async function holds(page, condition, ...args) {
+	const end = performance.now() + PATIENCE;
+
+	while (!await page.evaluate(condition, ...args).catch((error) => {
+		// the page is about to be another one
+		if (/context was destroyed|detached/.test(error.message)) return false;
+		throw error;
+	})) {
+		if (performance.now() > end) throw new Error(`not within ${PATIENCE} ms: ${condition} ${JSON.stringify(args)}`);
+		await new Promise((resolve) => {
+			setTimeout(resolve, 20);
+		});
+	}
+}
 
 const sees = (page, selector) => holds(page, (of) => document.querySelector(of) !== null, selector);
 

@@ -1,7 +1,7 @@
 /*
  * The pages in a real browser: everything can be read and done, at 360 and at 1400 pixels,
  * in the light and in the dark, by keyboard; no key becomes markup; axe finds nothing
- * serious.  The short form looks at one of the four; the full one at all of them.
+ * serious.  The short form does so with fewer keys, and at one of the four.
  */
 'use strict';
 
@@ -29,7 +29,7 @@ if (needed.skip) {
 
 	before(async () => {
 		browser = await launch();
-		await fill(database, 10000);
+		await fill(database, full ? 10000 : 2000);
 	});
 	after(() => browser?.close());
 
@@ -103,7 +103,7 @@ if (needed.skip) {
 			for (const name of PAGES) {
 				await visit(page, `#/${name}`);
 				await check(page, name);
-				await checkWithAxe(page, name);
+				if (full || name === 'policies') await checkWithAxe(page, name);
 				assert.strictEqual(await page.$eval('[aria-current]', (element) => element.dataset.page), name);
 			}
 			// axe looks at the first of them, which takes long
@@ -130,7 +130,7 @@ if (needed.skip) {
 
 		await logIn(page, console.origin, 'viola');
 		await shown(page);
-		for (const key of HOSTILE) {
+		for (const key of full ? HOSTILE : HOSTILE.filter((_, i) => i % 4 === 2)) {
 			await visit(page, keyHash(key));
 
 			const name = await page.$eval('main p .key', (element) => element.textContent);

@@ -14,6 +14,13 @@ if (!folder) {
 	const database = newDatabase('shop');
 
 	test('pictures', async (t) => {
+		// the calls of a flush are those of a minute, as they usually are
+		await database.query("ALTER SYSTEM SET ratelimit.flush_interval = '60s'");
+		await database.query('SELECT pg_reload_conf()');
+		t.after(async () => {
+			await database.query('ALTER SYSTEM RESET ratelimit.flush_interval');
+			await database.query('SELECT pg_reload_conf()');
+		});
 		await database.query("SET ratelimit.gateway_name = 'api-1'");
 		await database.query(`INSERT INTO rate_limit_policies (policy, tier, capacity, refill, period, quota, shadow, comment) VALUES
 			('user', 'default', 20, 0.5, NULL, false, false, 'each account'), ('user', 'day', 5000, NULL, 'day Europe/Berlin', false, true, 'to be tried'),
@@ -43,7 +50,6 @@ if (!folder) {
 		await page.emulateMediaFeatures([{ name: 'prefers-color-scheme', value: 'light' }]);
 		await page.goto(`${console.origin}/`);
 		await sees(page, '#field-role');
-		await picture('login', 420);
 		await page.type('#field-role', 'oscar');
 		await page.type('#field-password', PASSWORD);
 		await page.keyboard.press('Enter');
@@ -54,7 +60,7 @@ if (!folder) {
 			await database.query("SELECT count(rl_consume_policy('user', 'live:' || k)) FROM generate_series(1, $1) k, generate_series(1, 30)", [20 + 10 * (i % 5)]);
 			await holds(page, (text) => document.querySelector('.top .dim').textContent !== text, await page.$eval('.top .dim', (element) => element.textContent));
 		}
-		await picture('now');
+		await picture('now', 700);
 		for (const name of ['throttled', 'offenders', 'review', 'policies', 'stores', 'thresholds']) {
 			await visit(page, `#/${name}`);
 			await picture(name);
