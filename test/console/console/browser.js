@@ -36,8 +36,13 @@ async function holds(page, condition, ...args) {
 
 const sees = (page, selector) => holds(page, (of) => document.querySelector(of) !== null, selector);
 
-/* Until a page has been read, whichever it is. */
-const shown = (page, name) => sees(page, `main[data-state=shown]${name ? `[data-page=${name}]` : ''}`);
+/* Until a page has been read, whichever it is.  Not if it is a message instead. */
+const shown = (page, name) => holds(page, (selector) => {
+	const main = document.querySelector('main');
+
+	if (main.dataset.state === 'problem' || (main.dataset.state && document.querySelector('#field-role'))) throw new Error(main.textContent);
+	return document.querySelector(selector) !== null;
+}, `main[data-state=shown]${name ? `[data-page=${name}]` : ''}`);
 
 /* Go to a page, and wait until all of it has been read. */
 async function visit(page, hash) {

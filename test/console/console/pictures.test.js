@@ -76,7 +76,7 @@ if (!folder) {
 		await picture('actions', 420);
 		await visit(page, '#/key?key=mallory');
 		await holds(page, () => document.querySelector('#said').textContent === '');
-		await picture('key', 820);
+		await picture('key', 1080);
 
 		// a phone, in the dark
 		await page.setViewport({ width: 360, height: 720 });

@@ -98,7 +98,8 @@ function setUp(database) {
 	psql(database, execFileSync(process.execPath, [COMMAND, '--setup']));
 }
 
-const SETTINGS = { listen: { host: '127.0.0.1', port: 0 }, hops: 0, timeout: 5000, idle: 60000, session: 60000 };
+/* A busy machine may take long. */
+const SETTINGS = { listen: { host: '127.0.0.1', port: 0 }, hops: 0, timeout: 30000, idle: 3600000, session: 3600000 };
 
 /* A console of this process.  Gives it with ask(), and stops it after the test. */
 async function newConsole(t, database, settings = {}) {
