@@ -296,7 +296,7 @@ test('each page has what the views say', async (t) => {
 		const { status, json } = await console.ask('GET', `/api/${page}`, { as: viola });
 
 		assert.strictEqual(status, 200, `${page}: ${json?.message}`);
-		assert.ok(performance.now() - began < 2000, `${page} took ${performance.now() - began} ms`);
+		assert.ok(performance.now() - began < 5000, `${page} took ${performance.now() - began} ms`);
 		pages[page] = json;
 	}
 
@@ -372,7 +372,7 @@ test('what a rule would have done to the violations, and to a log', async (t) =>
 });
 
 test('a session ends: when its person logs out, does nothing, or has had it for long', async (t) => {
-	const console = await newConsole(t, database, { idle: 1500, session: 4000 });
+	const console = await newConsole(t, database, { idle: 2500, session: 6000 });
 	const oscar = await logIn(console, 'oscar');
 	const viola = await logIn(console, 'viola');
 	const connections = (role) => database.value("SELECT count(*)::int FROM pg_stat_activity WHERE usename = $1 AND application_name = 'ratelimit-console' AND datname = current_database()", [role]);
@@ -385,11 +385,11 @@ test('a session ends: when its person logs out, does nothing, or has had it for 
 		assert.strictEqual((await console.ask('GET', '/api/session', { as: oscar })).status, 200);
 		return status === 401;
 	}, 'the session of viola ends');
-	assert.ok(performance.now() - began >= 1400, 'not before');
+	assert.ok(performance.now() - began >= 2400, 'not before');
 
 	// whoever does something keeps it, but not for ever
 	await until(async () => (await console.ask('GET', '/api/now', { as: oscar })).status === 401, 'the session of oscar ends');
-	assert.ok(performance.now() - began >= 3500, 'not before');
+	assert.ok(performance.now() - began >= 5500, 'not before');
 	await refused(console, 401, 'POST', '/api/actions', { as: oscar, body: BLOCK });
 	await until(async () => await connections('oscar') + await connections('viola') === 0, 'their connections end');
 
