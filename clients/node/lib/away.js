@@ -9,10 +9,10 @@
 'use strict';
 
 const { TimeoutError } = require('./drivers');
+const { LocalBuckets } = require('./local_buckets');
 
 const FIRST_PROBE = 50;		// ms after the database went away
 const LAST_PROBE = 5000;	// ms between two probes at most
-const MAX_BUCKETS = 100000;	// of a process, while the database is away
 
 class RateLimitUnavailableError extends Error {
 	constructor(cause) {
@@ -38,39 +38,6 @@ function cannotDecide(error) {
 function isAway(error) {
 	return cannotDecide(error) &&
 		(!fromServer(error) || (['08', '53', '57'].includes(error.code.slice(0, 2)) && error.code !== '57014'));
-}
-
-/* Buckets of this process, of one rule. */
-class LocalBuckets {
-	constructor({ capacity, refill }) {
-		this.capacity = capacity;
-		this.refill = refill;
-		this.buckets = new Map();		// of those that are not full; the oldest first
-	}
-
-	throttle(key, cost, limiter) {
-		const { capacity, refill } = this;
-		const at = performance.now() / 1000;
-		const bucket = this.buckets.get(key);
-		let tokens = bucket ? Math.min(capacity, bucket.tokens + (at - bucket.at) * refill) : capacity;
-		const allowed = capacity > 0 && tokens >= cost;
-
-		if (allowed) tokens -= cost;
-		this.buckets.delete(key);
-		this.buckets.set(key, { tokens, at });
-		// of all buckets the oldest is most likely to be full
-		if (this.buckets.size > MAX_BUCKETS) this.buckets.delete(this.buckets.keys().next().value);
-		return {
-			allowed,
-			capacity,
-			remaining: tokens,
-			retryAfter: allowed ? 0 : cost > capacity || capacity === 0 || refill === 0 ? null : (cost - tokens) / refill,
-			resetAfter: capacity === tokens ? 0 : refill === 0 ? null : (capacity - tokens) / refill,
-			limiter,
-			shadowed: false,
-			by: 'local',
-		};
-	}
 }
 
 class Away {
