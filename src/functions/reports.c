@@ -5,7 +5,6 @@
  */
 #include "postgres.h"
 
-#include "access/xlog.h"
 #include "core/compat.h"
 #include "funcapi.h"
 #include "memory/databases.h"

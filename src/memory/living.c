@@ -23,6 +23,9 @@
 /* Slots between looks at the clock, and at whether the caller has been cancelled. */
 #define CHECK_EVERY		1024
 
+StaticAssertDecl(MAX_LIMITER_LEN + 1 < INLINE_BYTES,
+				 "the first bytes lack what separates limiter and period");
+
 /* How many slots there are. */
 uint32
 memory_slots(void)
@@ -130,8 +133,6 @@ memory_count(Oid database, CountBucket count, void *arg)
 {
 	int64		now = 0;
 
-	StaticAssertStmt(MAX_LIMITER_LEN + 1 < INLINE_BYTES,
-					 "a limiter and what separates it from the period are cut off");
 	for (uint32 n = 0; n < n_slots(); n++)
 	{
 		char		limiter[INLINE_BYTES];
