@@ -47,21 +47,21 @@ SELECT round(rows_made('SELECT * FROM rate_limit_status LIMIT 3')) AS rows;
 SELECT round(rows_made('SELECT * FROM rate_limit_status')) > 500 AS all_rows;
 -- so does a cursor, which sees to it that nothing is left behind
 BEGIN;
-DECLARE some CURSOR FOR SELECT limiter IS NOT NULL AS shown FROM rate_limit_status;
-FETCH 2 FROM some;
+DECLARE looking CURSOR FOR SELECT limiter IS NOT NULL AS shown FROM rate_limit_status;
+FETCH 2 FROM looking;
 SELECT count(rl_consume('more:' || i, 10, 0)) FROM generate_series(1, 100) i;
-MOVE FORWARD ALL IN some;
+MOVE FORWARD ALL IN looking;
 COMMIT;
 -- rows that are made meanwhile do not make the query endless
-SELECT count(rl_consume(key || '!', 10, 0, limiter => 'again')) > 500 AS ended FROM rate_limit_status;
+SELECT count(rl_consume(left(key, 200) || '!', 10, 0, limiter => 'again')) > 500 AS ended FROM rate_limit_status;
 
 -- a large table is counted from some of its pages
 SELECT rl_reset_all(NULL) > 500 AS reset;
-INSERT INTO rate_limit_buckets SELECT 'large', lpad(i::text, 200, 'k'), 10, 0, 1, now() FROM generate_series(1, 60000) i;
+INSERT INTO rate_limit_buckets SELECT 'large', lpad(i::text, 200, 'k'), 10, 0, 1, now() FROM generate_series(1, 45000) i;
 SELECT pg_relation_size('rate_limit_buckets') > 8192 * 1024 AS large;
-SELECT buckets_in_table BETWEEN 59000 AND 61000 AS estimated FROM rate_limit_stats WHERE limiter = 'large';
+SELECT buckets_in_table BETWEEN 44000 AND 46000 AS estimated FROM rate_limit_stats WHERE limiter = 'large';
 SELECT limiter, store FROM rl_status(lpad('777', 200, 'k'));
 SELECT limiter, count(*) FROM rate_limit_status GROUP BY limiter;
-SELECT count(*), min(limiter) FROM (SELECT * FROM rate_limit_status LIMIT 5) some;
+SELECT count(*), min(limiter) FROM (SELECT * FROM rate_limit_status LIMIT 5) shown;
 DROP FUNCTION rows_made(text);
 DROP EXTENSION ratelimit;

@@ -410,23 +410,46 @@ typedef struct LimiterCount
 #define SH_DEFINE
 #include "lib/simplehash.h"
 
+#define RECENT_LIMITERS	64
+
+/* Counts, and those of limiters that were counted lately, by some of their bytes. */
+typedef struct Counts
+{
+	limiter_counts_hash *all;
+	LimiterCount *recent[RECENT_LIMITERS];
+} Counts;
+
 /* The counts of the limiter whose bucket or block this is; NULL for a reservation. */
 static LimiterCount *
-count_of(limiter_counts_hash *counts, const char *limiter, int len)
+count_of(Counts *counts, const char *limiter, int len)
 {
 	int			prefix = limiter_is_block(limiter, len);
+	LimiterCount **recent;
 	LimiterName name;
-	LimiterCount *count;
 	bool		found;
 
 	if (limiter[0] == BLOCK_PREFIX && !prefix)
 		return NULL;
-	name.len = plain_limiter_len(limiter, len) - prefix;
-	memcpy(name.bytes, limiter + prefix, name.len);
-	count = limiter_counts_insert(counts, name, &found);
+	len = plain_limiter_len(limiter, len) - prefix;
+	limiter += prefix;
+	recent = &counts->recent[(uint8) (limiter[0] + 5 * limiter[len / 2] + 7 * len) % RECENT_LIMITERS];
+	if (*recent && (*recent)->name.len == len &&
+		memcmp((*recent)->name.bytes, limiter, len) == 0)
+		return *recent;
+
+	name.len = len;
+	memcpy(name.bytes, limiter, len);
+	*recent = limiter_counts_insert(counts->all, name, &found);
 	if (!found)
+	{
+		LimiterCount *count = *recent;
+
 		count->in_memory = count->in_table = 0;
-	return count;
+		/* the others may have moved */
+		memset(counts->recent, 0, sizeof(counts->recent));
+		return count;
+	}
+	return *recent;
 }
 
 /* Count a bucket in memory. */
@@ -455,7 +478,7 @@ count_in_table(const BucketView *view, void *arg)
  * is 1 unless the table is large, and only some of its pages have been read.
  */
 static double
-count_table(limiter_counts_hash *counts)
+count_table(Counts *counts)
 {
 	TablePages	pages;
 	BlockNumber all;
@@ -480,7 +503,7 @@ Datum
 rl_living(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	limiter_counts_hash *counts;
+	Counts		counts = {NULL};
 	limiter_counts_iterator all;
 	LimiterCount *count;
 	double		factor;
@@ -488,13 +511,13 @@ rl_living(PG_FUNCTION_ARGS)
 	if (refund_pending)
 		refund_settle();
 	InitMaterializedSRF(fcinfo, 0);
-	counts = limiter_counts_create(CurrentMemoryContext, 64, NULL);
-	factor = count_table(counts);
+	counts.all = limiter_counts_create(CurrentMemoryContext, 64, NULL);
+	factor = count_table(&counts);
 	if (memory_attached())
-		memory_count(MyDatabaseId, count_in_memory, counts);
+		memory_count(MyDatabaseId, count_in_memory, &counts);
 
-	limiter_counts_start_iterate(counts, &all);
-	while ((count = limiter_counts_iterate(counts, &all)) != NULL)
+	limiter_counts_start_iterate(counts.all, &all);
+	while ((count = limiter_counts_iterate(counts.all, &all)) != NULL)
 	{
 		Datum		values[3];
 		bool		nulls[3] = {false};

@@ -236,7 +236,7 @@ def check_alerts(names):
     check(not untested, "... each has a test in which it is raised", untested)
     for key in ("summary", "description", "runbook", "severity"):
         check(len(re.findall(rf"\b{key}: ", rules.split("groups:")[1])) == len(alerts), f"... and a {key}")
-    missing = [link for link in re.findall(r"runbook: (\S+)", rules)
+    missing = [link for link in re.findall(r"runbook: (docs/\S+)", rules)
                if link.split("#")[1] not in anchors(link.split("#")[0])]
     check(not missing, "... which leads somewhere", missing)
     unknown = set(re.findall(r"\bratelimit_\w+", re.sub(r"^ +(summary|description|runbook):.*$", "", rules, flags=re.M))) - names
