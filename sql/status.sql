@@ -17,8 +17,10 @@ SELECT left(limiter, 3) AS limiter, tokens, blocked_until > now() AS blocked FRO
 SELECT count(*), min(key) = repeat('kim', 85) AS whole FROM rl_status(repeat('kim', 85));
 SELECT count(*) FROM rl_status('k');
 -- they are the rows of the view
-SELECT key, count(*), (SELECT count(*) FROM (TABLE rate_limit_status EXCEPT SELECT s.* FROM unnest(ARRAY['kim', 'kim2', 'ki', 'm', E'k:im', repeat('kim', 85)]) k, rl_status(k) s) others) AS others
-FROM (SELECT left(key, 5) AS key FROM rate_limit_status) v GROUP BY key ORDER BY key COLLATE "C";
+SELECT count(*) FROM (SELECT limiter, key, tokens, capacity, refill, blocked_until IS NULL, store, period FROM rate_limit_status
+	EXCEPT SELECT limiter, key, tokens, capacity, refill, blocked_until IS NULL, store, period
+	FROM unnest(ARRAY['kim', 'kim2', 'ki', 'm', E'k:im', repeat('kim', 85)]) k, rl_status(k)) others;
+SELECT left(key, 5) AS key, count(*) FROM rate_limit_status GROUP BY 1 ORDER BY left(key, 5) COLLATE "C";
 -- the figures count them: blocks, too, but not what stands for a reservation
 SELECT left(limiter, 3) AS limiter, length(limiter), sum(buckets_used + buckets_in_table) AS buckets FROM rate_limit_stats GROUP BY limiter HAVING sum(buckets_used + buckets_in_table) > 0 ORDER BY limiter COLLATE "C", 2;
 SELECT coalesce(sum(living) - min(buckets_used), 0) BETWEEN 0 AND 1 AS the_same FROM rl_partitions(), rate_limit_stats WHERE limiter IS NULL;
@@ -57,9 +59,9 @@ SELECT count(rl_consume(left(key, 200) || '!', 10, 0, limiter => 'again')) > 500
 
 -- a large table is counted from some of its pages
 SELECT rl_reset_all(NULL) > 500 AS reset;
-INSERT INTO rate_limit_buckets SELECT 'large', lpad(i::text, 200, 'k'), 10, 0, 1, now() FROM generate_series(1, 45000) i;
+INSERT INTO rate_limit_buckets SELECT 'large', lpad(i::text, 200, 'k'), 10, 0, 1, now() FROM generate_series(1, 36000) i;
 SELECT pg_relation_size('rate_limit_buckets') > 8192 * 1024 AS large;
-SELECT buckets_in_table BETWEEN 44000 AND 46000 AS estimated FROM rate_limit_stats WHERE limiter = 'large';
+SELECT buckets_in_table BETWEEN 35000 AND 37000 AS estimated FROM rate_limit_stats WHERE limiter = 'large';
 SELECT limiter, store FROM rl_status(lpad('777', 200, 'k'));
 SELECT limiter, count(*) FROM rate_limit_status GROUP BY limiter;
 SELECT count(*), min(limiter) FROM (SELECT * FROM rate_limit_status LIMIT 5) shown;

@@ -42,7 +42,7 @@ local rows = [
     title: 'Now',
     panels: [
       stat('Decisions a second', 'Calls of all limiters.', 'ops', 'sum(rate(ratelimit_decisions_total{%s}[$__rate_interval]))' % counted),
-      stat('Denied', 'Share of the calls that are denied.', 'percentunit', 'sum(rate(ratelimit_decisions_total{%s, result="denied"}[$__rate_interval])) / sum(rate(ratelimit_decisions_total{%s}[$__rate_interval]))' % [counted, counted]),
+      stat('Denied', 'Share of the calls that are denied.', 'percentunit', 'sum(rate(ratelimit_decisions_total{%s, result="denied"}[$__rate_interval])) / (sum(rate(ratelimit_decisions_total{%s}[$__rate_interval])) > 0)' % [counted, counted]),
       stat('Keys throttled', 'Keys with recent violations: rate_limit_episodes.', 'short', 'sum(ratelimit_episodes{%s})' % of),
       stat('Review queue', 'Keys that are flagged: rate_limit_flagged.', 'short', 'sum(ratelimit_flags{%s})' % of),
     ],
@@ -52,7 +52,7 @@ local rows = [
     panels: [
       panel('Decisions by result', 'shadowed: allowed only because of shadow.', 'ops', [query(rate('ratelimit_decisions_total', counted, 'result'), '{{result}}')]),
       panel('Denied by limiter', 'Who they are: rate_limit_top_offenders.', 'ops', [query('topk(10, %s)' % rate('ratelimit_decisions_total', counted + ', result="denied"', 'limiter'), '{{limiter}}')]),
-      panel('Share denied by limiter', 'Of the calls of the limiter.', 'percentunit', [query('topk(10, %s / %s)' % [rate('ratelimit_decisions_total', counted + ', result="denied"', 'limiter'), rate('ratelimit_decisions_total', counted, 'limiter')], '{{limiter}}')]),
+      panel('Share denied by limiter', 'Of the calls of the limiter.', 'percentunit', [query('topk(10, %s / (%s > 0))' % [rate('ratelimit_decisions_total', counted + ', result="denied"', 'limiter'), rate('ratelimit_decisions_total', counted, 'limiter')], '{{limiter}}')]),
       panel('Allowed by limiter', 'The ten with the most calls.', 'ops', [query('topk(10, %s)' % rate('ratelimit_decisions_total', counted + ', result="allowed"', 'limiter'), '{{limiter}}')]),
     ],
   },
