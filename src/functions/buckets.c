@@ -7,10 +7,10 @@
  * The table comes before memory.  Buckets move from there to memory, so one that moves
  * meanwhile is shown twice rather than not at all.
  *
- * No bucket is shown before it is asked for, so that a query with LIMIT looks only at as
- * many as it needs.  A block is shown together with its bucket, and may be found before
- * or after it.  So if there may be blocks, these are collected first, which takes a look
- * at everything.
+ * Of all buckets, none is shown before it is asked for, so that a query with LIMIT looks
+ * only at as many as it needs.  A block is shown together with its bucket, and may be
+ * found before or after it.  So if there may be blocks, these are collected first, which
+ * takes a look at everything.  The buckets of one key are few, and are all collected.
  */
 #include "postgres.h"
 
@@ -87,21 +87,26 @@ typedef struct Block
 	bool		shown;
 } Block;
 
+/* A bucket that has been found, and is to be shown. */
+typedef struct Found
+{
+	BucketView	view;
+	const char *store;
+} Found;
+
 /* How far going through the buckets has got. */
 typedef struct Walk
 {
-	MemoryContext context;		/* of what is in it */
-	const char *key;			/* NULL: the buckets of all keys */
-	int			key_len;
+	BucketFilter filter;
 	HTAB	   *blocks;			/* NULL: there are none */
 	HASH_SEQ_STATUS others;		/* those that are left at the end ... */
 	bool		at_others;		/* ... which it has reached */
 	TablePages	pages;
-	BucketView *views;			/* of the pages that have been read */
-	int			max_views;
-	int			n_views;
-	int			next_view;
 	uint32		next_slot;
+	Found	   *found;			/* what comes before those pages and slots */
+	int			max_found;
+	int			n_found;
+	int			next_found;
 	BucketView	view;			/* where it is */
 	const char *store;
 } Walk;
@@ -124,35 +129,39 @@ is_out_of_date(const BucketView *view)
 	return memory_peek(&id, &rule, &decision);
 }
 
-/* Keep a bucket of the table, to be shown. */
+/* Keep a bucket, to be shown. */
 static void
-keep_view(const BucketView *view, void *arg)
+keep_bucket(Walk *walk, const BucketView *view, const char *store)
 {
-	Walk	   *walk = arg;
-
-	if (is_out_of_date(view))
-		return;
-	if (walk->n_views == walk->max_views)
+	if (walk->n_found == walk->max_found)
 	{
-		walk->max_views *= 2;
-		walk->views = repalloc(walk->views, walk->max_views * sizeof(BucketView));
+		walk->max_found *= 2;
+		walk->found = repalloc(walk->found, walk->max_found * sizeof(Found));
 	}
-	walk->views[walk->n_views++] = *view;
+	walk->found[walk->n_found].view = *view;
+	walk->found[walk->n_found++].store = store;
+}
+
+static void
+keep_row(const BucketView *view, void *arg)
+{
+	if (!is_out_of_date(view))
+		keep_bucket(arg, view, "table");
 }
 
 /* Go on to the next bucket.  Return false if there is none. */
 static bool
 next_bucket(Walk *walk)
 {
-	walk->store = "table";
-	while (walk->next_view == walk->n_views && walk->pages.next < walk->pages.end)
+	while (walk->next_found == walk->n_found && walk->pages.next < walk->pages.end)
 	{
-		walk->n_views = walk->next_view = 0;
-		table_views(&walk->pages, PAGES_AT_ONCE, walk->key, walk->key_len, keep_view, walk);
+		walk->n_found = walk->next_found = 0;
+		table_views(&walk->pages, PAGES_AT_ONCE, &walk->filter, keep_row, walk);
 	}
-	if (walk->next_view < walk->n_views)
+	if (walk->next_found < walk->n_found)
 	{
-		walk->view = walk->views[walk->next_view++];
+		walk->view = walk->found[walk->next_found].view;
+		walk->store = walk->found[walk->next_found++].store;
 		return true;
 	}
 
@@ -161,7 +170,7 @@ next_bucket(Walk *walk)
 	{
 		if (walk->next_slot % CHECK_EVERY == 0)
 			CHECK_FOR_INTERRUPTS();
-		if (memory_view(walk->next_slot++, MyDatabaseId, walk->key, walk->key_len, &walk->view))
+		if (memory_view(walk->next_slot++, MyDatabaseId, &walk->filter, &walk->view))
 			return true;
 	}
 	return false;
@@ -171,11 +180,10 @@ static void
 begin_walk(Walk *walk, const char *key, int key_len)
 {
 	memset(walk, 0, sizeof(*walk));
-	walk->context = CurrentMemoryContext;
-	walk->key = key;
-	walk->key_len = key_len;
-	walk->max_views = 64;
-	walk->views = palloc(walk->max_views * sizeof(BucketView));
+	walk->filter.key = key;
+	walk->filter.key_len = key_len;
+	walk->max_found = 64;
+	walk->found = palloc(walk->max_found * sizeof(Found));
 	table_all_pages(&walk->pages);
 }
 
@@ -192,29 +200,39 @@ block_name(BlockName *name, const BucketView *view)
 	memcpy(name->bytes + name->limiter_len, view->key, name->key_len);
 }
 
-/* Collect the blocks of the walk's keys. */
+/* Collect the blocks, and, if the walk is for one key, its other buckets. */
 static void
-collect_blocks(Walk *walk)
+collect(Walk *walk)
 {
-	HASHCTL		control = {.keysize = sizeof(BlockName),.entrysize = sizeof(Block),.hcxt = walk->context};
+	HASHCTL		control = {.keysize = sizeof(BlockName),.entrysize = sizeof(Block),.hcxt = CurrentMemoryContext};
 	Walk		all;
 
 	walk->blocks = hash_create("ratelimit blocks", 64, &control, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
-	begin_walk(&all, walk->key, walk->key_len);
+	begin_walk(&all, walk->filter.key, walk->filter.key_len);
+	all.filter.blocks = walk->filter.key == NULL;
 	while (next_bucket(&all))
 	{
 		BlockName	name;
 		Block	   *block;
 
 		if (!limiter_is_block(all.view.limiter, all.view.limiter_len))
+		{
+			if (walk->filter.key)
+				keep_bucket(walk, &all.view, all.store);
 			continue;
+		}
 		block_name(&name, &all.view);
 		block = hash_search(walk->blocks, &name, HASH_ENTER, NULL);
 		block->until = timestamp_after(all.view.owed);
 		block->store = all.store;
 		block->shown = false;
 	}
-	pfree(all.views);
+	if (walk->filter.key)
+	{
+		walk->pages.next = walk->pages.end;
+		walk->next_slot = all.next_slot;
+	}
+	pfree(all.found);
 	/* so that a walk that does not reach the end leaves nothing behind */
 	hash_freeze(walk->blocks);
 }
@@ -226,8 +244,8 @@ begin_showing(Walk *walk, const char *key, int key_len)
 	if (refund_pending)
 		refund_settle();
 	begin_walk(walk, key, key_len);
-	if (blocks_possible())
-		collect_blocks(walk);
+	if (key || blocks_possible())
+		collect(walk);
 }
 
 /* Show the bucket where the walk is, as a row of rate_limit_status. */
@@ -480,6 +498,7 @@ count_in_table(const BucketView *view, void *arg)
 static double
 count_table(Counts *counts)
 {
+	static const BucketFilter every = {NULL};
 	TablePages	pages;
 	BlockNumber all;
 	BlockNumber first;
@@ -490,7 +509,7 @@ count_table(Counts *counts)
 		return 1;
 	pages.step = (all + SAMPLED_PAGES - 1) / SAMPLED_PAGES;
 	first = pages.next = (BlockNumber) pg_prng_uint64_range(&pg_global_prng_state, 0, pages.step - 1);
-	table_views(&pages, all, NULL, 0, count_in_table, counts);
+	table_views(&pages, all, &every, count_in_table, counts);
 	return (double) all / Max((pages.next - first) / pages.step, 1);
 }
 

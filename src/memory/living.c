@@ -49,26 +49,24 @@ owed_at(double capacity, double refill, Owed full_at, int64 now)
 	return bucket_in_period(refill) && period_is_over(refill, 0) ? 0 : full_at;
 }
 
-/* May the slot have a bucket of this database and key?  See above.  NULL: any key. */
+/* May the slot have a bucket that is wanted?  See above. */
 static bool
-may_have(const Slot *slot, Oid database, const char *key, int key_len)
+may_have(const Slot *slot, Oid database, const BucketFilter *filter)
 {
 	const NameHead *name = &slot->u.bucket.name;
 	int			at = Min(name->limiter_len, HEAD_BYTES);
 
-	if (slot->database != database)
+	if (slot->database != database ||
+		(filter->blocks && name->bytes[0] != BLOCK_PREFIX))
 		return false;
-	return !key ||
-		(name->key_len == key_len &&
-		 memcmp(name->bytes + at, key, Min(key_len, HEAD_BYTES - at)) == 0);
+	return !filter->key ||
+		(name->key_len == filter->key_len &&
+		 memcmp(name->bytes + at, filter->key, Min(filter->key_len, HEAD_BYTES - at)) == 0);
 }
 
-/*
- * Copy out the slot's bucket if it lives, and is of the database and of the key, if that
- * is not NULL.
- */
+/* Copy out the slot's bucket if it lives, and is wanted. */
 bool
-memory_view(uint32 n, Oid database, const char *key, int key_len, BucketView *view)
+memory_view(uint32 n, Oid database, const BucketFilter *filter, BucketView *view)
 {
 	Slot	   *slot = &store.slots[n];
 	char		name[MAX_NAMES];
@@ -78,7 +76,7 @@ memory_view(uint32 n, Oid database, const char *key, int key_len, BucketView *vi
 		uint64		word;
 		Owed		full_at;
 
-		if (!may_have(slot, database, key, key_len))
+		if (!may_have(slot, database, filter))
 			return false;
 		word = read_word(slot);
 		view->capacity = slot->u.bucket.capacity;
@@ -87,11 +85,11 @@ memory_view(uint32 n, Oid database, const char *key, int key_len, BucketView *vi
 		view->key_len = slot->u.bucket.name.key_len;
 		full_at = full_at_of(slot, word);
 		slot_names(slot, name);
-		if (slot->database != database || !unchanged(slot, word))
+		if (!may_have(slot, database, filter) || !unchanged(slot, word))
 			continue;
 
-		if (key && (view->key_len != key_len ||
-					memcmp(name + view->limiter_len, key, key_len) != 0))
+		if (filter->key &&
+			memcmp(name + view->limiter_len, filter->key, filter->key_len) != 0)
 			return false;
 		view->owed = owed_at(view->capacity, view->refill, full_at, monotonic_ns());
 		if (view->owed <= 0)

@@ -15,7 +15,7 @@ typedef void (*CountBucket) (int partition, const char *limiter, int len, void *
 
 extern uint32 memory_slots(void);
 extern int64 memory_evicted(int partition);
-extern bool memory_view(uint32 slot, Oid database, const char *key, int key_len,
+extern bool memory_view(uint32 slot, Oid database, const BucketFilter *filter,
 						BucketView *view);
 extern void memory_count(Oid database, CountBucket count, void *arg);
 

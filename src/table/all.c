@@ -72,8 +72,7 @@ table_reset_all(const char *limiter, int limiter_len)
 /* The living buckets of a page. */
 typedef struct PageViews
 {
-	const char *key;			/* NULL: those of all keys */
-	int			key_len;
+	const BucketFilter *filter;
 	int			n;
 	BucketView	views[MaxHeapTuplesPerPage];
 } PageViews;
@@ -83,12 +82,15 @@ static RowFate
 view_row(const BucketId *id, const Row *row, bool changing, void *arg)
 {
 	PageViews  *page = arg;
+	const BucketFilter *filter = page->filter;
 	BucketView *view = &page->views[page->n];
 	BucketRule	own;
 	Row			copy = *row;
 
-	if (page->key &&
-		(id->key_len != page->key_len || memcmp(id->key, page->key, id->key_len) != 0))
+	if (filter->blocks && *id->limiter != BLOCK_PREFIX)
+		return ROW_KEEP;
+	if (filter->key && (id->key_len != filter->key_len ||
+						memcmp(id->key, filter->key, id->key_len) != 0))
 		return ROW_KEEP;
 	view->owed = row_owed_by_itself(&copy, 0, &own);
 	if (view->owed <= 0 ||
@@ -120,12 +122,9 @@ table_all_pages(TablePages *pages)
 	rows_close(&rows);
 }
 
-/*
- * Call show() for each living bucket of the next pages, at most n of them.  If key is
- * not NULL, only the buckets of that key count.
- */
+/* Call show() for each living bucket of the next n pages that is wanted. */
 void
-table_views(TablePages *pages, BlockNumber n, const char *key, int key_len,
+table_views(TablePages *pages, BlockNumber n, const BucketFilter *filter,
 			void (*show) (const BucketView *view, void *arg), void *arg)
 {
 	PageViews  *views;
@@ -134,8 +133,7 @@ table_views(TablePages *pages, BlockNumber n, const char *key, int key_len,
 	if (pages->next >= pages->end)
 		return;
 	views = palloc(sizeof(PageViews));
-	views->key = key;
-	views->key_len = key_len;
+	views->filter = filter;
 	rows_open(&rows, AccessShareLock);
 	/* it may have been truncated */
 	pages->end = Min(pages->end, rows_pages(&rows));

@@ -30,7 +30,7 @@ extern bool table_reset(const BucketId *id);
 extern int64 table_reset_all(const char *limiter, int limiter_len);
 extern void table_merge(const BucketId *id);
 extern void table_all_pages(TablePages *pages);
-extern void table_views(TablePages *pages, BlockNumber n, const char *key, int key_len,
+extern void table_views(TablePages *pages, BlockNumber n, const BucketFilter *filter,
 						void (*show) (const BucketView *view, void *arg), void *arg);
 
 #endif							/* RATELIMIT_TABLE_STORE_H */
