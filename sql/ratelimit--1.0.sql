@@ -179,19 +179,26 @@ COMMENT ON FUNCTION rl_reset_all(text) IS
 CREATE FUNCTION _rl_buckets(OUT limiter text, OUT key text, OUT tokens float8, OUT capacity float8, OUT refill float8, OUT full_at timestamptz, OUT blocked_until timestamptz, OUT store text, OUT period text)
 RETURNS SETOF record AS 'MODULE_PATHNAME', 'rl_buckets' LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED;
 COMMENT ON FUNCTION _rl_buckets() IS
-'The living buckets of this database and its blocks, a row each; read the view rate_limit_status instead.';
+'The living buckets of this database, with their blocks; read the view rate_limit_status instead.';
+
+CREATE FUNCTION _rl_living(OUT limiter text, OUT in_memory bigint, OUT in_table bigint)
+RETURNS SETOF record AS 'MODULE_PATHNAME', 'rl_living' LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED ROWS 20;
+COMMENT ON FUNCTION _rl_living() IS 'How many buckets live, per limiter; read the view rate_limit_stats instead.';
+
+CREATE FUNCTION _rl_memory(OUT slots bigint, OUT evicted bigint)
+RETURNS SETOF record AS 'MODULE_PATHNAME', 'rl_memory' LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED ROWS 1;
+COMMENT ON FUNCTION _rl_memory() IS 'How large shared memory is; read the view rate_limit_stats instead.';
 
 CREATE FUNCTION rl_partitions(OUT partition integer, OUT slots bigint, OUT living bigint, OUT spilled boolean, OUT evicted bigint)
-RETURNS SETOF record AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED;
+RETURNS SETOF record AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED ROWS 128;
 COMMENT ON FUNCTION rl_partitions() IS
 'How full shared memory is, a row per partition of it: slots for buckets; living buckets of this database; spilled, whether buckets of this database that are not in memory are in the table rate_limit_buckets; evicted, buckets of any database that gave way since the first start of the server. No rows when ratelimit has no shared memory.';
 
+-- A function in the list of columns, unlike one in FROM, makes no row before it is asked for:
+-- a query with LIMIT is quick however many buckets there are.
 CREATE VIEW rate_limit_status AS
-SELECT limiter, key, pg_catalog.max(tokens) AS tokens, pg_catalog.max(capacity) AS capacity, pg_catalog.max(refill) AS refill,
-	pg_catalog.max(full_at) AS full_at, pg_catalog.max(blocked_until) AS blocked_until,
-	coalesce(pg_catalog.max(store) FILTER (WHERE blocked_until IS NULL), pg_catalog.max(store)) AS store, period
-FROM _rl_buckets()
-GROUP BY limiter, key, period;
+SELECT (b).limiter, (b).key, (b).tokens, (b).capacity, (b).refill, (b).full_at, (b).blocked_until, (b).store, (b).period
+FROM (SELECT _rl_buckets() AS b) AS buckets;
 COMMENT ON VIEW rate_limit_status IS
 'Every living bucket of this database, that is, every one that is not full or whose key is blocked. tokens, capacity, refill and full_at are null if the bucket is full. A key has a row for each period in which it has used something; a block is shown in the row without a period.';
 COMMENT ON COLUMN rate_limit_status.limiter IS 'which rule';
@@ -203,6 +210,11 @@ COMMENT ON COLUMN rate_limit_status.full_at IS 'when the bucket will be full, wh
 COMMENT ON COLUMN rate_limit_status.blocked_until IS 'when the block of the key ends; null: not blocked';
 COMMENT ON COLUMN rate_limit_status.period IS 'the period whose allowance the bucket is; null: it refills';
 COMMENT ON COLUMN rate_limit_status.store IS 'store of the bucket, memory or table; when the bucket is full, of the block';
+
+CREATE FUNCTION rl_status(key text)
+RETURNS SETOF rate_limit_status AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL RESTRICTED ROWS 5;
+COMMENT ON FUNCTION rl_status(text) IS
+'The rows of rate_limit_status of one key: its living buckets and its blocks under all limiters. Much quicker than the view with a condition. Errors: 22004 a null argument; 22023 key empty; 54000 key over 255 bytes.';
 
 -- Slots: how many at a time
 
@@ -609,15 +621,15 @@ RETURNS SETOF record AS 'MODULE_PATHNAME', 'rl_pending' LANGUAGE C VOLATILE STRI
 COMMENT ON FUNCTION _rl_pending() IS 'Violations counted and not yet written; read the view rate_limit_pending instead.';
 
 CREATE FUNCTION _rl_episodes(OUT limiter text, OUT key text, OUT first_at timestamptz, OUT last_at timestamptz, OUT rejected bigint)
-RETURNS SETOF record AS 'MODULE_PATHNAME', 'rl_episodes' LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED;
+RETURNS SETOF record AS 'MODULE_PATHNAME', 'rl_episodes' LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED ROWS 200;
 COMMENT ON FUNCTION _rl_episodes() IS 'Recent runs of violations; read the view rate_limit_episodes instead.';
 
 CREATE FUNCTION _rl_limiters(OUT limiter text, OUT allowed bigint, OUT denied bigint, OUT shadowed bigint, OUT overflowed bigint)
-RETURNS SETOF record AS 'MODULE_PATHNAME', 'rl_limiters' LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED;
+RETURNS SETOF record AS 'MODULE_PATHNAME', 'rl_limiters' LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED ROWS 20;
 COMMENT ON FUNCTION _rl_limiters() IS 'Decisions counted per limiter; read the view rate_limit_stats instead.';
 
 CREATE FUNCTION _rl_flushes(OUT flushed bigint, OUT failures bigint, OUT last_flush timestamptz, OUT last_error_at timestamptz, OUT last_error text, OUT lost bigint, OUT since timestamptz)
-RETURNS SETOF record AS 'MODULE_PATHNAME', 'rl_flushes' LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED;
+RETURNS SETOF record AS 'MODULE_PATHNAME', 'rl_flushes' LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED ROWS 1;
 COMMENT ON FUNCTION _rl_flushes() IS 'How writing violations went; read the view rate_limit_stats instead.';
 
 CREATE VIEW rate_limit_pending AS
@@ -631,9 +643,9 @@ COMMENT ON COLUMN rate_limit_pending.count IS 'violations';
 COMMENT ON COLUMN rate_limit_pending.last_at IS 'when the last one happened';
 
 CREATE VIEW rate_limit_violation_details AS
-SELECT v.id, v.gateway_name,
-	substring(d.name FROM '[^:]*$') AS limiter,
-	pg_catalog.regexp_replace(d.name, ':[^:]*$', '') AS key,
+SELECT v.id, v.gateway_name, pg_catalog.split_part(d.name, ':', -1) AS limiter,
+	CASE WHEN pg_catalog.strpos(d.name, ':') OPERATOR(pg_catalog.=) 0 THEN d.name
+		ELSE pg_catalog.left(d.name, -1 OPERATOR(pg_catalog.-) pg_catalog.length(pg_catalog.split_part(d.name, ':', -1))) END AS key,
 	d.count::bigint AS count, v.created_at
 FROM rate_limit_violations v, pg_catalog.jsonb_each_text(
 	CASE WHEN pg_catalog.jsonb_typeof(v.details) OPERATOR(pg_catalog.=) 'object' THEN v.details ELSE '{}' END) d (name, count)
@@ -705,9 +717,10 @@ COMMENT ON COLUMN rate_limit_flagged.flagged_at IS 'when flagged';
 COMMENT ON COLUMN rate_limit_flagged.rejected IS 'violations within ratelimit.flag_window when flagged; 0: flagged by hand';
 COMMENT ON COLUMN rate_limit_flagged.reason IS 'why it was flagged';
 
+-- The functions say how many rows they mostly return: were each taken for 1000, the joins would seem
+-- so large that JIT compiles this query, for more than a second.
 CREATE VIEW rate_limit_stats AS
-WITH b AS (SELECT limiter, pg_catalog.count(*) FILTER (WHERE store OPERATOR(pg_catalog.=) 'memory') AS used,
-		pg_catalog.count(*) FILTER (WHERE store OPERATOR(pg_catalog.=) 'table') AS in_table FROM _rl_buckets() GROUP BY limiter),
+WITH b AS (SELECT limiter, in_memory AS used, in_table FROM _rl_living()),
 	p AS (SELECT limiter, pg_catalog.sum(count) AS pending FROM _rl_pending() GROUP BY limiter),
 	c AS (SELECT limiter, allowed, denied, shadowed, overflowed FROM _rl_limiters()),
 	-- the figures of limiters without counts of their own: 0, or null if nothing is counted ("counted")
@@ -721,7 +734,7 @@ WITH b AS (SELECT limiter, pg_catalog.count(*) FILTER (WHERE store OPERATOR(pg_c
 		FROM c FULL JOIN b ON c.limiter OPERATOR(pg_catalog.=) b.limiter
 			FULL JOIN p ON coalesce(c.limiter, b.limiter) OPERATOR(pg_catalog.=) p.limiter
 			CROSS JOIN n),
-	m AS (SELECT pg_catalog.sum(slots) AS slots, pg_catalog.sum(evicted) AS evicted FROM rl_partitions())
+	m AS (SELECT slots, evicted FROM _rl_memory())
 SELECT limiter, allowed, denied, shadowed, used AS buckets_used, NULL::bigint AS buckets_free,
 	in_table AS buckets_in_table, overflowed AS decided_in_table, NULL::bigint AS buckets_evicted,
 	pending::bigint AS violations_pending, NULL::bigint AS violations_flushed, NULL::bigint AS violations_lost,
@@ -730,8 +743,8 @@ SELECT limiter, allowed, denied, shadowed, used AS buckets_used, NULL::bigint AS
 FROM l LEFT JOIN _rl_flushes() f ON true
 UNION ALL
 SELECT NULL, coalesce(pg_catalog.sum(allowed), n.counted)::bigint, coalesce(pg_catalog.sum(denied), n.counted)::bigint, coalesce(pg_catalog.sum(shadowed), n.counted)::bigint, coalesce(pg_catalog.sum(used), 0)::bigint,
-	(SELECT m.slots::bigint FROM m) OPERATOR(pg_catalog.-) coalesce(pg_catalog.sum(used), 0)::bigint,
-	coalesce(pg_catalog.sum(in_table), 0)::bigint, coalesce(pg_catalog.sum(overflowed), n.counted)::bigint, (SELECT m.evicted::bigint FROM m),
+	(SELECT m.slots FROM m) OPERATOR(pg_catalog.-) coalesce(pg_catalog.sum(used), 0)::bigint,
+	coalesce(pg_catalog.sum(in_table), 0)::bigint, coalesce(pg_catalog.sum(overflowed), n.counted)::bigint, (SELECT m.evicted FROM m),
 	coalesce(pg_catalog.sum(pending), n.counted)::bigint, f.flushed, f.lost, f.failures, f.last_flush, f.last_error_at, f.last_error, f.since
 FROM l RIGHT JOIN (SELECT g.* FROM (SELECT) one LEFT JOIN _rl_flushes() g ON true) f ON true CROSS JOIN n
 GROUP BY n.counted, f.flushed, f.lost, f.failures, f.last_flush, f.last_error_at, f.last_error, f.since;
@@ -743,7 +756,7 @@ COMMENT ON COLUMN rate_limit_stats.denied IS 'calls that were denied, since stat
 COMMENT ON COLUMN rate_limit_stats.shadowed IS 'calls that were allowed because of shadow and would have been denied, since stats_since';
 COMMENT ON COLUMN rate_limit_stats.buckets_used IS 'buckets and blocks living in memory now';
 COMMENT ON COLUMN rate_limit_stats.buckets_free IS 'slots of memory without a bucket of this database now';
-COMMENT ON COLUMN rate_limit_stats.buckets_in_table IS 'buckets and blocks living in the table now';
+COMMENT ON COLUMN rate_limit_stats.buckets_in_table IS 'buckets and blocks living in the table now; an estimate if the table is larger than 8 MB';
 COMMENT ON COLUMN rate_limit_stats.decided_in_table IS 'calls that were decided in the table because memory had no room, since stats_since';
 COMMENT ON COLUMN rate_limit_stats.buckets_evicted IS 'buckets of any database that gave way to others, since the first start of the server';
 COMMENT ON COLUMN rate_limit_stats.violations_pending IS 'violations that are counted and not yet written';
@@ -755,6 +768,18 @@ COMMENT ON COLUMN rate_limit_stats.last_error_at IS 'when the worker last failed
 COMMENT ON COLUMN rate_limit_stats.last_error IS 'why the worker last failed';
 COMMENT ON COLUMN rate_limit_stats.stats_since IS 'since when calls are counted: the first call after the start of the server, or rl_stats_reset()';
 
+CREATE VIEW rate_limit_decisions AS
+SELECT c.limiter, c.allowed, c.denied, c.shadowed, c.overflowed AS decided_in_table, f.since AS stats_since
+FROM _rl_limiters() c CROSS JOIN _rl_flushes() f;
+COMMENT ON VIEW rate_limit_decisions IS
+'The decisions of rate_limit_stats without its other figures, a row per limiter that is counted: at most 1024, and (other). Looks at no bucket. Empty when ratelimit has no shared memory.';
+COMMENT ON COLUMN rate_limit_decisions.limiter IS 'which rule; (other): those that are not counted separately';
+COMMENT ON COLUMN rate_limit_decisions.allowed IS 'calls that were allowed, since stats_since';
+COMMENT ON COLUMN rate_limit_decisions.denied IS 'calls that were denied, since stats_since';
+COMMENT ON COLUMN rate_limit_decisions.shadowed IS 'calls that were allowed because of shadow and would have been denied, since stats_since';
+COMMENT ON COLUMN rate_limit_decisions.decided_in_table IS 'calls that were decided in the table because memory had no room, since stats_since';
+COMMENT ON COLUMN rate_limit_decisions.stats_since IS 'since when calls are counted: the first call after the start of the server, or rl_stats_reset()';
+
 REVOKE ALL ON rate_limit_reserved, rate_limit_reservations FROM PUBLIC;
 GRANT SELECT ON rate_limit_reservations TO pg_monitor;
 REVOKE ALL ON FUNCTION _rl_reservations() FROM PUBLIC;
@@ -763,16 +788,16 @@ REVOKE ALL ON rate_limit_postgrest_rules, rate_limit_exceptions FROM PUBLIC;
 GRANT SELECT ON rate_limit_postgrest_rules, rate_limit_exceptions TO pg_monitor;
 REVOKE ALL ON rate_limit_buckets, rate_limit_status, rate_limit_tickets, rate_limit_slots, rate_limit_policies, rate_limit_violations, rate_limit_flags,
 	rate_limit_pending, rate_limit_violation_details, rate_limit_top_offenders,
-	rate_limit_violations_hourly, rate_limit_episodes, rate_limit_flagged, rate_limit_stats FROM PUBLIC;
+	rate_limit_violations_hourly, rate_limit_episodes, rate_limit_flagged, rate_limit_stats, rate_limit_decisions FROM PUBLIC;
 GRANT SELECT ON rate_limit_buckets, rate_limit_status, rate_limit_tickets, rate_limit_slots, rate_limit_policies, rate_limit_violations, rate_limit_flags,
 	rate_limit_pending, rate_limit_violation_details, rate_limit_top_offenders,
-	rate_limit_violations_hourly, rate_limit_episodes, rate_limit_flagged, rate_limit_stats TO pg_monitor;
+	rate_limit_violations_hourly, rate_limit_episodes, rate_limit_flagged, rate_limit_stats, rate_limit_decisions TO pg_monitor;
 REVOKE ALL ON FUNCTION rl_reward(text, float8, text), rl_penalize(text, float8, float8, float8, text),
 	rl_block(text, interval, text), rl_unblock(text, text), _rl_policies_changed(),
-	rl_reset(text, text, text), rl_reset_all(text), _rl_buckets(), rl_partitions(), _rl_slots(),
+	rl_reset(text, text, text), rl_reset_all(text), _rl_buckets(), rl_status(text), _rl_living(), _rl_memory(), rl_partitions(), _rl_slots(),
 	rl_flush(), rl_report(text, text, bigint), rl_report_batch(jsonb), rl_flag(text, text, text),
 	rl_unflag(text, text), rl_stats_reset(), _rl_pending(), _rl_episodes(), _rl_limiters(), _rl_flushes() FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION _rl_buckets(), rl_partitions(), _rl_slots(), _rl_pending(), _rl_episodes(), _rl_limiters(),
+GRANT EXECUTE ON FUNCTION _rl_buckets(), rl_status(text), _rl_living(), _rl_memory(), rl_partitions(), _rl_slots(), _rl_pending(), _rl_episodes(), _rl_limiters(),
 	_rl_flushes() TO pg_monitor;
 
 -- What CREATE EXTENSION says.

@@ -68,4 +68,12 @@ typedef struct BucketView
 	Owed		owed;
 } BucketView;
 
+/* Which buckets are looked at. */
+typedef struct BucketFilter
+{
+	const char *key;			/* NULL: those of all keys */
+	int			key_len;
+	bool		blocks;			/* only those that stand for blocks */
+} BucketFilter;
+
 #endif							/* RATELIMIT_CALL_H */

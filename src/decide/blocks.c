@@ -54,6 +54,28 @@ block_rule(BucketRule *rule)
 	bucket_rule(rule, BLOCK_MAX_SECONDS, 1, 0);
 }
 
+/* Note whether the filter knows all blocks by now. */
+static void
+note_known(void)
+{
+	/*
+	 * A standby has no blocks in its table, and still has none when it is promoted,
+	 * because an unlogged table is then empty.
+	 */
+	blocks_known = RecoveryInProgress() ||
+		(my_shared_database() != NULL && spill_known());
+}
+
+/* May any key be blocked?  "No" is certain. */
+bool
+blocks_possible(void)
+{
+	if (!memory_attached())
+		return true;
+	note_known();
+	return !blocks_known || pg_atomic_read_u32(block_cells_used) != 0;
+}
+
 /* For how many nanoseconds is the key still blocked?  0 if it is not. */
 Owed
 block_left(const BucketId *id)
@@ -84,12 +106,7 @@ block_left(const BucketId *id)
 
 	if (memory_attached())
 	{
-		/*
-		 * A standby has no blocks in its table, and still has none when it is
-		 * promoted, because an unlogged table is then empty.
-		 */
-		blocks_known = RecoveryInProgress() ||
-			(my_shared_database() != NULL && spill_known());
+		note_known();
 		if (left == 0)
 			block_filter_lower(id->hash);
 	}

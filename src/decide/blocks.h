@@ -7,6 +7,7 @@
 
 #include "core/call.h"
 
+extern bool blocks_possible(void);
 extern Owed block_left(const BucketId *id);
 extern void block_key(const BucketId *id, Owed left);
 extern bool unblock_key(const BucketId *id);

@@ -1,26 +1,15 @@
 /*
  * functions/reports.c
- *		The functions that the views read, and rl_flush() and rl_stats_reset().
+ *		The functions that the views of violations and figures read, rl_flush() and
+ *		rl_stats_reset().  Those that show buckets are in functions/buckets.c.
  */
 #include "postgres.h"
 
-#include <math.h>
-
-#include "access/xlog.h"
-#include "core/clock.h"
 #include "core/compat.h"
-#include "decide/refunds.h"
 #include "funcapi.h"
-#include "functions/result.h"
-#include "memory/administration.h"
-#include "memory/consume.h"
 #include "memory/databases.h"
 #include "memory/partitions.h"
-#include "memory/spill.h"
 #include "miscadmin.h"
-#include "table/clean.h"
-#include "table/sql.h"
-#include "table/store.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 #include "utils/tuplestore.h"
@@ -36,128 +25,6 @@ SQL_FUNCTION(rl_limiters);
 SQL_FUNCTION(rl_flushes);
 SQL_FUNCTION(rl_flush);
 SQL_FUNCTION(rl_stats_reset);
-SQL_FUNCTION(rl_buckets);
-SQL_FUNCTION(rl_partitions);
-
-/* Show a living bucket, or a block, as a row of _rl_buckets(). */
-static void
-show_bucket(const BucketView *view, const char *store, ReturnSetInfo *rsinfo)
-{
-	bool		is_block = limiter_is_block(view->limiter, view->limiter_len);
-	int			plain_len = plain_limiter_len(view->limiter, view->limiter_len);
-	bool		in_period = plain_len < view->limiter_len;
-	BucketRule	rule;
-	Datum		values[9];
-	bool		nulls[9] = {false};
-
-	/* what stands for a reservation is no bucket of anybody */
-	if (view->limiter[0] == BLOCK_PREFIX && !is_block)
-		return;
-	bucket_rule(&rule, view->capacity, view->refill, 0);
-	values[0] = PointerGetDatum(cstring_to_text_with_len(view->limiter + is_block,
-														 plain_len - is_block));
-	values[1] = PointerGetDatum(cstring_to_text_with_len(view->key, view->key_len));
-	values[2] = Float8GetDatum(bucket_tokens(&rule, view->owed));
-	values[3] = Float8GetDatum(view->capacity);
-	values[4] = Float8GetDatum(view->refill);
-	values[5] = TimestampTzGetDatum(rule.timed ? timestamp_after(view->owed) : DT_NOEND);
-	values[6] = values[5];
-	nulls[2] = nulls[3] = nulls[4] = nulls[5] = is_block;
-	nulls[6] = !is_block;
-	values[7] = CStringGetTextDatum(store);
-	nulls[8] = !in_period;
-	if (in_period)
-	{
-		values[5] = TimestampTzGetDatum(end_of_refill(view->refill));
-		values[8] = PointerGetDatum(cstring_to_text_with_len(view->limiter + plain_len + 1,
-															 view->limiter_len - plain_len - 1));
-		/* rl_count() names no allowance */
-		nulls[2] = nulls[3] = isinf(view->capacity);
-		nulls[4] = true;
-	}
-	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
-}
-
-/* Show a row of the table, unless memory has the bucket. */
-static void
-show_table_bucket(const BucketView *view, void *arg)
-{
-	BucketId	id;
-	BucketRule	rule;
-	Decision	decision;
-
-	/* the row of a bucket that has moved to memory is out of date */
-	make_bucket_id(&id, MyDatabaseId, view->limiter, view->limiter_len, view->key, view->key_len);
-	bucket_rule(&rule, view->capacity, view->refill, 0);
-	if (memory_attached() && memory_peek(&id, &rule, &decision))
-		return;
-	show_bucket(view, "table", arg);
-}
-
-/*
- * _rl_buckets() returns setof (limiter, key, tokens, capacity, refill, full_at,
- * blocked_until, store, period): the living buckets of this database, and its blocks
- */
-Datum
-rl_buckets(PG_FUNCTION_ARGS)
-{
-	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-
-	if (refund_pending)
-		refund_settle();
-	InitMaterializedSRF(fcinfo, 0);
-
-	/*
-	 * The table comes first.  Buckets move from there to memory, so one that moves
-	 * meanwhile is shown twice rather than not at all.
-	 */
-	table_views(show_table_bucket, rsinfo);
-	if (memory_attached())
-	{
-		BucketView	view;
-
-		for (uint32 n = 0; n < memory_slots(); n++)
-		{
-			if (n % 1024 == 0)
-				CHECK_FOR_INTERRUPTS();
-			if (memory_view(n, MyDatabaseId, &view))
-				show_bucket(&view, "memory", rsinfo);
-		}
-	}
-	return (Datum) 0;
-}
-
-/*
- * rl_partitions() returns setof (partition, slots, living, spilled, evicted):
- * how full shared memory is.  "living" and "spilled" are of this database.
- */
-Datum
-rl_partitions(PG_FUNCTION_ARGS)
-{
-	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-
-	InitMaterializedSRF(fcinfo, 0);
-	if (memory_attached() && !RecoveryInProgress() && sql_available() && !spill_known())
-		(void) table_find_empty();
-	for (int i = 0; memory_attached() && i < memory_partitions(); i++)
-	{
-		Datum		values[5];
-		bool		nulls[5] = {false};
-		int64		slots;
-		int64		living;
-		int64		evicted;
-
-		CHECK_FOR_INTERRUPTS();
-		memory_partition_stats(i, MyDatabaseId, &slots, &living, &evicted);
-		values[0] = Int32GetDatum(i);
-		values[1] = Int64GetDatum(slots);
-		values[2] = Int64GetDatum(living);
-		values[3] = BoolGetDatum(!RecoveryInProgress() && spill_is_set(i));
-		values[4] = Int64GetDatum(evicted);
-		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
-	}
-	return (Datum) 0;
-}
 
 /*
  * _rl_pending() returns setof (gateway_name, limiter, key, count, last_at): this

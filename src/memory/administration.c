@@ -1,7 +1,7 @@
 /*
  * memory/administration.c
  *		What administrators and the ends of transactions do to buckets in shared
- *		memory: reset them, give tokens back, look at them, forget a database's.
+ *		memory: reset them, give tokens back, forget a database's.
  *
  * Nothing here makes a bucket.  memory/slots.h explains how buckets are kept.
  *
@@ -315,69 +315,4 @@ memory_databases(Oid *databases, int n, int max)
 			n = oids_add(databases, n, max, database);
 	}
 	return n;
-}
-
-/* How many slots there are for memory_view(). */
-uint32
-memory_slots(void)
-{
-	return n_slots();
-}
-
-/*
- * Copy out the slot's bucket if it lives and is the database's.  A caller that looks
- * at one slot after the other may see a bucket that moves meanwhile twice, or not at
- * all.
- */
-bool
-memory_view(uint32 n, Oid database, BucketView *view)
-{
-	Slot	   *slot = &store.slots[n];
-	char		name[MAX_NAMES];
-
-	while (((volatile uint32 *) store.tags)[n] >= TAG_FIRST)
-	{
-		uint64		word = read_word(slot);
-		Owed		full_at;
-
-		if (slot->database != database)
-		{
-			if (unchanged(slot, word))
-				return false;
-			continue;
-		}
-		view->capacity = slot->u.bucket.capacity;
-		view->refill = slot->u.bucket.refill;
-		view->limiter_len = slot->u.bucket.name.limiter_len;
-		view->key_len = slot->u.bucket.name.key_len;
-		full_at = full_at_of(slot, word);
-		slot_names(slot, name);
-		if (!unchanged(slot, word))
-			continue;
-
-		memcpy(view->limiter, name, view->limiter_len);
-		memcpy(view->key, name + view->limiter_len, view->key_len);
-		if (bucket_timed(view->capacity, view->refill))
-			view->owed = Max(full_at - monotonic_ns(), 0);
-		else
-			view->owed = bucket_in_period(view->refill) &&
-				period_is_over(view->refill, 0) ? 0 : full_at;
-		return view->owed > 0;
-	}
-	return false;
-}
-
-/* Count a partition's slots, its living buckets of a database, and its evictions. */
-void
-memory_partition_stats(int partition, Oid database, int64 *slots,
-					   int64 *living, int64 *evicted)
-{
-	uint32		per_partition = store.groups * GROUP_SLOTS;
-	BucketView	view;
-
-	*slots = per_partition;
-	*living = 0;
-	for (uint32 i = 0; i < per_partition; i++)
-		*living += memory_view(partition_slot(partition, i), database, &view);
-	*evicted = (int64) pg_atomic_read_u64(&store.header->evicted[partition]);
 }

@@ -16,9 +16,5 @@ extern bool memory_settle(const BucketId *id, double reserved, double used,
 extern void memory_give_back(const BucketId *id, double tokens);
 extern void memory_forget_database(Oid database);
 extern int	memory_databases(Oid *databases, int n, int max);
-extern uint32 memory_slots(void);
-extern bool memory_view(uint32 slot, Oid database, BucketView *view);
-extern void memory_partition_stats(int partition, Oid database, int64 *slots,
-								   int64 *living, int64 *evicted);
 
 #endif							/* RATELIMIT_MEMORY_ADMINISTRATION_H */

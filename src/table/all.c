@@ -65,9 +65,14 @@ table_reset_all(const char *limiter, int limiter_len)
 	return all.living;
 }
 
+/*
+ * Looking
+ */
+
 /* The living buckets of a page. */
 typedef struct PageViews
 {
+	const BucketFilter *filter;
 	int			n;
 	BucketView	views[MaxHeapTuplesPerPage];
 } PageViews;
@@ -77,10 +82,16 @@ static RowFate
 view_row(const BucketId *id, const Row *row, bool changing, void *arg)
 {
 	PageViews  *page = arg;
+	const BucketFilter *filter = page->filter;
 	BucketView *view = &page->views[page->n];
 	BucketRule	own;
 	Row			copy = *row;
 
+	if (filter->blocks && *id->limiter != BLOCK_PREFIX)
+		return ROW_KEEP;
+	if (filter->key && (id->key_len != filter->key_len ||
+						memcmp(id->key, filter->key, id->key_len) != 0))
+		return ROW_KEEP;
 	view->owed = row_owed_by_itself(&copy, 0, &own);
 	if (view->owed <= 0 ||
 		(bucket_in_period(copy.refill) && period_is_over(copy.refill, 0)))
@@ -95,24 +106,42 @@ view_row(const BucketId *id, const Row *row, bool changing, void *arg)
 	return ROW_KEEP;
 }
 
-/* Call show() for each living bucket in the table. */
+/* Begin with the first page, and take every page that the table has now. */
 void
-table_views(void (*show) (const BucketView *view, void *arg), void *arg)
+table_all_pages(TablePages *pages)
+{
+	Rows		rows;
+
+	pages->next = 0;
+	pages->end = 0;
+	pages->step = 1;
+	if (RecoveryInProgress() || !sql_available())
+		return;
+	rows_open(&rows, AccessShareLock);
+	pages->end = rows_pages(&rows);
+	rows_close(&rows);
+}
+
+/* Call show() for each living bucket of the next n pages that is wanted. */
+void
+table_views(TablePages *pages, BlockNumber n, const BucketFilter *filter,
+			void (*show) (const BucketView *view, void *arg), void *arg)
 {
 	PageViews  *views;
 	Rows		rows;
-	BlockNumber pages;
 
-	if (RecoveryInProgress() || !sql_available())
+	if (pages->next >= pages->end)
 		return;
 	views = palloc(sizeof(PageViews));
+	views->filter = filter;
 	rows_open(&rows, AccessShareLock);
-	pages = rows_pages(&rows);
-	for (BlockNumber page = 0; page < pages; page++)
+	/* it may have been truncated */
+	pages->end = Min(pages->end, rows_pages(&rows));
+	for (; n > 0 && pages->next < pages->end; n--, pages->next += pages->step)
 	{
 		CHECK_FOR_INTERRUPTS();
 		views->n = 0;
-		(void) rows_visit_page(&rows, page, false, view_row, views);
+		(void) rows_visit_page(&rows, pages->next, false, view_row, views);
 		for (int i = 0; i < views->n; i++)
 			show(&views->views[i], arg);
 	}

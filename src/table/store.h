@@ -8,6 +8,15 @@
 
 #include "core/call.h"
 #include "memory/place.h"
+#include "storage/block.h"
+
+/* Pages of the table that are still to be looked at: see table/all.c. */
+typedef struct TablePages
+{
+	BlockNumber next;
+	BlockNumber end;
+	BlockNumber step;			/* 1: each of them; 2: every second one */
+} TablePages;
 
 extern bool table_consume(const BucketId *id, const BucketRule *rule,
 						  Decision *decision);
@@ -19,6 +28,8 @@ extern bool table_settle(const BucketId *id, double reserved, double used, doubl
 extern bool table_reset(const BucketId *id);
 extern int64 table_reset_all(const char *limiter, int limiter_len);
 extern void table_merge(const BucketId *id);
-extern void table_views(void (*show) (const BucketView *view, void *arg), void *arg);
+extern void table_all_pages(TablePages *pages);
+extern void table_views(TablePages *pages, BlockNumber n, const BucketFilter *filter,
+						void (*show) (const BucketView *view, void *arg), void *arg);
 
 #endif							/* RATELIMIT_TABLE_STORE_H */
