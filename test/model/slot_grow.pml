@@ -15,7 +15,9 @@
  * Not here: continuations of long names; a bucket that finds no room when it moves
  * and gives way.  The read barrier between a layout and the tags is not left out by
  * any mutant: the tags' address comes from the layout, which orders the two loads on
- * every processor here, and so the barrier binds only the compiler.
+ * every processor here, and so the barrier binds only the compiler.  Loads between
+ * two barriers are done in the order of the code, because what they read does not
+ * change unless the layout does.
  *
  * holds: A=1 C=1
  * holds: A=1 C=1 TSO

@@ -19,7 +19,7 @@
  * worker may clear the mark, another call may make the bucket in memory, and the mark
  * may be set again.  LOOK_LAST looks in memory after the announcement instead.
  *
- * holds: A=2 B=1 PASSES=1 FULL=0 LOOK_LAST SC
+ * long: A=2 B=1 PASSES=1 FULL=0 LOOK_LAST SC
  * holds: A=1 B=1 PASSES=1 FULL=1 SC
  * holds: A=2 B=0 PASSES=1 FULL=1
  * holds: A=2 B=0 PASSES=1 FULL=1 PARALLEL SC
