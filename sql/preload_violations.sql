@@ -44,6 +44,17 @@ SELECT limiter, denied, violations_pending, violations_flushed, flush_failures, 
 SELECT rl_stats_reset();
 SELECT limiter, allowed, denied, violations_flushed, last_flush FROM rate_limit_stats ORDER BY limiter;
 
+-- more than one flush can take: what a rollback puts back is written by the next ones
+SELECT count(rl_report('much', 'huge', 1099511627776)) FROM generate_series(1, 4);
+BEGIN;
+SELECT rl_flush();
+SELECT count(rl_report('much', 'huge', 1099511627776)) FROM generate_series(1, 4);
+ROLLBACK;
+SELECT rl_flush() > 0 AS first, rl_flush() >= 0 AS second;
+SELECT rl_flush() >= 0 AS third;
+SELECT sum(count) FROM rate_limit_violation_details WHERE key = 'much';
+SELECT count(*) FROM rate_limit_pending;
+
 -- DROP EXTENSION leaves none
 SELECT rl_consume('a', 3, 0);
 DROP EXTENSION ratelimit;

@@ -58,8 +58,8 @@
  * grows, by at most 2^36, and starts anew at 2^62 (WORD_VALUES).  One step without
  * the lock adds less than 2^48 (MAX_ADVANCE; larger steps take the lock).  So the
  * value can come around to one that some caller still holds from its one load only if
- * at least 2^14 changes without the lock, which make up 146 years of bucket time, or
- * 2^26 changes with the lock fall between that load and that caller's swap, and if
+ * at least 2^13 changes without the lock, which make up 73 years of bucket time, or
+ * 2^25 changes with the lock fall between that load and that caller's swap, and if
  * the last of them ends on exactly that value.
  *
  * Barriers.  Loading the word is followed by a read barrier, and re-reading it is

@@ -13,12 +13,12 @@
  *	  A mark is set with the partition's lock held, if there is no room.
  *
  * 2. A row is made with the key's lock held (table/make.c), which is held no longer
- *	  than that.  With that lock held, the maker looks for the row and for the bucket
- *	  in memory once more, and makes the row only if neither is there.
+ *	  than that.  With that lock held, the maker looks for the row once more.
  *
  * 3. Before the maker makes the row it announces it (spill_begin_row()), and then
  *	  looks at the mark.  If the mark is not set any more, it makes no row and starts
- *	  anew.
+ *	  anew.  Then it looks for the bucket in memory once more, and makes the row only
+ *	  if it is not there.
  *
  * 4. A row that is there is its bucket.  It is deleted only with the lock of its page
  *	  held, when the bucket is full, or when it has been made in memory, mark or not:
@@ -42,6 +42,10 @@
  *	 a store-release (ARM64 without LSE) lets a later load be done before its store
  *	 can be seen, although PostgreSQL calls it a full barrier.  Meanwhile nobody makes
  *	 a bucket in memory by rule 1, because the worker holds the partition's lock.
+ *
+ * - Between rules 1 and 3.  Until the row is announced, the mark may be cleared, the
+ *	 bucket made in memory, and the mark set again.  So the look into memory comes
+ *	 after the announcement.
  *
  * - A row that was announced before the worker began to go through the table was
  *	 either complete by then, in which case the worker sees it, or it was in flight,

@@ -65,6 +65,7 @@ make_row(Rows *rows, const BucketId *id, const BucketRule *rule, Owed owed, RowR
 	int			partition;
 	Row			row;
 	Decision	unused;
+	volatile bool elsewhere = false;
 
 	if (rows_get(rows, id, true, ref))
 		return FOUND;
@@ -80,18 +81,23 @@ make_row(Rows *rows, const BucketId *id, const BucketRule *rule, Owed owed, RowR
 		return MADE;
 	}
 
-	if (memory_peek(id, rule, &unused))
-		return ELSEWHERE;
 	if (IsInParallelMode())
-		return IN_MEMORY;
+		return memory_peek(id, rule, &unused) ? ELSEWHERE : IN_MEMORY;
 	partition = memory_partition(id->hash);
 	if (!spill_begin_row(partition))
 		return ELSEWHERE;
 	PG_ENSURE_ERROR_CLEANUP(making_failed, Int32GetDatum(partition));
 	{
-		rows_insert(rows, id, &row);
+		/*
+		 * Look in memory only now.  Before the row was announced, the mark may have
+		 * been cleared, the bucket made in memory, and the mark set again.  From here
+		 * on nobody clears the mark.
+		 */
+		elsewhere = memory_peek(id, rule, &unused);
+		if (!elsewhere)
+			rows_insert(rows, id, &row);
 	}
 	PG_END_ENSURE_ERROR_CLEANUP(making_failed, Int32GetDatum(partition));
 	spill_end_row(partition);
-	return MADE;
+	return elsewhere ? ELSEWHERE : MADE;
 }

@@ -76,9 +76,10 @@
  * - last_at of an entry that was just added to.  The entry may belong to other names
  *   by then.  These seem to have been denied now, which is a moment after they were.
  *
- * For the third, m1 after the close, the order matters.  Usually the lock is released
- * in between, which puts everything before the release into memory first.  Where the
- * maker closes an entry itself (displace_entry()), there is a write barrier.
+ * The third, m1 after the close, does not depend on the order in which the two are seen:
+ * the call adds only by a swap of the word that it has read, and so does whoever closes
+ * the entry, so one of them fails.  Usually the lock is released in between.  Where the
+ * maker closes an entry itself (displace_entry()), there is a write barrier all the same.
  */
 
 /*

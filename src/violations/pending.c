@@ -111,6 +111,7 @@ violations_take(uint32 at, int64 ahead, ViolationView *view)
 	Aside	   *aside = &asides[at];
 	LWLock	   *lock = partition_lock(at);
 	uint64		word = 0;
+	int64		count;
 
 	if (((volatile uint32 *) violation_tags)[at] < TAG_FIRST)
 		return false;
@@ -120,18 +121,20 @@ violations_take(uint32 at, int64 ahead, ViolationView *view)
 		word = pg_atomic_read_u64(&entry->word);
 	do
 	{
-		view->count = count_of(word);
-		/* it must fit into the count if it goes back: leave it to the next flush */
-		if (view->count == 0 || view->count + aside->taken > (int64) MAX_COUNT)
+		count = count_of(word);
+		/* it must fit into the count if it goes back: the rest is left to the next flush */
+		view->count = Min(count, (int64) MAX_COUNT - aside->taken);
+		if (view->count <= 0)
 		{
 			LWLockRelease(lock);
 			return false;
 		}
-	} while (!pg_atomic_compare_exchange_u64(&entry->word, &word, word & ~COUNT_MASK));
+	} while (!pg_atomic_compare_exchange_u64(&entry->word, &word, word - view->count));
 	copy_names(at, view);
 	view->again = aside->taken > 0;
-	fold_entry(at, view->count, ahead, true);
-	aside->folded = aside->tracked = 0;
+	fold_entry(at, count, ahead, true);
+	aside->folded = Min(aside->folded, count - view->count);
+	aside->tracked = Min(aside->tracked, count - view->count);
 	aside->taken += view->count;
 	LWLockRelease(lock);
 	return true;

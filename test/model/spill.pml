@@ -14,25 +14,25 @@
  * Not here: the first pass after a start, when memory may have been loaded
  * (table_merge()); overflow = evict; calls on several buckets.
  *
- * make_row() looks for the bucket in memory, and then announces the row and looks at
- * the mark.  That is wrong, as the run that is known to fail shows: in between, the
- * worker may clear the mark, another call may make the bucket in memory, and the mark
- * may be set again.  LOOK_LAST looks in memory after the announcement instead.
+ * make_row() announces the row, looks at the mark, and then looks for the bucket in
+ * memory.  LOOK_FIRST looks in memory first, as it once did.  Then the worker may clear
+ * the mark, another call may make the bucket in memory, and the mark may be set again
+ * before the announcement.
  *
- * long: A=2 B=1 PASSES=1 FULL=0 LOOK_LAST SC
+ * long: A=2 B=1 PASSES=1 FULL=0 SC
  * holds: A=1 B=1 PASSES=1 FULL=1 SC
  * holds: A=2 B=0 PASSES=1 FULL=1
  * holds: A=2 B=0 PASSES=1 FULL=1 PARALLEL SC
- * known: A=2 B=1 PASSES=1 FULL=0 SC: make_row() looks in memory before it announces the row
- * long: A=2 B=1 PASSES=1 FULL=1 LOOK_LAST SC
- * long: A=2 B=1 PASSES=1 FULL=0 LOOK_LAST
- * long: A=3 B=1 PASSES=1 FULL=1 LOOK_LAST SC
- * long: A=2 B=1 PASSES=2 FULL=1 LOOK_LAST SC
+ * long: A=2 B=1 PASSES=1 FULL=1 SC
+ * long: A=2 B=1 PASSES=1 FULL=0
+ * long: A=3 B=1 PASSES=1 FULL=1 SC
+ * long: A=2 B=1 PASSES=2 FULL=1 SC
  * refuted: A=2 B=0 PASSES=1 FULL=0 NO_BARRIER_MAKER: spill_begin_row() without its barrier
  * refuted: A=2 B=0 PASSES=1 FULL=0 NO_BARRIER_WORKER: spill_clear() without its barrier
  * refuted: A=2 B=0 PASSES=1 FULL=0 SC NO_ANNOUNCEMENT: the row is not announced
  * refuted: A=2 B=0 PASSES=1 FULL=0 SC NO_LOOK_AGAIN: spill_clear() does not look at the announcements after clearing
  * refuted: A=2 B=0 PASSES=0 FULL=0 SC NO_KEY_LOCK: two sessions make rows of one bucket
+ * refuted: A=2 B=1 PASSES=1 FULL=0 SC LOOK_FIRST: make_row() looks in memory before it announces the row
  * refuted: A=2 B=0 PASSES=1 FULL=0 SC NO_LOOK: make_row() does not look in memory
  * refuted: A=2 B=0 PASSES=1 FULL=0 SC NO_MARK: memory_place() does not look at the mark
  * refuted: A=1 B=0 PASSES=1 FULL=0 SC ROW_FIRST NO_ROW_AGAIN: rows_get() does not look at the row again once it has the page
@@ -178,10 +178,8 @@ inline end_row(me)
 /* make_row() in table/make.c, with the key's lock held; the row is not there */
 inline make_row(me, k, done)
 {
-#ifndef LOOK_LAST
-#ifndef NO_LOOK
-	here = in_memory[k];		/* memory_peek() */
-#endif
+#ifdef LOOK_FIRST
+	here = in_memory[k];
 	if
 	:: here -> goto elsewhere
 	:: else
@@ -197,10 +195,10 @@ inline make_row(me, k, done)
 	if
 	:: !mark -> end_row(me)
 	:: else ->
-#ifdef LOOK_LAST
-		here = in_memory[k];
-#else
+#if defined(LOOK_FIRST) || defined(NO_LOOK)
 		here = 0;
+#else
+		here = in_memory[k];	/* memory_peek() */
 #endif
 		if
 		:: here
