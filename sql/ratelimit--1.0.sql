@@ -756,7 +756,7 @@ COMMENT ON COLUMN rate_limit_stats.denied IS 'calls that were denied, since stat
 COMMENT ON COLUMN rate_limit_stats.shadowed IS 'calls that were allowed because of shadow and would have been denied, since stats_since';
 COMMENT ON COLUMN rate_limit_stats.buckets_used IS 'buckets and blocks living in memory now';
 COMMENT ON COLUMN rate_limit_stats.buckets_free IS 'slots of memory without a bucket of this database now';
-COMMENT ON COLUMN rate_limit_stats.buckets_in_table IS 'buckets and blocks living in the table now; an estimate if the table is larger than 8 MB';
+COMMENT ON COLUMN rate_limit_stats.buckets_in_table IS 'buckets and blocks living in the table now; an estimate if the table is larger than 4 MB';
 COMMENT ON COLUMN rate_limit_stats.decided_in_table IS 'calls that were decided in the table because memory had no room, since stats_since';
 COMMENT ON COLUMN rate_limit_stats.buckets_evicted IS 'buckets of any database that gave way to others, since the first start of the server';
 COMMENT ON COLUMN rate_limit_stats.violations_pending IS 'violations that are counted and not yet written';

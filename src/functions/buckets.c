@@ -400,8 +400,8 @@ rl_status(PG_FUNCTION_ARGS)
  * Counting
  */
 
-/* A table larger than this (8 MB) is estimated from as many of its pages. */
-#define SAMPLED_PAGES	1024
+/* A table larger than this (4 MB) is estimated from as many of its pages. */
+#define SAMPLED_PAGES	512
 
 typedef struct LimiterName
 {

@@ -59,7 +59,7 @@ table_reset_all(const char *limiter, int limiter_len)
 	for (BlockNumber page = 0; page < pages; page++)
 	{
 		CHECK_FOR_INTERRUPTS();
-		(void) rows_visit_page(&rows, page, true, reset_row, &all);
+		(void) rows_visit_page(&rows, page, true, NULL, reset_row, &all);
 	}
 	rows_close(&rows);
 	return all.living;
@@ -72,7 +72,6 @@ table_reset_all(const char *limiter, int limiter_len)
 /* The living buckets of a page. */
 typedef struct PageViews
 {
-	const BucketFilter *filter;
 	int			n;
 	BucketView	views[MaxHeapTuplesPerPage];
 } PageViews;
@@ -82,16 +81,10 @@ static RowFate
 view_row(const BucketId *id, const Row *row, bool changing, void *arg)
 {
 	PageViews  *page = arg;
-	const BucketFilter *filter = page->filter;
 	BucketView *view = &page->views[page->n];
 	BucketRule	own;
 	Row			copy = *row;
 
-	if (filter->blocks && *id->limiter != BLOCK_PREFIX)
-		return ROW_KEEP;
-	if (filter->key && (id->key_len != filter->key_len ||
-						memcmp(id->key, filter->key, id->key_len) != 0))
-		return ROW_KEEP;
 	view->owed = row_owed_by_itself(&copy, 0, &own);
 	if (view->owed <= 0 ||
 		(bucket_in_period(copy.refill) && period_is_over(copy.refill, 0)))
@@ -133,7 +126,6 @@ table_views(TablePages *pages, BlockNumber n, const BucketFilter *filter,
 	if (pages->next >= pages->end)
 		return;
 	views = palloc(sizeof(PageViews));
-	views->filter = filter;
 	rows_open(&rows, AccessShareLock);
 	/* it may have been truncated */
 	pages->end = Min(pages->end, rows_pages(&rows));
@@ -141,7 +133,7 @@ table_views(TablePages *pages, BlockNumber n, const BucketFilter *filter,
 	{
 		CHECK_FOR_INTERRUPTS();
 		views->n = 0;
-		(void) rows_visit_page(&rows, pages->next, false, view_row, views);
+		(void) rows_visit_page(&rows, pages->next, false, filter, view_row, views);
 		for (int i = 0; i < views->n; i++)
 			show(&views->views[i], arg);
 	}

@@ -130,7 +130,7 @@ visit_page(Pass *pass, Rows *rows)
 	{
 		CHECK_FOR_INTERRUPTS();
 		pass->busy = false;
-		pass->deleted += rows_visit_page(rows, pass->page, true, visit_row, pass);
+		pass->deleted += rows_visit_page(rows, pass->page, true, NULL, visit_row, pass);
 		if (!pass->first || !pass->busy)
 			return;
 		if (i == BUSY_TRIES)
@@ -266,7 +266,7 @@ clean_some(void)
 		BlockNumber end = Min((uint64) page + SOME_PAGES, pages);
 
 		for (; page < end; page++)
-			(void) rows_visit_page(&rows, page, true, delete_if_full, NULL);
+			(void) rows_visit_page(&rows, page, true, NULL, delete_if_full, NULL);
 	}
 	rows_close(&rows);
 }

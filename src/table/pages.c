@@ -92,13 +92,27 @@ lock_page(Rows *rows, Buffer buffer, Buffer *map)
 	}
 }
 
+/* Is the bucket of these names wanted?  If there is no filter, all are. */
+static bool
+is_wanted(const BucketFilter *filter, const char *limiter, int limiter_len,
+		  const char *key, int key_len)
+{
+	if (!filter)
+		return true;
+	if (filter->blocks && (limiter_len == 0 || *limiter != BLOCK_PREFIX))
+		return false;
+	return !filter->key ||
+		(key_len == filter->key_len && memcmp(key, filter->key, key_len) == 0);
+}
+
 /*
- * Call visit() for each row of a page, which stays locked meanwhile, exclusively if
- * rows may be deleted ("write").  Returns how many rows were deleted.
+ * Call visit() for each row of a page that the filter, which may be NULL, lets through.
+ * The page stays locked meanwhile, exclusively if rows may be deleted ("write").
+ * Returns how many rows were deleted.
  */
 int
-rows_visit_page(Rows *rows, BlockNumber number, bool write, RowVisitor visit,
-				void *arg)
+rows_visit_page(Rows *rows, BlockNumber number, bool write, const BucketFilter *filter,
+				RowVisitor visit, void *arg)
 {
 	Buffer		map = InvalidBuffer;
 	Buffer		buffer = ReadBuffer(rows->rel, number);
@@ -124,7 +138,8 @@ rows_visit_page(Rows *rows, BlockNumber number, bool write, RowVisitor visit,
 		if (state == ROW_GONE)
 			continue;
 		(void) tuple_take_apart(tuple_of(&ref), &limiter, &limiter_len, &key, &key_len);
-		if (!names_valid(limiter, limiter_len, key, key_len))
+		if (!is_wanted(filter, limiter, limiter_len, key, key_len) ||
+			!names_valid(limiter, limiter_len, key, key_len))
 			continue;
 		make_bucket_id(&id, MyDatabaseId, limiter, limiter_len, key, key_len);
 		tuple_read(tuple_of(&ref), &row);

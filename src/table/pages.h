@@ -5,6 +5,7 @@
 #ifndef RATELIMIT_TABLE_PAGES_H
 #define RATELIMIT_TABLE_PAGES_H
 
+#include "core/call.h"
 #include "storage/block.h"
 #include "table/open.h"
 #include "table/tuple.h"
@@ -26,6 +27,6 @@ typedef RowFate (*RowVisitor) (const BucketId *id, const Row *row, bool changing
 
 extern BlockNumber rows_pages(Rows *rows);
 extern int	rows_visit_page(Rows *rows, BlockNumber number, bool write,
-							RowVisitor visit, void *arg);
+							const BucketFilter *filter, RowVisitor visit, void *arg);
 
 #endif							/* RATELIMIT_TABLE_PAGES_H */
