@@ -128,6 +128,12 @@ python_packages()
 	echo python3 python3-psycopg python3-psycopg-pool python3-asyncpg python3-limits python3-flask-limiter python3-pip
 }
 
+# The proxies that the gateway works with
+gateway_packages()
+{
+	echo nginx-light haproxy caddy
+}
+
 # The packages of the release's own PostgreSQL.  There are none if PG_CONFIG names another one.
 postgresql_packages()
 {

@@ -65,24 +65,23 @@ class Decider {
 	async #once(calls) {
 		const results = calls.map(() => undefined);
 		const together = [];
-		const leased = [];
 
-		for (const [i, { policy, lease, away }] of calls.entries()) {
-			if (this.#policies.exists(policy)) {
-				const limiter = lease ? this.#leaseOf(policy) : null;
-
-				if (limiter) leased.push([i, limiter]);
-				else together.push(i);
-			} else {
-				logSometimes(`policy ${policy}`, `policy ${JSON.stringify(policy)} does not exist, so away decides: ${away}`);
-				if (away === 'deny') return { allowed: false, results };
-			}
+		for (const { policy, away } of calls) {
+			if (this.#policies.exists(policy)) continue;
+			logSometimes(`policy ${policy}`, `policy ${JSON.stringify(policy)} does not exist, so away decides: ${away}`);
+			if (away === 'deny') return { allowed: false, results };
 		}
-		for (const [i, limiter] of leased) {
-			const { key, cost } = calls[i];
+		for (const [i, { policy, key, cost, lease }] of calls.entries()) {
+			if (!this.#policies.exists(policy)) continue;
 
-			results[i] = await limiter.throttle(key, cost);
-			if (!results[i].allowed) return { allowed: false, results };
+			const limiter = lease ? this.#leaseOf(policy) : null;
+
+			if (limiter) {
+				results[i] = await limiter.throttle(key, cost);
+				if (!results[i].allowed) return { allowed: false, results };
+			} else {
+				together.push(i);
+			}
 		}
 		if (together.length === 0) return { allowed: true, results };
 

@@ -24,6 +24,8 @@ class HttpServer {
 	#calls;
 	#decider;
 	#ready;
+	#pending = 0;		// requests that are not answered
+	#closing = false;
 
 	/* calls(request) gives what to decide; ready() says whether the database is there. */
 	constructor({ calls, decider, ready }) {
@@ -51,6 +53,9 @@ class HttpServer {
 	async #answer(request, response) {
 		const denied = CHECKS.get(request.url);
 
+		this.#pending++;
+		response.on('close', () => this.#pending--);
+		if (this.#closing) response.shouldKeepAlive = false;
 		// whatever body there is, it is not wanted
 		request.resume();
 		try {
@@ -80,17 +85,23 @@ class HttpServer {
 		response.end(body);
 	}
 
-	/* Answer what has been asked, and take nothing more. */
+	/*
+	 * Answer what has been asked, and take nothing more.  A connection whose request has
+	 * not come whole once all others are answered is not waited for.
+	 */
 	async close() {
+		let quiet = 0;
 		const closed = new Promise((resolve) => {
 			this.#server.close(resolve);
 		});
+		const timer = setInterval(() => {
+			quiet = this.#pending === 0 ? quiet + 1 : 0;
+			if (quiet < 10) this.#server.closeIdleConnections();
+			else this.#server.closeAllConnections();
+		}, 20);
 
-		this.#server.keepAliveTimeout = 1;
+		this.#closing = true;
 		this.#server.closeIdleConnections();
-		// connections become idle one after the other
-		const timer = setInterval(() => this.#server.closeIdleConnections(), 20);
-
 		await closed;
 		clearInterval(timer);
 	}

@@ -26,10 +26,10 @@ core.register_action("ratelimit", { "http-req" }, function(txn, gateway)
 	}
 
 	-- while the gateway itself is away: allow
-	if not answer or (answer.status ~= 200 and answer.status ~= 429) then
+	if not answer or not answer.status or answer.status < 200 or answer.status >= 500 then
 		return
 	end
-	txn:set_var("txn.ratelimit_denied", answer.status == 429)
+	txn:set_var("txn.ratelimit_denied", answer.status ~= 200)
 	for name, variable in pairs(FIELDS) do
 		local values = answer.headers and answer.headers[name]
 
