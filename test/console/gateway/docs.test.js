@@ -9,7 +9,7 @@ const { RECIPES, TOP } = require('./support');
 
 test('each recipe is in docs/gateway.md as it is', () => {
 	const page = readFileSync(join(TOP, 'docs/gateway.md'), 'utf8');
-	const shown = Object.fromEntries([...page.matchAll(/\(\.\.\/clients\/gateway\/recipes\/([\w.-]+)\)[^\n]*\n\n```\w*\n([^]*?)```/g)]
+	const shown = Object.fromEntries([...page.matchAll(/\(\.\.\/clients\/gateway\/recipes\/([\w.-]+)\)[^\n]*\n(?:[^\n]+\n)*\n```\w*\n([^]*?)```/g)]
 		.map(([, name, text]) => [name, text]));
 
 	assert.deepStrictEqual(Object.keys(shown).sort(), readdirSync(RECIPES).sort());
