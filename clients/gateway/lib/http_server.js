@@ -17,7 +17,9 @@ const MAX_HEADER = 64 * 1024;		// bytes of all header fields of a request
 const MAX_CONNECTIONS = 10000;
 const KEEP_ALIVE = 75000;			// ms, longer than proxies keep an idle connection
 
-const CHECKS = new Map([['/check', 429], ...[401, 403, 429].map((status) => [`/check?denied=${status}`, status])]);
+/* The status of a denial.  A proxy may leave the client's own query where it is. */
+const CHECKS = new Map([401, 403].map((status) => [`/check?denied=${status}`, status]));
+const deniedStatus = (url) => CHECKS.get(url) ?? (url === '/check' || url.startsWith('/check?') ? 429 : undefined);
 
 class HttpServer {
 	#server;
@@ -51,7 +53,7 @@ class HttpServer {
 	}
 
 	async #answer(request, response) {
-		const denied = CHECKS.get(request.url);
+		const denied = deniedStatus(request.url);
 
 		this.#pending++;
 		response.on('close', () => this.#pending--);

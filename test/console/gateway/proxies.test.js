@@ -162,7 +162,7 @@ test('two nginx with one database: exactly capacity', needs('nginx'), async (t) 
 
 		ports.push(port);
 	}
-	await database.pool.query('SELECT rl_reset_all()');
+	await database.pool.query('SELECT rl_reset_all('web')');
 	application.requests = 0;
 	assert.deepStrictEqual(await load(ports, '/', requests, 16), { 200: capacity, 429: requests - capacity });
 	assert.strictEqual(application.requests, capacity);
@@ -188,7 +188,7 @@ test('leases and killed gateways never let more through', needs('nginx'), async 
 
 		ports.push(port);
 	}
-	await database.pool.query('SELECT rl_reset_all()');
+	await database.pool.query('SELECT rl_reset_all('web')');
 	application.requests = 0;
 
 	const half = load(ports, '/', requests, 16);
