@@ -150,7 +150,7 @@ test('Traefik: what its ForwardAuth sends, and what it passes on', async (t) => 
 
 test('two nginx with one database: exactly capacity', needs('nginx'), async (t) => {
 	const { FULL, load } = require('./support');
-	const [capacity, requests] = FULL ? [20000, 50000] : [1000, 2000];
+	const [capacity, requests] = FULL ? [20000, 50000] : [300, 600];
 	const database = await newDatabase(t, { web: { capacity } });
 	const application = await startApplication(t);
 	const ports = [];
@@ -162,7 +162,7 @@ test('two nginx with one database: exactly capacity', needs('nginx'), async (t) 
 
 		ports.push(port);
 	}
-	await database.pool.query('SELECT rl_reset_all('web')');
+	await database.pool.query("SELECT rl_reset_all('web')");
 	application.requests = 0;
 	assert.deepStrictEqual(await load(ports, '/', requests, 16), { 200: capacity, 429: requests - capacity });
 	assert.strictEqual(application.requests, capacity);
@@ -174,7 +174,7 @@ test('two nginx with one database: exactly capacity', needs('nginx'), async (t) 
 
 test('leases and killed gateways never let more through', needs('nginx'), async (t) => {
 	const { FULL, load } = require('./support');
-	const [capacity, requests] = FULL ? [20000, 50000] : [1000, 2000];
+	const [capacity, requests] = FULL ? [20000, 50000] : [300, 600];
 	const database = await newDatabase(t, { web: { capacity } });
 	const application = await startApplication(t);
 	const config = { http: { rules: [{ policy: 'web', away: 'deny', lease: true }] } };
@@ -188,7 +188,7 @@ test('leases and killed gateways never let more through', needs('nginx'), async 
 
 		ports.push(port);
 	}
-	await database.pool.query('SELECT rl_reset_all('web')');
+	await database.pool.query("SELECT rl_reset_all('web')");
 	application.requests = 0;
 
 	const half = load(ports, '/', requests, 16);
