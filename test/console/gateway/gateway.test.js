@@ -251,7 +251,7 @@ test('what is sent to it: no crash, and memory stays bounded', async (t) => {
 	});
 	const random = (n) => Buffer.from(Array.from({ length: n }, () => Math.floor(Math.random() * 256)));
 
-	for (let i = 0; i < 50; i++) await send(random(1000));
+	for (let i = 0; i < 20; i++) await send(random(1000));
 	for (const line of ['GET /check HTTP/1.1\r\n\r\n', 'GET http://x/check HTTP/1.1\r\nHost: x\r\n\r\n', 'CONNECT /check HTTP/1.1\r\nHost: x\r\n\r\n',
 		'GET /check HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n', 'GET /check HTTP/9.9\r\n\r\n',
 		'POST /check HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n', 'POST /check HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999\r\n\r\nx',
@@ -271,7 +271,7 @@ test('what is sent to it: no crash, and memory stays bounded', async (t) => {
 	}
 
 	const before = memory();
-	const many = FULL ? 20000 : 2000;
+	const many = FULL ? 20000 : 500;
 	let next = 0;
 
 	// each with a new key of the largest size
@@ -373,8 +373,8 @@ test('without gRPC, its packages are not needed', async (t) => {
 });
 
 test('the package is installed as the page says', async (t) => {
-	if (spawnSync('npm', ['--version']).status !== 0) {
-		t.skip('npm is not installed');
+	if (!FULL) {
+		t.skip('only in the full form');
 		return;
 	}
 

@@ -314,7 +314,7 @@ test('Envoy: what is malformed', PACKAGES, async (t) => {
 });
 
 test('Envoy: exactly capacity, of many calls at a time by two gateways', PACKAGES, async (t) => {
-	const [capacity, calls] = FULL ? [10000, 30000] : [500, 1500];
+	const [capacity, calls] = FULL ? [10000, 30000] : [200, 500];
 	const database = await newDatabase(t, { ip: { capacity } });
 	const clients = [];
 
