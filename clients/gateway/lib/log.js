@@ -7,7 +7,6 @@ const MAX_SUBJECTS = 1000;
 const subjects = new Map();		// when it was last said, and how often it was not since
 
 function log(message) {
-	// eslint-disable-next-line no-control-regex
 	const line = String(message).slice(0, 4000).replace(/[\0-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029]/g, (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, '0')}`);
 
 	process.stderr.write(`ratelimit-gateway: ${line.replace(/\n/g, '\n\t')}\n`);
