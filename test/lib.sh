@@ -139,6 +139,12 @@ pgbouncer_libraries()
 	esac
 }
 
+# The proxies that the gateway works with
+gateway_packages()
+{
+	echo nginx-light haproxy caddy
+}
+
 # The packages of the release's own PostgreSQL.  There are none if PG_CONFIG names another one.
 postgresql_packages()
 {

@@ -48,6 +48,20 @@ export interface PolicyRule {
 	policy: string;
 }
 
+export interface PoliciesRule {
+	/** Each call names the policies that it is for: see PolicyCall. */
+	policies: true;
+}
+
+/** An entry of a call that names its policies. */
+export interface PolicyCall {
+	/** The name of a policy in rate_limit_policies. */
+	policy: string;
+	key: string;
+	/** Tokens that the call takes from it; default: the call's. */
+	cost?: number;
+}
+
 export interface LeaseOptions {
 	/** How long a portion lasts; default 0.1. */
 	seconds?: number;
@@ -59,7 +73,7 @@ export type MetricsEvent =
 	/** A query has ended. */
 	| { event: 'query'; kind: string; calls: number; milliseconds: number; error?: Error }
 	/** A call has been decided. */
-	| { event: 'decision'; allowed: boolean; key: string; by: DecidedBy }
+	| { event: 'decision'; allowed: boolean; key: string | PolicyCall[]; by: DecidedBy }
 	| { event: 'away'; error: Error }
 	| { event: 'back'; milliseconds: number }
 	/** The rest of portions has gone back, or could not. */
@@ -109,6 +123,8 @@ export interface Result {
 	/** Allowed only because the limit is in shadow. */
 	shadowed: boolean;
 	by: DecidedBy;
+	/** If the call has named its policies, and the database has decided: the result of each. */
+	results?: Result[];
 }
 
 export interface Stats {
@@ -124,13 +140,13 @@ export interface Stats {
 }
 
 export class RateLimiter {
-	constructor(db: PgPool | PgClient | PostgresJs, options: (Rule | PeriodRule | SlotsRule | PolicyRule) & Options);
-	readonly rule: Readonly<{ capacity?: number; refill?: number; allowance?: number; period?: string; slots?: number; policy?: string; limiter: string }>;
+	constructor(db: PgPool | PgClient | PostgresJs, options: (Rule | PeriodRule | SlotsRule | PolicyRule | PoliciesRule) & Options);
+	readonly rule: Readonly<{ capacity?: number; refill?: number; allowance?: number; period?: string; slots?: number; policy?: string; policies?: true; limiter: string }>;
 	readonly stats: Stats;
 	/** Take tokens. Resolves to true: go on, or false: too many. The second argument may be the cost. */
-	consume(key: string, options?: number | CallOptions): Promise<boolean>;
+	consume(key: string | PolicyCall[], options?: number | CallOptions): Promise<boolean>;
 	/** The same decision, with what an HTTP answer needs. */
-	throttle(key: string, options?: number | CallOptions): Promise<Result>;
+	throttle(key: string | PolicyCall[], options?: number | CallOptions): Promise<Result>;
 	/**
 	 * Take tokens before it is known how many will be used: of a rule with capacity and refill, or of a policy.
 	 * Resolves to null if they are not there.

@@ -13,6 +13,7 @@ const { statementsFor } = require('./statements');
 
 const MAX_CALLS = 1000;		// in a query
 const MAX_QUERIES = 8;		// under way, of a kind
+const MAX_POLICIES = 64;	// in a call
 
 function checkNumber(name, value) {
 	if (typeof value !== 'number') throw new TypeError(`${name} must be a number, not ${typeof value}`);
@@ -34,8 +35,24 @@ function checkName(name, value, most) {
 /* What is a bad argument of one call must not fail the others of its query. */
 const checkKey = (key) => checkName('key', key, 255);
 
+/*
+ * The policies that a call names: [{ policy, key, cost }].  They are as many as
+ * rl_consume_policies() takes.
+ */
+function checkPolicies(entries, cost) {
+	if (!Array.isArray(entries)) throw new TypeError(`policies must be an array, not ${typeof entries}`);
+	if (entries.length < 1 || entries.length > MAX_POLICIES) {
+		throw new RangeError(`policies must be from 1 to ${MAX_POLICIES}, not ${entries.length}`);
+	}
+	return entries.map((entry) => ({
+		policy: checkName('policy', entry?.policy, 63),
+		key: checkKey(entry.key),
+		cost: entry.cost === undefined ? cost : checkNumber('cost', entry.cost),
+	}));
+}
+
 /* Which options make a rule of each kind: the first one says that it is of that kind. */
-const KINDS = [['policy'], ['slots', 'limiter'], ['period', 'allowance', 'limiter'], ['capacity', 'refill', 'limiter']];
+const KINDS = [['policies'], ['policy'], ['slots', 'limiter'], ['period', 'allowance', 'limiter'], ['capacity', 'refill', 'limiter']];
 
 function ruleOf(options) {
 	const kind = KINDS.find(([first]) => options[first] !== undefined) ?? KINDS.at(-1);
@@ -44,8 +61,12 @@ function ruleOf(options) {
 		if (options[name] !== undefined && !kind.includes(name)) throw new TypeError(`${name} must not be given with ${kind[0]}`);
 	}
 
-	const { policy, slots, period, allowance, capacity, refill, limiter } = options;
+	const { policies, policy, slots, period, allowance, capacity, refill, limiter } = options;
 
+	if (policies !== undefined) {
+		if (policies !== true) throw new TypeError('policies must be true: each call names its own');
+		return { policies: true, limiter: 'policies' };
+	}
 	if (policy !== undefined) return { policy: checkName('policy', policy, 63), limiter: policy };
 
 	const rule = { limiter: checkName('limiter', limiter ?? 'default', 63) };
@@ -66,10 +87,10 @@ function ruleOf(options) {
 function awayOf(away, rule) {
 	if (['throw', 'allow', 'deny'].includes(away)) return away;
 	if (away === 'local' && rule.capacity !== undefined) return { capacity: rule.capacity, refill: rule.refill };
-	if (typeof away === 'object' && away !== null && rule.slots === undefined) {
+	if (typeof away === 'object' && away !== null && rule.slots === undefined && !rule.policies) {
 		return { capacity: checkNumber('away.capacity', away.capacity), refill: checkNumber('away.refill', away.refill) };
 	}
-	throw new TypeError("away must be 'throw', 'allow', 'deny', but for slots { capacity, refill }, or, with capacity and refill, 'local'");
+	throw new TypeError("away must be 'throw', 'allow', 'deny', but for slots and policies { capacity, refill }, or, with capacity and refill, 'local'");
 }
 
 class RateLimiter {
@@ -182,7 +203,7 @@ class RateLimiter {
 		let signal;
 
 		try {
-			checkKey(key);
+			if (!this.#rule.policies) checkKey(key);
 			if (typeof options === 'number') {
 				cost = checkNumber('cost', options);
 			} else if (options !== undefined) {
@@ -190,6 +211,7 @@ class RateLimiter {
 				({ signal } = options);
 				signal?.throwIfAborted();
 			}
+			if (this.#rule.policies) key = checkPolicies(key, cost);
 			if (this.#closed) throw new Error('the limiter is closed');
 			if (!this.#statements.consume) throw new TypeError('slots are acquired, not consumed');
 		} catch (error) {

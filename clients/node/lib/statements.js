@@ -17,8 +17,9 @@ const { createHash } = require('node:crypto');
 const statement = (text) => ({ name: `ratelimit_${createHash('sha256').update(text).digest('hex').slice(0, 24)}`, text });
 
 /* The text of a PostgreSQL array of text, and of one of numbers. */
-const keysArray = (calls) => `{"${calls.map(({ key }) => (/["\\]/.test(key) ?
-	key.replace(/["\\]/g, '\\$&') : key)).join('","')}"}`;
+const textArray = (calls, name) => `{"${calls.map((call) => (/["\\]/.test(call[name]) ?
+	call[name].replace(/["\\]/g, '\\$&') : call[name])).join('","')}"}`;
+const keysArray = (calls) => textArray(calls, 'key');
 const numbersArray = (calls, name) => `{${calls.map((call) => call[name]).join(',')}}`;
 
 const quoted = (name) => `"${name.replace(/"/g, '""')}"`;
@@ -42,8 +43,63 @@ function settleStatement(f) {
 }
 
 /*
- * Of a rule, { capacity, refill, limiter }, { allowance, period, limiter }, { slots, limiter }
- * or { policy }, with the schema of the extension, or undefined if search_path finds it.
+ * The answer to a call that names several policies: the result of the one that binds most, with
+ * those of all of them.  That is the one to wait for longest if the call is denied, and
+ * otherwise the one with the fewest tokens left.
+ */
+function together(results) {
+	const denied = results.filter(({ allowed }) => !allowed);
+	const wait = ({ retryAfter }) => retryAfter ?? Infinity;
+	const left = ({ remaining }) => remaining ?? Infinity;
+	const binding = denied.length > 0 ?
+		denied.reduce((a, b) => (wait(b) > wait(a) ? b : a)) :
+		results.reduce((a, b) => (left(b) < left(a) ? b : a));
+
+	return { ...binding, shadowed: results.some(({ shadowed }) => shadowed), results };
+}
+
+/* Calls that name policies.  All their entries are in one array, of which each call has a part. */
+function policiesStatements(statement, f) {
+	const several = (name, columns) => statement(name, `SELECT ${columns} FROM unnest($4::int[], $5::int[]) AS c (a, z),
+			LATERAL unnest(${f('rl_consume_policies')}(($1::text[])[c.a:c.z], ($2::text[])[c.a:c.z], ($3::float8[])[c.a:c.z])) AS r`);
+	const throttle = several('throttle policies', RESULT);
+	const consume = several('consume policies', 'r.allowed');
+
+	function ask(text, calls) {
+		const entries = calls.flatMap(({ key }) => key);
+		const ends = [];
+		let end = 0;
+
+		for (const { key } of calls) ends.push(end += key.length);
+		return {
+			statement: text,
+			values: [textArray(entries, 'policy'), keysArray(entries), numbersArray(entries, 'cost'),
+				`{${calls.map(({ key }, i) => ends[i] - key.length + 1).join(',')}}`, `{${ends.join(',')}}`],
+		};
+	}
+
+	function answers(rows, calls, each) {
+		let at = 0;
+
+		return calls.map(({ key }) => each(rows.slice(at, at += key.length)));
+	}
+
+	return {
+		consume: {
+			ask: (calls) => ask(consume, calls),
+			answers: (rows, calls) => answers(rows, calls, (part) => part.every(([allowed]) => allowed)),
+		},
+		throttle: {
+			ask: (calls) => ask(throttle, calls),
+			answers: (rows, calls) => answers(rows, calls, (part) => together(part.map(result))),
+		},
+		nothing: { statement: consume, values: ['{}', '{}', '{}', '{}', '{}'] },
+	};
+}
+
+/*
+ * Of a rule, { capacity, refill, limiter }, { allowance, period, limiter }, { slots, limiter },
+ * { policy } or { policies }, with the schema of the extension, or undefined if search_path finds it.
  * Each statement has
  *
  *	ask(calls)		gives { statement, values }
@@ -56,6 +112,7 @@ function statementsFor(rule, schema) {
 	const booleans = (rows) => rows.map(([allowed]) => allowed);
 	const statements = {};
 
+	if (rule.policies) return policiesStatements(statement, f);
 	if (capacity !== undefined) {
 		const each = statement(`SELECT ${f('rl_consume_each')}($1, $2, $3, $4, $5)::text`);
 		const consume = statement(`SELECT ${f('rl_consume')}(k.key, $3, $4, k.n, $5) FROM ${eachKey}`);

@@ -86,3 +86,61 @@ test('while the database is away, nothing is held, and the choice decides', asyn
 	assert.strictEqual(await held.release(), true);
 	assert.throws(() => limiterWith('local'), /^TypeError: away must be/);
 });
+
+for (const [driver, options, make] of DRIVERS) {
+	test(`${driver}: calls that name their policies`, options, async (t) => {
+		const pool = newPool(t);
+
+		if (await lacks(t, pool, 'rl_consume_policies')) return;
+
+		const [user, ip] = [fresh('user'), fresh('ip')];
+
+		await pool.query('INSERT INTO rate_limit_policies (policy, capacity, refill, quota) VALUES ($1, 2, 0, true), ($2, 100, 0, true)', [user, ip]);
+
+		const limiter = newLimiter(await make(t), { policies: true });
+		const both = (key, cost) => [{ policy: user, key, cost }, { policy: ip, key: '203.0.113.7' }];
+		const key = 'a"b\\c {},';
+
+		// of one turn, so of one query, each with another number of policies
+		assert.deepStrictEqual(await Promise.all([limiter.consume(both(key)), limiter.consume([{ policy: ip, key: 'x' }]), limiter.consume(both(key, 2)),
+			limiter.consume(both('b', 3)), limiter.consume(both('b'), { cost: 2 })]), [true, true, false, false, true]);
+
+		const result = await limiter.throttle(both(key));
+
+		assert.deepStrictEqual([result.allowed, result.limiter, result.remaining, result.by], [true, user, 0, 'database']);
+		assert.deepStrictEqual(result.results.map((each) => [each.allowed, each.limiter, each.remaining]), [[true, user, 0], [true, ip, 96]]);
+
+		const denied = await limiter.throttle(both(key));
+
+		assert.deepStrictEqual([denied.allowed, denied.limiter, denied.retryAfter], [false, user, null]);
+		assert.deepStrictEqual(denied.results.map(({ allowed }) => allowed), [false, true], 'the other one would have allowed it');
+
+		const { rows } = await pool.query('SELECT key, tokens FROM rate_limit_status WHERE limiter = $1 ORDER BY key', [user]);
+
+		assert.deepStrictEqual(rows, [{ key, tokens: 0 }, { key: 'b', tokens: 0 }]);
+		await assert.rejects(limiter.consume('a'), { name: 'TypeError', message: 'policies must be an array, not string' });
+		await assert.rejects(limiter.consume([]), { name: 'RangeError', message: 'policies must be from 1 to 64, not 0' });
+		await assert.rejects(limiter.consume([{ policy: user, key: '' }]), RangeError);
+		await assert.rejects(limiter.consume([{ policy: user }]), TypeError);
+		await assert.rejects(limiter.consume([null]), TypeError);
+		await assert.rejects(limiter.consume([{ policy: fresh('none'), key: 'a' }]), { code: '42704' });
+		await assert.rejects(limiter.reserve('a', 1), TypeError);
+	});
+}
+
+test('calls that name their policies, while the database is away', async (t) => {
+	const proxy = await newProxy(t);
+	const pool = newPool(t, proxy.options);
+
+	await proxy.stop();
+	for (const [away, allowed] of [['allow', true], ['deny', false]]) {
+		const limiter = newLimiter(pool, { policies: true, away });
+
+		assert.strictEqual(await limiter.consume([{ policy: 'p', key: 'a' }]), allowed);
+		assert.strictEqual((await limiter.throttle([{ policy: 'p', key: 'a' }])).by, away);
+	}
+	await assert.rejects(newLimiter(pool, { policies: true }).consume([{ policy: 'p', key: 'a' }]), RateLimitUnavailableError);
+	for (const away of ['local', { capacity: 1, refill: 1 }]) assert.throws(() => newLimiter(pool, { policies: true, away }), TypeError);
+	assert.throws(() => newLimiter(pool, { policies: ['p'] }), { message: 'policies must be true: each call names its own' });
+	assert.throws(() => newLimiter(pool, { policies: true, limiter: 'x' }), { message: 'limiter must not be given with policies' });
+});

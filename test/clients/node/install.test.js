@@ -102,6 +102,7 @@ test('the types', needs('typescript'), () => {
 		createServer(async (request, response) => {
 			if (await httpLimit(limiter, { hops: 1, cost: ({ method }) => (method === 'POST' ? 2 : 1) })(request, response)) response.end();
 		});
+		new RateLimiter(pool, { policies: true }).throttle([{ policy: 'user', key: 'a' }, { policy: 'ip', key: 'b', cost: 2 }]).then(({ results }) => results?.length);
 		const typed: Options = { away: 'allow' };
 	`;
 	const names = 'RateLimiter, per, httpLimit, type Options';
