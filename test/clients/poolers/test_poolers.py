@@ -125,10 +125,12 @@ class Exact(AsyncTestCase):
 class Methods(AsyncTestCase):
     """All that a client does, on connections that are others each time."""
 
-    async def on_each(self, check: Callable[[Callable[..., AsyncRateLimiter]], Any], prepare: Any = None) -> None:
+    async def on_each(
+        self, check: Callable[[Callable[..., AsyncRateLimiter]], Any], prepare: Any = None, ports: Any = PORTS
+    ) -> None:
         for open_one in OPEN:
             for mode in MODES:
-                for port in PORTS:
+                for port in ports:
                     with self.subTest(open_one.__name__, mode=mode, keeps=port == IGNORING):
                         async with contextlib.AsyncExitStack() as stack:
                             idle: asyncio.Queue[Any] = asyncio.Queue()
@@ -172,6 +174,8 @@ class Methods(AsyncTestCase):
 
         await self.on_each(check)
         await self.on_each(check, prepare=False)
+        # asyncpg behind a pooler that keeps what it prepares
+        await self.on_each(check, prepare=True, ports=PORTS[1:])
 
     async def test_leases(self) -> None:
         async def check(new: Callable[..., AsyncRateLimiter]) -> None:
