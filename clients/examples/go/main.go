@@ -10,7 +10,7 @@ import (
 	"os"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/jackc/pgx/v4/pgxpool"
 )
 
 func main() {
@@ -19,7 +19,8 @@ func main() {
 		log.Fatal(err)
 	}
 	config.MaxConns = 10
-	pool, err := pgxpool.NewWithConfig(context.Background(), config)
+	config.LazyConnect = true // start without the database
+	pool, err := pgxpool.ConnectConfig(context.Background(), config)
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -251,17 +251,12 @@ class Java(Server):
         return ["java", "-cp", ":".join([".", *JARS]), "Server"]
 
 
-@needs("go", "/usr/share/gocode/src/github.com/jackc/pgx/v[45]/pgxpool", always=False)
+@needs("go", "/usr/share/gocode/src/github.com/jackc/pgx/v4/pgxpool", always=False)
 class Go(Server):
     name = limiter = "go"
 
     @classmethod
     def build(cls) -> None:
-        if not glob.glob("/usr/share/gocode/src/github.com/jackc/pgx/v5/pgxpool"):
-            # what README.md says of pgx 4
-            for path in Path(cls.folder).glob("*.go"):
-                text = path.read_text().replace("/pgx/v5/", "/pgx/v4/")
-                path.write_text(text.replace("pgxpool.NewWithConfig", "pgxpool.ConnectConfig"))
         env = {"GO111MODULE": "off", "GOPATH": "/usr/share/gocode", "GOCACHE": f"{cls.folder}/cache", "GOFLAGS": "-p=2"}
         cls.run_tool("go", "vet", "limit.go", "main.go", **env)
         cls.run_tool("go", "build", "-o", "server", "limit.go", "main.go", **env)
