@@ -13,6 +13,9 @@ const keysArray = (calls) => `{"${calls.map(({ key }) => (/["\\]/.test(key) ?
 	key.replace(/["\\]/g, '\\$&') : key)).join('","')}"}`;
 const numbersArray = (calls, name) => `{${calls.map((call) => call[name]).join(',')}}`;
 
+/* The numbers of such an array; NaN for null. */
+const numbersOf = (array) => array.slice(1, -1).split(',').map(Number);
+
 const quoted = (name) => `"${name.replace(/"/g, '""')}"`;
 
 /* An rl_result r as columns.  Times are seconds. */
@@ -43,21 +46,22 @@ function settleStatement(statement, f) {
  */
 function statementsFor(rule, schema) {
 	const f = (name) => (schema === undefined ? name : `${quoted(schema)}.${name}`);
-	const statement = (name, text) => ({ name: `ratelimit ${name} ${schema ?? ''}`, text });
+	const statement = (name, text, row = false) => ({ name: `ratelimit ${name} ${schema ?? ''}`, text, row });
 	const { capacity, refill, allowance, period, slots, limiter, policy } = rule;
 	const eachKey = 'unnest($1::text[], $2::float8[]) AS k (key, n)';
 	const booleans = (rows) => rows.map(([allowed]) => allowed);
 	const statements = {};
 
 	if (capacity !== undefined) {
-		const each = statement('each', `SELECT ${f('rl_consume_each')}($1, $2, $3, $4, $5)::text`);
+		const each = statement('each', `SELECT ${f('rl_consume_each')}($1, $2, $3, $4, $5)::text`, true);
 		const consume = statement('consume', `SELECT ${f('rl_consume')}(k.key, $3, $4, k.n, $5) FROM ${eachKey}`);
 		const throttle = statement('throttle',
 			`SELECT ${RESULT} FROM ${eachKey}, LATERAL ${f('rl_throttle')}(k.key, $3, $4, k.n, $5) AS r`);
-		// rl_peek comes after rl_consume_upto: it needs its answer
-		const take = statement('take', `SELECT t.taken, r.remaining, extract(epoch FROM r.retry_after)::float8
+		// rl_peek comes after rl_consume_upto: it needs its answer.  One row costs the least here
+		const take = statement('take', `SELECT pg_catalog.array_agg(t.taken)::text, pg_catalog.array_agg((p.r).remaining)::text,
+				pg_catalog.array_agg(pg_catalog.date_part('epoch', (p.r).retry_after))::text
 			FROM ${eachKey}, LATERAL (SELECT ${f('rl_consume_upto')}(k.key, $3, $4, k.n, $5) OFFSET 0) AS t (taken),
-				LATERAL ${f('rl_peek')}(CASE WHEN t.taken IS NOT NULL THEN k.key END, $3, $4, 0, $5) AS r`);
+				LATERAL (SELECT ${f('rl_peek')}(CASE WHEN t.taken IS NOT NULL THEN k.key END, $3, $4, 0, $5) OFFSET 0) AS p (r)`, true);
 		const giveBack = statement('give back', `SELECT ${f('rl_reward')}(k.key, k.n, $3) FROM ${eachKey}`);
 
 		statements.consume = {
@@ -79,7 +83,11 @@ function statementsFor(rule, schema) {
 		};
 		statements.take = {
 			ask: (calls) => ({ statement: take, values: [keysArray(calls), numbersArray(calls, 'wanted'), capacity, refill, limiter] }),
-			answers: (rows) => rows.map(([taken, remaining, retryAfter]) => ({ taken, remaining, retryAfter })),
+			answers([columns]) {
+				const [taken, remaining, retryAfter] = columns.map(numbersOf);
+
+				return taken.map((n, i) => ({ taken: n, remaining: remaining[i], retryAfter: retryAfter[i] }));
+			},
 		};
 		statements.giveBack = {
 			ask: (calls) => ({ statement: giveBack, values: [keysArray(calls), numbersArray(calls, 'tokens'), limiter] }),
