@@ -157,7 +157,7 @@ test('a call that is aborted is not sent', async (t) => {
 	kept.abort();
 });
 
-test('connections of a pool are shared with others, and are back once there is nothing to ask', async (t) => {
+test('connections of a pool are shared with others, and are back once there is nothing to ask', { timeout: 60000 }, async (t) => {
 	const pool = newPool(t, { max: 1 });
 	const limiter = newLimiter(pool, { capacity: 1e6, refill: 0, limiter: fresh('kept') });
 	const turn = () => new Promise(setImmediate);
