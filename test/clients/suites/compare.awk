@@ -17,8 +17,9 @@ FILENAME ~ /\.own$/ {
 
 END {
 	for (name in own) {
-		if (own[name] != "ok") continue
 		holds = ours[name] == "ok"
+		# where much else is running, it may be late with its own store as well
+		if (own[name] != "ok" && !(name in reason && !holds)) continue
 		if (holds && !(name in reason)) {
 			hold++
 		} else if (!holds && name in reason) {

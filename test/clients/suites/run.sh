@@ -76,7 +76,7 @@ run_suites()
 	psql -Xqc 'CREATE EXTENSION ratelimit' >/dev/null
 	fetch_source limits 4.4.1 p/python-limits d1540807588915a8fd0fb8e7cb82067a9ee910418022f88f26819cf4921e51bb
 	fetch_source flask_limiter 3.12 f/flask-limiter 3f2065ac60a4f3012ef833e55bfd74c7d93dc7844803566df705b9a0d108f0c9
-	for suite in ${RATELIMIT_SUITES:-fastify_rate_limit limits flask_limiter}; do
+	for suite in fastify_rate_limit limits flask_limiter; do
 		if [ "$suite" = fastify_rate_limit ] && ! node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)'; then
 			echo "$suite is skipped: it needs Node 20"
 			continue
@@ -87,13 +87,13 @@ run_suites()
 			with_store own "$suite"
 			awk -v suite="$suite" -f "$suites/compare.awk" $suites/differences.tsv \
 				"$work/suites/$suite.own" "$work/suites/$suite.ours" >"$work/suites/$suite.result"
-			! grep -q ', 0 failed$' "$work/suites/$suite.result" || break
+			# the table of docs/clients.md has a line for each: name, how many hold, and how many do not
+			grep -q "^| [^|]* | $(sed -nE '$s/.*: ([0-9]+) hold, ([0-9]+) do not.*/\1 | \2 |/p' "$work/suites/$suite.result")" docs/clients.md ||
+				sed -i '1i not ok: docs/clients.md says something else' "$work/suites/$suite.result"
+			grep -q '^not ok' "$work/suites/$suite.result" || break
 			echo "$suite: try $try has failed"
 		done
 		cat "$work/suites/$suite.result"
-		# the table of docs/clients.md has a line for each: name, how many hold, and how many do not
-		grep -q "^| [^|]* | $(sed -nE '$s/.*: ([0-9]+) hold, ([0-9]+) do not.*/\1 | \2 |/p' "$work/suites/$suite.result")" docs/clients.md ||
-			echo "not ok $suite: docs/clients.md says something else"
 	done
 	stop_server
 }
