@@ -65,7 +65,7 @@ export interface PolicyCall {
 export interface LeaseOptions {
 	/** How long a portion lasts; default 0.1. */
 	seconds?: number;
-	/** After how long the rest of a portion goes back; default 1. */
+	/** After how long without a call the rest of a portion goes back; default 1. */
 	idle?: number;
 }
 

@@ -39,6 +39,7 @@ static volatile struct
 	int64_t		stopped;		/* processes, so far, by: */
 	int64_t		stop_after;		/* readings of the clock that are let pass */
 	int64_t		stop_pid;		/* of the process; then 0 again */
+	int64_t		clock_at;		/* not 0: the wall clock stands there, in us since 1970 */
 }		   *seam;
 
 __attribute__((constructor))
@@ -80,6 +81,8 @@ gettimeofday(struct timeval *restrict tv, void *restrict tz)
 
 	syscall(SYS_clock_gettime, CLOCK_REALTIME, &now);
 	us = now.tv_sec * INT64_C(1000000) + now.tv_nsec / 1000 + (seam ? seam->clock_us : 0);
+	if (seam && seam->clock_at)
+		us = seam->clock_at;
 	tv->tv_sec = us / 1000000;
 	tv->tv_usec = us % 1000000;
 	return 0;

@@ -27,18 +27,17 @@ function rateLimiterRatelimit({ RateLimiterPostgres, RateLimiterRes }) {
 
 		/*
 		 * consume, penalty and reward add points.  set and block (forceExpire) say how many
-		 * there are: for a duration of another length than the window's, the key is blocked.
+		 * there are: more than the limiter's mean that the key is blocked.
 		 */
 		async _upsert(key, points, milliseconds, forceExpire = false) {
 			if (!forceExpire) return this.counter.count(key, milliseconds, points);
-			await this.counter.reset(key, this.msDuration);
-			if (milliseconds !== this.msDuration) {
-				if (points <= this.points) {
-					throw new RangeError(`set() can say how many points there are in a window of ${this.duration} s only, not in ${milliseconds / 1000} s`);
-				}
-				await this.counter.block(key, milliseconds > 0 ? milliseconds : 1e12);
+			if (points <= this.points && milliseconds !== this.msDuration) {
+				throw new RangeError(`set() can say how many points there are in a window of ${this.duration} s only, not in ${milliseconds / 1000} s`);
 			}
-			return this.counter.count(key, this.msDuration, points);
+			await this.counter.reset(key, this.msDuration);
+			if (points <= this.points) return this.counter.count(key, this.msDuration, points);
+			await this.counter.block(key, milliseconds > 0 ? milliseconds : 1e12);
+			return this.counter.count(key, this.msDuration, 0);
 		}
 
 		async _get(key) {
@@ -55,14 +54,16 @@ function rateLimiterRatelimit({ RateLimiterPostgres, RateLimiterRes }) {
 			return hits > 0 || blocked > 0;
 		}
 
+		/* What is blocked has more points than those at which the package blocks it. */
 		_getRateLimiterRes(key, changedPoints, { hits, milliseconds, blocked }) {
-			const consumed = blocked > 0 ? Math.max(hits, this.points + 1) : hits;
+			const least = Math.max(this.points + 1, this.blockOnConsumed || 0) + Math.max(changedPoints, 0);
+			const consumed = blocked > 0 ? Math.max(hits, least) : hits;
 			const result = new RateLimiterRes();
 
 			result.consumedPoints = consumed;
-			result.isFirstInDuration = hits === changedPoints;
+			result.isFirstInDuration = blocked === 0 && changedPoints !== 0 && hits === changedPoints;
 			result.remainingPoints = Math.max(this.points - consumed, 0);
-			result.msBeforeNext = Math.ceil(Math.max(milliseconds, blocked));
+			result.msBeforeNext = Math.ceil(blocked > 0 ? blocked : milliseconds);
 			return result;
 		}
 	};

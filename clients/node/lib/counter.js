@@ -30,12 +30,12 @@ class Counter {
 		this.limiter = limiter;
 		this.timeout = timeout;
 		this.driver = driver;
-		// cost 0 is denied only while the key is blocked
+		// cost 0 is denied only while the key is blocked: then nothing is added
 		this.statement = statement(`SELECT c.hits, extract(epoch FROM c.resets_at - pg_catalog.clock_timestamp())::float8,
 				CASE WHEN b.allowed THEN 0 ELSE extract(epoch FROM b.retry_after)::float8 END
 				FROM unnest($1::text[], $2::text[], $3::float8[]) AS k (key, period, n),
-				LATERAL ${f('rl_count')}(k.key, k.period, k.n, $4) AS c,
-				LATERAL ${f('rl_peek_period')}(k.key, 1, k.period, 0, $4) AS b`);
+				LATERAL ${f('rl_peek_period')}(k.key, 1, k.period, 0, $4) AS b,
+				LATERAL ${f('rl_count')}(k.key, k.period, CASE WHEN b.allowed OR k.n < 0 THEN k.n ELSE 0 END, $4) AS c`);
 		this.blocking = statement(`SELECT ${f('rl_block')}($1, pg_catalog.make_interval(secs => $2), $3)::text`);
 		this.unblocking = statement(`SELECT ${f('rl_unblock')}($1, $2)`);
 		this.gatherer = new Gatherer({
@@ -55,8 +55,8 @@ class Counter {
 	}
 
 	/*
-	 * Add n to the hits of a key in the present window.  Resolves to the hits, the
-	 * milliseconds until the window ends, and for how many the key is blocked.
+	 * Add n to the hits of a key in the present window, unless it is blocked.  Resolves to the
+	 * hits, the milliseconds until the window ends, and for how many the key is blocked.
 	 */
 	count(key, windowMilliseconds, n = 1) {
 		const milliseconds = Number(windowMilliseconds);

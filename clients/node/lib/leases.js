@@ -5,21 +5,26 @@
  * A portion is taken from the bucket before any call uses it, with rl_consume_upto().  So
  * the calls that all processes allow take no more tokens than the bucket has given, also
  * if a process is killed: then what it had left is lost.  A portion is what the key's calls
- * have used in "seconds" lately, or in up to "idle" if that is a small part of what
- * the bucket has.  It begins with one token, at most doubles each time, and is at most a
- * share of the capacity.  It is asked for before the last one is used up.
+ * have used in "seconds" lately, and more, for up to ten times "idle", if that is a small part
+ * of what the bucket has.  It at most doubles each time, and is at most a share of the capacity.
+ * It is asked for before the last one is used up.  A key's first portion is one token, or what
+ * other keys use in ten times "idle" if that is a small part of the capacity.
  *
  * If the bucket has less than was asked for, it is empty, and calls are denied here for a
  * short time before it is asked again.  It has room for what comes in that time, so nothing
  * is lost.
  *
- * What is left of a portion after "idle" seconds is given back, with rl_reward(), and so is
- * everything when the limiter is closed.
+ * What a key has left that has not been called for "idle" seconds is given back, with
+ * rl_reward(), or after ten times as long if that is a small part of what the bucket has.  So
+ * is what is left of a portion that was much too large, and everything when the limiter is
+ * closed.
  */
 'use strict';
 
 const SHARE = 0.25;			// of the capacity, that one portion may have
-const PLENTY = 0.01;		// of what the bucket has, that one portion may be at any rate
+const PLENTY = 0.01;		// of what the bucket has: a small part
+const LONG = 10;			// times "idle", for which a small part may be held
+const RECENT = 0.25;		// the weight of the last sweep in a rate
 const LOW = 0.25;			// of a portion: when that is left, the next one is asked for
 const MOST_PAUSE = 0.02;	// seconds for which an empty bucket is not asked again
 const MAX_KEYS = 100000;
@@ -31,13 +36,18 @@ const seconds = () => performance.now() / 1000;
 
 /* What this process has of one key's bucket. */
 class Lease {
-	constructor() {
+	constructor(at) {
+		this.begun = at;
 		this.tokens = 0;
 		this.portion = 1;		// how many to ask for
 		this.low = 0;			// the next portion is asked for below this
-		this.used = 0;			// since the last portion was asked for
+		this.used = 0;			// by calls, so far
+		this.usedAsked = 0;		// of them when the last portion was asked for
+		this.usedSwept = 0;		// and at the last sweep
+		this.rate = 0;			// calls use so many a second, as of the last sweeps
+		this.called = at;		// the last sweep before which there was a call
 		this.at = 0;			// when the last portion came
-		this.asked = 0;			// when it was asked for
+		this.asked = 0;			// when it was asked for; 0: never
 		this.asking = false;
 		this.until = 0;			// an empty bucket is not asked before
 		this.waiting = [];		// calls that need the portion that is asked for
@@ -63,6 +73,8 @@ class Leases {
 		this.most = Math.max(1, Math.floor(rule.capacity * SHARE));
 		this.pause = rule.refill > 0 ? Math.min(MOST_PAUSE, Math.max(rule.capacity / rule.refill / 4, 0.001)) : MOST_PAUSE;
 		this.leases = new Map();
+		this.swept = 0;			// when the last sweep was
+		this.usual = 1;			// what a key's calls use in ten times "idle": a mean of logarithms, so few of them do not matter
 		this.returns = true;	// false: this role may not call rl_reward()
 		this.timer = null;
 		this.closed = false;
@@ -104,7 +116,7 @@ class Leases {
 	}
 
 	begin(key) {
-		const lease = new Lease();
+		const lease = new Lease(seconds());
 
 		if (this.leases.size >= MAX_KEYS) this.sweep(true);
 		this.leases.set(key, lease);
@@ -140,11 +152,16 @@ class Leases {
 	/* Ask the bucket for a portion. */
 	ask(key, lease) {
 		const at = seconds();
-		const rate = lease.used / (at - lease.asked);
-		const portion = Math.max(rate * this.span, Math.min(rate * this.idle, lease.remaining * PLENTY));
 
-		lease.portion = Math.max(1, Math.min(Math.ceil(portion), 2 * lease.portion, this.most));
-		lease.used = 0;
+		if (lease.asked === 0) {
+			lease.portion = Math.max(1, Math.floor(Math.min(this.usual, this.rule.capacity * PLENTY, this.most)));
+		} else {
+			const rate = (lease.used - lease.usedAsked) / (at - lease.asked);
+			const portion = Math.max(rate * this.span, Math.min(rate * this.idle * LONG, lease.remaining * PLENTY));
+
+			lease.portion = Math.max(1, Math.min(Math.ceil(portion), 2 * lease.portion, this.most));
+		}
+		lease.usedAsked = lease.used;
 		lease.asked = at;
 		lease.asking = true;
 
@@ -234,18 +251,41 @@ class Leases {
 		};
 	}
 
-	/* Give back what is left of old portions, or of all. */
+	/* Give back what is left of what is not used, or of all. */
 	sweep(all) {
-		const before = seconds() - this.idle;
+		const at = seconds();
+		const long = this.idle * LONG;
+		const since = Math.min(this.idle, at - this.swept);
 		const calls = [];
+		let logarithms = 0;
 
+		this.swept = at;
 		for (const [key, lease] of this.leases) {
-			if (lease.asking || (!all && lease.at > before)) continue;
+			if (lease.used > lease.usedSwept) lease.called = at;
+			lease.rate += ((lease.used - lease.usedSwept) / since - lease.rate) * RECENT;
+			lease.usedSwept = lease.used;
+			logarithms += Math.log(Math.max(1, lease.used * Math.min(1, long / (at - lease.begun))));
 			// what this role cannot give back is used later
-			if (lease.tokens >= 1 && !this.returns && !this.closed) continue;
-			if (lease.tokens > 0) calls.push({ key, tokens: lease.tokens });
-			this.leases.delete(key);
+			if (lease.asking || (lease.tokens >= 1 && !this.returns && !this.closed)) continue;
+
+			const plenty = lease.remaining * PLENTY;
+			const idle = at - Math.max(lease.called, lease.at);
+
+			if (all || idle > long || (idle > this.idle && lease.tokens > plenty)) {
+				if (lease.tokens > 0) calls.push({ key, tokens: lease.tokens });
+				this.leases.delete(key);
+				continue;
+			}
+			if (at - lease.at > this.idle) {
+				const expected = 2 * lease.rate * this.idle;
+				const tokens = Math.floor(lease.tokens - Math.max(expected, Math.min(expected * LONG, plenty)));
+
+				if (tokens < 1 || tokens < lease.tokens / 2) continue;
+				lease.tokens -= tokens;
+				calls.push({ key, tokens });
+			}
 		}
+		if (this.leases.size > 0) this.usual = Math.exp(logarithms / this.leases.size);
 		if (this.leases.size === 0) {
 			clearInterval(this.timer);
 			this.timer = null;

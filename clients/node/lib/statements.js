@@ -14,13 +14,16 @@ const { createHash } = require('node:crypto');
  * A statement.  Its name is that of no other text: behind a pooler, what another program, or
  * another version of this one, has prepared under the same name would be run in its place.
  */
-const statement = (text) => ({ name: `ratelimit_${createHash('sha256').update(text).digest('hex').slice(0, 24)}`, text });
+const statement = (text, row = false) => ({ name: `ratelimit_${createHash('sha256').update(text).digest('hex').slice(0, 24)}`, text, row });
 
 /* The text of a PostgreSQL array of text, and of one of numbers. */
 const textArray = (calls, name) => `{"${calls.map((call) => (/["\\]/.test(call[name]) ?
 	call[name].replace(/["\\]/g, '\\$&') : call[name])).join('","')}"}`;
 const keysArray = (calls) => textArray(calls, 'key');
 const numbersArray = (calls, name) => `{${calls.map((call) => call[name]).join(',')}}`;
+
+/* The numbers of such an array; NaN for null. */
+const numbersOf = (array) => array.slice(1, -1).split(',').map(Number);
 
 const quoted = (name) => `"${name.replace(/"/g, '""')}"`;
 
@@ -59,11 +62,11 @@ function together(results) {
 }
 
 /* Calls that name policies.  All their entries are in one array, of which each call has a part. */
-function policiesStatements(statement, f) {
-	const several = (name, columns) => statement(name, `SELECT ${columns} FROM unnest($4::int[], $5::int[]) AS c (a, z),
+function policiesStatements(f) {
+	const several = (columns) => statement(`SELECT ${columns} FROM unnest($4::int[], $5::int[]) AS c (a, z),
 			LATERAL unnest(${f('rl_consume_policies')}(($1::text[])[c.a:c.z], ($2::text[])[c.a:c.z], ($3::float8[])[c.a:c.z])) AS r`);
-	const throttle = several('throttle policies', RESULT);
-	const consume = several('consume policies', 'r.allowed');
+	const throttle = several(RESULT);
+	const consume = several('r.allowed');
 
 	function ask(text, calls) {
 		const entries = calls.flatMap(({ key }) => key);
@@ -112,16 +115,17 @@ function statementsFor(rule, schema) {
 	const booleans = (rows) => rows.map(([allowed]) => allowed);
 	const statements = {};
 
-	if (rule.policies) return policiesStatements(statement, f);
+	if (rule.policies) return policiesStatements(f);
 	if (capacity !== undefined) {
-		const each = statement(`SELECT ${f('rl_consume_each')}($1, $2, $3, $4, $5)::text`);
+		const each = statement(`SELECT ${f('rl_consume_each')}($1, $2, $3, $4, $5)::text`, true);
 		const consume = statement(`SELECT ${f('rl_consume')}(k.key, $3, $4, k.n, $5) FROM ${eachKey}`);
 		const throttle = statement(
 			`SELECT ${RESULT} FROM ${eachKey}, LATERAL ${f('rl_throttle')}(k.key, $3, $4, k.n, $5) AS r`);
-		// rl_peek comes after rl_consume_upto: it needs its answer
-		const take = statement(`SELECT t.taken, r.remaining, extract(epoch FROM r.retry_after)::float8
+		// rl_peek comes after rl_consume_upto: it needs its answer.  One row costs the least here
+		const take = statement(`SELECT pg_catalog.array_agg(t.taken)::text, pg_catalog.array_agg((p.r).remaining)::text,
+				pg_catalog.array_agg(pg_catalog.date_part('epoch', (p.r).retry_after))::text
 			FROM ${eachKey}, LATERAL (SELECT ${f('rl_consume_upto')}(k.key, $3, $4, k.n, $5) OFFSET 0) AS t (taken),
-				LATERAL ${f('rl_peek')}(CASE WHEN t.taken IS NOT NULL THEN k.key END, $3, $4, 0, $5) AS r`);
+				LATERAL (SELECT ${f('rl_peek')}(CASE WHEN t.taken IS NOT NULL THEN k.key END, $3, $4, 0, $5) OFFSET 0) AS p (r)`, true);
 		const giveBack = statement(`SELECT ${f('rl_reward')}(k.key, k.n, $3) FROM ${eachKey}`);
 
 		statements.consume = {
@@ -143,7 +147,11 @@ function statementsFor(rule, schema) {
 		};
 		statements.take = {
 			ask: (calls) => ({ statement: take, values: [keysArray(calls), numbersArray(calls, 'wanted'), capacity, refill, limiter] }),
-			answers: (rows) => rows.map(([taken, remaining, retryAfter]) => ({ taken, remaining, retryAfter })),
+			answers([columns]) {
+				const [taken, remaining, retryAfter] = columns.map(numbersOf);
+
+				return taken.map((n, i) => ({ taken: n, remaining: remaining[i], retryAfter: retryAfter[i] }));
+			},
 		};
 		statements.giveBack = {
 			ask: (calls) => ({ statement: giveBack, values: [keysArray(calls), numbersArray(calls, 'tokens'), limiter] }),

@@ -11,7 +11,7 @@ const { rateLimitStore } = require('../adapters/fastify-rate-limit');
 const { RateLimitStore } = require('../adapters/express-rate-limit');
 const { ThrottlerStorage } = require('../adapters/nestjs-throttler');
 const { rateLimiterRatelimit } = require('../adapters/rate-limiter-flexible');
-const { AMPLE, fresh, lacks, needs, newPool, optional } = require('./support');
+const { AMPLE, fresh, lacks, needs, newPool, optional, until } = require('./support');
 
 /* A day, so that no test meets the end of a window but the one of midnight. */
 const DAY = 86400000;
@@ -80,6 +80,63 @@ test('express-rate-limit: as a store of the middleware, concurrent requests too'
 
 	assert.deepStrictEqual([all.filter((status) => status === 200).length, all.filter((status) => status === 429).length], [20, 30]);
 	assert.deepStrictEqual(await statuses(port, [{ key: 'b' }]), [200]);
+});
+
+test('express-rate-limit: what its Store documents', needs('express-rate-limit', 'express'), async (t) => {
+	const pool = newPool(t);
+
+	if (await lacks(t, pool, 'rl_count')) return;
+
+	const { rateLimit } = optional('express-rate-limit');
+	const name = fresh('erl');
+	const store = (options) => new RateLimitStore(pool, { limiter: name, timeout: AMPLE, ...options });
+	const [one, other, prefixed] = [store(), store(), store({ prefix: 'p:' })];
+
+	for (const each of [one, other, prefixed]) assert.strictEqual(each.init({ windowMs: DAY }), undefined);
+	assert.strictEqual(await one.get('a'), undefined, 'nothing is known of it');
+	assert.strictEqual((await one.increment('a')).totalHits, 1);
+	assert.strictEqual((await other.increment('a')).totalHits, 2, 'keys are not local');
+	assert.strictEqual((await prefixed.increment('a')).totalHits, 1, 'a key with a prefix is another one');
+	assert.strictEqual(prefixed.prefix, 'p:');
+
+	const { totalHits, resetTime } = await one.get('a');
+
+	assert.deepStrictEqual([totalHits, resetTime instanceof Date], [2, true]);
+	assert.ok(Math.abs((await one.increment('a')).resetTime - resetTime) < 1000, 'a hit does not change when the window ends');
+	await one.decrement('a');
+	assert.strictEqual((await one.get('a')).totalHits, 2);
+	await one.resetKey('a');
+	assert.strictEqual((await one.increment('a')).totalHits, 1);
+	assert.strictEqual((await prefixed.get('a')).totalHits, 1, 'resetKey is of one key');
+	await Promise.all([one, other, prefixed].map((each) => each.shutdown()));
+
+	// with the middleware: its handler has resetKey and getKey, and decides when the store fails
+	for (const [passOnStoreError, status] of [[true, 200], [false, 500]]) {
+		const app = optional('express')();
+		const limiter = rateLimit({ windowMs: DAY, limit: 1, store: new RateLimitStore(pool, { schema: 'none' }), passOnStoreError,
+			validate: false, logger: { error() {}, warn() {} }, keyGenerator: () => 'a' });
+
+		app.use(limiter);
+		app.get('/', (request, response) => response.send('ok'));
+		// eslint-disable-next-line no-unused-vars -- Express knows it by its four arguments
+		app.use((error, request, response, next) => response.status(500).end());
+		assert.deepStrictEqual(await statuses(await listen(t, http.createServer(app)), [{}]), [status]);
+	}
+
+	const app = optional('express')();
+	const limiter = rateLimit({ windowMs: DAY, limit: 3, store: store({ limiter: fresh('erl') }), keyGenerator: () => 'a', skipFailedRequests: true });
+
+	app.use(limiter);
+	app.get('/', (request, response) => response.send('ok'));
+	app.get('/bad', (request, response) => response.status(400).end());
+
+	const port = await listen(t, http.createServer(app));
+
+	assert.deepStrictEqual(await statuses(port, [{}, {}]), [200, 200]);
+	assert.deepStrictEqual(await statuses(port, [{}, {}], '/bad'), [400, 400]);
+	await until(async () => (await limiter.getKey('a')).totalHits === 2, 'what has failed is not counted');
+	await limiter.resetKey('a');
+	assert.strictEqual(await limiter.getKey('a'), undefined);
 });
 
 test('@fastify/rate-limit: as a store of the plugin, routes with limits of their own too', needs('@fastify/rate-limit', 'fastify'), async (t) => {
@@ -211,6 +268,42 @@ test('rate-limiter-flexible: the limiter does what RateLimiterMemory does', need
 	}
 	await assert.rejects(ours.set('a', 1, 60), /RangeError: set\(\) can say how many points there are in a window of 86400 s only, not in 60 s/);
 	assert.throws(() => new RateLimiterRatelimit({ storeClient: pool, points: 1, duration: 0 }), /duration must be above 0/);
+});
+
+test('rate-limiter-flexible: a block lasts as long as it says, however long the window is', needs('rate-limiter-flexible'), async (t) => {
+	const pool = newPool(t);
+
+	if (await lacks(t, pool, 'rl_count')) return;
+
+	const flexible = optional('rate-limiter-flexible');
+	const RateLimiterRatelimit = rateLimiterRatelimit(flexible);
+	const options = { points: 2, duration: 86400, keyPrefix: fresh('block'), timeout: AMPLE };
+	const both = (more) => [new RateLimiterRatelimit({ ...options, ...more, storeClient: pool }), new flexible.RateLimiterMemory({ ...options, ...more })];
+	const outcome = (promise) => promise.then(({ consumedPoints }) => consumedPoints, ({ msBeforeNext }) => `denied for ${Math.ceil(msBeforeNext / 1000)} s`);
+
+	for (const limiter of both({ blockDuration: 1 })) {
+		const seen = [];
+
+		for (let i = 0; i < 4; i++) seen.push(await outcome(limiter.consume('a')));
+		assert.deepStrictEqual(seen, [1, 2, 'denied for 1 s', 'denied for 1 s']);
+		// what is denied does not make it longer, and then the key begins again
+		await until(async () => await outcome(limiter.consume('a')) === 1, 'the block has ended');
+		assert.strictEqual(await outcome(limiter.consume('a')), 2);
+	}
+	for (const limiter of both({})) {
+		// as long as a window, which may end before
+		await limiter.block('b', 86400);
+		await assert.rejects(limiter.consume('b'), ({ msBeforeNext }) => msBeforeNext > DAY - 60000 && msBeforeNext <= DAY);
+		assert.strictEqual((await limiter.get('b')).remainingPoints, 0);
+		assert.strictEqual((await limiter.get('b')).isFirstInDuration, false);
+	}
+
+	// only the limiters with a store know this option
+	const [limiter] = both({ blockOnConsumed: 4, blockDuration: 2 * 86400 });
+	const seen = [];
+
+	for (let i = 0; i < 6; i++) seen.push(await limiter.consume('c').then(() => 'allowed', ({ msBeforeNext }) => (msBeforeNext > DAY ? 'blocked' : 'denied')));
+	assert.deepStrictEqual(seen, ['allowed', 'allowed', 'denied', 'blocked', 'blocked', 'blocked']);
 });
 
 test('rate-limiter-flexible: together with its other classes', needs('rate-limiter-flexible'), async (t) => {

@@ -71,6 +71,40 @@ test('what is not used goes back, when the key is idle and at close()', async (t
 	assert.strictEqual(await inBucket(), 850);
 });
 
+test('of a bucket that has plenty, the first portion is what other keys use, and what is too much goes back', async (t) => {
+	const pool = newPool(t);
+	const name = fresh('plenty');
+	let asked = 0;
+	const limiter = newLimiter(pool, { capacity: 1e6, refill: 0, limiter: name, lease: { idle: 0.2 },
+		metrics: ({ event, kind, calls }) => {
+			if (event === 'query' && kind === 'take') asked += calls;
+		} });
+	const used = new Map();
+	const call = async (key) => {
+		assert.strictEqual(await limiter.consume(key), true);
+		used.set(key, (used.get(key) ?? 0) + 1);
+	};
+	const missing = async (key) => 1e6 - (await pool.query('SELECT remaining FROM rl_peek($1, 1e6, 0, 0, $2)', [key, name])).rows[0].remaining;
+
+	for (const end = performance.now() + 1000; performance.now() < end; await sleep(1)) {
+		for (let i = 0; i < 10; i++) await call(`key ${i}`);
+	}
+	asked = 0;
+	for (let i = 0; i < 20; i++) {
+		for (let j = 0; j < 16; j++) await call(`new ${i}`);
+	}
+	assert.ok(asked < 60, `${asked} portions for 20 keys with 16 calls; if they began with one token, they would be 100`);
+
+	// much, and then little
+	for (let i = 0; i < 5000; i++) await call('little');
+	await until(async () => {
+		await call('little');
+		return await missing('little') - used.get('little') < 1000;
+	}, 'what it does not use is back, though it is called');
+	await limiter.close();
+	for (const [key, n] of used) assert.strictEqual(await missing(key), n, key);
+});
+
 test('a role that may not give back uses what it has', async (t) => {
 	const pool = newPool(t);
 	const role = fresh('lessee');

@@ -168,6 +168,36 @@ test('a call that is aborted is not sent', async (t) => {
 	kept.abort();
 });
 
+test('connections of a pool are shared with others, and are back once there is nothing to ask', { timeout: 60000 }, async (t) => {
+	const pool = newPool(t, { max: 1 });
+	const limiter = newLimiter(pool, { capacity: 1e6, refill: 0, limiter: fresh('kept') });
+	const turn = () => new Promise(setImmediate);
+	let ended = false;
+
+	assert.strictEqual(await limiter.consume('a'), true);
+	for (let i = 0; i < 4; i++) await turn();
+	assert.deepStrictEqual([pool.totalCount, pool.idleCount], [1, 1]);
+
+	const callers = Promise.all(Array.from({ length: 20 }, async () => {
+		while (!ended) await limiter.consume('a');
+	}));
+
+	for (let i = 0; i < 20; i++) assert.strictEqual((await pool.query('SELECT 1 AS one')).rows[0].one, 1);
+	ended = true;
+	await callers;
+
+	// one that breaks while it is kept is not used again, and is no error that nobody handles
+	const query = limiter.consume('b');
+	const broken = pool.query("SELECT pg_terminate_backend(pg_backend_pid())").then(() => null, (error) => error);
+
+	assert.strictEqual(await query, true);
+	assert.ok(await broken instanceof Error);
+	await until(() => limiter.consume('b').catch(() => false), 'there is another connection');
+	await limiter.close();
+	for (let i = 0; i < 4; i++) await turn();
+	assert.strictEqual(pool.idleCount, pool.totalCount);
+});
+
 test('the hook is told of queries and decisions, and its errors are not those of calls', async (t) => {
 	const pool = newPool(t);
 	const events = [];

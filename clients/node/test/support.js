@@ -22,7 +22,7 @@ function optional(name) {
 }
 
 const NODE = Number(process.versions.node.split('.')[0]);
-const NEEDS_NODE = { fastify: 20, '@fastify/rate-limit': 20, '@nestjs/throttler': 20, '@nestjs/core': 20 };
+const NEEDS_NODE = { fastify: 20, '@fastify/rate-limit': 20, '@nestjs/throttler': 20, '@nestjs/core': 20, '@nestjs/platform-express': 20 };
 
 /* The option of a test that needs a package. */
 const needs = (...names) => {

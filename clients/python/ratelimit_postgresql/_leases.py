@@ -3,15 +3,18 @@
 A portion is taken from the bucket before any call uses it, with rl_consume_upto(). So the
 calls that all processes allow take no more tokens than the bucket has given, also if a
 process is killed: then what it had left is lost. A portion is what the key's calls have
-used in "seconds" lately, or in up to "idle" if that is a small part of what the bucket has.
-It begins with one token, at most doubles each time, and is at most a share of the capacity.
+used in "seconds" lately, and more, for up to ten times "idle", if that is a small part of what
+the bucket has. It at most doubles each time, and is at most a share of the capacity. A key's
+first portion is one token, or what other keys use in ten times "idle" if that is a small part
+of the capacity.
 
 If the bucket has less than was asked for, it is empty, and calls are denied here for a
 short time before it is asked again. It has room for what comes in that time, so nothing is
 lost.
 
-What is left of a portion after "idle" seconds is given back, with rl_reward(), and so is
-everything when the limiter is closed.
+What a key has left that has not been called for "idle" seconds is given back, with
+rl_reward(), or after ten times as long if that is a small part of what the bucket has. So is
+what is left of a portion that was much too large, and everything when the limiter is closed.
 
 AsyncLeases asks for the next portion before the last one is used up. With ThreadLeases the
 thread that finds it used up asks, and others wait for it.
@@ -36,7 +39,9 @@ from ._rule import Rule, check_number
 from ._statements import Call
 
 SHARE = 0.25  # of the capacity, that one portion may have
-PLENTY = 0.01  # of what the bucket has, that one portion may be at any rate
+PLENTY = 0.01  # of what the bucket has: a small part
+LONG = 10  # times "idle", for which a small part may be held
+RECENT = 0.25  # the weight of the last sweep in a rate
 LOW = 0.25  # of a portion: when that is left, the next one is asked for
 MOST_PAUSE = 0.02  # seconds for which an empty bucket is not asked again
 MAX_KEYS = 100_000
@@ -51,7 +56,7 @@ class Lease:
 
     #: How long a portion lasts.
     seconds: float = 0.1
-    #: Seconds after which the rest of a portion goes back.
+    #: Seconds without a call after which the rest of a portion goes back.
     idle: float = 1.0
 
 
@@ -70,13 +75,18 @@ def lease_of(lease: Union[bool, Lease], rule: Rule) -> Optional[Lease]:
 class Portion:
     """What this process has of one key's bucket."""
 
-    def __init__(self) -> None:
+    def __init__(self, now: float) -> None:
+        self.begun = now
         self.tokens = 0.0
         self.size = 1.0  # how many to ask for
         self.low = 0.0  # the next portion is asked for below this
-        self.used = 0.0  # since the last portion was asked for
+        self.used = 0.0  # by calls, so far
+        self.used_asked = 0.0  # of them when the last portion was asked for
+        self.used_swept = 0.0  # and at the last sweep
+        self.rate = 0.0  # calls use so many a second, as of the last sweeps
+        self.called = now  # the last sweep before which there was a call
         self.at = 0.0  # when the last portion came
-        self.asked = 0.0  # when it was asked for
+        self.asked = 0.0  # when it was asked for; 0: never
         self.asking = False
         self.until = 0.0  # an empty bucket is not asked before
         self.remaining = 0.0  # in the bucket, when it was last asked
@@ -112,6 +122,9 @@ class Leases:
         if self.refill > 0:
             self.pause = min(MOST_PAUSE, max(self.capacity / self.refill / 4, 0.001))
         self.portions: dict[str, Portion] = {}
+        # what a key's calls use in ten times "idle": a mean of logarithms, so few of them do not matter
+        self.usual = 1.0
+        self.swept = time.monotonic()  # when the last sweep was
         self.returns = True  # False: this role may not call rl_reward()
         self.closed = False
 
@@ -133,10 +146,13 @@ class Leases:
     def wanted(self, portion: Portion, needed: float) -> float:
         """The bucket is asked for so many, if calls that wait need so many."""
         now = time.monotonic()
-        rate = portion.used / max(now - portion.asked, 1e-6)
-        size = max(rate * self.lease.seconds, min(rate * self.lease.idle, portion.remaining * PLENTY))
-        portion.size = max(1.0, min(math.ceil(size), 2 * portion.size, self.most))
-        portion.used = 0.0
+        if portion.asked == 0:
+            portion.size = max(1.0, math.floor(min(self.usual, self.capacity * PLENTY, self.most)))
+        else:
+            rate = (portion.used - portion.used_asked) / max(now - portion.asked, 1e-6)
+            size = max(rate * self.lease.seconds, min(rate * self.lease.idle * LONG, portion.remaining * PLENTY))
+            portion.size = max(1.0, min(math.ceil(size), 2 * portion.size, self.most))
+        portion.used_asked = portion.used
         portion.asked = now
         portion.asking = True
         return max(portion.size, float(math.ceil(needed)))
@@ -186,18 +202,37 @@ class Leases:
         )
 
     def sweep(self, all_of_them: bool) -> list[Call]:
-        """Forget portions that are old, or all of them: what is to be given back."""
-        before = time.monotonic() - self.lease.idle
+        """What is to be given back of what is not used, or of all portions."""
+        now = time.monotonic()
+        idle = self.lease.idle
+        since = max(min(idle, now - self.swept), 1e-6)
+        self.swept = now
         calls = []
+        logarithms = 0.0
         for key, portion in list(self.portions.items()):
-            if portion.asking or (not all_of_them and portion.at > before):
-                continue
+            if portion.used > portion.used_swept:
+                portion.called = now
+            portion.rate += ((portion.used - portion.used_swept) / since - portion.rate) * RECENT
+            portion.used_swept = portion.used
+            part = min(1.0, idle * LONG / max(now - portion.begun, 1e-6))
+            logarithms += math.log(max(1.0, portion.used * part))
             # what this role cannot give back is used later
-            if portion.tokens >= 1 and not self.returns and not self.closed:
+            if portion.asking or (portion.tokens >= 1 and not self.returns and not self.closed):
                 continue
-            if portion.tokens > 0:
-                calls.append(Call("give back", key, portion.tokens))
-            del self.portions[key]
+            plenty = portion.remaining * PLENTY
+            quiet = now - max(portion.called, portion.at)
+            if all_of_them or quiet > idle * LONG or (quiet > idle and portion.tokens > plenty):
+                if portion.tokens > 0:
+                    calls.append(Call("give back", key, portion.tokens))
+                del self.portions[key]
+            elif now - portion.at > idle:
+                expected = 2 * portion.rate * idle
+                rest = math.floor(portion.tokens - max(expected, min(expected * LONG, plenty)))
+                if rest >= 1 and rest >= portion.tokens / 2:
+                    portion.tokens -= rest
+                    calls.append(Call("give back", key, rest))
+        if self.portions:
+            self.usual = math.exp(logarithms / len(self.portions))
         return calls if self.returns else []
 
     def returned(self, calls: Sequence[Call], error: Optional[BaseException]) -> None:
@@ -245,7 +280,7 @@ class AsyncLeases(Leases):
     def begin(self, key: str) -> Portion:
         if len(self.portions) >= MAX_KEYS:
             self.back(self.sweep(True))
-        portion = self.portions[key] = Portion()
+        portion = self.portions[key] = Portion(time.monotonic())
         if self.sweeper is None:
             self.sweeper = asyncio.create_task(self.sweep_often())
         return portion
@@ -392,7 +427,7 @@ class ThreadLeases(Leases):
         if len(self.portions) >= MAX_KEYS:
             calls = self.sweep(True)
             self.outside(lambda: self.back(calls))
-        portion = self.portions.setdefault(key, Portion())
+        portion = self.portions.setdefault(key, Portion(time.monotonic()))
         if self.sweeper is None:
             self.sweeper = threading.Thread(
                 target=_sweep_often,

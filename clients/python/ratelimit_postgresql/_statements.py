@@ -100,8 +100,10 @@ def results(rows: Sequence[Row], calls: Sequence[Call]) -> list[Result]:
     return [Result(*row, by="database") for row in rows]  # type: ignore[misc]
 
 
-def whole_rows(rows: Sequence[Row], calls: Sequence[Call]) -> list[Row]:
-    return list(rows)
+def columns(rows: Sequence[Row], calls: Sequence[Call]) -> list[Row]:
+    """The rows whose columns are in one row, as texts of arrays of numbers."""
+    texts = (text[1:-1].split(",") for text in rows[0])
+    return list(zip(*([None if number == "NULL" else float(number) for number in text] for text in texts)))
 
 
 def statements_for(rule: Rule, schema: Optional[str] = None) -> dict[str, Kind]:
@@ -157,13 +159,15 @@ def _bucket(rule: Rule, f: Callable[[str], str]) -> dict[str, Kind]:
             lambda calls: [keys(calls), tokens(calls), *own, limiter],
             results,
         ),
-        # rl_peek comes after rl_consume_upto: it needs its answer
+        # rl_peek comes after rl_consume_upto: it needs its answer. One row costs the least here
         "take": _kind(
-            f"""SELECT t.taken, r.remaining, extract(epoch FROM r.retry_after)::float8
+            f"""SELECT pg_catalog.array_agg(t.taken)::text, pg_catalog.array_agg((p.r).remaining)::text,
+                    pg_catalog.array_agg(pg_catalog.date_part('epoch', (p.r).retry_after))::text
                 FROM {EACH_KEY}, LATERAL (SELECT {f('rl_consume_upto')}(k.key, $3, $4, k.n, $5) OFFSET 0) AS t (taken),
-                    LATERAL {f('rl_peek')}(CASE WHEN t.taken IS NOT NULL THEN k.key END, $3, $4, 0, $5) AS r""",
+                    LATERAL (SELECT {f('rl_peek')}(CASE WHEN t.taken IS NOT NULL THEN k.key END, $3, $4, 0, $5) OFFSET 0)
+                        AS p (r)""",
             lambda calls: [keys(calls), tokens(calls), *own, limiter],
-            whole_rows,
+            columns,
         ),
         "give back": _kind(
             f"SELECT {f('rl_reward')}(k.key, k.n, $3) FROM {EACH_KEY}",

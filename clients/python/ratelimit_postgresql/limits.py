@@ -132,6 +132,8 @@ class RateLimitStorage(limits.storage.Storage):
             )
         elif options:
             raise TypeError(f"{', '.join(options)} must not be given with db")
+        #: What it works on, which Flask-Limiter's command "config" prints.
+        self.storage = db
         self._driver: Driver = driver_for(db, prepare)
         self._limiter = check_name("limiter", limiter, 63)
         self._timeout = check_number("timeout", timeout)
@@ -225,6 +227,7 @@ class AsyncRateLimitStorage(limits.aio.storage.Storage):
             )
         elif options:
             raise TypeError(f"{', '.join(options)} must not be given with db")
+        self.storage = db
         self._driver: AsyncDriver = async_driver_for(db, prepare)
         self._limiter = check_name("limiter", limiter, 63)
         self._timeout = check_number("timeout", timeout)

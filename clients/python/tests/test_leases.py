@@ -239,6 +239,47 @@ class Tasks(AsyncTestCase):
             await limiter.close()
             self.assertEqual(in_bucket(limiter), 850)
 
+    async def test_a_bucket_that_has_plenty(self) -> None:
+        """The first portion is what other keys use, and what is too much goes back."""
+        async for db in self.each():
+            asked = 0
+            used: dict[str, int] = {}
+
+            def count(event: str, **details: Any) -> None:
+                nonlocal asked
+                if event == "query" and details["kind"] == "take":
+                    asked += details["calls"]
+
+            limiter = self.limiter(db, 1e6, lease=Lease(idle=0.2), metrics=count)
+
+            async def call(key: str) -> None:
+                self.assertTrue(await limiter.consume(key))
+                used[key] = used.get(key, 0) + 1
+
+            end = time.monotonic() + 1
+            while time.monotonic() < end:
+                for i in range(10):
+                    await call(f"key {i}")
+                await asyncio.sleep(0.001)
+            asked = 0
+            for i in range(20):
+                for _ in range(16):
+                    await call(f"new {i}")
+            self.assertLess(asked, 60, "if they began with one token, they would be 100")
+
+            # much, and then little
+            for _ in range(5000):
+                await call("little")
+
+            async def is_back() -> bool:
+                await call("little")
+                return 1e6 - in_bucket(limiter, "little") - used["little"] < 1000
+
+            await async_until(is_back, "what it does not use is back, though it is called")
+            await limiter.close()
+            for key, n in used.items():
+                self.assertEqual(1e6 - in_bucket(limiter, key), n, key)
+
     async def test_throttle_and_calls_that_are_cancelled(self) -> None:
         async for db in self.each():
             async with self.limiter(db, 20, 0.5) as limiter:

@@ -16,12 +16,15 @@ load()
 	REDIS_SOCKET=$work/redis.sock node "$bench"/node/load.js "$@" >"$work/load"
 }
 
+# what $work/load is of
+process="one Node process"
+
 # compare_modes ID TARGET OURS THEIRS TITLE [KEYS]: from $work/load
 compare_modes()
 {
 	local round
 
-	show "$1" "$2" /s "$5: one Node process, 32 callers, ${6:-10k keys}"
+	show "$1" "$2" /s "$5: $process, 32 callers, ${6:-10k keys}"
 	for ((round = 1; round <= rounds; round++)); do
 		sample "$1" "$round" "$(awk -v m="$3" -v r="$round" '$1 == m && $2 == r { print $3 }' "$work/load")" \
 			"$(awk -v m="$4" -v r="$round" '$1 == m && $2 == r { print $3 }' "$work/load")"
@@ -66,10 +69,29 @@ row_node_single()
 		"rl_consume, a query a call, pool of 10, against rate-limiter-flexible on Redis"
 }
 
+# compare_latencies ID OURS THEIRS RATE TITLE: from $work/load
+compare_latencies()
+{
+	local p round a b c x y z ids=()
+
+	for p in 50 99 99.9; do
+		ids+=("$1_p$p")
+		show "$1_p$p" "$([ "$p" = 50 ] && echo '<= 1' || echo -)" ' us' \
+			"p$p of latency, $5, at $4 calls/s: $process, 10k keys"
+	done
+	while read -r round a b c x y z; do
+		sample "$1_p50" "$round" "$a" "$x"
+		sample "$1_p99" "$round" "$b" "$y"
+		sample "$1_p99.9" "$round" "$c" "$z"
+	done < <(awk -v ours="$2" -v theirs="$3" '{ t[$2, $1] = $3 " " $4 " " $5; n = $2 }
+		END { for (i = 1; i <= n; i++) print i, t[i, ours], t[i, theirs] }' "$work/load")
+	report "${ids[@]}"
+}
+
 row node_latency full "latency in Node at half the maximum of Redis"
 row_node_latency()
 {
-	local per_second p round ids=()
+	local per_second
 
 	use_node
 	exists rl_consume_each || {
@@ -79,16 +101,6 @@ row_node_latency()
 	load 1 "$seconds" flexible_redis
 	per_second=$(awk '{ printf "%d", $3 / 2 }' "$work/load")
 	load --rate "$per_second" "$rounds" "$seconds" batched flexible_redis
-	for p in 50 99 99.9; do
-		ids+=("node_latency_p$p")
-		show "node_latency_p$p" "$([ "$p" = 50 ] && echo '<= 1' || echo -)" ' us' \
-			"p$p of latency, rl_consume_each, calls of a turn gathered, against rate-limiter-flexible on Redis, at $per_second calls/s: one Node process, 10k keys"
-	done
-	while read -r round a b c x y z; do
-		sample node_latency_p50 "$round" "$a" "$x"
-		sample node_latency_p99 "$round" "$b" "$y"
-		sample node_latency_p99.9 "$round" "$c" "$z"
-	done < <(awk '{ t[$2, $1] = $3 " " $4 " " $5; n = $2 }
-		END { for (i = 1; i <= n; i++) print i, t[i, "batched"], t[i, "flexible_redis"] }' "$work/load")
-	report "${ids[@]}"
+	compare_latencies node_latency batched flexible_redis "$per_second" \
+		"rl_consume_each, calls of a turn gathered, against rate-limiter-flexible on Redis"
 }
