@@ -79,13 +79,13 @@ typedef struct BlockName
 	char		bytes[MAX_LIMITER_LEN + MAX_KEY_LEN];
 } BlockName;
 
-typedef struct Block
+typedef struct KeyBlock
 {
 	BlockName	name;
 	TimestampTz until;
 	const char *store;
 	bool		shown;
-} Block;
+} KeyBlock;
 
 /* A bucket that has been found, and is to be shown. */
 typedef struct Found
@@ -204,7 +204,7 @@ block_name(BlockName *name, const BucketView *view)
 static void
 collect(Walk *walk)
 {
-	HASHCTL		control = {.keysize = sizeof(BlockName),.entrysize = sizeof(Block),.hcxt = CurrentMemoryContext};
+	HASHCTL		control = {.keysize = sizeof(BlockName),.entrysize = sizeof(KeyBlock),.hcxt = CurrentMemoryContext};
 	Walk		all;
 
 	walk->blocks = hash_create("ratelimit blocks", 64, &control, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
@@ -213,7 +213,7 @@ collect(Walk *walk)
 	while (next_bucket(&all))
 	{
 		BlockName	name;
-		Block	   *block;
+		KeyBlock   *block;
 
 		if (!limiter_is_block(all.view.limiter, all.view.limiter_len))
 		{
@@ -255,7 +255,7 @@ show_bucket(Walk *walk, Datum *values, bool *nulls)
 	const BucketView *view = &walk->view;
 	int			plain_len = plain_limiter_len(view->limiter, view->limiter_len);
 	bool		in_period = plain_len < view->limiter_len;
-	Block	   *block = NULL;
+	KeyBlock   *block = NULL;
 	BlockName	name;
 	BucketRule	rule;
 
@@ -292,7 +292,7 @@ show_bucket(Walk *walk, Datum *values, bool *nulls)
 
 /* Show a block whose bucket is full, and so is nowhere. */
 static void
-show_block(const Block *block, Datum *values, bool *nulls)
+show_block(const KeyBlock *block, Datum *values, bool *nulls)
 {
 	const BlockName *name = &block->name;
 
@@ -309,7 +309,7 @@ show_block(const Block *block, Datum *values, bool *nulls)
 static bool
 next_row(Walk *walk, Datum *values, bool *nulls)
 {
-	Block	   *block;
+	KeyBlock   *block;
 
 	memset(nulls, false, STATUS_COLUMNS * sizeof(bool));
 	while (!walk->at_others && next_bucket(walk))
