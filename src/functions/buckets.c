@@ -131,7 +131,7 @@ is_out_of_date(const BucketView *view)
 
 /* Keep a bucket, to be shown. */
 static void
-keep_bucket(Walk *walk, const BucketView *view, const char *store)
+keep_bucket(Walk *walk, const BucketView *view, const char *name)
 {
 	if (walk->n_found == walk->max_found)
 	{
@@ -139,7 +139,7 @@ keep_bucket(Walk *walk, const BucketView *view, const char *store)
 		walk->found = repalloc(walk->found, walk->max_found * sizeof(Found));
 	}
 	walk->found[walk->n_found].view = *view;
-	walk->found[walk->n_found++].store = store;
+	walk->found[walk->n_found++].store = name;
 }
 
 static void
