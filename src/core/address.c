@@ -153,10 +153,11 @@ address_parse(const char *key, int len, Address *address)
 	return true;
 }
 
-/* Make the address the network of so many bits that it is in; at most what it has. */
+/* Make the address the network of so many bits, but not more than it has, that it is in. */
 void
 address_cut(Address *address, int bits)
 {
+	bits = Min(bits, address->v6 ? 128 : 32);
 	address->bits = bits;
 	if (!address->v6)
 		address->low = bits == 0 ? 0 : address->low >> (32 - bits) << (32 - bits);

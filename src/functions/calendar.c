@@ -20,7 +20,7 @@ Datum
 rl_period(PG_FUNCTION_ARGS)
 {
 	const Period *period;
-	const char *text;
+	const char *bytes;
 	const char *name;
 	int			len;
 	TimestampTz at;
@@ -39,8 +39,8 @@ rl_period(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("at must be finite, not %s", timestamptz_to_str(at))));
-	text = text_bytes(PG_GETARG_DATUM(0), &len);
-	period = period_of(text, len);
+	bytes = text_bytes(PG_GETARG_DATUM(0), &len);
+	period = period_of(bytes, len);
 
 	period_around(period, at, &begin, &end);
 	name = period_name(period, &len);

@@ -133,7 +133,7 @@ rl_simulate_period(PG_FUNCTION_ARGS)
 	PeriodSimulation *bucket;
 	const Period *period;
 	const BucketRule *rule;
-	const char *text;
+	const char *bytes;
 	int			len;
 	Datum		args[4];
 	TimestampTz ts;
@@ -144,8 +144,8 @@ rl_simulate_period(PG_FUNCTION_ARGS)
 
 	bucket = WinGetPartitionLocalMemory(window, sizeof(PeriodSimulation));
 	ts = read_row(window, names, args);
-	text = text_bytes(args[2], &len);
-	period = period_of(text, len);
+	bytes = text_bytes(args[2], &len);
+	period = period_of(bytes, len);
 	check_same_period(bucket, period);
 	/* one end stands for all; which period it is, is looked at here */
 	rule = find_rule_in_period(DatumGetFloat8(args[1]), -1, DatumGetFloat8(args[3]), 0);
