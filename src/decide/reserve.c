@@ -34,6 +34,7 @@
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "access/xlog.h"
 #include "core/clock.h"
 #include "core/settings.h"
@@ -104,20 +105,22 @@ settle_bucket(const Reservation *reservation, int i, double used)
 
 /*
  * Settle the buckets that are not settled yet.  n_settled says how far that has got,
- * if it fails.  Returns the tokens that the emptiest bucket then has.
+ * if it fails, also in "copy", unless that is NULL.  Returns the tokens that the emptiest
+ * bucket then has.
  */
 static double
-settle_buckets(Reservation *reservation, double used)
+settle_buckets(Reservation *reservation, double used, Reservation *copy)
 {
 	double		least = 0;
 
-	for (int first = reservation->n_settled; reservation->n_settled < reservation->n;
-		 reservation->n_settled++)
+	for (int i = reservation->n_settled, first = i; i < reservation->n; i++)
 	{
-		int			i = reservation->n_settled;
 		double		left = settle_bucket(reservation, i, used);
 
 		least = i == first ? left : Min(left, least);
+		reservation->n_settled = i + 1;
+		if (copy)
+			copy->n_settled = i + 1;
 	}
 	return least;
 }
@@ -237,6 +240,16 @@ note_made(Reservation *copy)
 	made[n_made].subxact = GetCurrentSubTransactionId();
 	made[n_made].reservation = copy;
 	n_made++;
+}
+
+/* What is noted of a reservation that this transaction has made, or NULL. */
+static Reservation *
+find_made(int64 number)
+{
+	for (int i = n_made - 1; i >= 0; i--)
+		if (made[i].reservation && made[i].reservation->number == number)
+			return made[i].reservation;
+	return NULL;
 }
 
 /*
@@ -466,6 +479,7 @@ begin_in_table(int64 number, Reservation *reservation)
 typedef struct Settle
 {
 	Reservation reservation;
+	Reservation *copy;			/* that of find_made() */
 	double		used;
 	double		left;
 } Settle;
@@ -475,7 +489,7 @@ settle(void *arg)
 {
 	Settle	   *what = arg;
 
-	what->left = settle_buckets(&what->reservation, what->used);
+	what->left = settle_buckets(&what->reservation, what->used, what->copy);
 }
 
 /* Settling one in memory has failed: what is not settled of it is outstanding again. */
@@ -501,7 +515,8 @@ settle_in_memory(int64 number, Settle *what)
 
 /*
  * One in the table is all or nothing.  If settling fails it is outstanding again, unless
- * a part of it is settled or the session ends here: then what is left has been used.
+ * a part of it is settled or the session ends here: then what is left has been used, and
+ * only that is given back when the transaction that made it is rolled back.
  */
 static bool
 settle_in_table(int64 number, Settle *what)
@@ -512,6 +527,13 @@ settle_in_table(int64 number, Settle *what)
 
 	if (!begin_in_table(number, &what->reservation))
 		return false;
+	what->copy = find_made(number);
+	if (IsInParallelMode())
+	{
+		/* there are no subtransactions, so a failure is as if the session ended here */
+		settle(what);
+		return true;
+	}
 	error = sql_try_all(settle, what);
 	if (!error)
 		return true;

@@ -183,6 +183,27 @@ like($err, qr/lock timeout/, 'settling fails halfway');
 $blocker->query('ROLLBACK');
 is(settle($table, $number, 10), 90, '... and can be tried again');
 
+# one of two buckets, in the transaction that has reserved: a rollback gives back only what is
+# not settled
+$table->safe_psql('postgres', q{INSERT INTO rate_limit_policies (policy, tier, capacity, refill, quota) VALUES ('two', 'a', 100, 0, true), ('two', 'b', 100, 0, true)});
+$table->safe_psql('postgres', q{SELECT rl_consume_policy('two', 'half', 40)});
+my $reserver = in_session($table);
+$reserver->query('SET ratelimit.refund_on_rollback = on; SET lock_timeout = 10; BEGIN');
+$number = $reserver->query(q{SELECT rl_reserve_policy('two', 'half', 30)});
+$blocker->query(q{BEGIN; UPDATE rate_limit_buckets SET owed = owed WHERE limiter = 'two/b'});
+$reserver->query("SELECT rl_settle($number, 0)");
+like($reserver->{stderr}, qr/lock timeout/, 'settling fails after the first of two buckets');
+$reserver->query('ROLLBACK');
+$blocker->query('ROLLBACK');
+finish_session($reserver);
+is($table->safe_psql('postgres', q{SELECT string_agg((rl_peek('half', 100, 0, 0, 'two/' || tier)).remaining::text, ' ') FROM unnest('{a,b}'::text[]) tier}), '60 60', '... and a rollback gives each of them its tokens once');
+
+# in a parallel query, by a function of a caller that says it may be there
+my $parallel = $table->safe_psql('postgres', q{SELECT name FROM pg_settings WHERE name IN ('force_parallel_mode', 'debug_parallel_query')});
+$number = reserve($table, 'parallel', 60);
+$table->safe_psql('postgres', q{CREATE FUNCTION settle_safely(bigint) RETURNS float8 LANGUAGE plpgsql PARALLEL SAFE AS 'BEGIN RETURN rl_settle($1, 10); END'});
+is($table->safe_psql('postgres', "SET $parallel = on; SELECT settle_safely($number)"), 90, 'a parallel query settles');
+
 # the table of reservations
 $blocker->query('BEGIN; LOCK rate_limit_reserved IN ACCESS EXCLUSIVE MODE');
 ($rc, $out, $err) = $table->psql('postgres', "SET lock_timeout = 10; SELECT rl_reserve('locked', 100, 0, 60)");
