@@ -214,13 +214,15 @@ $blocker->query('ROLLBACK');
 is(tokens($table, 'locked'), 100, '... and nothing is taken');
 finish_session($blocker);
 
-# rows that a person has written
+# rows that a person has written, and buckets that stand for all of them but one
+$table->safe_psql('postgres', q{INSERT INTO rate_limit_buckets SELECT ':', n, 1e6, 1, 1e14, now() FROM unnest('{1,3,5,7,9,13}'::int[]) n});
 $table->safe_psql('postgres', q{INSERT INTO rate_limit_reserved VALUES
 (1, 'infinity', 'NaN', 0, '', '{}', '{NULL}', '{1,2}'), (3, 'infinity', 1, 0, 'k', '{a}', '{1}', '{1}'),
 (5, now() + '1 day', 5, 0, 'k', '{{a,b},{c,d}}', '{1,1,1,1}', '{1,1,NULL,1}'), (7, now() + '1 day', 5, 0, 'k', '{:a}', '{1}', '{1}'),
-(9, now() + '1 day', 5, 0, 'k', '{a}', '{-1}', '{Infinity}'), (11, now() + '1 day', 5, 0, 'k', '{a}', '{1}', '{1}')});
-is($table->safe_psql('postgres', 'SELECT count(rl_settle(n, 1)) FROM generate_series(0, 11) n'), 0, 'rows that make no sense are nothing to settle');
-is($table->safe_psql('postgres', 'SELECT count(*) FROM rate_limit_reservations WHERE key = $$k$$'), 0, '... and not shown');
+(9, now() + '1 day', 5, 0, 'k', '{a}', '{-1}', '{Infinity}'), (11, now() + '1 day', 5, 0, 'k', '{a}', '{1}', '{1}'),
+(13, now() + '1 day', 5, 0, 'k', '{a:day}', '{1}', '{-1e300}')});
+is($table->safe_psql('postgres', 'SELECT count(*) FROM rate_limit_reservations WHERE key = $$k$$'), 0, 'rows that make no sense are not shown');
+is($table->safe_psql('postgres', 'SELECT count(rl_settle(n, 1)) FROM generate_series(0, 13) n'), 0, '... and nothing to settle');
 
 #
 # Another database; dropping
