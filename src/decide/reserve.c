@@ -104,28 +104,6 @@ settle_bucket(const Reservation *reservation, int i, double used)
 }
 
 /*
- * Settle the buckets that are not settled yet.  n_settled says how far that has got,
- * if it fails, also in "copy", unless that is NULL.  Returns the tokens that the emptiest
- * bucket then has.
- */
-static double
-settle_buckets(Reservation *reservation, double used, Reservation *copy)
-{
-	double		least = 0;
-
-	for (int i = reservation->n_settled, first = i; i < reservation->n; i++)
-	{
-		double		left = settle_bucket(reservation, i, used);
-
-		least = i == first ? left : Min(left, least);
-		reservation->n_settled = i + 1;
-		if (copy)
-			copy->n_settled = i + 1;
-	}
-	return least;
-}
-
-/*
  * Undoing
  */
 
@@ -253,26 +231,31 @@ find_made(int64 number)
 }
 
 /*
- * A reservation has been settled.  If this transaction has made it, what was used of
- * it is noted as what other calls take; the caller has made room for that.
+ * A bucket of a reservation that this transaction has made has been settled.  What was
+ * used of it is noted as what other calls take; the caller has made room for that.
  */
 static void
-note_settled(const Reservation *reservation, double used)
+note_bucket_settled(Reservation *mine, int i, double used)
+{
+	BucketId	id;
+
+	mine->n_settled = i + 1;
+	if (used <= 0)
+		return;
+	reservation_bucket(mine, i, &id);
+	refund_note(&id, used);
+}
+
+/* A reservation has been settled: nothing is left to be given back. */
+static void
+forget_made(int64 number)
 {
 	for (int i = n_made - 1; i >= 0; i--)
-	{
-		if (!made[i].reservation || made[i].reservation->number != reservation->number)
-			continue;
-		made[i].reservation = NULL;
-		for (int j = 0; j < reservation->n && used > 0; j++)
+		if (made[i].reservation && made[i].reservation->number == number)
 		{
-			BucketId	id;
-
-			reservation_bucket(reservation, j, &id);
-			refund_note(&id, used);
+			made[i].reservation = NULL;
+			break;
 		}
-		break;
-	}
 	while (n_made > 0 && !made[n_made - 1].reservation)
 		n_made--;
 }
@@ -463,6 +446,28 @@ reserve_keep(const BucketCall *calls, int n, double tokens, int64 expires,
  * Settling
  */
 
+/*
+ * Settle the buckets that are not settled yet.  n_settled says how far that has got,
+ * if it fails.  "mine" is what is noted of the reservation, or NULL.  Returns the tokens
+ * that the emptiest bucket then has.
+ */
+static double
+settle_buckets(Reservation *reservation, double used, Reservation *mine)
+{
+	double		least = 0;
+
+	for (int i = reservation->n_settled, first = i; i < reservation->n; i++)
+	{
+		double		left = settle_bucket(reservation, i, used);
+
+		least = i == first ? left : Min(left, least);
+		reservation->n_settled = i + 1;
+		if (mine)
+			note_bucket_settled(mine, i, used);
+	}
+	return least;
+}
+
 /* The same as reservations_begin(), for a reservation in the table. */
 static bool
 begin_in_table(int64 number, Reservation *reservation)
@@ -479,7 +484,7 @@ begin_in_table(int64 number, Reservation *reservation)
 typedef struct Settle
 {
 	Reservation reservation;
-	Reservation *copy;			/* that of find_made() */
+	Reservation *mine;			/* what find_made() says */
 	double		used;
 	double		left;
 } Settle;
@@ -489,7 +494,7 @@ settle(void *arg)
 {
 	Settle	   *what = arg;
 
-	what->left = settle_buckets(&what->reservation, what->used, what->copy);
+	what->left = settle_buckets(&what->reservation, what->used, what->mine);
 }
 
 /* Settling one in memory has failed: what is not settled of it is outstanding again. */
@@ -527,7 +532,6 @@ settle_in_table(int64 number, Settle *what)
 
 	if (!begin_in_table(number, &what->reservation))
 		return false;
-	what->copy = find_made(number);
 	if (IsInParallelMode())
 	{
 		/* there are no subtransactions, so a failure is as if the session ended here */
@@ -554,7 +558,7 @@ settle_in_table(int64 number, Settle *what)
 bool
 reserve_settle(int64 number, double used, double *left)
 {
-	Settle		what = {.used = used};
+	Settle		what = {.mine = find_made(number),.used = used};
 
 	if (number <= 0)
 		return false;
@@ -563,7 +567,7 @@ reserve_settle(int64 number, double used, double *left)
 	if (!((number & NUMBER_IN_TABLE) ? settle_in_table(number, &what) :
 		  settle_in_memory(number, &what)))
 		return false;
-	note_settled(&what.reservation, used);
+	forget_made(number);
 	*left = what.left;
 	return true;
 }

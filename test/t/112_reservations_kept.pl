@@ -191,7 +191,7 @@ my $reserver = in_session($table);
 $reserver->query('SET ratelimit.refund_on_rollback = on; SET lock_timeout = 10; BEGIN');
 $number = $reserver->query(q{SELECT rl_reserve_policy('two', 'half', 30)});
 $blocker->query(q{BEGIN; UPDATE rate_limit_buckets SET owed = owed WHERE limiter = 'two/b'});
-$reserver->query("SELECT rl_settle($number, 0)");
+$reserver->query("SELECT rl_settle($number, 10)");
 like($reserver->{stderr}, qr/lock timeout/, 'settling fails after the first of two buckets');
 $reserver->query('ROLLBACK');
 $blocker->query('ROLLBACK');
