@@ -34,6 +34,7 @@
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "access/xlog.h"
 #include "core/clock.h"
 #include "core/settings.h"
@@ -100,26 +101,6 @@ settle_bucket(const Reservation *reservation, int i, double used)
 	bucket_rule_for_debt(&beyond);
 	take_tokens(&id, &beyond, &decision);
 	return bucket_tokens(&beyond, decision.owed);
-}
-
-/*
- * Settle the buckets that are not settled yet.  n_settled says how far that has got,
- * if it fails.  Returns the tokens that the emptiest bucket then has.
- */
-static double
-settle_buckets(Reservation *reservation, double used)
-{
-	double		least = 0;
-
-	for (int first = reservation->n_settled; reservation->n_settled < reservation->n;
-		 reservation->n_settled++)
-	{
-		int			i = reservation->n_settled;
-		double		left = settle_bucket(reservation, i, used);
-
-		least = i == first ? left : Min(left, least);
-	}
-	return least;
 }
 
 /*
@@ -239,27 +220,42 @@ note_made(Reservation *copy)
 	n_made++;
 }
 
-/*
- * A reservation has been settled.  If this transaction has made it, what was used of
- * it is noted as what other calls take; the caller has made room for that.
- */
-static void
-note_settled(const Reservation *reservation, double used)
+/* What is noted of a reservation that this transaction has made, or NULL. */
+static Reservation *
+find_made(int64 number)
 {
 	for (int i = n_made - 1; i >= 0; i--)
-	{
-		if (!made[i].reservation || made[i].reservation->number != reservation->number)
-			continue;
-		made[i].reservation = NULL;
-		for (int j = 0; j < reservation->n && used > 0; j++)
-		{
-			BucketId	id;
+		if (made[i].reservation && made[i].reservation->number == number)
+			return made[i].reservation;
+	return NULL;
+}
 
-			reservation_bucket(reservation, j, &id);
-			refund_note(&id, used);
+/*
+ * A bucket of a reservation that this transaction has made has been settled.  What was
+ * used of it is noted as what other calls take; the caller has made room for that.
+ */
+static void
+note_bucket_settled(Reservation *mine, int i, double used)
+{
+	BucketId	id;
+
+	mine->n_settled = i + 1;
+	if (used <= 0)
+		return;
+	reservation_bucket(mine, i, &id);
+	refund_note(&id, used);
+}
+
+/* A reservation has been settled: nothing is left to be given back. */
+static void
+forget_made(int64 number)
+{
+	for (int i = n_made - 1; i >= 0; i--)
+		if (made[i].reservation && made[i].reservation->number == number)
+		{
+			made[i].reservation = NULL;
+			break;
 		}
-		break;
-	}
 	while (n_made > 0 && !made[n_made - 1].reservation)
 		n_made--;
 }
@@ -450,6 +446,28 @@ reserve_keep(const BucketCall *calls, int n, double tokens, int64 expires,
  * Settling
  */
 
+/*
+ * Settle the buckets that are not settled yet.  n_settled says how far that has got,
+ * if it fails.  "mine" is what is noted of the reservation, or NULL.  Returns the tokens
+ * that the emptiest bucket then has.
+ */
+static double
+settle_buckets(Reservation *reservation, double used, Reservation *mine)
+{
+	double		least = 0;
+
+	for (int i = reservation->n_settled, first = i; i < reservation->n; i++)
+	{
+		double		left = settle_bucket(reservation, i, used);
+
+		least = i == first ? left : Min(left, least);
+		reservation->n_settled = i + 1;
+		if (mine)
+			note_bucket_settled(mine, i, used);
+	}
+	return least;
+}
+
 /* The same as reservations_begin(), for a reservation in the table. */
 static bool
 begin_in_table(int64 number, Reservation *reservation)
@@ -466,6 +484,7 @@ begin_in_table(int64 number, Reservation *reservation)
 typedef struct Settle
 {
 	Reservation reservation;
+	Reservation *mine;			/* what find_made() says */
 	double		used;
 	double		left;
 } Settle;
@@ -475,7 +494,7 @@ settle(void *arg)
 {
 	Settle	   *what = arg;
 
-	what->left = settle_buckets(&what->reservation, what->used);
+	what->left = settle_buckets(&what->reservation, what->used, what->mine);
 }
 
 /* Settling one in memory has failed: what is not settled of it is outstanding again. */
@@ -501,7 +520,8 @@ settle_in_memory(int64 number, Settle *what)
 
 /*
  * One in the table is all or nothing.  If settling fails it is outstanding again, unless
- * a part of it is settled or the session ends here: then what is left has been used.
+ * a part of it is settled or the session ends here: then what is left has been used, and
+ * only that is given back when the transaction that made it is rolled back.
  */
 static bool
 settle_in_table(int64 number, Settle *what)
@@ -512,6 +532,12 @@ settle_in_table(int64 number, Settle *what)
 
 	if (!begin_in_table(number, &what->reservation))
 		return false;
+	if (IsInParallelMode())
+	{
+		/* there are no subtransactions, so a failure is as if the session ended here */
+		settle(what);
+		return true;
+	}
 	error = sql_try_all(settle, what);
 	if (!error)
 		return true;
@@ -532,7 +558,7 @@ settle_in_table(int64 number, Settle *what)
 bool
 reserve_settle(int64 number, double used, double *left)
 {
-	Settle		what = {.used = used};
+	Settle		what = {.mine = find_made(number),.used = used};
 
 	if (number <= 0)
 		return false;
@@ -541,7 +567,7 @@ reserve_settle(int64 number, double used, double *left)
 	if (!((number & NUMBER_IN_TABLE) ? settle_in_table(number, &what) :
 		  settle_in_memory(number, &what)))
 		return false;
-	note_settled(&what.reservation, used);
+	forget_made(number);
 	*left = what.left;
 	return true;
 }

@@ -10,7 +10,9 @@
  * Of all buckets, none is shown before it is asked for, so that a query with LIMIT looks
  * only at as many as it needs.  A block is shown together with its bucket, and may be
  * found before or after it.  So if there may be blocks, these are collected first, which
- * takes a look at everything.  The buckets of one key are few, and are all collected.
+ * takes a look at everything.  The buckets of one key are mostly few, and are collected
+ * in the same look.  But any role can make as many of them as there are limiters, so if
+ * there are more than MAX_COLLECTED, they are shown as those of all keys are.
  */
 #include "postgres.h"
 
@@ -18,7 +20,6 @@
 
 #include "access/htup_details.h"
 #include "access/xlog.h"
-#include "common/hashfn.h"
 #include "common/pg_prng.h"
 #include "core/clock.h"
 #include "core/compat.h"
@@ -63,6 +64,9 @@ enum
 
 /* Slots between looks at whether the caller has been cancelled. */
 #define CHECK_EVERY		1024
+
+/* So many buckets of a key are kept at once: half a megabyte. */
+#define MAX_COLLECTED	1024
 
 /* Pages of the table that are read before their buckets are shown. */
 #define PAGES_AT_ONCE	4
@@ -200,10 +204,14 @@ block_name(BlockName *name, const BucketView *view)
 	memcpy(name->bytes + name->limiter_len, view->key, name->key_len);
 }
 
-/* Collect the blocks, and, if the walk is for one key, its other buckets. */
+/*
+ * Collect the blocks, and, if the walk is for one key, its other buckets, unless they are
+ * too many.
+ */
 static void
 collect(Walk *walk)
 {
+	bool		whole = walk->filter.key != NULL;
 	HASHCTL		control = {.keysize = sizeof(BlockName),.entrysize = sizeof(KeyBlock),.hcxt = CurrentMemoryContext};
 	Walk		all;
 
@@ -217,7 +225,9 @@ collect(Walk *walk)
 
 		if (!limiter_is_block(all.view.limiter, all.view.limiter_len))
 		{
-			if (walk->filter.key)
+			if (walk->n_found == MAX_COLLECTED)
+				whole = false;
+			if (whole)
 				keep_bucket(walk, &all.view, all.store);
 			continue;
 		}
@@ -227,11 +237,13 @@ collect(Walk *walk)
 		block->store = all.store;
 		block->shown = false;
 	}
-	if (walk->filter.key)
+	if (whole)
 	{
 		walk->pages.next = walk->pages.end;
 		walk->next_slot = all.next_slot;
 	}
+	else
+		walk->n_found = 0;
 	pfree(all.found);
 	/* so that a walk that does not reach the end leaves nothing behind */
 	hash_freeze(walk->blocks);
@@ -421,7 +433,8 @@ typedef struct LimiterCount
 #define SH_ELEMENT_TYPE LimiterCount
 #define SH_KEY_TYPE LimiterName
 #define SH_KEY name
-#define SH_HASH_KEY(table, key) hash_bytes((const unsigned char *) (key).bytes, (key).len)
+/* any role names limiters, so the hash has a secret */
+#define SH_HASH_KEY(table, key) (uint32) hash_limiter(InvalidOid, (key).bytes, (key).len)
 #define SH_EQUAL(table, a, b) ((a).len == (b).len && memcmp((a).bytes, (b).bytes, (a).len) == 0)
 #define SH_SCOPE static inline
 #define SH_DECLARE

@@ -149,7 +149,8 @@ reserved_rule_valid(const ReservedRule *rule, const char *limiter, int len)
 {
 	bool		has_period = plain_limiter_len(limiter, len) < len;
 
-	return isfinite(rule->capacity) && rule->capacity > 0 && isfinite(rule->refill) &&
+	return isfinite(rule->capacity) && rule->capacity > 0 &&
+		isfinite(rule->refill) && rule->refill >= -PERIOD_END_MAX &&
 		len > 0 && *limiter != BLOCK_PREFIX &&
 		has_period == bucket_in_period(rule->refill);
 }

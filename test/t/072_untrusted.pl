@@ -204,5 +204,15 @@ foreach (['guest', 1, 'with USAGE, a role can hold a lock on the table'], ['stra
 	finish_session($session);
 }
 
+#
+# Memory: any role can make as many buckets of a key as it can think of limiters
+#
+$node->safe_psql('postgres', q{INSERT INTO ratelimit.rate_limit_buckets SELECT 'l' || i, 'victim', 10, 0, 1, now() FROM generate_series(1, 40000) i});
+$node->safe_psql('postgres', q{SELECT rl_block('victim', '1 hour', limiter) FROM unnest('{l7,none}'::text[]) limiter});
+my $peak = q{SELECT (regexp_match(pg_read_file('/proc/self/status'), 'VmHWM:\s+(\d+)'))[1]};
+my @lines = split /\n/, $node->safe_psql('postgres', "SET work_mem = '64kB'; SELECT count(*) FROM rl_status('nobody'); $peak; SELECT count(*), count(tokens), count(blocked_until), count(DISTINCT limiter) FROM rl_status('victim'); $peak");
+is($lines[2], '40001|40000|2|40001', 'all buckets of a key are shown, and its blocks');
+cmp_ok($lines[3] - $lines[1], '<', 8 * 1024, '... with little memory: ' . ($lines[3] - $lines[1]) . ' kB');
+
 $node->stop;
 done_testing();

@@ -183,6 +183,27 @@ like($err, qr/lock timeout/, 'settling fails halfway');
 $blocker->query('ROLLBACK');
 is(settle($table, $number, 10), 90, '... and can be tried again');
 
+# one of two buckets, in the transaction that has reserved: a rollback gives back only what is
+# not settled
+$table->safe_psql('postgres', q{INSERT INTO rate_limit_policies (policy, tier, capacity, refill, quota) VALUES ('two', 'a', 100, 0, true), ('two', 'b', 100, 0, true)});
+$table->safe_psql('postgres', q{SELECT rl_consume_policy('two', 'half', 40)});
+my $reserver = in_session($table);
+$reserver->query('SET ratelimit.refund_on_rollback = on; SET lock_timeout = 10; BEGIN');
+$number = $reserver->query(q{SELECT rl_reserve_policy('two', 'half', 30)});
+$blocker->query(q{BEGIN; UPDATE rate_limit_buckets SET owed = owed WHERE limiter = 'two/b'});
+$reserver->query("SELECT rl_settle($number, 10)");
+like($reserver->{stderr}, qr/lock timeout/, 'settling fails after the first of two buckets');
+$reserver->query('ROLLBACK');
+$blocker->query('ROLLBACK');
+finish_session($reserver);
+is($table->safe_psql('postgres', q{SELECT string_agg((rl_peek('half', 100, 0, 0, 'two/' || tier)).remaining::text, ' ') FROM unnest('{a,b}'::text[]) tier}), '60 60', '... and a rollback gives each of them its tokens once');
+
+# in a parallel query, by a function of a caller that says it may be there
+my $parallel = $table->safe_psql('postgres', q{SELECT name FROM pg_settings WHERE name IN ('force_parallel_mode', 'debug_parallel_query')});
+$number = reserve($table, 'parallel', 60);
+$table->safe_psql('postgres', q{CREATE FUNCTION settle_safely(bigint) RETURNS float8 LANGUAGE plpgsql PARALLEL SAFE AS 'BEGIN RETURN rl_settle($1, 10); END'});
+is($table->safe_psql('postgres', "SET $parallel = on; SELECT settle_safely($number)"), 90, 'a parallel query settles');
+
 # the table of reservations
 $blocker->query('BEGIN; LOCK rate_limit_reserved IN ACCESS EXCLUSIVE MODE');
 ($rc, $out, $err) = $table->psql('postgres', "SET lock_timeout = 10; SELECT rl_reserve('locked', 100, 0, 60)");
@@ -193,13 +214,15 @@ $blocker->query('ROLLBACK');
 is(tokens($table, 'locked'), 100, '... and nothing is taken');
 finish_session($blocker);
 
-# rows that a person has written
+# rows that a person has written, and buckets that stand for all of them but one
+$table->safe_psql('postgres', q{INSERT INTO rate_limit_buckets SELECT ':', n, 1e6, 1, 1e14, now() FROM unnest('{1,3,5,7,9,13}'::int[]) n});
 $table->safe_psql('postgres', q{INSERT INTO rate_limit_reserved VALUES
 (1, 'infinity', 'NaN', 0, '', '{}', '{NULL}', '{1,2}'), (3, 'infinity', 1, 0, 'k', '{a}', '{1}', '{1}'),
 (5, now() + '1 day', 5, 0, 'k', '{{a,b},{c,d}}', '{1,1,1,1}', '{1,1,NULL,1}'), (7, now() + '1 day', 5, 0, 'k', '{:a}', '{1}', '{1}'),
-(9, now() + '1 day', 5, 0, 'k', '{a}', '{-1}', '{Infinity}'), (11, now() + '1 day', 5, 0, 'k', '{a}', '{1}', '{1}')});
-is($table->safe_psql('postgres', 'SELECT count(rl_settle(n, 1)) FROM generate_series(0, 11) n'), 0, 'rows that make no sense are nothing to settle');
-is($table->safe_psql('postgres', 'SELECT count(*) FROM rate_limit_reservations WHERE key = $$k$$'), 0, '... and not shown');
+(9, now() + '1 day', 5, 0, 'k', '{a}', '{-1}', '{Infinity}'), (11, now() + '1 day', 5, 0, 'k', '{a}', '{1}', '{1}'),
+(13, now() + '1 day', 5, 0, 'k', '{a:day}', '{1}', '{-1e300}')});
+is($table->safe_psql('postgres', 'SELECT count(*) FROM rate_limit_reservations WHERE key = $$k$$'), 0, 'rows that make no sense are not shown');
+is($table->safe_psql('postgres', 'SELECT count(rl_settle(n, 1)) FROM generate_series(0, 13) n'), 0, '... and nothing to settle');
 
 #
 # Another database; dropping
