@@ -33,7 +33,7 @@ const ofKey = (name) => ({ session, parameters }) => asker(session).ask(queries[
 const SMALL = 16 * 1024;
 const LOG = 12 * 1024 * 1024;
 
-/* open: without a session.  most: bytes of the body. */
+/* open: without a session.  most: bytes of the body.  heavy: only a few at a time. */
 const routes = {
 	'POST /api/login': {
 		open: true,
@@ -53,7 +53,13 @@ const routes = {
 		},
 	},
 	'POST /api/actions': { most: SMALL, handle: async ({ session, body }) => ({ answer: await act(asker(session), body) }) },
-	'POST /api/simulate': { most: LOG, handle: async ({ session, body }) => ({ answer: await simulate(asker(session), body, answerFor) }) },
+	'POST /api/simulate': {
+		most: LOG,
+		heavy: true,
+		async handle({ request, session, body }) {
+			return { answer: await simulate(asker(session), body, answerFor, () => request.socket.destroyed) };
+		},
+	},
 	'GET /api/session': { handle: async ({ session }) => ({ answer: shown(session) }) },
 };
 

@@ -31,11 +31,15 @@ class Sessions {
 
 	/* Make one.  It has connections, facts, and the token that our page must send. */
 	open({ connections, facts }) {
+		this.#sweep();
+
 		const own = [...this.#sessions.values()].filter((session) => session.facts.role === facts.role);
 
-		this.#sweep();
 		if (own.length >= MOST_OF_A_ROLE) this.end(own[0]);
-		if (this.#sessions.size >= MOST) throw new Refusal(503, 'full', 'Too many people are logged in.');
+		if (this.#sessions.size >= MOST) {
+			connections.end();
+			throw new Refusal(503, 'full', 'Too many people are logged in.');
+		}
 
 		const now = performance.now();
 		const session = { id: secret(), token: secret(), connections, facts, began: now, used: now };

@@ -5,9 +5,11 @@
 'use strict';
 
 const assert = require('node:assert');
+const { join } = require('node:path');
 const { test } = require('node:test');
-const { HOSTILE, HOSTILE_LIMITER, HOSTILE_POLICY, PASSWORD, ask, connect, fill, logIn, newConsole, newDatabase, newProxy, until } = require('./support');
+const { CONSOLE, HOSTILE, HOSTILE_LIMITER, HOSTILE_POLICY, PASSWORD, ask, connect, fill, logIn, newConsole, newDatabase, newProxy, until } = require('./support');
 const { newProcess } = require('./process');
+const { Sessions } = require(join(CONSOLE, 'lib/sessions.js'));
 
 const database = newDatabase('api');
 const PAGES = ['now', 'throttled', 'offenders', 'review', 'policies', 'stores', 'thresholds', 'actions', 'session'];
@@ -153,6 +155,29 @@ test('attempts to log in are limited, by address and by role', async (t) => {
 	for (let i = 0; i < 12; i++) others.push((await from(`198.51.100.${i}`, 'viola')).status);
 	assert.deepStrictEqual([others[8], others[11]], [401, 429], 'but not very many of them');
 	assert.strictEqual((await from('203.0.113.1', 'oscar', PASSWORD)).status, 200, 'another role can');
+});
+
+test('a role and a password that are no texts are wrong, and no mistake of the console', async (t) => {
+	const console = await newConsole(t, database, { hops: 1 });
+
+	for (const [i, role] of ['{"toString":1}', `${'['.repeat(7000)}${']'.repeat(7000)}`, '["viola"]', 'null', '7'].entries()) {
+		const { status } = await console.ask('POST', '/api/login', { headers: { 'X-Forwarded-For': `192.0.2.${i}` }, body: `{"role":${role},"password":"x"}` });
+
+		assert.strictEqual(status, 401, role.slice(0, 40));
+	}
+});
+
+test('a login that there is no room for leaves no connection', () => {
+	const sessions = new Sessions({ idle: 1000, session: 1000 }, 'http://127.0.0.1:1');
+	const ended = [];
+	const open = (role) => sessions.open({ facts: { role }, connections: { end: () => ended.push(role) } });
+
+	for (let i = 0; i < 100; i++) open(`role${i % 10}`);
+	assert.throws(() => open('other'), { status: 503, code: 'full' });
+	assert.deepStrictEqual(ended, ['other']);
+	// one more of the same role takes the place of its first
+	open('role3');
+	assert.deepStrictEqual(ended, ['other', 'role3']);
 });
 
 test('the Host header is a name of ours', async (t) => {
@@ -371,6 +396,17 @@ test('what a rule would have done to the violations, and to a log', async (t) =>
 	}
 });
 
+test('only so many simulations run at a time', async (t) => {
+	const console = await newConsole(t, database);
+	const viola = await logIn(console, 'viola');
+	const body = { rules: [{ limiter: 'user', capacity: 1, refill: 1 }], log: '2026-01-01T12:00:00Z\t203.0.113.7\n'.repeat(50000) };
+	const answers = await Promise.all(Array.from({ length: 6 }, () => console.ask('POST', '/api/simulate', { as: viola, body }).catch(({ code }) => ({ status: code }))));
+
+	assert.ok(answers.filter(({ status }) => status === 200).length >= 1);
+	assert.ok(answers.some(({ status, json }) => status === 503 && json.error === 'busy'), answers.map(({ status }) => status).join());
+	assert.strictEqual((await console.ask('POST', '/api/simulate', { as: viola, body })).status, 200, 'afterwards it can');
+});
+
 test('a session ends: when its person logs out, does nothing, or has had it for long', async (t) => {
 	const console = await newConsole(t, database, { idle: 2500, session: 6000 });
 	const oscar = await logIn(console, 'oscar');
@@ -447,6 +483,18 @@ test('a lost database is a clear message, and the session goes on after it', asy
 	proxy.start();
 	await until(async () => (await console.ask('GET', '/api/now', { as: oscar })).status === 200, 'it is back');
 	assert.doesNotMatch(console.output(), new RegExp(PASSWORD.slice(2, 8)), 'the password is not in the log');
+});
+
+test('a role that may not log in any more, or has another password, has no session for long', async (t) => {
+	const console = await newConsole(t, database, { lifetime: 1 });
+	const viola = await logIn(console, 'viola');
+	const isOver = async () => (await console.ask('GET', '/api/now', { as: viola })).status === 401;
+
+	t.after(() => database.query('ALTER ROLE viola LOGIN'));
+	assert.strictEqual(await isOver(), false);
+	await database.query('ALTER ROLE viola NOLOGIN');
+	// however often it is used
+	await until(isOver, 'it ends');
 });
 
 test('a password that is changed ends the session', async (t) => {
