@@ -11,8 +11,8 @@ const { Refusal, answerFor } = require('./errors');
 const { queries, withSchema } = require('./queries');
 const { simulate } = require('./simulation');
 
-/* What our page is told of its session. */
-const shown = ({ facts: { role, database, server, mayAct }, token }) => ({ role, database, server, mayAct, token });
+/* What our page is told of its session; and, when it has logged in, its token. */
+const shown = ({ facts: { role, database, server, mayAct } }) => ({ role, database, server, mayAct });
 
 /* With the extension's schema. */
 const asker = ({ connections, facts }) => ({
@@ -42,7 +42,7 @@ const routes = {
 			const session = sessions.open(await attempts.run(request, role, () => logIn(role, password, settings)));
 
 			if (old) sessions.end(old);
-			return { answer: shown(session), cookie: sessions.cookieFor(session) };
+			return { answer: { ...shown(session), token: session.token }, cookie: sessions.cookieFor(session) };
 		},
 	},
 	'POST /api/logout': {

@@ -76,11 +76,12 @@ async function startServer(settings) {
 		checkOrigin(request, origins);
 		if (!route) throw new Refusal(404, 'path', 'There is no such page.');
 
-		const session = sessions.find(request, request.headers['x-automatic'] !== undefined);
+		const session = sessions.find(request);
 
 		if (!route.open) {
 			if (!session) throw new Refusal(401, 'session', 'Your session has ended. Log in again.');
-			if (request.method === 'POST') checkToken(request, session);
+			checkToken(request, session);
+			if (request.headers['x-automatic'] === undefined) sessions.use(session);
 		}
 		try {
 			const run = async () => {

@@ -48,8 +48,8 @@ class Sessions {
 		return session;
 	}
 
-	/* The session of a request; undefined: none.  automatic: nobody has asked for it. */
-	find(request, automatic) {
+	/* The session of a request; undefined: none. */
+	find(request) {
 		const cookies = (request.headers.cookie ?? '').split(/; */);
 		const id = cookies.find((cookie) => cookie.startsWith(`${this.#cookie}=`))?.slice(this.#cookie.length + 1);
 		const session = this.#sessions.get(id);
@@ -59,8 +59,12 @@ class Sessions {
 			this.end(session);
 			return undefined;
 		}
-		if (!automatic) session.used = performance.now();
 		return session;
+	}
+
+	/* Somebody has done something with it. */
+	use(session) {
+		session.used = performance.now();
 	}
 
 	end(session) {
