@@ -40,6 +40,11 @@ BEGIN
 			EXECUTE format('CREATE ROLE %I', role);
 		END IF;
 	END LOOP;
+	-- whoever is ratelimit_console can change what is written down
+	IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'ratelimit_console' AND rolcanlogin)
+		OR EXISTS (SELECT FROM pg_auth_members m JOIN pg_roles r ON r.oid = m.member WHERE m.roleid = 'ratelimit_console'::regrole AND NOT r.rolsuper) THEN
+		RAISE EXCEPTION 'role ratelimit_console exists, and may log in or has members';
+	END IF;
 	IF EXISTS (SELECT FROM pg_namespace WHERE nspname = 'ratelimit_console' AND nspowner <> 'ratelimit_console'::regrole) THEN
 		RAISE EXCEPTION 'schema ratelimit_console exists, and is not role ratelimit_console''s';
 	END IF;

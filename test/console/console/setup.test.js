@@ -36,6 +36,16 @@ test('it can be run again, and what was written down stays', async (t) => {
 	assert.strictEqual(await blocked('kept'), 1);
 });
 
+test('nobody else may be the role that owns the schema', async (t) => {
+	for (const [wrong, right] of [['ALTER ROLE ratelimit_console LOGIN', 'ALTER ROLE ratelimit_console NOLOGIN'], ['GRANT ratelimit_console TO oscar', 'REVOKE ratelimit_console FROM oscar']]) {
+		t.after(() => database.query(right));
+		await database.query(wrong);
+		assert.throws(() => setUp(database.name), /may log in or has members/);
+		await database.query(right);
+	}
+	setUp(database.name);
+});
+
 test('the extension may move to another schema', async (t) => {
 	await database.query('CREATE SCHEMA moved; ALTER EXTENSION ratelimit SET SCHEMA moved');
 	setUp(database.name);
