@@ -184,6 +184,14 @@ test('a login that there is no room for leaves no connection', () => {
 	assert.deepStrictEqual(ended, ['other', 'role3']);
 });
 
+test('it says so if all who are behind a proxy share their attempts', async (t) => {
+	for (const [hops, says] of [['0', true], ['1', false]]) {
+		const { output } = await newProcess(t, database, { args: ['--origin', 'https://console.example.com', '--hops', hops] });
+
+		assert.strictEqual(/--hops is 0/.test(output()), says);
+	}
+});
+
 test('the Host header is a name of ours', async (t) => {
 	const console = await newConsole(t, database);
 	const oscar = await logIn(console, 'oscar');
