@@ -22,6 +22,9 @@ async function main() {
 	const { startServer } = require('../lib/server');
 	const server = await startServer(settings);
 
+	if (settings.origin?.startsWith('https:') && settings.hops === 0) {
+		console.error('ratelimit-console: --hops is 0, so whoever uses up the attempts to log in of the proxy keeps all others out. If it adds to X-Forwarded-For, --hops 1 tells them apart.');
+	}
 	console.log(`ratelimit-console: open ${server.origin}/`);
 	for (const signal of ['SIGINT', 'SIGTERM']) process.once(signal, () => server.stop());
 }

@@ -29,7 +29,7 @@ class Attempts {
 		const decisions = [this.#addresses.throttle(this.#addressOf(request), 1)];
 
 		// what an address has no tokens for does not use up those of a role
-		if (decisions[0].allowed) decisions.push(this.#roles.throttle(String(role).slice(0, 64), 1));
+		if (decisions[0].allowed) decisions.push(this.#roles.throttle(typeof role === 'string' ? role.slice(0, 64) : '', 1));
 
 		const denied = decisions.find(({ allowed }) => !allowed);
 

@@ -11,6 +11,7 @@ const { facts } = require('./queries');
 
 const MOST = 3;				// of a session
 const CONNECT = 3000;		// ms for a new one
+const LIFETIME = 60;		// seconds, after which the server is asked again whether the role may log in
 
 /* A zero byte would end the name and begin another startup parameter. */
 const isName = (text, most) => typeof text === 'string' && text !== '' && Buffer.byteLength(text) <= most && !text.includes('\0');
@@ -20,7 +21,7 @@ class Connections {
 	#driver;
 	#timeout;
 
-	constructor(role, password, { database, timeout }) {
+	constructor(role, password, { database, timeout, lifetime = LIFETIME }) {
 		this.asked = false;		// has the server asked for the password?
 		this.#timeout = timeout;
 		this.#pool = new Pool({
@@ -33,6 +34,7 @@ class Connections {
 			max: MOST,
 			connectionTimeoutMillis: CONNECT,
 			idleTimeoutMillis: 60000,
+			maxLifetimeSeconds: lifetime,
 			application_name: 'ratelimit-console',
 			statement_timeout: Math.ceil(timeout),
 			// the planner expects many rows of the views, and compiling takes longer than reading them

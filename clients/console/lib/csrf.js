@@ -1,13 +1,16 @@
 /*
  * Is a request from our own page?  Four checks, each of which is enough against another
- * site that a person also has open:
+ * site that a person also has open.  The last one is needed for whatever asks with a session,
+ * also if it changes nothing: browsers send cookies to all ports of a host, so a page of
+ * another port has a person's cookie once it is looked at.
  *
  *	Host			is a name of ours, so a name of others that leads here (DNS
  *					rebinding) gets nothing
  *	Sec-Fetch-Site	browsers say that a request to /api/ is from the same origin.  Other
  *					ports of the same host are not, though cookies do not tell them apart
  *	Origin			likewise, and must be there if the request changes something
- *	the token		of the session, which only our own page has read
+ *	the token		of the session, which only our own page has been given, once, and which it
+ *					keeps where no other port can read it
  */
 'use strict';
 

@@ -11,8 +11,8 @@ const { Refusal, answerFor } = require('./errors');
 const { queries, withSchema } = require('./queries');
 const { simulate } = require('./simulation');
 
-/* What our page is told of its session. */
-const shown = ({ facts: { role, database, server, mayAct }, token }) => ({ role, database, server, mayAct, token });
+/* What our page is told of its session; and, when it has logged in, its token. */
+const shown = ({ facts: { role, database, server, mayAct } }) => ({ role, database, server, mayAct });
 
 /* With the extension's schema. */
 const asker = ({ connections, facts }) => ({
@@ -33,7 +33,7 @@ const ofKey = (name) => ({ session, parameters }) => asker(session).ask(queries[
 const SMALL = 16 * 1024;
 const LOG = 12 * 1024 * 1024;
 
-/* open: without a session.  most: bytes of the body. */
+/* open: without a session.  most: bytes of the body.  heavy: only a few at a time. */
 const routes = {
 	'POST /api/login': {
 		open: true,
@@ -42,7 +42,7 @@ const routes = {
 			const session = sessions.open(await attempts.run(request, role, () => logIn(role, password, settings)));
 
 			if (old) sessions.end(old);
-			return { answer: shown(session), cookie: sessions.cookieFor(session) };
+			return { answer: { ...shown(session), token: session.token }, cookie: sessions.cookieFor(session) };
 		},
 	},
 	'POST /api/logout': {
@@ -53,7 +53,13 @@ const routes = {
 		},
 	},
 	'POST /api/actions': { most: SMALL, handle: async ({ session, body }) => ({ answer: await act(asker(session), body) }) },
-	'POST /api/simulate': { most: LOG, handle: async ({ session, body }) => ({ answer: await simulate(asker(session), body, answerFor) }) },
+	'POST /api/simulate': {
+		most: LOG,
+		heavy: true,
+		async handle({ request, session, body }) {
+			return { answer: await simulate(asker(session), body, answerFor, () => request.socket.destroyed) };
+		},
+	},
 	'GET /api/session': { handle: async ({ session }) => ({ answer: shown(session) }) },
 };
 

@@ -14,6 +14,8 @@ const { Sessions } = require('./sessions');
 const { staticFiles } = require('./static_files');
 
 const LAST_ANSWERS = 2000;		// ms for requests under way when the server stops
+const HEAVY = 4;				// requests at a time whose bodies are large
+const HEAVY_OF_A_ROLE = 2;
 
 /* Scripts and styles are files of our own, and no text ever becomes markup. */
 const HEADERS = {
@@ -52,8 +54,21 @@ async function readBody(request, most) {
 async function startServer(settings) {
 	const files = staticFiles(join(__dirname, '../public'));
 	const attempts = new Attempts(settings);
+	const heavy = [];			// the roles whose large requests are under way
 	let origins;
 	let sessions;
+
+	async function inTurn(role, run) {
+		if (heavy.length >= HEAVY || heavy.filter((other) => other === role).length >= HEAVY_OF_A_ROLE) {
+			throw new Refusal(503, 'busy', 'The console already has as many simulations as it can. Try again in a little while.', { retryAfter: 5 });
+		}
+		heavy.push(role);
+		try {
+			return await run();
+		} finally {
+			heavy.splice(heavy.indexOf(role), 1);
+		}
+	}
 
 	async function api(request, url, response) {
 		const route = routes[`${request.method} ${url.pathname}`];
@@ -61,15 +76,20 @@ async function startServer(settings) {
 		checkOrigin(request, origins);
 		if (!route) throw new Refusal(404, 'path', 'There is no such page.');
 
-		const session = sessions.find(request, request.headers['x-automatic'] !== undefined);
+		const session = sessions.find(request);
 
 		if (!route.open) {
 			if (!session) throw new Refusal(401, 'session', 'Your session has ended. Log in again.');
-			if (request.method === 'POST') checkToken(request, session);
+			checkToken(request, session);
+			if (request.headers['x-automatic'] === undefined) sessions.use(session);
 		}
 		try {
-			const body = route.most ? await readBody(request, route.most) : undefined;
-			const { answer, cookie } = await route.handle({ request, parameters: url.searchParams, body, session, sessions, attempts, settings });
+			const run = async () => {
+				const body = route.most ? await readBody(request, route.most) : undefined;
+
+				return route.handle({ request, parameters: url.searchParams, body, session, sessions, attempts, settings });
+			};
+			const { answer, cookie } = await (route.heavy ? inTurn(session.facts.role, run) : run());
 
 			if (cookie) response.setHeader('Set-Cookie', cookie);
 			send(response, 200, answer);

@@ -31,11 +31,15 @@ class Sessions {
 
 	/* Make one.  It has connections, facts, and the token that our page must send. */
 	open({ connections, facts }) {
+		this.#sweep();
+
 		const own = [...this.#sessions.values()].filter((session) => session.facts.role === facts.role);
 
-		this.#sweep();
 		if (own.length >= MOST_OF_A_ROLE) this.end(own[0]);
-		if (this.#sessions.size >= MOST) throw new Refusal(503, 'full', 'Too many people are logged in.');
+		if (this.#sessions.size >= MOST) {
+			connections.end();
+			throw new Refusal(503, 'full', 'Too many people are logged in.');
+		}
 
 		const now = performance.now();
 		const session = { id: secret(), token: secret(), connections, facts, began: now, used: now };
@@ -44,8 +48,8 @@ class Sessions {
 		return session;
 	}
 
-	/* The session of a request; undefined: none.  automatic: nobody has asked for it. */
-	find(request, automatic) {
+	/* The session of a request; undefined: none. */
+	find(request) {
 		const cookies = (request.headers.cookie ?? '').split(/; */);
 		const id = cookies.find((cookie) => cookie.startsWith(`${this.#cookie}=`))?.slice(this.#cookie.length + 1);
 		const session = this.#sessions.get(id);
@@ -55,8 +59,12 @@ class Sessions {
 			this.end(session);
 			return undefined;
 		}
-		if (!automatic) session.used = performance.now();
 		return session;
+	}
+
+	/* Somebody has done something with it. */
+	use(session) {
+		session.used = performance.now();
 	}
 
 	end(session) {

@@ -93,8 +93,8 @@ function readLog(log) {
 	return [times, keys, costs];
 }
 
-/* Gives { results }: for each rule in order its result, or { error }, if it alone is wrong. */
-async function simulate(session, { rules, log } = {}, answerFor) {
+/* isGone(): nobody waits for it any more.  Gives { results }: for each rule in order its result, or { error }, if it alone is wrong. */
+async function simulate(session, { rules, log } = {}, answerFor, isGone = () => false) {
 	if (!Array.isArray(rules) || rules.length < 1 || rules.length > MOST_RULES) {
 		throw new Refusal(400, 'argument', `There must be 1 to ${MOST_RULES} rules.`);
 	}
@@ -105,6 +105,8 @@ async function simulate(session, { rules, log } = {}, answerFor) {
 
 	// one after the other, as each of them may be long
 	for (const rule of read) {
+		if (isGone()) break;
+
 		const numbers = [rule.capacity, rule.period ?? rule.refill];
 
 		try {

@@ -10,11 +10,21 @@ export class Problem extends Error {
 
 const PATIENCE = 30000;		// ms; the server gives up earlier
 
+/* The session's token is where pages of other ports cannot read it, and those of other tabs can. */
+const TOKEN = 'token';
+
 let session = null;
 
 export const currentSession = () => session;
 export const setSession = (value) => {
 	session = value;
+	if (session?.token !== undefined) localStorage.setItem(TOKEN, session.token);
+};
+
+const withToken = (headers) => {
+	const token = localStorage.getItem(TOKEN);
+
+	return token === null ? headers : { ...headers, 'X-CSRF-Token': token };
 };
 
 async function call(path, options) {
@@ -32,9 +42,9 @@ async function call(path, options) {
 }
 
 /* automatic: nobody has asked for it, so that it does not keep the session alive. */
-export const get = (path, { automatic = false } = {}) => call(path, { headers: automatic ? { 'X-Automatic': '1' } : {} });
+export const get = (path, { automatic = false } = {}) => call(path, { headers: withToken(automatic ? { 'X-Automatic': '1' } : {}) });
 
 export const post = (path, body, { patience } = {}) => call(path, {
 	method: 'POST', patience, body: JSON.stringify(body),
-	headers: { 'Content-Type': 'application/json', ...(session ? { 'X-CSRF-Token': session.token } : {}) },
+	headers: withToken({ 'Content-Type': 'application/json' }),
 });

@@ -84,7 +84,7 @@ async function show({ automatic = false } = {}) {
 		if (!automatic || !isBusy()) render(page, data, parameters);
 	} catch (error) {
 		if (mine !== shown) return;
-		if (error.status === 401) {
+		if (error.status === 401 || error.code === 'token') {
 			showLogin(error.message);
 			return;
 		}
@@ -165,4 +165,4 @@ onceDone((result) => {
 get('/api/session').then((session) => {
 	setSession(session);
 	start();
-}, (error) => showLogin(error.status === 401 ? '' : error.message));
+}, (error) => showLogin(error.status === 401 || error.code === 'token' ? '' : error.message));

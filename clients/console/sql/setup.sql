@@ -16,6 +16,8 @@
 -- that has ended has asked for, and writes its result in the transaction of the action.
 -- Each action is tried once: a bucket of the extension keeps count, as a rollback does not
 -- give its token back.  (With ratelimit.enabled off, nothing does, as nothing is limited.)
+-- Every role may take the tokens of a bucket whose name it knows, or fill it by a rule of its
+-- own.  So nobody can know the name before the action is tried, and afterwards it is blocked.
 --
 -- Names: search_path has PostgreSQL's own schema only, so whatever others have created,
 -- nothing of theirs runs with the rights of ratelimit_console.
@@ -38,6 +40,11 @@ BEGIN
 			EXECUTE format('CREATE ROLE %I', role);
 		END IF;
 	END LOOP;
+	-- whoever is ratelimit_console can change what is written down
+	IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'ratelimit_console' AND rolcanlogin)
+		OR EXISTS (SELECT FROM pg_auth_members m JOIN pg_roles r ON r.oid = m.member WHERE m.roleid = 'ratelimit_console'::regrole AND NOT r.rolsuper) THEN
+		RAISE EXCEPTION 'role ratelimit_console exists, and may log in or has members';
+	END IF;
 	IF EXISTS (SELECT FROM pg_namespace WHERE nspname = 'ratelimit_console' AND nspowner <> 'ratelimit_console'::regrole) THEN
 		RAISE EXCEPTION 'schema ratelimit_console exists, and is not role ratelimit_console''s';
 	END IF;
@@ -105,6 +112,11 @@ COMMENT ON COLUMN ratelimit_console.actions.done_at IS 'when it was done or fail
 COMMENT ON COLUMN ratelimit_console.actions.done IS 'false: it failed; result says why';
 COMMENT ON COLUMN ratelimit_console.actions.result IS 'what came of it';
 
+-- What the names of these buckets are made of.
+CREATE TABLE IF NOT EXISTS ratelimit_console.secret (value text NOT NULL);
+INSERT INTO ratelimit_console.secret SELECT gen_random_uuid()::text || gen_random_uuid() WHERE NOT EXISTS (SELECT FROM ratelimit_console.secret);
+COMMENT ON TABLE ratelimit_console.secret IS 'For perform() only.';
+
 -- Write down what is asked for: the number of the action.
 CREATE OR REPLACE FUNCTION ratelimit_console.ask(action text, limiter text, key text, details jsonb, reason text) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -128,8 +140,12 @@ BEGIN
 		RAISE EXCEPTION 'a reason of 3 to 1000 characters is needed';
 	ELSIF limiter IS NULL OR octet_length(limiter) NOT BETWEEN 1 AND 63 THEN
 		RAISE EXCEPTION 'limiter must have 1 to 63 bytes';
+	ELSIF limiter = 'ratelimit_console' THEN
+		RAISE EXCEPTION 'limiter ratelimit_console is the console''s own';
 	ELSIF (key IS NULL) <> about_policy OR octet_length(key) NOT BETWEEN 1 AND 255 THEN
 		RAISE EXCEPTION 'key must have 1 to 255 bytes, and an action on a policy has none';
+	ELSIF octet_length(details::text) > 10000 THEN
+		RAISE EXCEPTION 'details must not have more than 10000 bytes';
 	ELSIF details IS NULL OR jsonb_typeof(details) <> 'object' OR details - allowed <> '{}'::jsonb THEN
 		RAISE EXCEPTION 'details of action "%" are an object of %', action, coalesce(nullif(array_to_string(allowed, ', '), ''), 'nothing');
 	ELSIF action = 'block' AND coalesce(jsonb_typeof(details -> 'duration') <> 'string' OR (details ->> 'duration')::interval <= '0'::interval, true) THEN
@@ -162,6 +178,7 @@ AS $$
 DECLARE
 	extension text := (SELECT n.nspname FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'ratelimit');
 	a ratelimit_console.actions;
+	bucket text := (SELECT format('action %s %s', asked, left(encode(sha256(convert_to(s.value || ' ' || asked, 'UTF8')), 'hex'), 32)) FROM ratelimit_console.secret s);
 	first boolean;
 	yes boolean;
 	tokens float8;
@@ -179,10 +196,11 @@ BEGIN
 		RAISE EXCEPTION 'action % was asked for too long ago', asked;
 	END IF;
 	EXECUTE format('SELECT %I.rl_consume($1, 1::float8, $2, 1::float8, $3)', extension) INTO first
-		USING 'action ' || asked, 1::float8 / 3600, 'ratelimit_console'::text;
+		USING bucket, 1::float8 / 3600, 'ratelimit_console'::text;
 	IF NOT first THEN
 		RAISE EXCEPTION 'action % has been tried already', asked;
 	END IF;
+	EXECUTE format('SELECT %I.rl_block($1, $2, $3)', extension) USING bucket, interval '10 minutes', 'ratelimit_console'::text;
 
 	BEGIN
 		CASE a.action

@@ -21,7 +21,7 @@ class ConfigError extends Error {
 /* What is wrong with a value; the file is added by readConfig(). */
 class WrongValue extends Error {
 	constructor(where, must, value) {
-		super(`${where || 'it'} must ${must}, not ${shown(value)}`);
+		super(`${where || 'it'} must ${must}, not ${where === 'database' ? 'what it is' : shown(value)}`);
 	}
 }
 
@@ -32,8 +32,11 @@ class UnknownKey extends WrongValue {
 	}
 }
 
+/* Where there may be a password. */
+const isSecret = (key, value) => key === 'database' || (typeof value === 'string' && /^postgres.*@/i.test(value));
+
 function shown(value) {
-	const text = JSON.stringify(value) ?? 'nothing';
+	const text = JSON.stringify(value, (key, each) => (isSecret(key, each) ? '...' : each)) ?? 'nothing';
 
 	return text.length > 80 ? `${text.slice(0, 80)}...` : text;
 }
@@ -230,7 +233,8 @@ function readConfig(name) {
 	try {
 		value = JSON.parse(text);
 	} catch (error) {
-		throw new ConfigError(name, `not JSON: ${error.message}`);
+		// some messages have a part of the text, in which may be a password
+		throw new ConfigError(name, `not JSON: ${error.message.replace(/, (\.\.\.)?"[^]*$/, '')}`);
 	}
 	try {
 		return checked(value);

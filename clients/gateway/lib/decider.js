@@ -15,6 +15,7 @@ const { logSometimes } = require('./log');
 
 const MOST_WAITING = 10000;		// requests at a time
 const UNDEFINED_OBJECT = '42704';
+const UNTRANSLATABLE = '22P05';		// a character that the encoding of the database does not have
 
 class Decider {
 	#pool;
@@ -55,14 +56,15 @@ class Decider {
 		try {
 			return await this.#once(calls);
 		} catch (error) {
-			if (error.code !== UNDEFINED_OBJECT) throw error;
-			// the query of several requests has failed because of a policy that one of them names
+			if (error.code !== UNDEFINED_OBJECT && error.code !== UNTRANSLATABLE) throw error;
+			// the query of several requests has failed because of a policy or a key that one of them names
 			await this.#policies.read();
 			return this.#once(calls);
 		}
 	}
 
-	async #once(calls) {
+	async #once(asked) {
+		const calls = asked.map((call) => ({ ...call, key: this.#policies.keyFor(call.key) }));
 		const results = calls.map(() => undefined);
 		const together = [];
 

@@ -67,7 +67,7 @@ class Gateway {
 
 			this.#servers.grpc = new GrpcServer({ callOf: (...descriptor) => this.#callOf(...descriptor), ...common });
 		}
-		if (reports) this.#servers.reports = new Reports({ pool: this.#pool, schema, ...reports });
+		if (reports) this.#servers.reports = new Reports({ pool: this.#pool, policies: this.#policies, schema, ...reports });
 	}
 
 	#compile({ http, grpc }) {

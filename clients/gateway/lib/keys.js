@@ -20,12 +20,17 @@ function keyOf(parts) {
 
 	// no character has more than 3 bytes for each of its units
 	if ((text.length * 3 <= MAX_BYTES || Buffer.byteLength(text) <= MAX_BYTES) && !text.includes('\0')) return text;
-	return `sha256:${createHash('sha256').update(text).digest('hex')}`;
+	return hashed(text);
 }
+
+const hashed = (text) => `sha256:${createHash('sha256').update(text).digest('hex')}`;
+
+/* A key that a database of any encoding can hold. */
+const asciiKey = (key) => (/^[\0-\x7f]*$/.test(key) ? key : hashed(key));
 
 /* An address as the key that clientKey() makes of it; anything else as it is. */
 function addressKey(text, ipv6Prefix) {
 	return isIP(text) === 0 ? text : clientKey({ headers: {}, socket: { remoteAddress: text } }, { ipv6Prefix });
 }
 
-module.exports = { addressKey, keyOf };
+module.exports = { addressKey, asciiKey, keyOf };

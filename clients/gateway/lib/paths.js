@@ -10,19 +10,36 @@
 /* Bytes in the header of a request come as characters of Latin-1. */
 const utf8 = (latin1) => Buffer.from(latin1, 'latin1').toString('utf8');
 
-/* The path of a request's URI, as it is compared. */
-function normalPath(uri) {
+function decodedPath(uri) {
 	const path = uri.replace(/^[a-z][a-z0-9+.-]*:\/\/[^/?#]*/i, '').replace(/[?#][^]*$/, '');
-	const decoded = utf8(path.replace(/%([0-9a-f]{2})/gi, (_, hex) => String.fromCharCode(parseInt(hex, 16))));
+
+	return utf8(path.replace(/%([0-9a-f]{2})/gi, (_, hex) => String.fromCharCode(parseInt(hex, 16))));
+}
+
+/* Without double slashes, and without "." and ".." unless these are kept. */
+function resolved(path, { dots = true } = {}) {
 	const segments = [];
 	let open = true;		// does the path end with a slash?
 
-	for (const segment of decoded.split('/')) {
-		open = segment === '' || segment === '.' || segment === '..';
-		if (segment === '..') segments.pop();
+	for (const segment of path.split('/')) {
+		open = segment === '' || (dots && (segment === '.' || segment === '..'));
+		if (dots && segment === '..') segments.pop();
 		else if (!open) segments.push(segment);
 	}
 	return `/${segments.join('/')}${open && segments.length > 0 ? '/' : ''}`;
+}
+
+/* The path of a request's URI, as it is compared. */
+const normalPath = (uri) => resolved(decodedPath(uri));
+
+/*
+ * What servers may take the path for: the normal one first; with "." and ".." as they are; and
+ * without what is behind a ";" in a segment.  Of nearly all requests these are the same.
+ */
+function readingsOf(uri) {
+	const path = decodedPath(uri);
+
+	return [...new Set([resolved(path), resolved(path, { dots: false }), resolved(path.replace(/;[^/]*/g, ''))])];
 }
 
 /*
@@ -42,4 +59,4 @@ function pathMatcher(pattern) {
 	};
 }
 
-module.exports = { normalPath, pathMatcher, utf8 };
+module.exports = { normalPath, pathMatcher, readingsOf, utf8 };

@@ -7,9 +7,11 @@
  */
 'use strict';
 
+const { asciiKey } = require('./keys');
 const { logSometimes } = require('./log');
 
 const INTERVAL = 1000;		// ms
+const HOLD_ALL = ['UTF8', 'SQL_ASCII'];		// encodings of databases that take all that a client may send
 
 const quoted = (name) => `"${name.replace(/"/g, '""')}"`;
 
@@ -19,6 +21,7 @@ class Policies {
 	#changed;
 	#timer = null;
 	#reading = null;
+	#encoding = null;
 	#stopped = false;
 
 	/* changed() is told when the gateway becomes ready, or is not any more. */
@@ -49,6 +52,8 @@ class Policies {
 		let ready = true;
 
 		try {
+			this.#encoding ??= (await this.#pool.query('SELECT pg_catalog.getdatabaseencoding() AS name')).rows[0].name;
+
 			const { rows } = await this.#pool.query(this.#text);
 			const tiers = new Map();
 
@@ -63,6 +68,14 @@ class Policies {
 			this.ready = ready;
 			this.#changed(ready);
 		}
+	}
+
+	/*
+	 * A key as the database can hold it.  What it cannot would be an error of the query, and so
+	 * of all requests that are decided with it.
+	 */
+	keyFor(key) {
+		return this.#encoding === null || HOLD_ALL.includes(this.#encoding) ? key : asciiKey(key);
 	}
 
 	/* False: the policy does not exist; what is not known may. */

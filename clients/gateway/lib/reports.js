@@ -3,7 +3,7 @@
  * syslog: datagrams with an object {"key", "limiter", "rejected"} after whatever syslog has in
  * front.  They are summed up, and go to rl_report_batch() together.
  *
- * A batch that fails is sent again with the next one.  Datagrams may be lost, as always with
+ * A batch that fails is sent again with the next one, unless the database will never take it.  Datagrams may be lost, as always with
  * syslog over UDP.
  */
 'use strict';
@@ -42,6 +42,7 @@ function entryOf(line) {
 
 class Reports {
 	#pool;
+	#policies;
 	#text;
 	#seconds;
 	#socket;
@@ -49,8 +50,9 @@ class Reports {
 	#timer = null;
 	#sending = null;
 
-	constructor({ pool, schema, listen, seconds }) {
+	constructor({ pool, policies, schema, listen, seconds }) {
 		this.#pool = pool;
+		this.#policies = policies;
 		this.#text = `SELECT accepted FROM ${schema === undefined ? '' : `${quoted(schema)}.`}rl_report_batch($1::jsonb)`;
 		this.#seconds = seconds;
 		this.#socket = createSocket(listen.host.includes(':') ? 'udp6' : 'udp4');
@@ -81,7 +83,8 @@ class Reports {
 		}
 	}
 
-	#add({ key, limiter, rejected }) {
+	#add({ key: given, limiter, rejected }) {
+		let key = this.#policies.keyFor(given);
 		let name = JSON.stringify([limiter, key]);
 
 		if (!this.#sums.has(name) && this.#sums.size >= MAX_KEYS) {
@@ -113,6 +116,10 @@ class Reports {
 		try {
 			await this.#pool.query(this.#text, [JSON.stringify([...sums.values()])]);
 		} catch (error) {
+			if (/^22/.test(error.code)) {
+				logSometimes('lost', `reports of ${sums.size} keys are lost: ${error.message}`);
+				return;
+			}
 			logSometimes('rl_report_batch', `cannot report ${sums.size} keys, and tries again: ${error.message}`);
 			for (const entry of sums.values()) this.#add(entry);
 		}

@@ -4,12 +4,15 @@
  *
  * The proxy says in X-Forwarded-Method, -Uri, -Host and -For what the request is.  Whoever
  * reaches the gateway can say so: it listens for proxies only.
+ *
+ * Servers read some paths differently.  A rule limits a request if any of these readings
+ * matches, and ends the list if all of them do: so no way to write a path leads around a rule.
  */
 'use strict';
 
 const { clientKey } = require('ratelimit-postgresql');
 const { keyOf } = require('./keys');
-const { normalPath, pathMatcher, utf8 } = require('./paths');
+const { pathMatcher, readingsOf, utf8 } = require('./paths');
 
 /* The proxy has not said what a rule needs. */
 class MissingError extends Error {
@@ -28,6 +31,15 @@ class Parts {
 
 	/* "address", "method", "path", "host", or "header:NAME": a string, empty if there is none. */
 	get(part) {
+		return part === 'path' ? this.paths()[0] : this.#kept(part);
+	}
+
+	/* All readings of the path. */
+	paths() {
+		return this.#kept('paths');
+	}
+
+	#kept(part) {
 		let value = this.#found.get(part);
 
 		if (value === undefined) {
@@ -50,7 +62,7 @@ class Parts {
 			case 'host':
 				return this.#said('x-forwarded-host').toLowerCase().replace(/:\d+$/, '').replace(/\.$/, '');
 			default:
-				return normalPath(this.#said('x-forwarded-uri'));
+				return readingsOf(this.#said('x-forwarded-uri'));
 		}
 	}
 
@@ -71,12 +83,11 @@ function hostMatcher(pattern) {
 
 const oneOf = (values) => (value) => values.includes(value);
 
-/* The conditions of a rule: [part, test]. */
-function conditionsOf({ method, host, path, headers = {} }) {
+/* The conditions of a rule on all but the path: [part, test]. */
+function conditionsOf({ method, host, headers = {} }) {
 	return [
 		...(method ? [['method', oneOf(method)]] : []),
 		...(host ? [['host', hostMatcher(host)]] : []),
-		...(path ? [['path', pathMatcher(path)]] : []),
 		...Object.entries(headers).map(([name, wanted]) => [`header:${name}`,
 			wanted === '*' ? (value) => value !== '' : (value) => value === wanted]),
 	];
@@ -84,14 +95,15 @@ function conditionsOf({ method, host, path, headers = {} }) {
 
 /* A function of a request of node:http that gives its calls. */
 function requestRules({ hops, ipv6Prefix, rules }) {
-	const compiled = rules.map((rule) => ({ ...rule, conditions: conditionsOf(rule.match) }));
+	const compiled = rules.map((rule) => ({ ...rule, conditions: conditionsOf(rule.match), onPath: rule.match.path && pathMatcher(rule.match.path) }));
 
 	return (request) => {
 		const parts = new Parts(request, { hops, ipv6Prefix });
 		const calls = [];
 
-		for (const { conditions, policy, key, cost, lease, away, stop } of compiled) {
+		for (const { conditions, onPath, policy, key, cost, lease, away, stop } of compiled) {
 			if (!conditions.every(([part, test]) => test(parts.get(part)))) continue;
+			if (onPath && !parts.paths().some(onPath)) continue;
 			if (policy !== undefined) {
 				const values = key.map((part) => parts.get(part));
 
@@ -99,7 +111,7 @@ function requestRules({ hops, ipv6Prefix, rules }) {
 				if (values.includes('')) continue;
 				calls.push({ policy, key: keyOf(values), cost, lease, away });
 			}
-			if (stop) break;
+			if (stop && (!onPath || parts.paths().every(onPath))) break;
 		}
 		return calls;
 	};

@@ -38,6 +38,13 @@ test('away is that of the file where a rule says nothing', () => {
 	assert.deepStrictEqual(grpc.domains.d[0].descriptors.map(({ away }) => away), ['deny', 'allow']);
 });
 
+test('a password is in no message', () => {
+	for (const value of [{ database: 'postgresql://u:secret@h/d' }, { database: 'postgres:/u:secret@h' }, { http: { database: 'postgresql://u:secret@h/d' } }, { databse: 'postgresql://u:secret@h/d' }, { x: { database: 'u:secret@h' } },
+		'{"database": "u:secret"@h"}', '{"database": secret}']) {
+		assert.throws(() => read(value), (error) => !error.message.includes('secret'), JSON.stringify(value));
+	}
+});
+
 const rule = (fields) => ({ http: { rules: [{ policy: 'web', ...fields }] } });
 const tree = (...descriptors) => ({ grpc: { domains: { d: descriptors } } });
 
@@ -52,7 +59,7 @@ const WRONG = [
 	[{ http: { listen: '127.0.0.1:99999' } }, /not "127\.0\.0\.1:99999"$/],
 	[{ http: { hops: -1 } }, /: http\.hops must be a whole number from 0 to 100, not -1$/],
 	[{ http: {}, timeout: '1s' }, /: timeout must be a number from 1 to 60000, not "1s"$/],
-	[{ http: {}, database: 'host=x' }, /: database must begin with "postgresql:\/\/", not "host=x"$/],
+	[{ http: {}, database: 'host=x' }, /: database must begin with "postgresql:\/\/", not what it is$/],
 	[rule({ policy: 'a:b' }), /: http\.rules\[0\]\.policy must be the name of a policy, of 1 to 63 bytes without ":", not "a:b"$/],
 	[rule({ policy: 'ä'.repeat(32) }), /http\.rules\[0\]\.policy must be/],
 	[rule({ polcy: 'a' }), /: http\.rules\[0\]\.polcy is not known: "a"\. http\.rules\[0\] may have comment, match, policy/],

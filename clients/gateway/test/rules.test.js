@@ -75,6 +75,19 @@ test('all rules that match, until one stops', () => {
 	assert.deepStrictEqual(of({ 'x-plan': 'x' }), ['plan', 'web']);
 });
 
+test('no way to write a path leads around a rule', () => {
+	const rules = rulesOf([{ match: { path: '/static/**' }, stop: true }, { match: { path: '/api/**' }, policy: 'api' }, { policy: 'web' }]);
+	const of = (path) => policies(rules(request({ 'x-forwarded-uri': path })));
+
+	for (const path of ['/static/a.css', '/static/a/../b', '/static//./a', '/static/a;v=1']) assert.deepStrictEqual(of(path), [], path);
+	for (const path of ['/api/x/../../static/y', '/api/x/%2e%2e/%2E%2e/static/y', '/api/..;/static/y', '/static/../api/y', '/static/..;/api/y', '/static/%2e.%3b%2fapi/y', '/api;v=1/y', '/x/../api']) {
+		assert.deepStrictEqual(of(path), ['api', 'web'], path);
+	}
+	for (const path of ['/x/../static/y', '/static/../x', '/static;/y']) assert.deepStrictEqual(of(path), ['web'], path);
+	// a path of the largest size
+	assert.deepStrictEqual(of(`/${'a;/../'.repeat(10000)}api/y`), ['api', 'web']);
+});
+
 test('whom', () => {
 	const key = (headers, options, parts = ['address'], from) => rulesOf([{ policy: 'web', key: parts }], options)(request(headers, from))[0]?.key;
 

@@ -5,9 +5,11 @@
 'use strict';
 
 const assert = require('node:assert');
+const { join } = require('node:path');
 const { test } = require('node:test');
-const { HOSTILE, HOSTILE_LIMITER, HOSTILE_POLICY, PASSWORD, ask, connect, fill, logIn, newConsole, newDatabase, newProxy, until } = require('./support');
+const { CONSOLE, HOSTILE, HOSTILE_LIMITER, HOSTILE_POLICY, PASSWORD, ask, connect, fill, logIn, newConsole, newDatabase, newProxy, until } = require('./support');
 const { newProcess } = require('./process');
+const { Sessions } = require(join(CONSOLE, 'lib/sessions.js'));
 
 const database = newDatabase('api');
 const PAGES = ['now', 'throttled', 'offenders', 'review', 'policies', 'stores', 'thresholds', 'actions', 'session'];
@@ -92,7 +94,11 @@ test('roles and passwords of PostgreSQL, and the right to look, let somebody in'
 	assert.match(headers['set-cookie'][0], /^ratelimit-console-\d+=[\w-]{43}; Path=\/; HttpOnly; SameSite=Strict$/);
 	assert.deepStrictEqual({ ...json, token: typeof json.token, server: typeof json.server }, { role: 'viola', database: 'api', server: 'string', mayAct: false, token: 'string' });
 	assert.doesNotMatch(JSON.stringify(json), new RegExp(headers['set-cookie'][0].split(/[=;]/)[1]));
-	assert.strictEqual((await console.ask('GET', '/api/session', { as: { cookie: headers['set-cookie'][0].split(';')[0] } })).json.token, json.token);
+
+	// the token is told once
+	const { token, ...others } = json;
+
+	assert.deepStrictEqual((await console.ask('GET', '/api/session', { as: { cookie: headers['set-cookie'][0].split(';')[0], token } })).json, others);
 });
 
 test('a server that does not ask for the password lets nobody in', async (t) => {
@@ -125,11 +131,11 @@ test('over TLS the cookie is for this host and TLS only', async (t) => {
 	// what a proxy in front sends on
 	const behind = { ask: (method, path, { headers, ...options } = {}) => ask(`http://127.0.0.1:${console.port}`, method, path,
 		{ ...options, headers: { Host: 'console.example.com', ...(method === 'POST' ? { Origin: 'https://console.example.com' } : {}), ...headers } }) };
-	const { status, headers } = await behind.ask('POST', '/api/login', { body: { role: 'viola', password: PASSWORD } });
+	const { status, headers, json } = await behind.ask('POST', '/api/login', { body: { role: 'viola', password: PASSWORD } });
 
 	assert.strictEqual(status, 200);
 	assert.match(headers['set-cookie'][0], /^__Host-ratelimit-console=[\w-]{43}; Path=\/; HttpOnly; SameSite=Strict; Secure$/);
-	assert.strictEqual((await behind.ask('GET', '/api/now', { as: { cookie: headers['set-cookie'][0].split(';')[0] } })).status, 200);
+	assert.strictEqual((await behind.ask('GET', '/api/now', { as: { cookie: headers['set-cookie'][0].split(';')[0], token: json.token } })).status, 200);
 	assert.strictEqual((await behind.ask('GET', '/', { headers: { Host: `127.0.0.1:${console.port}` } })).status, 421);
 	assert.strictEqual((await behind.ask('POST', '/api/login', { headers: { Origin: 'http://console.example.com' }, body: {} })).status, 403);
 });
@@ -153,6 +159,37 @@ test('attempts to log in are limited, by address and by role', async (t) => {
 	for (let i = 0; i < 12; i++) others.push((await from(`198.51.100.${i}`, 'viola')).status);
 	assert.deepStrictEqual([others[8], others[11]], [401, 429], 'but not very many of them');
 	assert.strictEqual((await from('203.0.113.1', 'oscar', PASSWORD)).status, 200, 'another role can');
+});
+
+test('a role and a password that are no texts are wrong, and no mistake of the console', async (t) => {
+	const console = await newConsole(t, database, { hops: 1 });
+
+	for (const [i, role] of ['{"toString":1}', `${'['.repeat(7000)}${']'.repeat(7000)}`, '["viola"]', 'null', '7'].entries()) {
+		const { status } = await console.ask('POST', '/api/login', { headers: { 'X-Forwarded-For': `192.0.2.${i}` }, body: `{"role":${role},"password":"x"}` });
+
+		assert.strictEqual(status, 401, role.slice(0, 40));
+	}
+});
+
+test('a login that there is no room for leaves no connection', () => {
+	const sessions = new Sessions({ idle: 1000, session: 1000 }, 'http://127.0.0.1:1');
+	const ended = [];
+	const open = (role) => sessions.open({ facts: { role }, connections: { end: () => ended.push(role) } });
+
+	for (let i = 0; i < 100; i++) open(`role${i % 10}`);
+	assert.throws(() => open('other'), { status: 503, code: 'full' });
+	assert.deepStrictEqual(ended, ['other']);
+	// one more of the same role takes the place of its first
+	open('role3');
+	assert.deepStrictEqual(ended, ['other', 'role3']);
+});
+
+test('it says so if all who are behind a proxy share their attempts', async (t) => {
+	for (const [hops, says] of [['0', true], ['1', false]]) {
+		const { output } = await newProcess(t, database, { args: ['--origin', 'https://console.example.com', '--hops', hops] });
+
+		assert.strictEqual(/--hops is 0/.test(output()), says);
+	}
 });
 
 test('the Host header is a name of ours', async (t) => {
@@ -185,7 +222,11 @@ test('a request that changes something is from our own page', async (t) => {
 	for (const headers of [{ Origin: 'https://evil.example.com' }, { Origin: null }, { 'Sec-Fetch-Site': 'cross-site' }]) {
 		assert.strictEqual((await console.ask('POST', '/api/login', { headers, body: { role: 'oscar', password: PASSWORD } })).status, 403);
 	}
-	// what only looks needs no token, but is not for other sites
+	// nor is what only looks for other sites, or for who has only the cookie, which browsers send to other ports, too
+	for (const path of [...PAGES.map((page) => `/api/${page}`), '/api/key?key=k', '/api/hours?key=k']) {
+		await refused(console, 403, 'GET', path, { as: { cookie: oscar.cookie } });
+		await refused(console, 403, 'GET', path, { as: { cookie: oscar.cookie, token: viola.token } });
+	}
 	await refused(console, 403, 'GET', '/api/now', { as: oscar, headers: { 'Sec-Fetch-Site': 'same-site' } });
 	await refused(console, 403, 'GET', '/api/now', { as: oscar, headers: { Origin: 'http://localhost:1' } });
 	assert.strictEqual((await console.ask('GET', '/api/now', { as: oscar })).headers['access-control-allow-origin'], undefined);
@@ -371,6 +412,17 @@ test('what a rule would have done to the violations, and to a log', async (t) =>
 	}
 });
 
+test('only so many simulations run at a time', async (t) => {
+	const console = await newConsole(t, database);
+	const viola = await logIn(console, 'viola');
+	const body = { rules: [{ limiter: 'user', capacity: 1, refill: 1 }], log: '2026-01-01T12:00:00Z\t203.0.113.7\n'.repeat(50000) };
+	const answers = await Promise.all(Array.from({ length: 6 }, () => console.ask('POST', '/api/simulate', { as: viola, body }).catch(({ code }) => ({ status: code }))));
+
+	assert.ok(answers.filter(({ status }) => status === 200).length >= 1);
+	assert.ok(answers.some(({ status, json }) => status === 503 && json.error === 'busy'), answers.map(({ status }) => status).join());
+	assert.strictEqual((await console.ask('POST', '/api/simulate', { as: viola, body })).status, 200, 'afterwards it can');
+});
+
 test('a session ends: when its person logs out, does nothing, or has had it for long', async (t) => {
 	const console = await newConsole(t, database, { idle: 2500, session: 6000 });
 	const oscar = await logIn(console, 'oscar');
@@ -447,6 +499,18 @@ test('a lost database is a clear message, and the session goes on after it', asy
 	proxy.start();
 	await until(async () => (await console.ask('GET', '/api/now', { as: oscar })).status === 200, 'it is back');
 	assert.doesNotMatch(console.output(), new RegExp(PASSWORD.slice(2, 8)), 'the password is not in the log');
+});
+
+test('a role that may not log in any more, or has another password, has no session for long', async (t) => {
+	const console = await newConsole(t, database, { lifetime: 1 });
+	const viola = await logIn(console, 'viola');
+	const isOver = async () => (await console.ask('GET', '/api/now', { as: viola })).status === 401;
+
+	t.after(() => database.query('ALTER ROLE viola LOGIN'));
+	assert.strictEqual(await isOver(), false);
+	await database.query('ALTER ROLE viola NOLOGIN');
+	// however often it is used
+	await until(isOver, 'it ends');
 });
 
 test('a password that is changed ends the session', async (t) => {

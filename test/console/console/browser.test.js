@@ -7,6 +7,7 @@
 
 const assert = require('node:assert');
 const { writeFileSync } = require('node:fs');
+const { createServer } = require('node:http');
 const { tmpdir } = require('node:os');
 const { join } = require('node:path');
 const { after, before, test } = require('node:test');
@@ -145,6 +146,34 @@ if (needed.skip) {
 		await holds(page, () => document.querySelector('main[data-state=shown] [data-part=hours] figure'));
 		assert.ok((await text(page)).includes(HOSTILE[0]));
 		assert.deepStrictEqual(page.wrong, []);
+	});
+
+	test('a session is kept by a reload and in other tabs, and a page of another port cannot use it', async (t) => {
+		const console = await newConsole(t, database);
+		const page = await newWindow(t, 1400, 'light');
+		let cookie;
+		const other = createServer((request, response) => {
+			cookie ??= request.headers.cookie;
+			response.setHeader('Content-Type', 'text/html').end('<!doctype html><title>other</title>');
+		});
+
+		t.after(() => other.close());
+		await new Promise((done) => {
+			other.listen(0, '127.0.0.1', done);
+		});
+		await logIn(page, console.origin);
+		await shown(page, 'now');
+		await page.reload();
+		await shown(page, 'now');
+
+		const tab = await page.browserContext().newPage();
+
+		await tab.goto(`${console.origin}/#/stores`);
+		await shown(tab, 'stores');
+		await tab.goto(`http://127.0.0.1:${other.address().port}/`);
+		assert.match(cookie, /ratelimit-console/, 'browsers send it there');
+		assert.strictEqual((await console.ask('GET', '/api/session', { as: { cookie } })).status, 403);
+		assert.strictEqual((await console.ask('GET', '/api/now', { as: { cookie } })).status, 403);
 	});
 
 	test('whoever may only look has no buttons to act', inFull, async (t) => {

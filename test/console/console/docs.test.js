@@ -142,7 +142,7 @@ test('the commands of the page', full ? {} : { skip: 'in the full form only' }, 
 
 	assert.strictEqual(proxied.status, 200, proxied.text);
 	assert.match(proxied.headers['set-cookie'][0], /^__Host-.*; Secure$/);
-	assert.strictEqual((await over('GET', '/api/now', { Cookie: proxied.headers['set-cookie'][0].split(';')[0] })).status, 200);
+	assert.strictEqual((await over('GET', '/api/now', { Cookie: proxied.headers['set-cookie'][0].split(';')[0], 'X-CSRF-Token': JSON.parse(proxied.text).token })).status, 200);
 	assert.strictEqual((await over('GET', '/', { Host: 'evil.example.com' })).status, 421);
 	// the address that nginx has seen counts, whatever the client says
 	for (let i = 0; i < 12; i++) await over('POST', '/api/login', { Origin: 'https://console.example.com', 'Content-Type': 'application/json', 'X-Forwarded-For': `192.0.2.${i}` }, JSON.stringify({ role: 'alice', password: 'wrong' }));

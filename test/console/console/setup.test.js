@@ -36,6 +36,16 @@ test('it can be run again, and what was written down stays', async (t) => {
 	assert.strictEqual(await blocked('kept'), 1);
 });
 
+test('nobody else may be the role that owns the schema', async (t) => {
+	for (const [wrong, right] of [['ALTER ROLE ratelimit_console LOGIN', 'ALTER ROLE ratelimit_console NOLOGIN'], ['GRANT ratelimit_console TO oscar', 'REVOKE ratelimit_console FROM oscar']]) {
+		t.after(() => database.query(right));
+		await database.query(wrong);
+		assert.throws(() => setUp(database.name), /may log in or has members/);
+		await database.query(right);
+	}
+	setUp(database.name);
+});
+
 test('the extension may move to another schema', async (t) => {
 	await database.query('CREATE SCHEMA moved; ALTER EXTENSION ratelimit SET SCHEMA moved');
 	setUp(database.name);
@@ -131,6 +141,25 @@ test('tokens are given once, however often it is rolled back', async (t) => {
 	assert.strictEqual(await database.value("SELECT round(tokens)::int FROM rate_limit_status WHERE key = 'rich'"), 20);
 });
 
+test('nobody can use up or fill the bucket that an action is counted by', async (t) => {
+	const oscar = await as(t, 'oscar');
+	const viola = await as(t, 'viola');
+	const id = await oscar.value(ASK, ['reward', 'user', 'poor', '{"tokens": 10}', 'ten, once']);
+
+	await database.query("SELECT rl_consume('poor', 100, 0.0001, 90, 'user')");
+	// whoever has USAGE may call what every role may call
+	for (const name of [`action ${id}`, `${id}`]) await viola.run('SELECT "rate limits".rl_consume($1, 1, 0.0001, 1, \'ratelimit_console\')', [name]);
+	await oscar.run('BEGIN');
+	assert.strictEqual((await oscar.run(PERFORM, [id]))[0].done, true);
+	await oscar.run('ROLLBACK');
+	for (const { key } of await database.query("SELECT key FROM rate_limit_status WHERE limiter = 'ratelimit_console'")) {
+		await oscar.run('SELECT "rate limits".rl_consume($1, 1e9, 1e9, 0, \'ratelimit_console\')', [key]);
+	}
+	await assert.rejects(oscar.run(PERFORM, [id]), /has been tried already/);
+	assert.strictEqual(await database.value("SELECT round(tokens)::int FROM rate_limit_status WHERE key = 'poor'"), 20);
+	await refused(oscar.run('SELECT * FROM ratelimit_console.secret'));
+});
+
 test('what is written down names who has logged in, and only that role can have it done', async (t) => {
 	const oscar = await as(t, 'oscar');
 	const trusting = await as(t, 'trusting');
@@ -176,6 +205,9 @@ test('what makes no sense is not written down', async (t) => {
 		[['reset', 'user', 'k'.repeat(256), '{}', 'why not'], /key/],
 		[['reset', 'user', 'k', '[]', 'why not'], /details/],
 		[['reset', 'user', 'k', '{"who": "viola"}', 'why not'], /details/],
+		[['reset', 'ratelimit_console', 'k', '{}', 'why not'], /own/],
+		[['reset', 'user', 'k', `{"period": "${'x'.repeat(10000)}"}`, 'why not'], /10000 bytes/],
+		[['reward', 'user', 'k', `{"tokens": "1${' '.repeat(10000)}"}`, 'why not'], /10000 bytes/],
 		[['block', 'user', 'k', '{}', 'why not'], /duration/],
 		[['block', 'user', 'k', '{"duration": "-1 hour"}', 'why not'], /duration/],
 		[['block', 'user', 'k', '{"duration": "soon"}', 'why not'], /interval/],

@@ -120,7 +120,7 @@ function ask(origin, method, path, { as, headers = {}, body } = {}) {
 		Host: host,
 		...(method === 'POST' ? { Origin: origin, 'Content-Type': 'application/json', 'Sec-Fetch-Site': 'same-origin' } : {}),
 		...(as ? { Cookie: as.cookie } : {}),
-		...(as && method === 'POST' ? { 'X-CSRF-Token': as.token } : {}),
+		...(as ? { 'X-CSRF-Token': as.token ?? null } : {}),
 		...headers,
 	};
 

@@ -3,6 +3,7 @@
 
 const assert = require('node:assert');
 const { execFileSync, spawnSync } = require('node:child_process');
+const dgram = require('node:dgram');
 const { readFileSync, readdirSync, rmSync } = require('node:fs');
 const net = require('node:net');
 const { join } = require('node:path');
@@ -202,6 +203,28 @@ test('a policy that does not exist does as away says, and only its own requests'
 	// it goes again while others are decided
 	await database.pool.query("DELETE FROM rate_limit_policies WHERE policy = 'gone'");
 	assert.deepStrictEqual((await all()).map(({ status }) => status), Array.from({ length: 30 }, (_, i) => [200, 200, 429][i % 3]));
+});
+
+test('a key that the database cannot hold does not decide the requests of others', async (t) => {
+	const database = await newDatabase(t, { web: { capacity: 3 } }, "ENCODING 'LATIN1' TEMPLATE template0");
+	const gateway = await startGateway(t, { ...rules({ policy: 'web', key: 'header:x-key' }), timeout: 10000, reports: { seconds: 0.05 } }, { database });
+	const ask = (key) => check(gateway, { 'X-Key': Buffer.from(key).toString('latin1') }).then(({ status }) => status);
+	const allowed = async (keys) => (await Promise.all(keys.map(ask))).filter((status) => status === 200).length;
+
+	// in the same queries
+	assert.strictEqual(await allowed(Array.from({ length: 100 }, (_, i) => ['good', '\u65e5\u672c', '\u00e4'][i % 3])), 9);
+
+	const socket = dgram.createSocket('udp4');
+
+	t.after(() => socket.close());
+	socket.send('{"key":"\u65e5","limiter":"l"}\n{"key":"good","limiter":"l"}', gateway.ports.reports, '127.0.0.1');
+	await until(async () => (await database.pool.query("SELECT FROM rate_limit_pending WHERE limiter = 'l'")).rows.length === 2, 'both are reported');
+
+	// a limiter is not the client's; one that the database cannot hold does not stay in the way of others
+	socket.send('{"key":"k","limiter":"\u65e5"}', gateway.ports.reports, '127.0.0.1');
+	await until(() => gateway.output.includes('reports of 1 keys are lost'), 'it says so');
+	socket.send('{"key":"next","limiter":"l"}', gateway.ports.reports, '127.0.0.1');
+	await until(async () => (await database.pool.query("SELECT FROM rate_limit_pending WHERE key = 'next'")).rows.length === 1, 'the next one is reported');
 });
 
 test('a role with the rights of the page, and one without', async (t) => {

@@ -77,11 +77,11 @@ async function freePorts(n) {
 let databases = 0;
 
 /* A database with the extension and policies: { name, pool, policy(name, columns) }. */
-async function newDatabase(t, policies = {}) {
+async function newDatabase(t, policies = {}, options = '') {
 	const name = `gateway_${process.pid}_${++databases}`;
 	const admin = new Pool({ max: 1 });
 
-	await admin.query(`CREATE DATABASE ${name}`);
+	await admin.query(`CREATE DATABASE ${name} ${options}`);
 
 	const pool = new Pool({ database: name, max: 4 });
 
