@@ -210,6 +210,9 @@ SELECT got(rl_acquire_policy('plan', 'u', 3)), got(rl_acquire_policy('plan', 'u'
 INSERT INTO rate_limit_exceptions (policy, tier, key, action, capacity, refill, factor) VALUES
 	('plan', NULL, 'half', 'factor', NULL, NULL, 0.5), ('plan', NULL, 'none', 'deny', NULL, NULL, NULL), ('plan', 'at once', 'any', 'allow', NULL, NULL, NULL), ('plan', NULL, 'ten', 'rule', 10, 1, NULL);
 SELECT got(rl_acquire_policy('plan', 'half', 1)), got(rl_acquire_policy('plan', 'half', 2)), got(rl_acquire_policy('plan', 'none')), got(rl_acquire_policy('plan', 'any', 1000)), got(rl_acquire_policy('plan', 'ten', 10)), got(rl_acquire_policy('plan', 'ten', 11));
+UPDATE rate_limit_policies SET capacity = 100 WHERE tier = 'at once';
+UPDATE rate_limit_exceptions SET factor = 1.15 WHERE key = 'half';
+SELECT got(rl_acquire_policy('plan', 'half', 115)), got(rl_acquire_policy('plan', 'half', 116));
 DELETE FROM rate_limit_exceptions;
 -- in shadow, not enabled
 UPDATE rate_limit_policies SET shadow = true WHERE policy = 'only';

@@ -32,6 +32,8 @@
  */
 #include "postgres.h"
 
+#include <math.h>
+
 #include "access/xact.h"
 #include "core/settings.h"
 #include "core/transaction.h"
@@ -747,6 +749,7 @@ static int32
 slots_of(const Tier *tier, const ExceptionRow *exception)
 {
 	double		slots = tier->capacity;
+	double		nearest;
 
 	if (exception && exception->action == EXCEPTION_DENY)
 		slots = 0;
@@ -754,6 +757,10 @@ slots_of(const Tier *tier, const ExceptionRow *exception)
 		slots = exception->capacity;
 	else if (exception && exception->action == EXCEPTION_FACTOR)
 		slots *= exception->factor;
+	/* what a decimal factor means is a whole number, if it is one but for rounding */
+	nearest = rint(slots);
+	if (fabs(slots - nearest) <= nearest * 0x1p-51)
+		slots = nearest;
 	return (int32) Min(slots, PG_INT32_MAX);
 }
 

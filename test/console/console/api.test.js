@@ -455,7 +455,7 @@ test('a session ends: when its person logs out, does nothing, or has had it for 
 });
 
 test('a slow database is a clear message', async (t) => {
-	const console = await newConsole(t, database, { timeout: 400 });
+	const console = await newConsole(t, database, { timeout: 1000 });
 	const oscar = await logIn(console, 'oscar');
 	const other = await connect({ database: database.name });
 
@@ -466,10 +466,10 @@ test('a slow database is a clear message', async (t) => {
 	const { status, json } = await console.ask('POST', '/api/actions', { as: oscar, body: BLOCK });
 
 	assert.deepStrictEqual([status, json.error], [504, 'timeout']);
-	assert.strictEqual((await console.ask('GET', '/api/now', { as: oscar })).status, 200, 'what is not slow works');
+	await until(async () => (await console.ask('GET', '/api/now', { as: oscar })).status === 200, 'what is not slow works');
 	await other.query('ROLLBACK');
 	assert.strictEqual(await isBlocked('somebody'), false);
-	assert.strictEqual((await console.ask('GET', '/api/offenders', { as: oscar })).status, 200);
+	await until(async () => (await console.ask('GET', '/api/offenders', { as: oscar })).status === 200, 'it is quick again');
 });
 
 test('a lost database is a clear message, and the session goes on after it', async (t) => {
