@@ -178,7 +178,7 @@ $sql->('CREATE SCHEMA elsewhere; ALTER EXTENSION ratelimit SET SCHEMA elsewhere;
 is(obeyed("SELECT (elsewhere.rl_throttle_policy('p', 'k', 0)).capacity"), $n, 'in another schema');
 $sql->("UPDATE elsewhere.rate_limit_policies SET capacity = 3 WHERE policy = 'p'");
 is(obeyed("SELECT (elsewhere.rl_throttle_policy('p', 'k', 0)).capacity"), 3, '... a change is obeyed');
-$sql->("SET search_path = elsewhere, public; CREATE TEMP TABLE rate_limit_policies (LIKE elsewhere.rate_limit_policies); INSERT INTO rate_limit_policies (policy, tier, capacity, refill, quota, shadow, enabled) SELECT 'p', 'default', 1, 0, true, false, false; SELECT 1 / ((rl_throttle_policy('p', 'k', 0)).capacity = 3)::int");
+$sql->("SET search_path = elsewhere, public; CREATE TEMP TABLE rate_limit_policies (LIKE elsewhere.rate_limit_policies); INSERT INTO rate_limit_policies (policy, tier, capacity, refill, quota, shadow, enabled, slots) SELECT 'p', 'default', 1, 0, true, false, false, false; SELECT 1 / ((rl_throttle_policy('p', 'k', 0)).capacity = 3)::int");
 $sql->('ALTER EXTENSION ratelimit SET SCHEMA public');
 is(obeyed(), 3, '... and back');
 $sql->("DROP EXTENSION ratelimit; CREATE EXTENSION ratelimit; INSERT INTO rate_limit_policies (policy, capacity, refill, quota) VALUES ('p', 6, 0, true)");

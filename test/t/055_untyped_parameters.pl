@@ -106,6 +106,7 @@ my @calls = (
 	[ 'SELECT rl_block($1, $2)', [ 'KEY', '1 hour' ], 'text interval', 'void', '' ],
 	[ 'SELECT rl_block($1, $2, $3)', [ 'KEY', '1 hour', 'login' ], 'text interval text', 'void', '' ],
 	[ 'SELECT rl_unblock($1)', ['KEY'], 'text', 'bool', 'f' ],
+	[ 'SELECT count(*) >= 0 FROM rl_status($1)', [ 'KEY' ], 'text', 'bool', 't' ],
 	[ 'SELECT rl_acquire($1, $2) > 0', [ 'KEY', 2 ], 'text int4', 'bool', 't' ],
 	[ 'SELECT rl_acquire_policy($1, $2) > 0', [ 'slots', 'KEY' ], 'text text', 'bool', 't' ],
 	[ 'SELECT rl_acquire_policy($1, $2, $3) IS NULL', [ 'slots', 'KEY', 3 ], 'text text int4', 'bool', 't' ],
