@@ -454,6 +454,8 @@ declare -A condition=(
 	[policy]="length(many) > 0 AND rl_consume_policy('plan', one)"
 	[tiers]="length(many) > 0 AND rl_consume_policy('tiers', one)"
 	[acquire]="length(many) > 0 AND rl_release(rl_acquire(one, 10))"
+	[acquire_policy]="length(many) > 0 AND rl_release(rl_acquire_policy('slots', one))"
+	[renew]="length(many) > 0 AND rl_renew((SELECT rl_acquire('renewed', 1000000, hold => '1 hour')), '1 hour')"
 	[initial]="length(many) > 0 AND rl_consume_policy('initial', one)"
 	[policies]="length(many) > 0 AND (rl_consume_policies('{plan,plan}', ARRAY[one, 'all']))[1].allowed"
 	[throttle_each]="length(many) > 0 AND (rl_throttle_each(ARRAY[one, 'all'], '{1e9,1e9}', '{1,1}'))[1].allowed"
@@ -485,6 +487,7 @@ make_calls()
 				'user:1' AS one, 'user:' || i AS each
 			FROM generate_series(1, $1) i;
 		VACUUM ANALYZE calls;
+		INSERT INTO rate_limit_policies (policy, capacity, slots) VALUES ('slots', 10, true);
 		INSERT INTO rate_limit_policies (policy, tier, capacity, refill, initial) VALUES
 			('plan', 'default', 1e9, 1, NULL), ('initial', 'default', 1e9, 1, 5e8),
 			('tiers', 'second', 1e9, 1, NULL), ('tiers', 'hour', 1e9, 2, NULL)
