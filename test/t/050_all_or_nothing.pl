@@ -229,7 +229,7 @@ is($sql->("SELECT count(*) FROM rate_limit_status WHERE store <> 'memory'"), 0, 
 is($sql->("BEGIN READ ONLY; SELECT rl_consume_all('{memory2,table2}', '{10,10}', '{0,0}', '{1,1}'), rl_consume_all('{memory2,table2}', '{10,10}', '{0,0}', '{1,6}'); COMMIT"),
 	't|f', 'memory: in a read-only transaction, too');
 is($sql->("SELECT tokens FROM rate_limit_status WHERE key IN ('memory2', 'table2') ORDER BY key"), "4\n5", 'memory: ... with the same result');
-is($sql->("BEGIN; SELECT rl_consume_all('{memory2,table2}', '{10,10}', '{0,0}', '{1,1}'); ROLLBACK; SELECT string_agg(tokens::text, ' ') FROM rate_limit_status WHERE key IN ('memory2', 'table2')"),
+is($sql->("BEGIN; SELECT rl_consume_all('{memory2,table2}', '{10,10}', '{0,0}', '{1,1}'); ROLLBACK; SELECT string_agg(tokens::text, ' ' ORDER BY key) FROM rate_limit_status WHERE key IN ('memory2', 'table2')"),
 	"t\n3 4", 'memory: not undone by a rollback') or diag $sql->($state);
 $sql->('SELECT rl_reset_all(NULL)');
 

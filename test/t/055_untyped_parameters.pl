@@ -339,7 +339,7 @@ SKIP:
 	# the text of what node-postgres makes values of
 	my $json = JSON::PP->new->canonical->allow_nonref;
 	my %value_of = (
-		t => 'true', f => 'false', 10 => '10', 4 => '4', 9 => '9', 8 => '8', '9.5' => '9.5', 0 => '0', -2 => '-2', '0.1' => '0.1',
+		t => 'true', f => 'false', 10 => '10', 4 => '4', 9 => '9', 8 => '8', '9.5' => '9.5', 0 => '0', -2 => '-2', '0.1' => '0.1', 1 => '1', '2.5' => '2.5',
 		'{t,t,f}' => '[true,true,false]', '{t,f}' => '[true,false]', '{t}' => '[true]');
 
 	foreach my $mode ('simple', 'parameters', 'prepared')
