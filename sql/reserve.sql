@@ -142,7 +142,7 @@ SELECT settle('a', 3), (rl_count('u', '100 years', 0, 'budget')).hits, tokens('u
 SELECT settle('b', 102.5), (rl_count('w', '100 years', 0, 'budget')).hits, tokens('w', 10, 0, 'budget/burst'), rl_consume_policy('budget', 'w');
 SELECT rl_reserve_policy('budget', 'u', 11), (rl_count('u', '100 years', 0, 'budget')).hits;
 -- names of the greatest length
-INSERT INTO rate_limit_policies (policy, tier, capacity, period) SELECT repeat('p', 60), 't' || i, 10, '100 years from 1970-01-01 00:00 America/Argentina/ComodRivadavia' FROM generate_series(1, 8) i;
+INSERT INTO rate_limit_policies (policy, tier, capacity, period) SELECT repeat('p', 60), 't' || i, 10, '100 years from 1970-01-01 00:00 America/North_Dakota/New_Salem' FROM generate_series(1, 8) i;
 SELECT keep('a', rl_reserve_policy(repeat('p', 60), repeat('k', 255), 8)), (SELECT count(DISTINCT period) FROM rate_limit_reservations), settle('a', 3);
 
 -- settings
