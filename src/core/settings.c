@@ -19,6 +19,7 @@
 
 #include <limits.h>
 
+#include "access/xact.h"
 #include "core/settings.h"
 #include "miscadmin.h"
 #include "utils/guc.h"
@@ -138,7 +139,8 @@ settings_define(void)
 		PGC_POSTMASTER : PGC_SIGHUP;
 	int			sizes[MAX_SIZES];
 
-	settings_overridden = is_overridden("ratelimit.shared_memory");
+	/* a parallel worker that loads the library itself cannot take what is configured */
+	settings_overridden = IsInParallelMode() || is_overridden("ratelimit.shared_memory");
 	for (int i = 0; i < lengthof(all_sizes); i++)
 	{
 		settings_overridden |= is_overridden(all_sizes[i].name);
