@@ -757,7 +757,7 @@ slots_of(const Tier *tier, const ExceptionRow *exception)
 		slots = exception->capacity;
 	else if (exception && exception->action == EXCEPTION_FACTOR)
 		slots *= exception->factor;
-	/* what a decimal factor means is a whole number, if it is one but for rounding */
+	/* a product that differs from a whole number only by rounding is that number */
 	nearest = rint(slots);
 	if (fabs(slots - nearest) <= nearest * 0x1p-51)
 		slots = nearest;

@@ -7,8 +7,8 @@
  * The table comes before memory.  Buckets move from there to memory, so one that moves
  * meanwhile is shown twice rather than not at all.
  *
- * Of all buckets, none is shown before it is asked for, so that a query with LIMIT looks
- * only at as many as it needs.  A block is shown together with its bucket, and may be
+ * A bucket is shown only when a query asks for it, so that one with LIMIT looks only at
+ * as many as it needs.  A block is shown together with its bucket, and may be
  * found before or after it.  So if there may be blocks, these are collected first, which
  * takes a look at everything.  The buckets of one key are mostly few, and are collected
  * in the same look.  But any role can make as many of them as there are limiters, so if
