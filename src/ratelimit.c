@@ -24,7 +24,7 @@
 #include "core/settings.h"
 #include "core/transaction.h"
 #include "decide/exceptions.h"
-#include "decide/policies.h"
+#include "decide/policy_cache.h"
 #include "decide/postgrest_rules.h"
 #include "memory/block_filter.h"
 #include "memory/databases.h"
@@ -232,7 +232,7 @@ init_once(void)
 	settings_define();
 	sql_init();
 	rows_init();
-	policies_init();
+	policy_cache_init();
 	exceptions_init();
 	postgrest_rules_init();
 	parts_use(parts, lengthof(parts));

@@ -3,7 +3,7 @@
  *		Keys for which policies have exceptions.
  *
  * The exceptions are the rows of rate_limit_exceptions.  A trigger on the table sends an
- * invalidation for every change, as transactional as the change (decide/policies.c).
+ * invalidation for every change, as transactional as the change (decide/policy_cache.c).
  * When one comes, the session brings the filter up to date (table/exceptions.c), and
  * drops what it has read.  The filter then tells for nearly every key without an
  * exception that it has none.  The rows for the other keys are read by the table's

@@ -57,7 +57,6 @@ typedef struct PolicyAnswer
 	int			n_shadows;
 } PolicyAnswer;
 
-extern void policies_init(void);
 extern bool decide_by_policy(const text *policy_name, const text *key, double cost,
 							 BucketCall *calls, TierName *names, int *n_calls,
 							 bool *shadowed);

@@ -4,7 +4,7 @@
  *
  * The rules are the rows of rate_limit_postgrest_rules.  Like policies, they are read
  * when they are first needed and kept in the session until a trigger on the table
- * sends an invalidation (decide/policies.c).  This file does not know what the rules
+ * sends an invalidation (decide/policy_cache.c).  This file does not know what the rules
  * mean: functions/postgrest.c does.
  */
 #include "postgres.h"

@@ -4,7 +4,7 @@
  *		policies: rl_consume_policies(); and the state of a policy's buckets:
  *		rl_status_policy().
  *
- * Reading policies and deciding by them is in decide/policies.c.
+ * Policies are read in decide/policy_cache.c, and decided by in decide/policies.c.
  */
 #include "postgres.h"
 
