@@ -4,7 +4,7 @@
 #               declare a row and its comparisons, take them round after round
 # use, use_peers, use_redis, use_pgbouncer, install_node_modules
 #               throwaway servers, started when a row first needs them
-# rate, pgbench_rate, cpu_us, redis_rate, query_ns
+# rate, pgbench_rate, cpu_us, redis_rate, query_ns, in_turn
 #               measurements; each prints one number
 #
 # A comparison is of two measurements, ours and theirs, taken alternately.  What
@@ -508,6 +508,42 @@ query_ns()
 	SQL
 	awk -v n="$2" '/ s user, .* s system, .* s elapsed/ { print ($2 + $5) * 1e9 / n; exit }' \
 		"$work/query.log"
+}
+
+# in_turn PASSES ROWS CONDITION...: the same of several conditions, one a line.  Their queries
+# take turns, PASSES times, and the median of each counts: what else the host does lasts longer
+# than a short query, so it meets all of them alike.  DATABASE/CONDITION is one in another
+# database, whose session has executed it before.
+in_turn()
+{
+	local passes=$1 rows=$2 pass name select
+	shift 2
+
+	for ((pass = 1; pass <= passes; pass++)); do
+		echo "\\set run $RANDOM$pass"
+		for name; do
+			select="SELECT count(*) FROM calls WHERE ${condition[${name#*/}]};"
+			[[ $name != */* ]] || printf '%s\n' "\\connect ${name%/*}" "$select"
+			printf '%s\n' "SET log_executor_stats = on;" "$select" "RESET log_executor_stats;"
+		done
+	done | PGOPTIONS='-c max_parallel_workers_per_gather=0 -c jit=off -c client_min_messages=log' \
+		psql -XqAt -v ON_ERROR_STOP=1 >"$work/query.log" 2>&1
+	awk -v names="$#" -v rows="$rows" -v passes="$passes" '
+		/ s user, .* s system, .* s elapsed/ { t[n % names, int(n / names)] = ($2 + $5) * 1e9 / rows; n++ }
+		END {
+			if (n != names * passes)
+				exit 1
+			for (i = 0; i < names; i++) {
+				# insertion sort
+				for (j = 1; j < passes; j++) {
+					x = t[i, j]
+					for (k = j - 1; k >= 0 && t[i, k] > x; k--)
+						t[i, k + 1] = t[i, k]
+					t[i, k + 1] = x
+				}
+				print (t[i, int((passes - 1) / 2)] + t[i, int(passes / 2)]) / 2
+			}
+		}' "$work/query.log"
 }
 
 minus()

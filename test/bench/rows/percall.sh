@@ -10,6 +10,9 @@ use_calls()
 	touch "$work/calls.ready"
 }
 
+# rows of a query: few, so that queries that are compared follow each other closely
+few=50000
+
 # percall NAME BASE TARGET TITLE: a comparison of two conditions on a call, see lib.sh
 percall_names=()
 declare -A percall_base percall_target percall_title
@@ -48,35 +51,29 @@ percall denied_many many '<= 1.6' "denied against allowed call: in one query, 10
 row percall quick "a call inside one query: against nextval(), denied against allowed"
 row_percall()
 {
-	local round name floor
-	local -A ns
+	local round name ns
 
-	use_calls
+	use percall
+	make_calls "$few"
 	for name in "${percall_names[@]}"; do
 		show "percall_$name" "${percall_target[$name]}" ' ns' "${percall_title[$name]}"
 	done
 	# round 0 warms up
 	for ((round = 0; round <= rounds; round++)); do
-		floor=$(query_ns floor "$calls")
-		for name in nextval "${percall_names[@]}"; do
-			ns[$name]=$(minus "$(query_ns "$name" "$calls")" "$floor")
-		done
-		[ "$round" -gt 0 ] || continue
 		for name in "${percall_names[@]}"; do
-			sample "percall_$name" "$round" "${ns[$name]}" "${ns[${percall_base[$name]}]}"
+			mapfile -t ns < <(in_turn 20 "$few" floor "$name" "${percall_base[$name]}")
+			[ "$round" = 0 ] || sample "percall_$name" "$round" \
+				"$(minus "${ns[1]}" "${ns[0]}")" "$(minus "${ns[2]}" "${ns[0]}")"
 		done
 	done
 	report "${percall_names[@]/#/percall_}"
 }
 
-# use_exceptions: a server with calls whose keys are names and addresses, and 100,000
-# exceptions for other keys in the table "rows", half of them for networks in the areas
-# that the addresses are in
-use_exceptions()
+# make_exceptions: calls whose keys are names and addresses; 100,000 exceptions for other keys,
+# half of them for networks in the areas that the addresses are in, in the table "rows"
+make_exceptions()
 {
-	use exceptions
-	[ ! -e "$work/exceptions.ready" ] || return 0
-	make_calls "$calls"
+	make_calls "$few"
 	sql >/dev/null <<-'SQL'
 		CREATE FUNCTION v6(n bigint) RETURNS text LANGUAGE sql AS
 			$$ SELECT format('2a00:%s:%s::/', to_hex(n >> 16), to_hex(n & 65535)) $$;
@@ -88,33 +85,31 @@ use_exceptions()
 			UNION ALL SELECT NULL, set_masklen('20.0.0.0'::inet + i * 2688, 26 + i % 7)::cidr FROM generate_series(1, 25000) i
 			UNION ALL SELECT NULL, (v6(i * 2688 + 5) || 48 + i % 5 * 4)::cidr FROM generate_series(1, 25000) i;
 	SQL
-	touch "$work/exceptions.ready"
 }
 
 row exceptions quick "a call by a policy on a key without an exception, beside 100,000 exceptions"
 row_exceptions()
 {
-	local round name ns without ids=()
+	local round name ns
 
-	use_exceptions
-	for name in many v4 v6; do
-		ids+=("exceptions_$name")
-	done
+	use exceptions
+	sql -c 'CREATE DATABASE without'
+	PGDATABASE=without sql -c 'CREATE EXTENSION ratelimit'
+	PGDATABASE=without make_exceptions
+	make_exceptions
+	sql -c "INSERT INTO rate_limit_exceptions (key, network, action) SELECT key, network, 'deny' FROM rows"
+	# the first call by anybody reads all rows
+	sql -c "SELECT rl_consume_policy('plan', 'first')" >/dev/null
 	show exceptions_many '<= 15' ' ns' "what 100k exceptions for others add to a call by a policy, in one query, 10k keys"
 	show exceptions_v4 '<= 15' ' ns' "the same, the keys are IPv4 addresses, half of the exceptions networks around them"
 	show exceptions_v6 '<= 15' ' ns' "the same, the keys are IPv6 prefixes"
 	for ((round = 0; round <= rounds; round++)); do
 		for name in many v4 v6; do
-			sql -c 'TRUNCATE rate_limit_exceptions'
-			without=$(query_ns "policy_$name" "$calls")
-			sql -c "INSERT INTO rate_limit_exceptions (key, network, action) SELECT key, network, 'deny' FROM rows"
-			# the first call by anybody reads all rows
-			sql -c "SELECT rl_consume_policy('plan', 'first')" >/dev/null
-			ns=$(query_ns "policy_$name" "$calls")
-			[ "$round" = 0 ] || sample "exceptions_$name" "$round" "$(minus "$ns" "$without")" -
+			mapfile -t ns < <(in_turn 20 "$few" "postgres/policy_$name" "without/policy_$name")
+			[ "$round" = 0 ] || sample "exceptions_$name" "$round" "$(minus "${ns[0]}" "${ns[1]}")" -
 		done
 	done
-	report "${ids[@]}"
+	report exceptions_many exceptions_v4 exceptions_v6
 }
 
 # use_living N: a server of room for 1.5 times N buckets, as the docs advise, with N
