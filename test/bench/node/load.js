@@ -21,17 +21,13 @@ const KEYS = 10000;
 const POOL = { max: 10 };	// node-postgres's default
 const WARM_UP = 0.5;		// seconds
 
+const FLOOR = { name: 'floor', text: 'SELECT $1::text' };
 const CONSUME = { name: 'rl_consume', text: 'SELECT rl_consume($1, $2, $3)' };
 
 /* Each: make() resolves to { call(key), close() }; call resolves when decided. */
 const modes = {
-	async single() {
-		const pool = new Pool(POOL);
-		return {
-			call: (key) => pool.query({ ...CONSUME, values: [key, 1e9, 1] }),
-			close: () => pool.end(),
-		};
-	},
+	floor: async () => query(FLOOR, (key) => [key]),
+	single: async () => query(CONSUME, (key) => [key, 1e9, 1]),
 	batched: () => client({}),
 	leased: () => client({ lease: true }),
 	async leased_hot() {
@@ -53,6 +49,16 @@ const modes = {
 	flexible_redis: () => flexibleRedis({}),
 	flexible_redis_pipelining: () => flexibleRedis({ enableAutoPipelining: true }),
 };
+
+/* A query a call. */
+function query(prepared, values) {
+	const pool = new Pool(POOL);
+
+	return {
+		call: (key) => pool.query({ ...prepared, values: values(key) }),
+		close: () => pool.end(),
+	};
+}
 
 /* The package of clients/node, as it is by default. */
 async function client(options) {

@@ -69,21 +69,21 @@ row_node_single()
 		"rl_consume, a query a call, pool of 10, against rate-limiter-flexible on Redis"
 }
 
-# compare_latencies ID OURS THEIRS RATE TITLE: from $work/load
+# compare_latencies ID TARGET OURS THEIRS RATE TITLE: from $work/load
 compare_latencies()
 {
 	local p round a b c x y z ids=()
 
 	for p in 50 99 99.9; do
 		ids+=("$1_p$p")
-		show "$1_p$p" "$([ "$p" = 50 ] && echo '<= 1' || echo -)" ' us' \
-			"p$p of latency, $5, at $4 calls/s: $process, 10k keys"
+		show "$1_p$p" "$([ "$p" = 50 ] && echo "$2" || echo -)" ' us' \
+			"p$p of latency, $6, at $5 calls/s: $process, 10k keys"
 	done
 	while read -r round a b c x y z; do
 		sample "$1_p50" "$round" "$a" "$x"
 		sample "$1_p99" "$round" "$b" "$y"
 		sample "$1_p99.9" "$round" "$c" "$z"
-	done < <(awk -v ours="$2" -v theirs="$3" '{ t[$2, $1] = $3 " " $4 " " $5; n = $2 }
+	done < <(awk -v ours="$3" -v theirs="$4" '{ t[$2, $1] = $3 " " $4 " " $5; n = $2 }
 		END { for (i = 1; i <= n; i++) print i, t[i, ours], t[i, theirs] }' "$work/load")
 	report "${ids[@]}"
 }
@@ -101,6 +101,17 @@ row_node_latency()
 	load 1 "$seconds" flexible_redis
 	per_second=$(awk '{ printf "%d", $3 / 2 }' "$work/load")
 	load --rate "$per_second" "$rounds" "$seconds" batched flexible_redis
-	compare_latencies node_latency batched flexible_redis "$per_second" \
+	compare_latencies node_latency '<= 1' batched flexible_redis "$per_second" \
+		"rl_consume_each, calls of a turn gathered, against rate-limiter-flexible on Redis"
+}
+
+row node_floor full "latency in Node of a query that decides nothing"
+row_node_floor()
+{
+	use_node
+	load --rate 2000 "$rounds" "$seconds" floor batched flexible_redis
+	compare_latencies node_floor - floor flexible_redis 2000 \
+		"a query that decides nothing, prepared, against rate-limiter-flexible on Redis"
+	compare_latencies node_calm - batched flexible_redis 2000 \
 		"rl_consume_each, calls of a turn gathered, against rate-limiter-flexible on Redis"
 }
