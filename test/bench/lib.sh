@@ -24,6 +24,8 @@ rounds=11
 seconds=2			# of each measurement of a rate
 warm_up=1			# seconds
 calls=1000000		# in each query that is timed
+few=200000			# in those that take turns: what a query finds outside of the caches is
+					# a small part, and those that are compared follow each other closely
 clients=8
 pinned=yes			# clients and their backends to processors, see processors_used
 per_second=			# calls that are due; empty: as many as can be
@@ -512,8 +514,8 @@ query_ns()
 
 # in_turn PASSES ROWS CONDITION...: the same of several conditions, one a line.  Their queries
 # take turns, PASSES times, and the median of each counts: what else the host does lasts longer
-# than a short query, so it meets all of them alike.  DATABASE/CONDITION is one in another
-# database, whose session has executed it before.
+# than a short query, so it meets all of them alike.  CONNECTION/CONDITION, with a string of
+# libpq's, is one in another session, which has executed it before.
 in_turn()
 {
 	local passes=$1 rows=$2 pass name select
@@ -523,7 +525,7 @@ in_turn()
 		echo "\\set run $RANDOM$pass"
 		for name; do
 			select="SELECT count(*) FROM calls WHERE ${condition[${name#*/}]};"
-			[[ $name != */* ]] || printf '%s\n' "\\connect ${name%/*}" "$select"
+			[[ $name != */* ]] || printf '%s\n' "\\connect \"${name%/*}\"" "$select"
 			printf '%s\n' "SET log_executor_stats = on;" "$select" "RESET log_executor_stats;"
 		done
 	done | PGOPTIONS='-c max_parallel_workers_per_gather=0 -c jit=off -c client_min_messages=log' \

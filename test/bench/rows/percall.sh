@@ -10,9 +10,6 @@ use_calls()
 	touch "$work/calls.ready"
 }
 
-# rows of a query: few, so that queries that are compared follow each other closely
-few=50000
-
 # percall NAME BASE TARGET TITLE: a comparison of two conditions on a call, see lib.sh
 percall_names=()
 declare -A percall_base percall_target percall_title
@@ -61,7 +58,7 @@ row_percall()
 	# round 0 warms up
 	for ((round = 0; round <= rounds; round++)); do
 		for name in "${percall_names[@]}"; do
-			mapfile -t ns < <(in_turn 20 "$few" floor "$name" "${percall_base[$name]}")
+			mapfile -t ns < <(in_turn 10 "$few" floor "$name" "${percall_base[$name]}")
 			[ "$round" = 0 ] || sample "percall_$name" "$round" \
 				"$(minus "${ns[1]}" "${ns[0]}")" "$(minus "${ns[2]}" "${ns[0]}")"
 		done
@@ -105,7 +102,7 @@ row_exceptions()
 	show exceptions_v6 '<= 15' ' ns' "the same, the keys are IPv6 prefixes"
 	for ((round = 0; round <= rounds; round++)); do
 		for name in many v4 v6; do
-			mapfile -t ns < <(in_turn 20 "$few" "postgres/policy_$name" "without/policy_$name")
+			mapfile -t ns < <(in_turn 10 "$few" "dbname=postgres/policy_$name" "dbname=without/policy_$name")
 			[ "$round" = 0 ] || sample "exceptions_$name" "$round" "$(minus "${ns[0]}" "${ns[1]}")" -
 		done
 	done

@@ -71,7 +71,9 @@ row_python_latency()
 	use_python
 	load_python 1 "$seconds" limits_redis
 	per_second=$(awk '{ printf "%d", $3 / 2 }' "$work/load")
-	load_python --rate "$per_second" "$rounds" "$seconds" batched limits_redis
+	load_python --rate "$per_second" "$rounds" "$seconds" batched batched_asyncpg limits_redis
 	compare_latencies python_latency '<= 1' batched limits_redis "$per_second" \
 		"rl_consume_each, calls of a turn gathered, psycopg, against limits on Redis"
+	compare_latencies python_latency_asyncpg - batched_asyncpg limits_redis "$per_second" \
+		"rl_consume_each, calls of a turn gathered, asyncpg, against limits on Redis"
 }
