@@ -1,6 +1,6 @@
 /*
  * core/bytes.h
- *		Reading the bytes of texts and of short names, without function calls.
+ *		Reading and copying the bytes of texts and of short names, without function calls.
  */
 #ifndef RATELIMIT_BYTES_H
 #define RATELIMIT_BYTES_H
@@ -41,6 +41,32 @@ load_32(const char *bytes)
 
 	memcpy(&result, bytes, sizeof(result));
 	return result;
+}
+
+/*
+ * Copy a few bytes.  For lengths that it does not know, gcc may put "rep movs" in place of
+ * memcpy(), which takes longer to begin than all of this.
+ */
+static inline void
+copy_bytes(char *to, const char *from, int len)
+{
+	if (len >= 8)
+	{
+		for (int i = 0; i < len - 8; i += 8)
+			memcpy(to + i, from + i, 8);
+		memcpy(to + len - 8, from + len - 8, 8);
+	}
+	else if (len >= 4)
+	{
+		memcpy(to, from, 4);
+		memcpy(to + len - 4, from + len - 4, 4);
+	}
+	else if (len > 0)
+	{
+		to[0] = from[0];
+		to[len / 2] = from[len / 2];
+		to[len - 1] = from[len - 1];
+	}
 }
 
 /* Are these bytes the same?  Meant for short texts. */

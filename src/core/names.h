@@ -110,7 +110,7 @@ head_add_key(BucketId *id)
 	int			at = Min(id->limiter_len, HEAD_BYTES);
 
 	id->name.key_len = id->key_len;
-	memcpy(id->name.bytes + at, id->key, Min(id->key_len, HEAD_BYTES - at));
+	copy_bytes(id->name.bytes + at, id->key, Min(id->key_len, HEAD_BYTES - at));
 }
 
 /* Mix two numbers: each of their bits affects about every bit of the result. */
