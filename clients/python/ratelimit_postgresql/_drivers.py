@@ -25,7 +25,7 @@ import asyncio
 import selectors
 import time
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, contextmanager
-from typing import Any, AsyncIterator, Callable, Generator, Iterator, Optional, Protocol, Sequence
+from typing import Any, AsyncIterator, Awaitable, Callable, Generator, Iterator, Optional, Protocol, Sequence
 from weakref import WeakKeyDictionary
 
 from ._statements import Row, Statement
@@ -339,33 +339,81 @@ async def _is_direct(conn: Any) -> bool:
     return bool(pid == conn.get_server_pid())
 
 
-class AsyncpgPoolDriver(AsyncioDriver):
-    """A pool of asyncpg resets a connection that it gets back, and nobody waits for that."""
+RESET = 5.0  # seconds that a connection may take to be reset
+HELD = 0.05  # seconds that others wait for a connection at most
+UNUSED = 0.01  # seconds until one goes back that is not used
 
-    def __init__(self, pool: Any, preparing: Preparing) -> None:
-        super().__init__(self.acquired, pool.get_max_size(), preparing)
-        self.pool = pool
-        self.releases: set[asyncio.Task[None]] = set()
+
+class PoolDriver(AsyncioDriver):
+    """Keeps a connection of a pool for a moment, for the next query.
+
+    To take one out of the pool and to give it back takes this process as long as a query does, and
+    asyncpg resets it each time. Nobody waits until it is back.
+    """
+
+    def __init__(
+        self,
+        take: Callable[[float], Awaitable[Any]],
+        give_back: Callable[[Any], Awaitable[None]],
+        most: int,
+        preparing: Preparing,
+    ) -> None:
+        super().__init__(self.connection, most, preparing)
+        self.take = take
+        self.give_back = give_back
+        self.kept: list[tuple[Any, float, float]] = []  # until when, and since when it is not used
+        self.looking: Optional[asyncio.TimerHandle] = None
+        self.tasks: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
-    async def acquired(self, seconds: float) -> AsyncIterator[Any]:
-        conn = await self.pool.acquire(timeout=seconds)
+    async def connection(self, seconds: float) -> AsyncIterator[Any]:
+        if self.kept:
+            conn, until, _ = self.kept.pop()
+        else:
+            conn = await self.take(seconds)
+            until = time.monotonic() + HELD
         try:
             yield conn
-        finally:
-            task = asyncio.create_task(self.release(conn, seconds))
-            self.releases.add(task)
-            task.add_done_callback(self.releases.discard)
+        except BaseException:
+            self.release(conn)
+            raise
+        now = time.monotonic()
+        if now >= until:
+            self.release(conn)
+        else:
+            self.kept.append((conn, until, now))
+            if self.looking is None:
+                self.looking = asyncio.get_running_loop().call_later(UNUSED, self.look)
 
-    async def release(self, conn: Any, seconds: float) -> None:
+    def look(self) -> None:
+        now = time.monotonic()
+        kept, self.kept = self.kept, []
+        for conn, until, since in kept:
+            if now >= until or now - since >= UNUSED:
+                self.release(conn)
+            else:
+                self.kept.append((conn, until, since))
+        self.looking = asyncio.get_running_loop().call_later(UNUSED, self.look) if self.kept else None
+
+    def release(self, conn: Any) -> None:
+        task = asyncio.create_task(self.released(conn))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    async def released(self, conn: Any) -> None:
         try:
-            await self.pool.release(conn, timeout=seconds)
+            await self.give_back(conn)
         except Exception:
             # the pool has closed it
             pass
 
     async def close(self) -> None:
-        await asyncio.gather(*self.releases)
+        if self.looking is not None:
+            self.looking.cancel()
+            self.looking = None
+        while self.kept:
+            self.release(self.kept.pop()[0])
+        await asyncio.gather(*self.tasks)
 
 
 @asynccontextmanager
@@ -378,23 +426,21 @@ async def _async_own(db: Any, lock: Optional[asyncio.Lock]) -> AsyncIterator[Any
             yield db
 
 
-@asynccontextmanager
-async def _async_from_pool(pool: Any, seconds: float) -> AsyncIterator[Any]:
-    conn = await pool.getconn(seconds)
-    try:
-        yield conn
-    finally:
-        await pool.putconn(conn)
-
-
 def async_driver_for(db: Any, prepare: Optional[bool] = None) -> AsyncDriver:
     preparing = Preparing(prepare)
     if _is_a(db, "psycopg", "AsyncConnection"):
         return AsyncioDriver(lambda seconds: _async_own(db, None), 1, preparing)
     if _is_a(db, "psycopg_pool", "AsyncConnectionPool"):
-        return AsyncioDriver(lambda seconds: _async_from_pool(db, seconds), db.max_size, preparing)
+        return PoolDriver(db.getconn, db.putconn, db.max_size, preparing)
     if _is_a(db, "asyncpg", "Pool"):
-        return AsyncpgPoolDriver(db, preparing)
+
+        async def take(seconds: float) -> Any:
+            return await db.acquire(timeout=seconds)
+
+        async def give_back(conn: Any) -> None:
+            await db.release(conn, timeout=RESET)
+
+        return PoolDriver(take, give_back, db.get_max_size(), preparing)
     if _is_a(db, "asyncpg", "Connection"):
         lock = asyncio.Lock()
         return AsyncioDriver(lambda seconds: _async_own(db, lock), 1, preparing)
