@@ -35,9 +35,10 @@ class Regions:
     def drain(self, key, **call):
         """Take what is left of a key, wherever it is."""
         got = 0
-        for _ in range(100):
+        until = time.monotonic() + 20
+        while time.monotonic() < until:
             with self.east.connect() as east:
-                taken = consume(east, 50, key, **call)
+                taken = consume(east, 2000, key, **call)
             held = sum(
                 server.value("SELECT coalesce(sum(tokens), 0) FROM rate_limit_leases WHERE key = %s", key)
                 for server in (self.east, self.west)
@@ -179,7 +180,7 @@ def test_what_is_idle_goes_back(regions):
     check(regions.east.value("SELECT tokens FROM rate_limit_leases WHERE key = 'idle'") > 0, "a lease")
     level = "SELECT remaining FROM rl_peek('idle', 10000, 0, 0, 'quota')"
     wait_until(lambda: regions.home.value(level) == 9990, what="it is back")
-    wait_until(lambda: not regions.east.query("SELECT FROM rate_limit_leases WHERE key = 'idle'"))
+    wait_until(lambda: not regions.east.query("SELECT 1 FROM rate_limit_leases WHERE key = 'idle'"))
     check(regions.home.value("SELECT returned FROM rate_limit_lease_servers WHERE server = 'east'") > 0,
           "the home shows it")
 
@@ -193,7 +194,7 @@ def test_a_crash_of_a_server_with_leases(regions):
     time.sleep(0.3)
     # one process only: the server starts anew, and with it shared memory
     pid = regions.east.value("SELECT pid FROM pg_stat_activity WHERE backend_type = 'ratelimit leases'") \
-        if regions.east.query("SELECT FROM pg_stat_activity WHERE backend_type = 'ratelimit leases'") else None
+        if regions.east.query("SELECT 1 FROM pg_stat_activity WHERE backend_type = 'ratelimit leases'") else None
     if pid:
         os.kill(pid, 9)
     wait_until(lambda: try_value(regions.east, "SELECT 1"))
@@ -263,16 +264,10 @@ def test_a_home_that_starts_anew(regions):
 
 
 def test_violations_count(regions):
-    pending = "SELECT coalesce(sum(total), 0) FROM (SELECT count AS total FROM rate_limit_pending WHERE key = 'v') p"
-    columns = [row[0] for row in regions.east.query(
-        "SELECT attname FROM pg_attribute WHERE attrelid = 'rate_limit_pending'::regclass AND attnum > 0")]
-    count = "violations" if "violations" in columns else columns[-1]
-    pending = f"SELECT coalesce(sum({count}), 0)::int FROM rate_limit_pending WHERE key = 'v'" \
-        if "key" in columns else None
+    pending = "SELECT coalesce(sum(count), 0)::int FROM rate_limit_pending WHERE key = 'v'"
     with regions.east.connect() as east:
         allowed = consume(east, 50, "v", capacity=10)
     equal(allowed, 10)
-    check(pending, f"columns {columns}")
     equal(regions.east.value(pending), 40)
 
 
@@ -359,7 +354,7 @@ def test_a_home_with_another_encoding(regions):
         east.execute("SET client_min_messages = error; SET ratelimit.on_error = deny")
         equal(consume(east, 7, "ö", capacity=5, limiter="latin"), 5)
         others = Callers([regions.east], 3, key="plain", capacity=100, refill=100000, limiter="latin", retry=False)
-        for _ in range(5):
+        for _ in range(50):
             equal(consume(east, 1, "Ж", capacity=5, limiter="latin"), 0, "the home does not have the letter")
         allowed = others.stop()
     equal((others.problems, allowed), ([], others.calls), "others are not held up")
@@ -401,7 +396,7 @@ def test_privileges(regions):
     ):
         equal(sqlstate(east, statement, user="nobody"), "42501", statement)
     equal(east.value("SELECT umoptions FROM pg_user_mappings", user="nobody"), None, "credentials are hidden")
-    equal(sqlstate(east, "SELECT _rl_homes_changed()"), "0A000")
+    equal(sqlstate(east, "SELECT _rl_homes_changed()"), "39P01")
     missing = east.query("""
         SELECT pg_describe_object(classid, objid, 0) FROM pg_depend
         WHERE refobjid = (SELECT oid FROM pg_extension WHERE extname = 'ratelimit_region') AND deptype = 'e'
@@ -453,7 +448,7 @@ def test_cancelled_calls(regions):
         thread = threading.Thread(target=call)
         thread.start()
         wait_until(lambda: pids)
-        wait_until(lambda: regions.west.query("SELECT FROM rate_limit_leases WHERE key = 'cancel2' AND waiting > 0"))
+        wait_until(lambda: regions.west.query("SELECT 1 FROM rate_limit_leases WHERE key = 'cancel2' AND waiting > 0"))
         regions.west.query("SELECT pg_terminate_backend(%s)", pids[0])
         thread.join()
         equal(regions.west.value("SELECT coalesce(sum(waiting), 0) FROM rate_limit_leases"), 0, "nobody waits")
@@ -469,7 +464,7 @@ def test_databases(regions):
     east.lease_from(regions.home, database="other")
     with east.connect("other") as other:
         equal(consume(other, 10, "db", capacity=20), 10)
-    equal(east.query("SELECT FROM rate_limit_leases WHERE key = 'db'"), [])
+    equal(east.query("SELECT 1 FROM rate_limit_leases WHERE key = 'db'"), [])
     workers = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'ratelimit leases' AND datname = 'other'"
     equal(east.value(workers), 1)
     east.query("DROP EXTENSION ratelimit_region", database="other")
@@ -487,12 +482,14 @@ def test_databases(regions):
 def test_a_change_of_the_server(regions):
     """ALTER SERVER and ALTER USER MAPPING count at once."""
     with regions.west.connect() as west:
-        equal(consume(west, 3, "alter", capacity=100), 3)
+        equal(consume(west, 3, "alter", capacity=1000000), 3)
         regions.west.query("ALTER USER MAPPING FOR postgres SERVER home OPTIONS (SET user 'missing')")
-        wait_until(lambda: regions.west.state() == "away", what="there is no such role")
+        west.execute("SET client_min_messages = error; SET ratelimit.on_error = deny")
+        wait_until(lambda: consume(west, 1, "alter", capacity=1000000) + 1 and regions.west.state() == "away",
+                   what="there is no such role")
         check("missing" in regions.west.state("error"), regions.west.state("error"))
         regions.west.query("ALTER USER MAPPING FOR postgres SERVER home OPTIONS (SET user 'region')")
-        wait_until(lambda: regions.west.state() == "there")
+        wait_until(lambda: consume(west, 1, "alter", capacity=1000000) + 1 and regions.west.state() == "there")
         equal(consume(west, 3, "alter2", capacity=100), 3)
 
 
@@ -550,7 +547,11 @@ def main():
             print(f"ok {name[5:].replace('_', ' ')} ({time.monotonic() - began:.1f} s)")
         sys.stdout.flush()
     for server in regions.all:
-        server.stop()
+        try:
+            server.stop()
+        except RuntimeError as error:
+            failed += 1
+            print(f"not ok {server.name} stops: {error}")
         if server.crashed():
             failed += 1
             print(f"not ok {server.name} crashed:", *server.crashed())
@@ -558,7 +559,7 @@ def main():
         for server in regions.all:
             print(f"-- end of the log of {server.name}")
             with open(server.log, errors="replace") as log:
-                print("".join(log.readlines()[-15:]))
+                print("".join(log.readlines()[-5:]))
     print(f"{passed} passed, {failed} failed")
     sys.exit(failed > 0)
 

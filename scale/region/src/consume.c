@@ -290,6 +290,8 @@ wait_for_portion(Lease *lease, const Call *call, Answer *answer)
 				why = "No background worker could be started.";
 			else if (home_is_away(lease))
 				why = "Its home is away.";
+			else if (now < lease->refused_until)
+				why = "Its home cannot answer.";
 			else if (now >= until)
 				why = "Its home has not answered in time.";
 			if (why)
@@ -338,7 +340,8 @@ decide_by_lease(const Call *call, Answer *answer)
 		describe(lease, call, true, now, answer);
 		lease->here++;
 		if (lease->tokens < lease->low)
-			wake = now >= lease->empty_until && !home_is_away(lease) && lease_request(lease);
+			wake = now >= Max(lease->empty_until, lease->refused_until) &&
+				!home_is_away(lease) && lease_request(lease);
 		lease_unlock(lease);
 	}
 	else if (home_is_away(lease))
@@ -347,6 +350,13 @@ decide_by_lease(const Call *call, Answer *answer)
 		why = "Its home is away.";
 		/* it is tried again as long as there is a worker */
 		wake = true;
+		lease_unlock(lease);
+	}
+	else if (now < lease->refused_until)
+	{
+		lease->undecided++;
+		why = "Its home cannot answer.";
+		hint = "See the column error of the view rate_limit_home_states.";
 		lease_unlock(lease);
 	}
 	else if (is_empty(lease, call->cost, now))

@@ -132,8 +132,10 @@ portion(double level, double needed, double wanted, int servers)
 	tokens = Max(tokens, needed);
 	if (wanted >= 1)
 		tokens = Max(tokens, 1);
+	if (tokens <= level)
+		return tokens;
 	/* calls that need less may have it */
-	return tokens > level ? floor(level) : tokens;
+	return needed <= level ? Max(needed, floor(level)) : floor(level);
 }
 
 Datum

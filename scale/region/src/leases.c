@@ -34,6 +34,9 @@
 #define TRANCHE		"ratelimit_region"
 #define N_LEASE_LOCKS 64
 
+/* For so long a home is not asked again for a key for which it cannot answer. */
+#define REFUSED_TIME INT64CONST(1000000)
+
 /* How many chains are searched for a lease that can give way. */
 #define MAX_SEARCH	64
 
@@ -428,7 +431,7 @@ lease_credit(const Portion *portion, double taken, double remaining, double bloc
 	lease->remaining = remaining;
 	lease->answered = now;
 	lease->blocked_until = blocked > 0 ? now + (int64) (Min(blocked, 1e6) * 1e6) : 0;
-	lease->is_short = taken < Max(portion->needed, Min(1, portion->tokens)) || blocked > 0;
+	lease->is_short = taken < portion->needed || taken == 0 || blocked > 0;
 	/* the bucket has room for what comes meanwhile */
 	pause = lease->refill > 0 ? lease->capacity / lease->refill / 8 * 1e6 : 50000;
 	lease->empty_until = lease->is_short ? now + Max(1000, Min(pause, 50000)) : 0;
@@ -442,14 +445,19 @@ lease_credit(const Portion *portion, double taken, double remaining, double bloc
 	ConditionVariableBroadcast(&lease->answer);
 }
 
-/* There is no answer: whatever the home has taken is lost. */
+/*
+ * There is no answer: whatever the home has taken is lost.  "refused": the home cannot
+ * answer for this key.
+ */
 void
-lease_failed(const Portion *portion)
+lease_failed(const Portion *portion, bool refused)
 {
 	Lease	   *lease = lease_lock_number(portion->lease);
 
 	Assert(lease && lease->asking);
 	pg_atomic_fetch_add_u64(&shared->homes[lease->home].failed, 1);
+	if (refused)
+		lease->refused_until = now_us() + REFUSED_TIME;
 	lease->asking = false;
 	lease->answers++;
 	lease_unlock(lease);

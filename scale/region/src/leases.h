@@ -50,6 +50,7 @@ typedef struct Lease
 	int64		answered;
 	int64		empty_until;	/* the home is not asked before */
 	int64		blocked_until;
+	int64		refused_until;	/* the home cannot answer */
 	double		waiting;		/* tokens that calls wait for */
 	int			n_waiting;
 	uint64		answers;		/* how many have come, failures as well */
@@ -97,7 +98,7 @@ extern bool lease_request(Lease *lease);
 extern int	leases_pop(Portion *portions, int max, const bool *ready, bool *wanted);
 extern void lease_credit(const Portion *portion, double taken, double remaining,
 						 double blocked, uint64 epoch, int64 now);
-extern void lease_failed(const Portion *portion);
+extern void lease_failed(const Portion *portion, bool refused);
 extern void leases_forget_asked(void);
 extern void leases_request_waiting(int home);
 extern void leases_wake(int home);

@@ -31,6 +31,9 @@
 /* A connection is given up if there is no answer for so many timeouts. */
 #define PATIENCE	5
 
+/* Refusals are logged once in so many microseconds. */
+#define LOG_TIME	INT64CONST(10000000)
+
 #define MAX_OPTIONS 64
 
 static int64
@@ -77,7 +80,7 @@ batch_lost(Link *link, Batch *batch)
 	for (int i = 0; i < batch->n; i++)
 	{
 		if (batch->kind == BATCH_ASK)
-			lease_failed(&batch->portions[i]);
+			lease_failed(&batch->portions[i], batch->failed);
 		else
 			pg_atomic_fetch_add_u64(&home->lost, batch->portions[i].tokens * TOKEN);
 	}
@@ -472,10 +475,13 @@ refused(Link *link, PGresult *result)
 	LWLockAcquire(shared->lock, LW_EXCLUSIVE);
 	strlcpy(shared->homes[link->home].error, message, sizeof(shared->homes[link->home].error));
 	LWLockRelease(shared->lock);
-	if (batch->n == 1)
+	if (batch->n == 1 && now_us() >= link->logged + LOG_TIME)
+	{
+		link->logged = now_us();
 		ereport(LOG,
 				(errmsg("ratelimit home \"%s\" could not answer", NameStr(shared->homes[link->home].name)),
 				 errdetail_internal("%s", message)));
+	}
 	batch->failed = true;
 }
 

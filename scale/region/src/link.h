@@ -45,6 +45,7 @@ typedef struct Link
 	int64		opened;
 	int64		retry;			/* not opened before */
 	int64		backoff;		/* microseconds */
+	int64		logged;			/* a refusal */
 	char		schema[NAMEDATALEN * 2 + 3];
 	Batch	   *first;			/* under way, in their order */
 	Batch	   *last;
