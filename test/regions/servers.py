@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 
@@ -76,15 +77,15 @@ class Server:
                     "-E", encoding, "--no-locale", "--no-sync")
         shutil.rmtree(self.data, ignore_errors=True)
         shutil.copytree(template, self.data, symlinks=True)
-        self.configure(
+        defaults = dict(
             shared_preload_libraries="ratelimit,ratelimit_region",
             fsync="off",
             listen_addresses="",
             unix_socket_directories=WORK,
             port=self.port,
             cluster_name=name,
-            **settings,
         )
+        self.configure(**{**defaults, **settings})
         self.start()
 
     def configure(self, **settings):
@@ -136,8 +137,12 @@ class Server:
         self.query("CREATE EXTENSION postgres_fdw", database=database)
         self.query("CREATE EXTENSION ratelimit_region", database=database)
 
-    def be_home(self):
-        """The role that other servers connect as."""
+    def be_home(self, network=None):
+        """The role that other servers connect as, from a network if need be."""
+        if network:
+            with open(os.path.join(self.data, "pg_hba.conf"), "a") as hba:
+                hba.write(f"host all all {network} trust\n")
+            self.query("SELECT pg_reload_conf()")
         self.create()
         self.query("CREATE ROLE region LOGIN")
         self.query("GRANT EXECUTE ON FUNCTION rl_lease_take, rl_lease_return TO region")
@@ -173,6 +178,31 @@ def alive(pid):
             return stat.read().rsplit(")", 1)[1].split()[0] not in "ZX"
     except FileNotFoundError:
         return False
+
+
+class Link:
+    """Two network namespaces, and a link between them: link.py.  "how" is None if there is none."""
+
+    def __init__(self, milliseconds, loss):
+        script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "link.py")
+        self.process = subprocess.Popen(
+            [sys.executable, "-B", script, str(milliseconds), str(loss)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        answer = self.process.stdout.readline().split()
+        self.how = answer[0] if answer and answer[0] in ("netem", "relay") else None
+        self.why = " ".join(answer)
+        self.regions = [
+            ("nsenter", "-t", pid, "-U", "--preserve-credentials", "-n")
+            for pid in answer[1:3]
+        ] if self.how else []
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait()
 
 
 def consume(connection, n, key="k", capacity=1000, refill=0, cost=1, limiter="quota"):

@@ -11,9 +11,11 @@
 
 #if PG_VERSION_NUM >= 160000
 #include "varatt.h"
+#define guc_variables(n) get_guc_variables(n)
 #define may_execute(function) \
 	(object_aclcheck(ProcedureRelationId, (function), GetUserId(), ACL_EXECUTE) == ACLCHECK_OK)
 #else
+#define guc_variables(n) (*(n) = GetNumConfigOptions(), get_guc_variables())
 #define may_execute(function) \
 	(pg_proc_aclcheck((function), GetUserId(), ACL_EXECUTE) == ACLCHECK_OK)
 #endif

@@ -86,30 +86,19 @@ batch_lost(Link *link, Batch *batch)
 	}
 }
 
-/* The first query has its answer, or is given up. */
-static void
-batch_done(Link *link)
-{
-	Batch	   *batch = link->first;
-
-	link->first = batch->next;
-	if (!link->first)
-		link->last = NULL;
-	pfree(batch);
-}
-
 /* Close a connection; "why": it has failed, and is opened again later. */
 void
 link_close(Link *link, const char *why)
 {
+	/* it may be what the connection says */
+	char	   *message = why ? pstrdup(why) : NULL;
+
+	why = message;
 	if (link->conn)
 	{
-		char	   *message = why ? pstrdup(why) : NULL;
-
 		PQfinish(link->conn);
 		ReleaseExternalFD();
 		link->conn = NULL;
-		why = message;
 	}
 	link->state = LINK_CLOSED;
 	link->write = false;
@@ -122,9 +111,15 @@ link_close(Link *link, const char *why)
 	}
 	while (link->first)
 	{
-		batch_lost(link, link->first);
-		batch_done(link);
+		Batch	   *batch = link->first;
+
+		link->first = batch->next;
+		batch_lost(link, batch);
+		pfree(batch);
 	}
+	link->last = NULL;
+	if (message)
+		pfree(message);
 }
 
 /* The connection has failed: why, in one line. */
@@ -241,6 +236,8 @@ link_open(Link *link, int64 now)
 	if (problem || PQstatus(link->conn) == CONNECTION_BAD)
 	{
 		link_failed(link, problem ? problem : "could not connect");
+		if (problem)
+			pfree(problem);
 		return;
 	}
 	link->stale = false;
@@ -454,8 +451,11 @@ answered(Link *link, PGresult *result, int64 now)
 			sum += batch->portions[i].tokens;
 		pg_atomic_fetch_add_u64(&home->returned, sum * TOKEN);
 	}
-	if (link->conn)
-		set_state(link, HOME_THERE, NULL);
+	if (!link->conn)
+		return;
+	/* it may not be lost any more, even if the connection fails before the query is over */
+	batch->n = 0;
+	set_state(link, HOME_THERE, NULL);
 }
 
 /* The home has raised an error, and taken nothing, or what it has taken is lost. */
@@ -485,28 +485,31 @@ refused(Link *link, PGresult *result)
 	batch->failed = true;
 }
 
-/* The first query is over.  If it has failed, its portions go one by one. */
+/*
+ * The first query is over.  If it has failed, its portions go one by one, behind those
+ * that are under way.
+ */
 static void
 over(Link *link)
 {
 	Batch	   *batch = link->first;
 
+	link->first = batch->next;
+	if (!link->first)
+		link->last = NULL;
 	if (batch->failed && batch->n == 1)
 		batch_lost(link, batch);
 	else if (batch->failed)
 	{
-		/* each of them is under way behind the others */
 		for (int i = 0; i < batch->n; i++)
 		{
 			if (batch->kind == BATCH_ASK)
 				link_ask(link, &batch->portions[i], 1);
 			else
 				link_return(link, &batch->portions[i], 1);
-			if (!link->conn)
-				return;
 		}
 	}
-	batch_done(link);
+	pfree(batch);
 }
 
 /* Read what has come. */

@@ -7,10 +7,12 @@
 #include <limits.h>
 #include <unistd.h>
 
-#include "settings.h"
+#include "compat.h"
 #include "miscadmin.h"
 #include "postmaster/postmaster.h"
+#include "settings.h"
 #include "utils/guc.h"
+#include "utils/guc_tables.h"
 
 int			max_leases_setting;
 char	   *server_name_setting;
@@ -67,33 +69,48 @@ server_name(void)
 	return name;
 }
 
-/* A setting of ratelimit; null if its library is not loaded */
-static const char *
-setting_of_ratelimit(const char *name)
+/*
+ * Where the library of ratelimit has a boolean setting.  It is looked for once, as each
+ * call needs it.
+ */
+static const bool *
+bool_of_ratelimit(const char *name)
 {
-	return GetConfigOption(name, true, false);
+	int			n;
+	struct config_generic **variables = guc_variables(&n);
+
+	for (int i = 0; i < n; i++)
+	{
+		if (variables[i]->vartype == PGC_BOOL && strcmp(variables[i]->name, name) == 0)
+			return ((struct config_bool *) variables[i])->variable;
+	}
+	return NULL;
 }
 
 bool
 setting_enabled(void)
 {
-	const char *value = setting_of_ratelimit("ratelimit.enabled");
+	static const bool *enabled = NULL;
 
-	return !value || strcmp(value, "off") != 0;
+	if (!enabled)
+		enabled = bool_of_ratelimit("ratelimit.enabled");
+	return !enabled || *enabled;
 }
 
 bool
 setting_shadow(void)
 {
-	const char *value = setting_of_ratelimit("ratelimit.shadow");
+	static const bool *shadow = NULL;
 
-	return value && strcmp(value, "on") == 0;
+	if (!shadow)
+		shadow = bool_of_ratelimit("ratelimit.shadow");
+	return shadow && *shadow;
 }
 
 OnError
 setting_on_error(void)
 {
-	const char *value = setting_of_ratelimit("ratelimit.on_error");
+	const char *value = GetConfigOption("ratelimit.on_error", true, false);
 
 	if (value && strcmp(value, "allow") == 0)
 		return ON_ERROR_ALLOW;

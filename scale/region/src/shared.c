@@ -199,7 +199,15 @@ worker_wake(void)
 		start = true;
 	}
 	LWLockRelease(shared->lock);
-	return worker && (!start || worker_start());
+	if (!start)
+		return worker != NULL;
+	if (worker_start())
+		return true;
+	/* the next call tries again */
+	LWLockAcquire(shared->lock, LW_EXCLUSIVE);
+	worker->starting = 0;
+	LWLockRelease(shared->lock);
+	return false;
 }
 
 /*

@@ -94,6 +94,12 @@ leave(int code, Datum arg)
 		if (worker->queue < 0)
 			worker->database = InvalidOid;
 	}
+	/* nobody knows any more whether they are away */
+	for (int i = 0; i < pg_atomic_read_u32(&shared->n_homes); i++)
+	{
+		if (shared->homes[i].database == MyDatabaseId)
+			pg_atomic_write_u32(&shared->homes[i].state, HOME_NEW);
+	}
 	LWLockRelease(shared->lock);
 }
 
