@@ -20,15 +20,16 @@
  * Not here: terms; how large portions are; calls that wait; several questions under way.
  *
  * holds: SERVERS=1 CALLERS=2 TICKS=1
- * holds: SERVERS=2 CALLERS=1 TICKS=0
+ * holds: SERVERS=2 CALLERS=1 TICKS=0 ASKS=1 USES=2
  * holds: SERVERS=1 CALLERS=1 TICKS=0 CRASHES HOME_CRASHES
  * long: SERVERS=2 CALLERS=1 TICKS=1 CRASHES
+ * long: SERVERS=1 CALLERS=2 TICKS=1 ASKS=3 RETURNS=2 CRASHES
  * long: SERVERS=2 CALLERS=1 TICKS=0 CRASHES HOME_CRASHES
  * refuted: SERVERS=1 CALLERS=1 TICKS=0 KEEP_RETURNED: tokens are taken from the lease after they were sent back, not before
  * refuted: SERVERS=1 CALLERS=1 TICKS=0 RETURN_AGAIN: what was sent back without an answer is sent again
  * refuted: SERVERS=1 CALLERS=1 TICKS=0 CRASHES ABSENT_FULL: a lease that is not there counts as full, as a bucket does
  * refuted: SERVERS=1 CALLERS=1 TICKS=0 CRASHES SAVED: leases are saved, and are back after a crash
- * refuted: SERVERS=1 CALLERS=1 TICKS=0 HOME_CRASHES ANY_EPOCH: the home takes back tokens from before it started
+ * refuted: SERVERS=1 CALLERS=1 TICKS=0 ASKS=3 HOME_CRASHES ANY_EPOCH: the home takes back tokens from before it started
  * refuted: SERVERS=1 CALLERS=2 TICKS=0 NO_LOCK: lease_take() looks at a lease without its lock
  * refuted: SERVERS=2 CALLERS=1 TICKS=0 GIVE_FIRST: the home answers, and takes the tokens afterwards
  * refuted: SERVERS=1 CALLERS=1 TICKS=0 NOT_HELD: a lease is given up while it is asking
@@ -37,7 +38,11 @@
 #define CAPACITY 2
 #ifndef ASKS
 #define ASKS	2				/* of each worker */
+#endif
+#ifndef RETURNS
 #define RETURNS 1
+#endif
+#ifndef USES
 #define USES	3				/* of each caller */
 #endif
 #define BREAKS	1				/* of links */
@@ -55,15 +60,15 @@ typedef Server
 	/* on disk, if leases were saved */
 	byte saved;
 	bit saved_key;
-	bit connection;				/* changes when the link breaks */
+	byte connection;			/* another one each time the link breaks */
 	bit asked_key;				/* the question that is under way */
 };
 Server server[SERVERS];
 
 /* what, key, tokens, epoch, connection */
-chan question[SERVERS] = [2] of { mtype, bit, byte, bit, bit };
+chan question[SERVERS] = [2] of { mtype, bit, byte, bit, byte };
 /* key, tokens, epoch, connection */
-chan answer[SERVERS] = [2] of { bit, byte, bit, bit };
+chan answer[SERVERS] = [2] of { bit, byte, bit, byte };
 
 /* the home */
 byte level[2];					/* of the buckets */
@@ -119,7 +124,7 @@ end:	do
 /* What a crash of a server, or of its worker's connection, leaves. */
 inline break_link(s)
 {
-	server[s].connection = 1 - server[s].connection;
+	server[s].connection++;
 	do
 	:: question[s]?[_, _, _, _, _] -> question[s]?_, _, _, _, _
 	:: empty(question[s]) -> break
@@ -142,11 +147,11 @@ proctype worker(byte s)
 	byte n;
 	bit k;
 	bit e;
-	bit c;
+	byte c;
 
 end:	do
 	:: atomic {					/* lease_ask() */
-			asks > 0 && !server[s].asking && nfull(question[s]) ->
+			asks > 0 && !server[s].asking && len(question[s]) < 2 ->
 			asks--;
 			server[s].asking = 1;
 			server[s].asked_key = server[s].key;
@@ -156,7 +161,7 @@ end:	do
 			fi
 		}
 	:: d_step {					/* lease_credit() */
-			nempty(answer[s]) ->
+			len(answer[s]) > 0 ->
 			answer[s]?k, n, e, c;
 			if
 			:: server[s].asking ->
@@ -173,7 +178,7 @@ end:	do
 			fi;
 			k = 0; n = 0; e = 0; c = 0
 		}
-	:: returns > 0 && server[s].tokens > 0 && nfull(question[s]) ->
+	:: returns > 0 && server[s].tokens > 0 && len(question[s]) < 2 ->
 		/* leases_sweep(), then link_return() */
 #ifdef KEEP_RETURNED
 		d_step {
@@ -195,7 +200,7 @@ end:	do
 		fi;
 #ifdef RETURN_AGAIN
 		if
-		:: n > 0 && breaks > 0 && empty(question[s]) ->
+		:: n > 0 && breaks > 0 && len(question[s]) == 0 ->
 			/* it has arrived, but the answer has not */
 			d_step { breaks--; break_link(s) };
 			question[s]!put_back, k, n, e, server[s].connection
@@ -242,7 +247,7 @@ proctype home(byte s)
 	byte n;
 	bit k;
 	bit e;
-	bit c;
+	byte c;
 
 end:	do
 	:: question[s]?what, k, n, e, c;
@@ -251,7 +256,7 @@ end:	do
 #ifdef GIVE_FIRST
 			d_step { n = (level[k] < n -> level[k] : n); e = epoch };
 			if
-			:: c == server[s].connection && nfull(answer[s]) -> answer[s]!k, n, e, c
+			:: atomic { c == server[s].connection && len(answer[s]) < 2 -> answer[s]!k, n, e, c }
 			:: else
 			fi;
 			d_step {
@@ -269,9 +274,9 @@ end:	do
 			/* the answer is lost if the connection has failed meanwhile */
 			if
 #ifdef LATE_ANSWER
-			:: nfull(answer[s]) -> answer[s]!k, n, e, c
+			:: len(answer[s]) < 2 -> answer[s]!k, n, e, c
 #else
-			:: atomic { c == server[s].connection && nfull(answer[s]) -> answer[s]!k, n, e, c }
+			:: atomic { c == server[s].connection && len(answer[s]) < 2 -> answer[s]!k, n, e, c }
 #endif
 			:: else
 			fi

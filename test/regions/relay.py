@@ -101,7 +101,9 @@ class Relay:
         chance = random.Random(seed)
         until = time.monotonic() + seconds
         while time.monotonic() < until:
-            time.sleep(chance.uniform(0, 0.2))
+            time.sleep(chance.uniform(0, 0.1))
+            if not self.pairs:
+                continue
             if chance.random() < 0.5:
                 self.lose_answers(chance.uniform(0, 0.05))
             else:

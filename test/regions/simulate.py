@@ -31,6 +31,7 @@ import random
 
 SWEEP = 0.2         # seconds between two sweeps of the worker
 PLENTY = 0.01
+GROWTH = 4
 STALE = 1.0
 
 
@@ -208,7 +209,7 @@ class Simulation:
         if lease.asked >= 0:
             rate = max(lease.rate, (lease.demand - lease.demand_asked) / max(at - lease.asked, 0.001))
         wanted = math.ceil(rate * (self.span + self.round_trip))
-        lease.portion = max(1, min(wanted, 2 * lease.portion))
+        lease.portion = max(1, min(wanted, GROWTH * lease.portion))
         lease.asking = True
         lease.asked = at
         lease.demand_asked = lease.demand

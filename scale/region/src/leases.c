@@ -34,6 +34,9 @@
 #define TRANCHE		"ratelimit_region"
 #define N_LEASE_LOCKS 64
 
+/* How many times as much as last time is asked for, at most */
+#define GROWTH		4
+
 /* For so long a home is not asked again for a key for which it cannot answer. */
 #define REFUSED_TIME INT64CONST(1000000)
 
@@ -339,7 +342,7 @@ lease_ask(Lease *lease, Portion *portion, int64 now)
 {
 	double		needed = Max(0, lease->waiting - (lease_is_valid(lease, now) ? lease->tokens : 0));
 
-	lease->portion = Max(1, Min(tokens_wanted(lease, now), 2 * lease->portion));
+	lease->portion = Max(1, Min(tokens_wanted(lease, now), GROWTH * lease->portion));
 	lease->asking = true;
 	lease->asked = now;
 	lease->demand_asked = lease->demand;
