@@ -96,14 +96,17 @@ class Relay:
         self.cut()
         self.swallow = False
 
-    def trouble(self, seconds, seed):
-        """Break the connections at random moments, some of them after answers were lost."""
+    def trouble(self, seconds, seed, ready):
+        """
+        Break the connections at random moments, some of them after answers were lost, and let
+        them be ready in between.
+        """
         chance = random.Random(seed)
         until = time.monotonic() + seconds
         while time.monotonic() < until:
-            time.sleep(chance.uniform(0, 0.1))
-            if not self.pairs:
-                continue
+            while not ready() and time.monotonic() < until:
+                time.sleep(0.005)
+            time.sleep(chance.uniform(0, 0.2))
             if chance.random() < 0.5:
                 self.lose_answers(chance.uniform(0, 0.05))
             else:

@@ -95,14 +95,14 @@ def test_never_more_than_capacity_and_refill(regions):
 
 
 def test_links_that_break_at_any_moment(regions):
-    seconds = 60 if FULL else 3
+    seconds = 60 if FULL else 4
     capacity = 1000000 if FULL else 50000
     # so that portions are small, and nearly always under way
     regions.west.query("ALTER SYSTEM SET ratelimit_region.lease_span = '10ms'")
     regions.west.query("SELECT pg_reload_conf()")
     regions.relay.delay = 0.01
     callers = Callers([regions.west] * 3 + [regions.east], 1, key="breaks", capacity=capacity)
-    regions.relay.trouble(seconds, seed=19)
+    regions.relay.trouble(seconds, 19, lambda: regions.west.state() == "there")
     used = callers.stop()
     regions.relay.delay = 0
     regions.west.query("ALTER SYSTEM RESET ratelimit_region.lease_span")
