@@ -127,7 +127,12 @@ lease_name(LeaseName *name, int home, const char *limiter, int limiter_len,
 	hash = DatumGetUInt64(hash_any_extended((const unsigned char *) limiter, limiter_len,
 											shared->seed + home));
 	hash = DatumGetUInt64(hash_any_extended((const unsigned char *) key, key_len, hash));
-	*name = (LeaseName) {home, limiter, limiter_len, key, key_len, hash};
+	name->home = home;
+	name->limiter = limiter;
+	name->limiter_len = limiter_len;
+	name->key = key;
+	name->key_len = key_len;
+	name->hash = hash;
 }
 
 static bool
@@ -244,8 +249,8 @@ lease_lock_number(int n)
 	for (;;)
 	{
 		/*
-		 * A lease may pass to another chain before its lock is held.  It is used only
-		 * after it has its hash, and is not used in between.
+		 * A lease may pass to another chain before its lock is held.  It is used
+		 * only after it has its hash, and is not used in between.
 		 */
 		uint64		hash;
 

@@ -25,7 +25,7 @@ typedef struct LeaseName
  */
 typedef struct Lease
 {
-	int32		next;			/* in its chain, or in the list of free ones; -1: the last */
+	int32		next;			/* in its chain, or free; -1: the last */
 	int32		next_queued;
 	bool		used;
 	bool		queued;			/* in the queue of the worker */
@@ -41,7 +41,7 @@ typedef struct Lease
 	double		demand;			/* tokens that calls wanted, so far */
 	double		demand_asked;	/* of them, when a portion was asked for last */
 	double		demand_swept;	/* and at the last sweep */
-	double		rate;			/* tokens that calls want a second, as of the last sweeps */
+	double		rate;			/* tokens that calls want a second, of late */
 	double		portion;		/* how many were wanted last */
 	double		low;			/* the next portion is asked for below this */
 	double		remaining;		/* in the bucket, when its home answered */

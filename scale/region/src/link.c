@@ -453,7 +453,7 @@ answered(Link *link, PGresult *result, int64 now)
 	}
 	if (!link->conn)
 		return;
-	/* it may not be lost any more, even if the connection fails before the query is over */
+	/* it is not lost any more, even if the query does not come to its end */
 	batch->n = 0;
 	set_state(link, HOME_THERE, NULL);
 }

@@ -67,7 +67,7 @@ typedef struct Worker
 	int			pid;			/* 0: it does not run */
 	Latch	   *latch;
 	int64		starting;		/* until then it may be on its way; microseconds */
-	int32		queue;			/* leases that want its attention: the first; -1: none */
+	int32		queue;			/* the first lease that wants it; -1: none */
 } Worker;
 
 /* A server that leases from this one.  All of it is under shared->lock. */

@@ -32,9 +32,9 @@
 
 /* All of these are microseconds. */
 #define SWEEP_TIME	INT64CONST(200000)	/* between two sweeps */
-#define LOOK_TIME	INT64CONST(1000000)	/* between two looks at the catalogs */
+#define LOOK_TIME	INT64CONST(1000000) /* between two looks at the catalogs */
 #define IDLE_TIME	INT64CONST(10000000)	/* without a lease, until the worker ends */
-#define LAST_TIME	INT64CONST(1000000)	/* to give back leases when the server stops */
+#define LAST_TIME	INT64CONST(1000000) /* to give back leases when the server stops */
 
 PGDLLEXPORT void ratelimit_region_main(Datum arg);
 
