@@ -45,6 +45,11 @@ COMMENT ON FUNCTION rl_throttle_leased(text, float8, float8, float8, text) IS
 
 -- What a home does for others
 
+CREATE FUNCTION rl_lease_epoch()
+RETURNS bigint AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL SAFE;
+COMMENT ON FUNCTION rl_lease_epoch() IS
+'For other servers: a number that changes when this server starts. Tokens that it has given before are void then.';
+
 CREATE FUNCTION rl_lease_take(server text, keys text[], limiters text[], capacities float8[], refills float8[], needed float8[], wanted float8[],
 	OUT taken float8, OUT remaining float8, OUT blocked float8, OUT epoch bigint)
 RETURNS SETOF record AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp;
@@ -109,7 +114,7 @@ COMMENT ON COLUMN rate_limit_lease_servers.returned IS 'tokens, since this serve
 
 REVOKE ALL ON rate_limit_homes, rate_limit_leases, rate_limit_home_states, rate_limit_lease_servers FROM PUBLIC;
 GRANT SELECT ON rate_limit_homes, rate_limit_leases, rate_limit_home_states, rate_limit_lease_servers TO pg_monitor;
-REVOKE ALL ON FUNCTION _rl_homes_changed(), _rl_leases(), _rl_home_states(), _rl_lease_servers(),
+REVOKE ALL ON FUNCTION rl_lease_epoch(), _rl_homes_changed(), _rl_leases(), _rl_home_states(), _rl_lease_servers(),
 	rl_lease_take(text, text[], text[], float8[], float8[], float8[], float8[]),
 	rl_lease_return(text, bigint, text[], text[], float8[]) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _rl_leases(), _rl_home_states(), _rl_lease_servers() TO pg_monitor;

@@ -145,7 +145,7 @@ class Server:
             self.query("SELECT pg_reload_conf()")
         self.create()
         self.query("CREATE ROLE region LOGIN")
-        self.query("GRANT EXECUTE ON FUNCTION rl_lease_take, rl_lease_return TO region")
+        self.query("GRANT EXECUTE ON FUNCTION rl_lease_epoch, rl_lease_take, rl_lease_return TO region")
 
     def lease_from(self, home, host=None, port=None, name="home", limiter="*", database="postgres"):
         """Have keys of a limiter at a home."""

@@ -86,7 +86,7 @@ def test_exactly_the_capacity_over_all_servers(regions):
 def test_never_more_than_capacity_and_refill(regions):
     began = time.monotonic()
     callers = Callers(regions.all, 2, key="rate", capacity=50, refill=200, retry=False)
-    time.sleep(2)
+    time.sleep(1.5)
     used = callers.stop()
     most = 50 + 200 * (time.monotonic() - began)
     print(f"#   {used} of at most {most:.0f} in {callers.calls} calls")
@@ -95,7 +95,7 @@ def test_never_more_than_capacity_and_refill(regions):
 
 
 def test_links_that_break_at_any_moment(regions):
-    seconds = 60 if FULL else 4
+    seconds = 60 if FULL else 3
     capacity = 1000000 if FULL else 50000
     # so that portions are small, and nearly always under way
     regions.west.query("ALTER SYSTEM SET ratelimit_region.lease_span = '10ms'")
@@ -197,7 +197,7 @@ def test_what_is_idle_goes_back(regions):
 
 def test_a_crash_of_a_server_with_leases(regions):
     callers = Callers(regions.all, 2, key="crash", capacity=20000)
-    for _ in range(5 if FULL else 2):
+    for _ in range(5 if FULL else 1):
         time.sleep(0.5)
         regions.east.kill()
         regions.east.start()
@@ -213,7 +213,7 @@ def test_a_crash_of_a_server_with_leases(regions):
     wait_until(lambda: try_value(regions.east, "SELECT 1"))
     used += regions.drain("crash", capacity=20000)
     print(f"#   {used} of 20000 used, the others are lost")
-    check(10000 < used <= 20000, f"{used} of 20000 tokens")
+    check(5000 < used <= 20000, f"{used} of 20000 tokens")
 
 
 def try_value(server, statement):
@@ -271,6 +271,32 @@ def test_a_home_that_starts_anew(regions):
         used = 100 + consume(east, 2000, "anew", capacity=1000)
         used += regions.drain("anew", capacity=1000)
         check(1000 - held <= used <= 1000, f"{used} of 1000, {held} were held")
+
+
+def test_a_home_that_crashes(regions):
+    """It has forgotten what it has given.  What others hold of that does not come on top."""
+    with regions.east.connect() as east:
+        equal(consume(east, 100, "crashed", capacity=1000), 100)
+        held = regions.east.value("SELECT tokens FROM rate_limit_leases WHERE key = 'crashed'")
+        check(held > 10, f"a lease: {held}")
+        regions.east.query("ALTER SYSTEM SET ratelimit_region.lease_idle = '1h'")
+        regions.east.query("SELECT pg_reload_conf()")
+        regions.home.kill()
+        regions.home.start()
+        wait_until(lambda: regions.east.state() == "there")
+        regions.east.query("ALTER SYSTEM SET ratelimit_region.lease_idle = '500ms'")
+        regions.east.query("SELECT pg_reload_conf()")
+        used = consume(east, 5000, "crashed", capacity=1000)
+        used += regions.drain("crashed", capacity=1000)
+        equal(used, 1000, f"since the crash, {held} were held before it")
+
+
+def test_tokens_of_another_epoch(regions):
+    equal(regions.home.value("SELECT rl_consume_upto('e', 10, 0, 8, 'epoch')"), 8)
+    back = "SELECT rl_lease_return('s', rl_lease_epoch() - {}, '{{e}}', '{{epoch}}', '{{5}}')"
+    equal(regions.home.value(back.format(1)), 0, "from before the home has started")
+    equal(regions.home.value(back.format(0)), 5)
+    equal(regions.home.value("SELECT remaining FROM rl_peek('e', 10, 0, 0, 'epoch')"), 7)
 
 
 def test_violations_count(regions):
@@ -402,6 +428,7 @@ def test_privileges(regions):
         "INSERT INTO rate_limit_homes VALUES ('x', '', NULL)",
         "SELECT rl_lease_take('s', '{k}', '{l}', '{1}', '{1}', '{1}', '{1}')",
         "SELECT rl_lease_return('s', 1, '{k}', '{l}', '{1}')",
+        "SELECT rl_lease_epoch()",
         "SELECT _rl_leases()",
     ):
         equal(sqlstate(east, statement, user="nobody"), "42501", statement)

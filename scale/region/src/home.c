@@ -32,6 +32,7 @@
 
 #define MAX_KEYS	10000
 
+PG_FUNCTION_INFO_V1(rl_lease_epoch);
 PG_FUNCTION_INFO_V1(rl_lease_take);
 PG_FUNCTION_INFO_V1(rl_lease_return);
 
@@ -136,6 +137,13 @@ portion(double level, double needed, double wanted, int servers)
 		return tokens;
 	/* calls that need less may have it */
 	return needed <= level ? Max(needed, floor(level)) : floor(level);
+}
+
+Datum
+rl_lease_epoch(PG_FUNCTION_ARGS)
+{
+	shared_check();
+	PG_RETURN_INT64((int64) shared->epoch);
 }
 
 Datum

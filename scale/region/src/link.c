@@ -295,7 +295,7 @@ greet(Link *link)
 		return;
 	}
 	link->state = LINK_GREETING;
-	send_batch(link, new_batch(BATCH_GREETING, NULL, 0),
+	send_batch(link, new_batch(BATCH_SCHEMA, NULL, 0),
 			   "SELECT pg_catalog.quote_ident(n.nspname), pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', false)"
 			   " FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) e.extnamespace"
 			   " WHERE e.extname OPERATOR(pg_catalog.=) 'ratelimit_region'", 0, NULL);
@@ -388,16 +388,28 @@ link_return(Link *link, const Portion *portions, int n)
 		pfree(arrays[i].data);
 }
 
-/* The home has said in which schema its functions are. */
+/* The home has said in which schema its functions are: ask for its epoch. */
 static void
-greeted(Link *link, PGresult *result)
+schema_known(Link *link, PGresult *result)
 {
+	char		query[256];
+
 	if (PQntuples(result) != 1)
 	{
 		link_close(link, "The home does not have the extension ratelimit_region.");
 		return;
 	}
 	strlcpy(link->schema, PQgetvalue(result, 0, 0), sizeof(link->schema));
+	snprintf(query, sizeof(query), "SELECT %s.rl_lease_epoch()", link->schema);
+	send_batch(link, new_batch(BATCH_EPOCH, NULL, 0), query, 0, NULL);
+}
+
+/* The home has said what its epoch is.  Tokens of another one are void. */
+static void
+epoch_known(Link *link, PGresult *result)
+{
+	pg_atomic_write_u64(&shared->homes[link->home].epoch,
+						PQntuples(result) == 1 ? strtoull(PQgetvalue(result, 0, 0), NULL, 10) : 0);
 	link->state = LINK_READY;
 	link->backoff = 0;
 	set_state(link, HOME_THERE, NULL);
@@ -439,8 +451,10 @@ answered(Link *link, PGresult *result, int64 now)
 	int64		took = now - batch->sent;
 
 	pg_atomic_write_u64(&home->round_trip, before == 0 ? took : before + (took - before) / 8);
-	if (batch->kind == BATCH_GREETING)
-		greeted(link, result);
+	if (batch->kind == BATCH_SCHEMA)
+		schema_known(link, result);
+	else if (batch->kind == BATCH_EPOCH)
+		epoch_known(link, result);
 	else if (batch->kind == BATCH_ASK)
 		taken(link, batch, result, now);
 	else
@@ -455,7 +469,8 @@ answered(Link *link, PGresult *result, int64 now)
 		return;
 	/* it is not lost any more, even if the query does not come to its end */
 	batch->n = 0;
-	set_state(link, HOME_THERE, NULL);
+	if (link->state == LINK_READY)
+		set_state(link, HOME_THERE, NULL);
 }
 
 /* The home has raised an error, and taken nothing, or what it has taken is lost. */
@@ -467,7 +482,7 @@ refused(Link *link, PGresult *result)
 
 	strlcpy(message, PQresultErrorMessage(result), sizeof(message));
 	message[strcspn(message, "\r\n")] = '\0';
-	if (batch->kind == BATCH_GREETING)
+	if (link->state == LINK_GREETING)
 	{
 		link_close(link, message);
 		return;

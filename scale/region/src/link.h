@@ -12,13 +12,14 @@ typedef enum LinkState
 {
 	LINK_CLOSED,
 	LINK_CONNECTING,
-	LINK_GREETING,				/* it asks in which schema the functions are */
+	LINK_GREETING,				/* it asks for schema and epoch */
 	LINK_READY
 } LinkState;
 
 typedef enum BatchKind
 {
-	BATCH_GREETING,
+	BATCH_SCHEMA,				/* in which schema the functions are */
+	BATCH_EPOCH,
 	BATCH_ASK,
 	BATCH_RETURN
 } BatchKind;
