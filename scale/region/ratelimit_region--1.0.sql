@@ -52,7 +52,8 @@ COMMENT ON FUNCTION rl_lease_epoch() IS
 
 CREATE FUNCTION rl_lease_take(server text, keys text[], limiters text[], capacities float8[], refills float8[], needed float8[], wanted float8[],
 	OUT taken float8, OUT remaining float8, OUT blocked float8, OUT epoch bigint)
-RETURNS SETOF record AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp;
+RETURNS SETOF record AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET ratelimit.on_error = error;
 COMMENT ON FUNCTION rl_lease_take(text, text[], text[], float8[], float8[], float8[], float8[]) IS
 'For other servers: take portions from buckets whose home is here. needed: tokens that calls wait for; wanted: those that are expected to be used. A row per key, in order: taken; remaining, in the bucket; blocked, for so many seconds; epoch, which changes when this server starts. Errors: 22004 a null; 2202E arrays of different lengths; 54000 more than 10000 keys; others as rl_consume().';
 

@@ -456,6 +456,29 @@ reset_after(const Call *call, const Answer *answer)
 	return call->refill > 0 ? (call->capacity - answer->remaining) / call->refill : INFINITY;
 }
 
+/*
+ * The columns of rl_result.  Its name is looked up when the extension is created, and
+ * somebody may have had a type of that name before.
+ */
+static TupleDesc
+result_columns(FunctionCallInfo fcinfo)
+{
+	static const Oid types[] = {BOOLOID, FLOAT8OID, FLOAT8OID, INTERVALOID, INTERVALOID,
+	TEXTOID, BOOLOID, INTERVALOID};
+	TupleDesc	desc;
+	bool		fits;
+
+	fits = get_call_result_type(fcinfo, NULL, &desc) == TYPEFUNC_COMPOSITE &&
+		desc->natts == lengthof(types);
+	for (int i = 0; fits && i < lengthof(types); i++)
+		fits = TupleDescAttr(desc, i)->atttypid == types[i];
+	if (!fits)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATATYPE_MISMATCH),
+				 errmsg("type rl_result is not that of extension ratelimit")));
+	return BlessTupleDesc(desc);
+}
+
 Datum
 rl_throttle_leased(PG_FUNCTION_ARGS)
 {
@@ -472,10 +495,10 @@ rl_throttle_leased(PG_FUNCTION_ARGS)
 		Datum		args[5];
 
 		copy_arguments(fcinfo, args);
+		(void) result_columns(fcinfo);
 		return engine_call(ENGINE_THROTTLE, 5, args, true);
 	}
-	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE || desc->natts != 8)
-		elog(ERROR, "type rl_result has been altered");
+	desc = result_columns(fcinfo);
 	decide(&call, &answer);
 	values[0] = BoolGetDatum(answer.allowed);
 	values[1] = Float8GetDatum(call.capacity);
@@ -486,5 +509,5 @@ rl_throttle_leased(PG_FUNCTION_ARGS)
 	values[5] = PG_GETARG_DATUM(4);
 	values[6] = BoolGetDatum(answer.shadowed);
 	nulls[7] = true;
-	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, nulls)));
+	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(desc, values, nulls)));
 }
