@@ -8,8 +8,10 @@ others lease from it as scale/region does: Lease follows src/leases.c and src/co
 follows src/home.c.  Calls come at random times, and each at a random node.  Everything is
 drawn from the seed, so two runs print the same.
 
-For each size of a portion, in seconds of a key's demand (ratelimit_region.lease_span) and as
-the part of a bucket that all servers get at a time (SHARE in src/home.c), it prints
+The size of a portion is what a key's calls use in lease_span, or "least" tokens if that is more,
+but not more than the server's part of SHARE of what the bucket has (src/home.c).  scale/region has
+least = 1 and SHARE = 0.5.  For each "least" without SHARE, and for each SHARE with a "least" that is
+large, it prints
 
 used      of the tokens that there were for keys that want more than they may, the part that
           calls have used
@@ -30,9 +32,10 @@ import math
 import random
 
 SWEEP = 0.2         # seconds between two sweeps of the worker
-PLENTY = 0.01
+PLENTY = 0.1
 GROWTH = 4
 STALE = 1.0
+MUCH = 100          # tokens
 
 
 class Trace:
@@ -122,9 +125,10 @@ class Result:
 
 
 class Simulation:
-    def __init__(self, trace, capacity, refill, round_trip, span, share, idle=5.0, central=False):
+    def __init__(self, trace, capacity, refill, round_trip, span, share, least=1, idle=5.0, central=False):
         self.trace, self.capacity, self.refill = trace, capacity, refill
         self.round_trip, self.span, self.idle, self.central = round_trip, span, idle, central
+        self.least = least
         self.home = Home(capacity, refill, share)
         self.leases = [{} for _ in range(trace.nodes)]
         self.held = {}          # tokens of leases, and of portions under way, by key
@@ -142,7 +146,7 @@ class Simulation:
             result.end = at
             result.offered[key] = result.offered.get(key, 0) + 1
             if node == 0 or self.central:
-                result.here += 1
+                result.here += node == 0
                 allowed = self.home.level(key, at) >= 1
                 if allowed:
                     self.home.take(key, at, 1)
@@ -209,7 +213,7 @@ class Simulation:
         if lease.asked >= 0:
             rate = max(lease.rate, (lease.demand - lease.demand_asked) / max(at - lease.asked, 0.001))
         wanted = math.ceil(rate * (self.span + self.round_trip))
-        lease.portion = max(1, min(wanted, GROWTH * lease.portion))
+        lease.portion = max(self.least, min(wanted, GROWTH * lease.portion))
         lease.asking = True
         lease.asked = at
         lease.demand_asked = lease.demand
@@ -353,7 +357,7 @@ def svg(rows, title, path):
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("--calls", type=int, default=600000)
+    parser.add_argument("--calls", type=int, default=400000)
     parser.add_argument("--nodes", type=int, default=100)
     parser.add_argument("--keys", type=int, default=1000000)
     parser.add_argument("--rate", type=float, default=30000, help="calls a second, of all nodes")
@@ -370,35 +374,38 @@ def main():
 
     trace = Trace(options.calls, options.nodes, options.keys, options.rate, options.exponent, options.seed)
 
-    def simulate(span, share, central=False):
-        simulation = Simulation(trace, options.capacity, options.refill, options.round_trip, span,
-                                share, central=central)
+    def simulate(share, least=1, central=False):
+        simulation = Simulation(trace, options.capacity, options.refill, options.round_trip, 0.5,
+                                share, least=least, central=central)
         return figures(simulation.run(), options.capacity, options.refill, trace.seconds)
 
     print(f"{options.nodes} nodes, {options.keys} keys, {options.calls} calls in {trace.seconds:.0f} s, "
           f"capacity {options.capacity:g}, refill {options.refill:g}, round trip "
           f"{options.round_trip * 1000:g} ms, seed {options.seed}")
     print(f"{'':<14}" + "".join(f"{column:>9}" for column in COLUMNS))
-    central = simulate(0, 0, central=True)
+    central = simulate(0, central=True)
     central["unfair"] = 0.0
     print(line("no leases", central))
-    spans = [0.5] if options.short else [0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5]
-    shares = [] if options.short else [0.1, 0.25, 0.5, 1, 2, 4]
     above = central["above"]
     rows = []
-    for name, values in (("lease_span", spans), ("SHARE", shares)):
+    found = simulate(0.5)
+    found["unfair"] = unfair(found, central)
+    above += found["above"]
+    print(line("as it is", found), flush=True)
+    for name, values in (("least", [1, 3, 10, 30, 100, 300]), ("SHARE", [0.25, 0.5, 1, 3, 10, 30])):
         points = []
-        for value in values:
-            found = simulate(value if name == "lease_span" else 0.5, 0.5 if name == "lease_span" else value)
+        for value in [] if options.short else values:
+            found = simulate(1e9, value) if name == "least" else simulate(value, MUCH)
             found["unfair"] = unfair(found, central)
             above += found["above"]
             points.append((value, found))
             print(line(f"{name} {value:g}", found), flush=True)
-        rows.append(("seconds of demand that a portion is for" if name == "lease_span" else
-                     "part of a bucket that all servers get at a time", points))
+        rows.append(("tokens that a portion has at least" if name == "least" else
+                     "SHARE: what all servers get at a time, in parts of what the bucket has", points))
     print(f"keys above capacity + refill x t: {above}")
     if options.svg and not options.short:
-        svg(rows, ("Size of portions: ratelimit_region.lease_span", "Size of portions: share of the bucket"),
+        svg(rows, (f"Portions of at least so many tokens (capacity {options.capacity:g}, {options.nodes} nodes)",
+                   f"Portions of {MUCH} tokens, but at most the share of the server"),
             options.svg)
     return above
 

@@ -28,7 +28,7 @@
 /* The part of what a bucket has that all servers together get at a time, at most */
 #define SHARE		0.5
 /* and what they get in any case */
-#define PLENTY		0.01
+#define PLENTY		0.1
 
 #define MAX_KEYS	10000
 
