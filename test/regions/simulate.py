@@ -33,6 +33,7 @@ import random
 
 SWEEP = 0.2         # seconds between two sweeps of the worker
 PLENTY = 0.1
+MORE = 10
 GROWTH = 4
 STALE = 1.0
 MUCH = 100          # tokens
@@ -77,7 +78,7 @@ class Home:
         servers = len(self.servers) + 1
         level = self.level(key, at)
         tokens = max(math.floor(min(wanted, level * self.share / servers)),
-                     math.floor(level * PLENTY / servers))
+                     math.floor(min(MORE * wanted, level * PLENTY / servers)))
         tokens = max(tokens, needed, 1)
         if tokens > level:
             tokens = math.floor(level)

@@ -5,9 +5,9 @@
  *
  * How many it gives: what calls wait for, if the bucket has it.  For what is to come, a
  * server gets at most its share of half of what the bucket has, so portions become small
- * as the bucket becomes empty, and nobody has much while others have nothing.  It gets
- * at least its share of a hundredth of it, so that a key of which hardly anything is used
- * need not be asked for often.
+ * as the bucket becomes empty, and nobody has much while others have nothing.  It gets ten
+ * times of what it wants if that is no more than its share of a tenth of the bucket, so
+ * that a key of which hardly anything is used need not be asked for often.
  */
 #include "postgres.h"
 
@@ -27,7 +27,8 @@
 
 /* The part of what a bucket has that all servers together get at a time, at most */
 #define SHARE		0.5
-/* and what they get in any case */
+/* They get so many times of what they want, if that is such a part of it. */
+#define MORE		10
 #define PLENTY		0.1
 
 #define MAX_KEYS	10000
@@ -128,7 +129,7 @@ static double
 portion(double level, double needed, double wanted, int servers)
 {
 	double		tokens = Max(floor(Min(wanted, level * SHARE / servers)),
-							 floor(level * PLENTY / servers));
+							 floor(Min(MORE * wanted, level * PLENTY / servers)));
 
 	tokens = Max(tokens, needed);
 	if (wanted >= 1)

@@ -285,9 +285,9 @@ find_engine(void)
 	{
 		for (int i = 0; i < N_ENGINE_FUNCTIONS; i++)
 		{
-			List	   *qualified = list_make2(makeString(name),
-											   makeString(pstrdup(engine_functions[i].name)));
+			List	   *qualified = list_make1(makeString(name));
 
+			qualified = lappend(qualified, makeString(pstrdup(engine_functions[i].name)));
 			fmgr_info_cxt(LookupFuncName(qualified, engine_functions[i].nargs,
 										 engine_functions[i].args, false),
 						  &engine[i], engine_context);

@@ -76,7 +76,7 @@ server_name(void)
 static const bool *
 bool_of_ratelimit(const char *name)
 {
-	int			n;
+	int			n = 0;
 	struct config_generic **variables = guc_variables(&n);
 
 	for (int i = 0; i < n; i++)
