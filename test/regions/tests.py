@@ -462,6 +462,20 @@ def test_no_room(regions):
     check(not small.crashed(), small.crashed())
 
 
+def test_without_preloading(_):
+    plain = Server("plain", shared_preload_libraries="ratelimit")
+    plain.create()
+    for statement in ("SELECT rl_consume_leased('k', 1, 1)", "SELECT rl_throttle_leased('k', 1, 1)",
+                      "SELECT rl_lease_epoch()", "SELECT rl_lease_return('s', 1, '{}', '{}', '{}')",
+                      "SELECT rl_lease_take('s', '{}', '{}', '{}', '{}', '{}', '{}')"):
+        equal(sqlstate(plain, statement), "55000", statement)
+    for view in ("rate_limit_leases", "rate_limit_home_states", "rate_limit_lease_servers", "rate_limit_homes"):
+        equal(plain.query(f"SELECT * FROM {view}"), [], view)
+    plain.query("INSERT INTO rate_limit_homes VALUES ('l', 'k', NULL)")
+    plain.stop()
+    check(not plain.crashed(), plain.crashed())
+
+
 def test_cancelled_calls(regions):
     regions.relay.delay = 0.3
     try:
@@ -589,7 +603,7 @@ def test_the_simulation_predicts(_):
     predicted()
 
 
-LONG = {test_a_standby, test_two_regions, test_the_simulation_predicts}
+LONG = {test_a_standby, test_without_preloading, test_two_regions, test_the_simulation_predicts}
 
 
 def main():
