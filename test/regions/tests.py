@@ -38,10 +38,10 @@ class Regions:
     def drain(self, key, **call):
         """Take what is left of a key, wherever it is."""
         got = 0
-        until = time.monotonic() + 20
+        until = time.monotonic() + 30
         while time.monotonic() < until:
             with self.east.connect() as east:
-                taken = consume(east, 2000, key, **call)
+                taken = consume(east, 20000, key, **call)
             held = sum(
                 server.value("SELECT coalesce(sum(tokens), 0) FROM rate_limit_leases WHERE key = %s", key)
                 for server in (self.east, self.west)
@@ -186,10 +186,10 @@ def test_a_term_that_is_over(regions):
 
 def test_what_is_idle_goes_back(regions):
     with regions.east.connect() as east:
-        equal(consume(east, 10, "idle", capacity=10000), 10)
+        equal(consume(east, 12, "idle", capacity=10000), 12)
     check(regions.east.value("SELECT tokens FROM rate_limit_leases WHERE key = 'idle'") > 0, "a lease")
     level = "SELECT remaining FROM rl_peek('idle', 10000, 0, 0, 'quota')"
-    wait_until(lambda: regions.home.value(level) == 9990, what="it is back")
+    wait_until(lambda: regions.home.value(level) == 9988, what="it is back")
     wait_until(lambda: not regions.east.query("SELECT 1 FROM rate_limit_leases WHERE key = 'idle'"))
     check(regions.home.value("SELECT returned FROM rate_limit_lease_servers WHERE server = 'east'") > 0,
           "the home shows it")
@@ -225,28 +225,28 @@ def try_value(server, statement):
 
 def test_a_worker_that_is_terminated(regions):
     with regions.east.connect() as east:
-        equal(consume(east, 10, "worker", capacity=1000), 10)
+        equal(consume(east, 12, "worker", capacity=1000), 12)
         equal(east.execute("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
                            "WHERE backend_type = 'ratelimit leases'").fetchall(), [(True,)])
-        equal(regions.home.value("SELECT remaining FROM rl_peek('worker', 1000, 0, 0, 'quota')"), 990,
+        equal(regions.home.value("SELECT remaining FROM rl_peek('worker', 1000, 0, 0, 'quota')"), 988,
               "it has given back what there was")
-        equal(consume(east, 10, "worker", capacity=1000), 10, "there is another one")
+        equal(consume(east, 12, "worker", capacity=1000), 12, "there is another one")
 
 
 def test_a_stop_gives_back(regions):
     with regions.east.connect() as east:
-        equal(consume(east, 10, "stop", capacity=1000), 10)
+        equal(consume(east, 12, "stop", capacity=1000), 12)
     began = time.monotonic()
     regions.east.stop()
     took = time.monotonic() - began
     regions.east.start()
-    equal(regions.home.value("SELECT remaining FROM rl_peek('stop', 1000, 0, 0, 'quota')"), 990)
+    equal(regions.home.value("SELECT remaining FROM rl_peek('stop', 1000, 0, 0, 'quota')"), 988)
     check(took < 3, f"the stop took {took:.1f} s")
 
 
 def test_a_stop_while_the_home_does_not_answer(regions):
     with regions.west.connect() as west:
-        equal(consume(west, 10, "stop2", capacity=1000), 10)
+        equal(consume(west, 12, "stop2", capacity=1000), 12)
     regions.relay.swallow = True
     try:
         began = time.monotonic()
