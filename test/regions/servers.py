@@ -6,6 +6,7 @@ REGIONS_WORK is a folder for all of it, REGIONS_BIN has PostgreSQL's programs.
 
 import atexit
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -214,10 +215,15 @@ def consume(connection, n, key="k", capacity=1000, refill=0, cost=1, limiter="qu
 
 
 class Callers:
-    """Threads that call on servers until they are stopped, each with a session of its own."""
+    """
+    Threads that call on servers until they are stopped, each with a session of its own, with
+    one key, or with so many.
+    """
 
-    def __init__(self, servers, threads, batch=20, retry=True, pause=0, **call):
+    def __init__(self, servers, threads, batch=20, retry=True, pause=0, keys=None, **call):
         self.allowed = 0
+        self.by_key = {}
+        self.keys = keys
         self.calls = 0
         self.errors = 0
         self.problems = []
@@ -240,8 +246,12 @@ class Callers:
                     connection.execute("SET client_min_messages = error")
                 # one call a statement: an error says nothing about others
                 for _ in range(batch):
-                    allowed = consume(connection, 1, **call)
+                    one = call
+                    if self.keys:
+                        one = {**call, "key": f"{call['key']}{random.randrange(self.keys)}"}
+                    allowed = consume(connection, 1, **one)
                     with self.lock:
+                        self.by_key[one["key"]] = self.by_key.get(one["key"], 0) + allowed
                         self.calls += 1
                         self.allowed += allowed
             except psycopg.Error as error:
