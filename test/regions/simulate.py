@@ -10,7 +10,7 @@ drawn from the seed, so two runs print the same.
 
 The size of a portion is what a key's calls use in lease_span, or "least" tokens if that is more,
 but not more than the server's part of SHARE of what the bucket has (src/home.c).  scale/region has
-least = 1 and SHARE = 0.5.  For each "least" without SHARE, and for each SHARE with a "least" that is
+least = 10 and SHARE = 0.5.  For each "least" without SHARE, and for each SHARE with a "least" that is
 large, it prints
 
 used      of the tokens that there were for keys that want more than they may, the part that
@@ -32,8 +32,7 @@ import math
 import random
 
 SWEEP = 0.2         # seconds between two sweeps of the worker
-PLENTY = 0.1
-MORE = 10
+LEAST = 10
 GROWTH = 4
 STALE = 1.0
 MUCH = 100          # tokens
@@ -77,9 +76,7 @@ class Home:
         self.servers.add(node)
         servers = len(self.servers) + 1
         level = self.level(key, at)
-        tokens = max(math.floor(min(wanted, level * self.share / servers)),
-                     math.floor(min(MORE * wanted, level * PLENTY / servers)))
-        tokens = max(tokens, needed, 1)
+        tokens = max(math.floor(min(wanted, level * self.share / servers)), needed, 1)
         if tokens > level:
             tokens = math.floor(level)
         self.take(key, at, tokens)
@@ -126,7 +123,7 @@ class Result:
 
 
 class Simulation:
-    def __init__(self, trace, capacity, refill, round_trip, span, share, least=1, idle=5.0, central=False):
+    def __init__(self, trace, capacity, refill, round_trip, span, share, least=LEAST, idle=5.0, central=False):
         self.trace, self.capacity, self.refill = trace, capacity, refill
         self.round_trip, self.span, self.idle, self.central = round_trip, span, idle, central
         self.least = least
@@ -375,7 +372,7 @@ def main():
 
     trace = Trace(options.calls, options.nodes, options.keys, options.rate, options.exponent, options.seed)
 
-    def simulate(share, least=1, central=False):
+    def simulate(share, least=LEAST, central=False):
         simulation = Simulation(trace, options.capacity, options.refill, options.round_trip, 0.5,
                                 share, least=least, central=central)
         return figures(simulation.run(), options.capacity, options.refill, trace.seconds)

@@ -96,10 +96,10 @@ def test_never_more_than_capacity_and_refill(regions):
 
 def test_links_that_break_at_any_moment(regions):
     # many keys, so that portions are nearly always under way
-    keys, capacity = 20, 50000 if FULL else 2000
+    keys, capacity = 10, 100000 if FULL else 2000
     regions.relay.delay = 0.01
     callers = Callers([regions.west] * 3 + [regions.east], 1, key="breaks", keys=keys, capacity=capacity)
-    regions.relay.trouble(60 if FULL else 3, 19, lambda: regions.west.state() == "there")
+    regions.relay.trouble(60 if FULL else 2, 19, lambda: regions.west.state() == "there")
     used = callers.stop()
     regions.relay.delay = 0
     wait_until(lambda: regions.west.state() == "there", what="the home is there again")
@@ -113,7 +113,7 @@ def test_links_that_break_at_any_moment(regions):
     for key, n in callers.by_key.items():
         check(n <= capacity, f"{n} of {capacity} tokens of {key}")
     check(used > 0, "no calls were allowed")
-    check(failed > 10, "hardly any portion was lost")
+    check(failed > 5, "hardly any portion was lost")
 
 
 def test_a_lost_answer_loses_tokens(regions):

@@ -333,6 +333,7 @@ decide_by_lease(const Call *call, Answer *answer)
 	}
 	lease->capacity = call->capacity;
 	lease->refill = call->refill;
+	lease->cost = call->cost;
 	lease->demand += call->cost;
 	lease->called = now;
 	if (lease_take(lease, call->cost, now))

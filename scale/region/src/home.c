@@ -4,10 +4,9 @@
  *		and rl_lease_return() takes them back.
  *
  * How many it gives: what calls wait for, if the bucket has it.  For what is to come, a
- * server gets at most its share of half of what the bucket has, so portions become small
- * as the bucket becomes empty, and nobody has much while others have nothing.  It gets ten
- * times of what it wants if that is no more than its share of a tenth of the bucket, so
- * that a key of which hardly anything is used need not be asked for often.
+ * server gets what it wants, but at most its share of half of what the bucket has.  So
+ * portions become small as the bucket becomes empty, and nobody has much while others have
+ * nothing.
  */
 #include "postgres.h"
 
@@ -27,10 +26,6 @@
 
 /* The part of what a bucket has that all servers together get at a time, at most */
 #define SHARE		0.5
-/* They get so many times of what they want, if that is such a part of it. */
-#define MORE		10
-#define PLENTY		0.1
-
 #define MAX_KEYS	10000
 
 PG_FUNCTION_INFO_V1(rl_lease_epoch);
@@ -128,10 +123,8 @@ take(const Datum *bucket, double tokens)
 static double
 portion(double level, double needed, double wanted, int servers)
 {
-	double		tokens = Max(floor(Min(wanted, level * SHARE / servers)),
-							 floor(Min(MORE * wanted, level * PLENTY / servers)));
+	double		tokens = Max(floor(Min(wanted, level * SHARE / servers)), needed);
 
-	tokens = Max(tokens, needed);
 	if (wanted >= 1)
 		tokens = Max(tokens, 1);
 	if (tokens <= level)

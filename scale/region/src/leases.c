@@ -37,6 +37,12 @@
 /* How many times as much as last time is asked for, at most */
 #define GROWTH		4
 
+/*
+ * At least so many calls' worth is asked for, so that a key of which hardly anything is
+ * used need not be asked for often.
+ */
+#define LEAST		10
+
 /* For so long a home is not asked again for a key for which it cannot answer. */
 #define REFUSED_TIME INT64CONST(1000000)
 
@@ -347,14 +353,15 @@ lease_ask(Lease *lease, Portion *portion, int64 now)
 {
 	double		needed = Max(0, lease->waiting - (lease_is_valid(lease, now) ? lease->tokens : 0));
 
-	lease->portion = Max(1, Min(tokens_wanted(lease, now), GROWTH * lease->portion));
+	lease->portion = Max(LEAST * lease->cost,
+						 Min(tokens_wanted(lease, now), GROWTH * lease->portion));
 	lease->asking = true;
 	lease->asked = now;
 	lease->demand_asked = lease->demand;
 	portion->lease = lease - slots;
 	portion->home = lease->home;
 	portion->needed = Min(needed, lease->capacity);
-	portion->tokens = Max(lease->portion, ceil(portion->needed));
+	portion->tokens = ceil(Max(lease->portion, portion->needed));
 	portion->capacity = lease->capacity;
 	portion->refill = lease->refill;
 	portion->asked = now;

@@ -38,6 +38,7 @@ typedef struct Lease
 	int64		until;			/* they are void then */
 	double		capacity;		/* of the last call */
 	double		refill;
+	double		cost;
 	double		demand;			/* tokens that calls wanted, so far */
 	double		demand_asked;	/* of them, when a portion was asked for last */
 	double		demand_swept;	/* and at the last sweep */
