@@ -147,7 +147,7 @@ sub revive
 	return if runs();
 	$node->{_pid} = undef;
 	unlink($node->data_dir . '/postmaster.pid');
-	$node->start;
+	$node->start(fail_ok => 1);
 	return;
 }
 

@@ -212,6 +212,9 @@ def main():
 
 	with connect() as conn:
 		conn.execute('SELECT rl_flush()')
+		# what a worker is about to write
+		while conn.execute('SELECT EXISTS (SELECT FROM rate_limit_pending)').fetchone()[0] and time.monotonic() < end + 60:
+			time.sleep(0.1)
 		for (what, limiter), n in sorted(expected.items()):
 			sql = {
 				'taken': 'SELECT sum(capacity - tokens) FROM rate_limit_status WHERE limiter = %s',
