@@ -55,14 +55,10 @@ encoded_byte(const char *at)
 	return strcmp(digits, "00") == 0 ? -1 : (int) strtol(digits, NULL, 16);
 }
 
-/* Do rules 1 and 2 exempt the request?  Of the claims this only says whether they may. */
+/* Does the path begin so, as PostgREST reads it? */
 static bool
-may_be_exempt(const char *path, const char *claims)
+path_begins(const char *path, const char *wanted)
 {
-	const char *wanted = "/health";
-
-	if (strstr(claims, "admin") || strchr(claims, '\\'))
-		return true;
 	if (*path != '/')
 		wanted++;
 	for (; *wanted; wanted++)
@@ -74,6 +70,13 @@ may_be_exempt(const char *path, const char *claims)
 		path += byte < 0 ? 1 : 3;
 	}
 	return true;
+}
+
+/* Do rules 1 and 2 exempt the request?  Of the claims this only says whether they may. */
+static bool
+may_be_exempt(const char *path, const char *claims)
+{
+	return path_begins(path, "/health") || strstr(claims, "admin") || strchr(claims, '\\');
 }
 
 /* Is this what the key of an address looks like? */
@@ -121,6 +124,7 @@ try_postgrest(Bytes *input)
 	static uint64 n = 0;
 	LOCAL_FCINFO(fcinfo, 0);
 	const char *fields;
+	char	   *method;
 	char	   *path;
 	char	   *claims;
 
@@ -128,7 +132,7 @@ try_postgrest(Bytes *input)
 		fmgr_info_cxt(LookupFuncName(list_make1(makeString("rl_postgrest_check")), 0, NULL, false),
 					  &function, TopMemoryContext);
 	set("ratelimit.postgrest_headers", take_byte(input) % 2 ? "problem" : "on");
-	set("request.method", take_setting(input));
+	set("request.method", method = take_setting(input));
 	set("request.path", path = take_setting(input));
 	set("request.headers", take_setting(input));
 	set("request.jwt.claims", claims = take_setting(input));
@@ -164,6 +168,9 @@ try_postgrest(Bytes *input)
 		check_keys();
 	if (!(fields && *fields) && !may_be_exempt(path, claims))
 		finding("path \"%s\" with claims %s is not limited", path, claims);
+	if (strcmp(method, "POST") == 0 && path_begins(path, "/rpc/") &&
+		!may_be_exempt(path, claims) && !strstr(fields, "\\\"api\\\""))
+		finding("path \"%s\" is not limited by rule 4: %s", path, fields);
 	if (fields && *fields)
 		(void) DirectFunctionCall1(jsonb_in, CStringGetDatum(fields));
 }
