@@ -17,6 +17,7 @@ import time
 import psycopg
 
 CALLS = int(sys.argv[1])
+TRANSACTION_COUNT = 20000
 
 # statements of 10,000 calls
 CALL = [
@@ -27,7 +28,7 @@ CALL = [
 	"SELECT count(rl_consume('d' || i % 10, 1, 0, 2)) FROM generate_series(1, 10000) i",
 	"SELECT count(rl_consume_upto('u', 1e12, 1e6, 2)) FROM generate_series(1, 10000) i",
 	"SELECT count(rl_consume_each(ARRAY['a', 'b', 'c', 'd', 'e'], 1e12, 1e6)) FROM generate_series(1, 2000) i",
-	"SELECT count(rl_throttle_each(ARRAY['a', 'b', 'c', 'd', 'e'], 1e12, 1e6)) FROM generate_series(1, 2000) i",
+	"SELECT count(rl_throttle_each(ARRAY['a', 'b', 'c', 'd', 'e'], array_fill(1e12::float8, '{5}'), array_fill(1e6::float8, '{5}'))) FROM generate_series(1, 2000) i",
 	"SELECT count(rl_consume_all(ARRAY['a', 'b'], ARRAY[1e12, 1e12], ARRAY[1e6, 1e6])) FROM generate_series(1, 5000) i",
 	"SELECT count(rl_consume_policy('api', 'k' || i % 10)) FROM generate_series(1, 10000) i",
 	"SELECT count(rl_consume_policies(ARRAY['api', 'b'], ARRAY['k', 'l'])) FROM generate_series(1, 5000) i",
@@ -120,7 +121,7 @@ SELECT max(CASE WHEN i = {n} THEN pg_temp.used() END) FROM (SELECT i, {call.grou
 
 def transactions(conn):
 	errors = 0
-	rounds = 20000 // len(TRANSACTIONS)
+	rounds = TRANSACTION_COUNT // len(TRANSACTIONS)
 	for n in range(rounds):
 		for transaction in TRANSACTIONS:
 			for sql in transaction:

@@ -44,7 +44,7 @@ SELECT count(rl_consume('d' || (:n + i) % 50, 1, 0, 2, 'd')) FROM generate_serie
 	('together', 1, """
 -- taken a 9, allowed a 6
 SELECT rl_consume_all(ARRAY['a1', 'a2', 'a3'], ARRAY[1e12, 1e12, 1e12], ARRAY[0, 0, 0], ARRAY[1, 2, 3], ARRAY['a', 'a', 'a']);
-SELECT rl_throttle_each(ARRAY['e1', 'e2'], 1e6, 1e6, 1, 'e');
+SELECT rl_throttle_each(ARRAY['e1', 'e2'], ARRAY[1e6, 1e6], ARRAY[1e6, 1e6], NULL, ARRAY['e', 'e']);
 SELECT rl_consume_each(ARRAY['a4', 'a5', 'a4'], 1e12, 0, 1, 'a');
 """),
 	('periods', 1, """
@@ -81,7 +81,7 @@ ROLLBACK;
 	('reports', 1, """
 -- violations g 7
 SET ratelimit.gateway_name = 'edge';
-SELECT rl_report_batch('[{"key": "k1", "limiter": "g", "rejected": 2}, {"key": "2001:db8::1", "limiter": "g", "rejected": 4}]');
+SELECT rl_report_batch('[{"key": "k1", "limiter": "g", "rejected": 2}, {"key": "k2", "limiter": "g", "rejected": 4}]');
 SELECT rl_report('k1', 'g', 1);
 """),
 	('enforced', 1, """
@@ -122,7 +122,7 @@ def edit(rng, end, problems):
 						f"UPDATE rate_limit_policies SET capacity = {rng.randrange(50, 200)} WHERE policy = 'edited'",
 						"INSERT INTO rate_limit_exceptions (policy, key, action, factor) VALUES ('edited', 'user', 'factor', 2)",
 						"DELETE FROM rate_limit_exceptions",
-						f"CREATE TABLE IF NOT EXISTS other{n % 5} (i int); ALTER TABLE other{n % 5} ADD c{n} int",
+						f"CREATE TABLE IF NOT EXISTS other{n % 5} (i int); ALTER TABLE other{n % 5} ADD IF NOT EXISTS c{n} int",
 						f"DROP TABLE IF EXISTS other{rng.randrange(5)}",
 						'VACUUM rate_limit_buckets', 'ANALYZE rate_limit_violations', 'SELECT rl_flush()',
 						"SELECT rl_block('blocked', '1 s', 'x'), rl_unblock('blocked', 'x'), rl_reset('blocked', 'x')",
@@ -242,7 +242,7 @@ def main():
 
 	def rate(begin, stop):
 		inside = [s for s in samples if begin <= s[0] <= stop]
-		return (inside[-1][1] - inside[0][1]) / (inside[-1][0] - inside[0][0])
+		return (inside[-1][1] - inside[0][1]) / (inside[-1][0] - inside[0][0]) if len(inside) > 1 else float('nan')
 
 	first, last = rate(1, 1 + SECONDS / 6), rate(SECONDS * 5 / 6 - 0.5, SECONDS - 0.5)
 	print(f'-- {samples[-1][1]} decisions; {first:.0f} a second in the first sixth, {last:.0f} in the last: {last / first:.3f}')
