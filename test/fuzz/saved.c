@@ -118,9 +118,12 @@ show(void)
 static void
 try_saved(Bytes *input)
 {
+	static bool is_new = false; /* memory is as it began */
 	uint8		flags = take_byte(input);
 
-	begin_anew();
+	if (!is_new)
+		begin_anew();
+	is_new = true;
 	if (flags % 16 == 1)
 		write_file((const char *) input->at, input->end - input->at);
 	else
@@ -128,6 +131,7 @@ try_saved(Bytes *input)
 	saved_load();
 	if (saved_loaded_mono() == 0)
 		return;
+	is_new = false;
 	show();
 	if (!saved_save(NULL))
 		finding("what was loaded is not saved");
