@@ -10,8 +10,9 @@
  * process.
  *
  * Each input runs in a subtransaction.  An error is a finding unless its SQLSTATE is one
- * that the fuzzer names.  So are an assertion that fails, undefined behaviour, which the
- * compiler makes a trap, and whatever a fuzzer itself finds wrong.
+ * that the fuzzer names.  So are undefined behaviour, which the compiler makes a trap,
+ * whatever a fuzzer itself finds wrong, and, if the server has assertions, one that fails,
+ * and memory that is written to beyond its end.
  */
 #include "fuzz.h"
 
@@ -26,6 +27,7 @@
 #include "miscadmin.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
 
@@ -104,6 +106,19 @@ take_text(Bytes *input, int most, int *len)
 	return text;
 }
 
+/*
+ * What would go to the server's log.  With assertions, the server complains there about
+ * what has been written beyond allocated memory.  All else would fill the log.
+ */
+static void
+watch_log(ErrorData *message)
+{
+	message->output_to_server = false;
+	if (message->message && (strstr(message->message, "past chunk") ||
+							 strstr(message->message, "problem in alloc set")))
+		finding("%s", message->message);
+}
+
 /* Is this one of the fuzzer's SQLSTATEs, or in one of its classes? */
 static bool
 may_be_raised(const char *sqlstate)
@@ -174,6 +189,8 @@ fuzz(PG_FUNCTION_ARGS)
 	if (!fuzzer || log < 0 || dup2(log, STDERR_FILENO) < 0)
 		elog(ERROR, "no fuzzer \"%s\", or no log", name);
 
+	SetConfigOption("log_min_messages", "warning", PGC_SUSET, PGC_S_SESSION);
+	emit_log_hook = watch_log;
 	input_context = AllocSetContextCreate(TopMemoryContext, "fuzz", ALLOCSET_DEFAULT_SIZES);
 	n++;
 	LLVMFuzzerRunDriver(&n, &arguments, try_input);
