@@ -120,7 +120,7 @@ def edit(rng, end, problems):
 				n += 1
 				for sql in rng.sample([
 						f"UPDATE rate_limit_policies SET capacity = {rng.randrange(50, 200)} WHERE policy = 'edited'",
-						"INSERT INTO rate_limit_exceptions (policy, key, action, factor) VALUES ('edited', 'user', 'factor', 2)",
+						"INSERT INTO rate_limit_exceptions (policy, key, action, factor) VALUES ('edited', 'user', 'factor', 2) ON CONFLICT DO NOTHING",
 						"DELETE FROM rate_limit_exceptions",
 						f"CREATE TABLE IF NOT EXISTS other{n % 5} (i int); ALTER TABLE other{n % 5} ADD IF NOT EXISTS c{n} int",
 						f"DROP TABLE IF EXISTS other{rng.randrange(5)}",
