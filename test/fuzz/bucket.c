@@ -243,12 +243,16 @@ try_bucket(Bytes *input)
 		/* parameters change */
 		if (n > 0 && (capacity != old_capacity || refill != old_refill))
 		{
-			Numeric		grown = sub(c, exact(old_capacity));
+			Numeric		old = exact(old_capacity);
+			Numeric		grown = sub(c, old);
 			Numeric		noise = zero;
 			Numeric		off;
 
 			if (!rule.timed || !old_timed)
-				noise = mul(add(c, exact(old_capacity)), unit51);
+				noise = mul(add(c, old), unit51);
+			/* a debt that is only noise counts as none */
+			if (compare(least, old) > 0 && compare(sub(least, old), mul(old, unit50)) <= 0)
+				least = old;
 			off = noise;
 			if (rule.timed)
 				off = add(off, mul(r, read_decimal("1.000001")));
