@@ -265,7 +265,7 @@ my $log = slurp_file($node->logfile, $from);
 my @crashes;
 while ($log =~ /^(\d\S+ \S+ \S+) [^\n]*ratelimit: loaded \d+ buckets, saved ([^,]+),/mg)
 {
-	push @crashes, [ map { $_ eq '' ? 0 : $_ } split /\|/, query(<<"SQL") ];
+	push @crashes, [ map { $_ eq '' ? 0 : $_ } split /\|/, query(<<"SQL"), -1 ];
 SELECT extract(epoch FROM timestamptz '$2'), extract(epoch FROM timestamptz '$1'),
 	(SELECT extract(epoch FROM max(created_at) AT TIME ZONE 'UTC') FROM rate_limit_violations WHERE created_at < timestamptz '$1' AT TIME ZONE 'UTC')
 SQL
