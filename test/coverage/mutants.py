@@ -149,7 +149,7 @@ def main():
 				print(f'ok {name}: {finder} ({time.monotonic() - began:.0f} s)', flush=True)
 			else:
 				survived += 1
-				print(f'not ok {name}: survives', flush=True)
+				print(f'not ok {name}: survives, in line {i + 1}', flush=True)
 	run('make -s -j2 all install', 300)
 	print(f'{found} passed, {survived} failed')
 	return survived == 0
