@@ -419,8 +419,9 @@ bucket_settle(const BucketRule *reserved, double used, Owed owed)
 }
 
 /*
- * bucket_carry(), unless the bucket refills both before and after the change:
- * converts what it owes by way of the tokens that it holds.
+ * bucket_carry(), unless the bucket refills both before and after the change, and the
+ * old capacity does not take too long at the new refill: converts what it owes by way
+ * of the tokens that it holds.
  */
 static Owed
 carry_tokens(double capacity, double refill, bool timed, Owed owed,
@@ -479,6 +480,7 @@ Owed
 bucket_carry(double capacity, double refill, Owed owed, const BucketRule *rule)
 {
 	bool		timed = bucket_timed(capacity, refill);
+	Owed		whole = (Owed) MULDIV_MAX;	/* the old capacity at the new refill */
 	Owed		result;
 
 	if (owed <= 0)
@@ -489,11 +491,11 @@ bucket_carry(double capacity, double refill, Owed owed, const BucketRule *rule)
 		return bucket_in_period(refill) && refill <= rule->refill ? owed : 0;
 
 	if (rule->timed && timed)
+		whole = (Owed) muldiv(NS_PER_SECOND, capacity, rule->refill, FRACTION_BITS, true);
+	/* from a large capacity to a very slow refill it may be too long to subtract */
+	if (whole < (Owed) MULDIV_MAX)
 	{
 		/* (owed * refill - capacity + rule->capacity) / rule->refill */
-		Owed		whole = (Owed) muldiv(NS_PER_SECOND, capacity, rule->refill,
-										  FRACTION_BITS, true);
-
 		result = (Owed) muldiv((uint128) owed, refill, rule->refill,
 							   FRACTION_BITS, false);
 		if (result > whole && result - whole <= whole >> (NOISE_BITS - 2))

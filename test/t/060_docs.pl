@@ -117,6 +117,14 @@ foreach my $name (sort keys %text)
 	is(join("\n", broken_links($name, $text{$name})), '', "$name: all links lead somewhere");
 }
 
+# Each test and model that docs/reliability.md names is there.
+foreach my $test ($text{'docs/reliability.md'} =~ /`(\d{3}_\w+|\w+\.(?:spec|pml)|test\/[\w\/.]+)/g)
+{
+	my @found = grep { -e "$top/$_" } "test/t/$test.pl", "test/specs/$test", "test/model/$test", $test;
+
+	ok(@found, "docs/reliability.md: $test is there");
+}
+
 # Lines that look like statements, in blocks that do not run, from the first block on that
 # does: above it, README.md shows what it is about.
 sub other_statements

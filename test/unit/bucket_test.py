@@ -618,6 +618,11 @@ def test_carry(driver, rng, calls):
 				bucket.call(size_new, new, size_new / 100)
 				bucket.call(size, old, size / 100)
 
+	# the old capacity takes longer at the new refill than the arithmetic can hold
+	bucket = Bucket(driver)
+	bucket.call(F('6.5e12'), 10, F('6.5e12'))
+	expect('refilled enough', bucket.call(F('4e-9'), F('1e-9'), F('4e-9'), 36 * YEAR * NS), True)
+
 	# half an hour at the old rate, then at the new one
 	bucket = Bucket(driver)
 	bucket.call(10, F(1, 600), 10)

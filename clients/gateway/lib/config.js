@@ -65,7 +65,11 @@ const object = (fields) => (value, where) => {
 
 const mapOf = (checkKey, check) => (value, where) => {
 	if (!isObject(value)) throw new WrongValue(where, 'be an object', value);
-	return Object.fromEntries(Object.entries(value).map(([key, each]) => [checkKey(key, below(where, key)), check(each, below(where, key))]));
+	const entries = Object.entries(value).map(([key, each]) => [checkKey(key, below(where, key)), check(each, below(where, key))]);
+
+	// as X-User and x-user: a rule must not lose a condition
+	if (new Set(entries.map(([key]) => key)).size < entries.length) throw new WrongValue(where, 'have each name only once', value);
+	return Object.fromEntries(entries);
 };
 
 const arrayOf = (check, most = 10000) => (value, where) => {
@@ -239,6 +243,7 @@ function readConfig(name) {
 	try {
 		return checked(value);
 	} catch (error) {
+		if (error instanceof RangeError) throw new ConfigError(name, 'it is nested too deeply');
 		throw error instanceof WrongValue ? new ConfigError(name, error.message) : error;
 	}
 }

@@ -50,6 +50,7 @@ const tree = (...descriptors) => ({ grpc: { domains: { d: descriptors } } });
 
 const WRONG = [
 	['{', /: not JSON: /],
+	[`{"http": ${'['.repeat(100000)}${']'.repeat(100000)}}`, /: it is nested too deeply$/],
 	[[], /: it must be an object, not \[\]$/],
 	[{}, /: it must have "http", "grpc" or "reports", not \{\}$/],
 	[{ htpp: {} }, /: htpp is not known: \{\}\. The file may have comment, database, /],
@@ -72,6 +73,7 @@ const WRONG = [
 	[rule({ match: { host: 'a:80' } }), /: http\.rules\[0\]\.match\.host must be a host without port, or one that begins with "\*\.", not "a:80"$/],
 	[rule({ match: { headers: { 'a b': 'x' } } }), /must be the name of a header, not "a b"$/],
 	[rule({ match: { headers: { a: 1 } } }), /: http\.rules\[0\]\.match\.headers\.a must be a string that is not empty, not 1$/],
+	[rule({ match: { headers: { 'X-A': '1', 'x-a': '2' } } }), /: http\.rules\[0\]\.match\.headers must have each name only once, not \{"X-A":"1","x-a":"2"\}$/],
 	[rule({ key: 'user' }), /: http\.rules\[0\]\.key must be "address", "host", "method", "path" or "header:" and a name, not "user"$/],
 	[rule({ key: ['address', 'header:'] }), /http\.rules\[0\]\.key\[1\] must be the name of a header, not ""$/],
 	[rule({ cost: -1 }), /: http\.rules\[0\]\.cost must be a number from 0 to 1000000000000, not -1$/],
