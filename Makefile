@@ -35,11 +35,11 @@ include $(PGXS)
 prove_installcheck:
 	$(prove_installcheck)
 
-# The version is that of META.json
+# The version is that of META.json.  The same commit makes the same bytes: a zip has local times.
 .PHONY: dist
 dist:
 	version=$$(sed -n 's/^  "version": "\(.*\)",$$/\1/p' META.json) && \
-	git archive --format=zip --prefix=ratelimit-$$version/ --output=ratelimit-$$version.zip HEAD && \
+	TZ=UTC git archive --format=zip --prefix=ratelimit-$$version/ --output=ratelimit-$$version.zip HEAD && \
 	echo ratelimit-$$version.zip
 
 $(OBJS): $(wildcard src/*.h src/*/*.h)
