@@ -166,14 +166,14 @@ def make_servers() -> None:
 def node_of(key: str, limiter: str = "default") -> str:
     """The name of the node that has a key."""
     return str(servers["proxy"].one(
-        "SELECT node FROM rate_limit_partitions WHERE partition = _rl_partition(_rl_route(%s, %s))", key, limiter))
+        "SELECT node FROM rate_limit_partitions WHERE partition = _rl_partition(%s, %s)", key, limiter))
 
 
 def key_on(node: str, prefix: str = "k", limiter: str = "default") -> str:
     """A key that the node has."""
     return str(servers["proxy"].one(
         "SELECT k FROM (SELECT %s || i AS k FROM generate_series(1, 1000) i) keys JOIN rate_limit_partitions p"
-        " ON p.partition = _rl_partition(_rl_route(k, %s)) WHERE p.node = %s LIMIT 1", prefix, limiter, node))
+        " ON p.partition = _rl_partition(k, %s) WHERE p.node = %s LIMIT 1", prefix, limiter, node))
 
 
 def error_of(server: str, query: str, **more: str) -> tuple[str | None, ...]:

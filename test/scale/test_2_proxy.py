@@ -13,7 +13,7 @@ class OnlyOnAProxy(unittest.TestCase):
 
     def test_keys_are_spread(self) -> None:
         rows = servers["proxy"].ask("SELECT p.node, count(*) FROM generate_series(1, 3000) i JOIN rate_limit_partitions p"
-                                    " ON p.partition = _rl_partition(_rl_route('k' || i, 'default')) GROUP BY 1")
+                                    " ON p.partition = _rl_partition('k' || i, 'default') GROUP BY 1")
         self.assertEqual(sorted(node for node, n in rows if 700 < n < 1300), NODES, rows)
 
     def test_one_limiter_of_a_key_does_not_lead_to_another(self) -> None:
@@ -22,7 +22,7 @@ class OnlyOnAProxy(unittest.TestCase):
         self.assertEqual(len({node_of("user:{42}:api", f"limiter{i}") for i in range(30)} | {node_of("{42}")}), 1)
 
     def test_braces_are_those_of_redis(self) -> None:
-        same = "SELECT _rl_route(%s, 'a') = _rl_route(%s, 'b')"
+        same = "SELECT _rl_route(%s, 'a', 1) = _rl_route(%s, 'b', 1)"
         for key, other, together in [("{a}b", "c{a}", True), ("{}{a}", "{}{a}", False), ("x{{a}}", "{{a}", True), ("{a", "{a", False),
                                      ("}{a}", "{a}", True), ("a", "{a}", True)]:
             expected = together and key != "a"
@@ -31,7 +31,7 @@ class OnlyOnAProxy(unittest.TestCase):
     def test_a_node_computes_the_same_partition(self) -> None:
         # the proxy's partition, and that of the node's function, over odd keys
         rows = servers["proxy"].ask(
-            "SELECT k, l, _rl_partition(_rl_route(k, l)), partitions, seed FROM rate_limit_proxy, unnest("
+            "SELECT k, l, _rl_partition(k, l), partitions, seed FROM rate_limit_proxy, unnest("
             "  ARRAY['a', 'a{b}c', '{}', '{}{x}', '{{y}', 'user:{42}:api', '2001:db8::1', 'ü{ö}']) k, unnest(ARRAY['default', 'p', 'p/tier']) l")
         for key, limiter, partition, partitions, seed in rows:
             self.assertEqual(servers["n1"].one("SELECT rl_node_partition(%s, %s, %s, %s)", key, limiter, partitions, seed), partition, (key, limiter))
@@ -83,7 +83,7 @@ class OnlyOnAProxy(unittest.TestCase):
     def test_an_ordinary_role_may_consume_and_nothing_else(self) -> None:
         proxy = servers["proxy"]
         self.assertTrue(proxy.one("SELECT rl_consume('app', 1, 0)", user="app"))
-        for query in ["SELECT rl_reset('app')", "SELECT * FROM rate_limit_status", "SELECT seed FROM rate_limit_proxy", "SELECT _rl_route('a', 'b')",
+        for query in ["SELECT rl_reset('app')", "SELECT * FROM rate_limit_status", "SELECT seed FROM rate_limit_proxy", "SELECT _rl_partition('a', 'b')",
                       "SELECT _rl_at_consume(0, '', 'app', 1, 0, 1, 'default')", "SELECT * FROM _rl_all_status()", "CALL rl_move_partition(0, 'n1')",
                       "SELECT * FROM rate_limit_nodes", "SELECT rl_create_partitions()",
                       "CREATE FUNCTION f() RETURNS text LANGUAGE plproxy AS $$ CLUSTER 'ratelimit'; RUN ON ALL; SELECT 'x'::text; $$"]:

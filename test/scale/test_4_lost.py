@@ -110,7 +110,7 @@ class Lost(unittest.TestCase):
             # a session that has called the lost node before
             self.assertEqual([connection.execute("SELECT rl_consume(%s, 5, 0)", [key]).fetchone() for _ in range(6)], [(True,)] * 5 + [(False,)])
             # the partition can be moved away from it
-            self.proxy.ask("CALL rl_move_partition(_rl_partition(_rl_route(%s, 'default')), 'n2')", key)
+            self.proxy.ask("CALL rl_move_partition(_rl_partition(%s, 'default'), 'n2')", key)
             self.assertEqual(connection.execute("SELECT rl_consume(%s, 5, 0)", [key]).fetchone(), (False,))
         servers["n1"] = standby
 
@@ -119,7 +119,7 @@ class Lost(unittest.TestCase):
         key = key_on("n3", "given")
         self.proxy.ask("SELECT rl_consume(%s, 1, 0)", key)
         lost.kill()
-        partition = self.proxy.one("SELECT _rl_partition(_rl_route(%s, 'default'))", key)
+        partition = self.proxy.one("SELECT _rl_partition(%s, 'default')", key)
         self.assertNotEqual(error_of("proxy", f"CALL rl_move_partition({partition}, 'n2')"), ("no error",))
         self.proxy.ask("CALL rl_move_partition(%s, 'n2', lost => true)", partition)
         self.assertEqual(self.proxy.ask("SELECT rl_consume(%s, 1, 0) FROM generate_series(1, 2)", key), [(True,), (False,)])

@@ -55,7 +55,7 @@ class Document(unittest.TestCase):
                     row = connection.execute(query).fetchone()
                     taken += row[0] if row else 0
                 target = next(node for node in NODES if node != node_of("twice"))
-                proxy.ask("CALL rl_move_partition(_rl_partition(_rl_route('twice', 'default')), %s)", target)
+                proxy.ask("CALL rl_move_partition(_rl_partition('twice', 'default'), %s)", target)
             self.assertEqual(taken, 20)
 
     def test_5_a_node_is_lost(self) -> None:

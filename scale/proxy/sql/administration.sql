@@ -49,7 +49,7 @@ COMMENT ON FUNCTION _rl_at_status_policy(integer, text, text) IS 'rl_status_poli
 CREATE FUNCTION rl_status_policy(policy text, key text, OUT tier text, OUT limiter text, OUT capacity float8, OUT refill float8, OUT tokens float8, OUT retry_after interval, OUT reset_after interval, OUT blocked_until timestamptz, OUT shadow boolean, OUT enabled boolean, OUT exception bigint, OUT period text)
 RETURNS SETOF record LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-	RETURN QUERY SELECT s.* FROM @extschema@._rl_at_status_policy(@extschema@._rl_partition(@extschema@._rl_route($2, $1)), $1, $2) s;
+	RETURN QUERY SELECT s.* FROM @extschema@._rl_at_status_policy(@extschema@._rl_partition($2, $1), $1, $2) s;
 END $$;
 COMMENT ON FUNCTION rl_status_policy(text, text) IS 'As rl_status_policy() of ratelimit, on the node that has the key.';
 
@@ -132,7 +132,7 @@ BEGIN
 	skipped := 0;
 	FOR part IN
 		SELECT min(its_partition) AS its_partition, jsonb_agg(entry) AS entries
-		FROM (SELECT entry, coalesce(@extschema@._rl_partition(@extschema@._rl_route(entry ->> 'key', coalesce(entry ->> 'limiter', 'default'))), 0) AS its_partition
+		FROM (SELECT entry, @extschema@._rl_partition(entry ->> 'key', coalesce(entry ->> 'limiter', 'default')) AS its_partition
 			FROM jsonb_array_elements(CASE jsonb_typeof($1) WHEN 'array' THEN $1 ELSE '[]' END) entry) e
 			LEFT JOIN @extschema@.rate_limit_partitions p ON p.partition = its_partition
 		GROUP BY p.node

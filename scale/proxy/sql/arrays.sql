@@ -71,9 +71,9 @@ BEGIN
 			PERFORM @extschema@._rl_failed(0, began, SQLSTATE, message, detail, hint, false);
 		END;
 	END IF;
-	SELECT array_agg(@extschema@._rl_partition(@extschema@._rl_route(k, $5)) ORDER BY n), array_agg(NULL::boolean)
+	SELECT array_agg(@extschema@._rl_partition(@extschema@._rl_route(k, $5, p.seed), p.partitions) ORDER BY n), array_agg(NULL::boolean)
 	INTO partitions, answers
-	FROM unnest($1) WITH ORDINALITY u (k, n);
+	FROM @extschema@.rate_limit_proxy p, unnest($1) WITH ORDINALITY u (k, n);
 	LOOP
 		later_places := '{}';
 		later_partitions := '{}';
@@ -136,10 +136,10 @@ BEGIN
 			PERFORM @extschema@._rl_failed(0, began, SQLSTATE, message, detail, hint, false);
 		END;
 	END IF;
-	SELECT array_agg(@extschema@._rl_partition(@extschema@._rl_route(k, coalesce($5[n], 'default'))) ORDER BY n),
+	SELECT array_agg(@extschema@._rl_partition(@extschema@._rl_route(k, coalesce($5[n], 'default'), p.seed), p.partitions) ORDER BY n),
 		array_agg(NULL::@extschema@.rl_result)
 	INTO partitions, answers
-	FROM unnest($1) WITH ORDINALITY u (k, n);
+	FROM @extschema@.rate_limit_proxy p, unnest($1) WITH ORDINALITY u (k, n);
 	LOOP
 		later_places := '{}';
 		later_partitions := '{}';
@@ -180,16 +180,17 @@ COMMENT ON FUNCTION rl_throttle_each(text[], float8[], float8[], float8[], text[
 
 -- All or nothing
 
--- The route that all keys of a call share.  Their partition may be the same by chance; that does
+-- All keys of a call must have one route.  Their partition may be the same by chance; that does
 -- not count, so a call that works goes on working when there are more nodes.
-CREATE FUNCTION _rl_common_route(keys text[], limiters text[]) RETURNS bigint
+CREATE FUNCTION _rl_common_partition(keys text[], limiters text[]) RETURNS integer
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
+	routes bigint[];
 	i integer;
 BEGIN
-	SELECT min(n) INTO i
-	FROM unnest($1) WITH ORDINALITY u (k, n)
-	WHERE @extschema@._rl_route(k, coalesce($2[n], 'default')) <> @extschema@._rl_route($1[1], coalesce($2[1], 'default'));
+	SELECT array_agg(@extschema@._rl_route(k, coalesce($2[n], 'default'), p.seed) ORDER BY n) INTO routes
+	FROM @extschema@.rate_limit_proxy p, unnest($1) WITH ORDINALITY u (k, n);
+	SELECT min(n) INTO i FROM unnest(routes) WITH ORDINALITY u (r, n) WHERE r <> routes[1];
 	IF i IS NOT NULL THEN
 		RAISE EXCEPTION USING ERRCODE = 'feature_not_supported',
 			MESSAGE = 'keys that may be on different nodes cannot be decided together',
@@ -197,17 +198,17 @@ BEGIN
 				$1[1], coalesce($2[1], 'default'), $1[i], coalesce($2[i], 'default')),
 			HINT = 'Keys with the same part in braces are kept together, as "user:{42}:api" and "account:{42}".';
 	END IF;
-	RETURN @extschema@._rl_route($1[1], coalesce($2[1], 'default'));
+	RETURN (SELECT @extschema@._rl_partition(routes[1], p.partitions) FROM @extschema@.rate_limit_proxy p);
 END $$;
-COMMENT ON FUNCTION _rl_common_route(text[], text[]) IS
-'Where keys of limiters, or of policies, are kept together; an error if they are not.';
+COMMENT ON FUNCTION _rl_common_partition(text[], text[]) IS
+'The partition in which keys of limiters, or of policies, are kept together; an error if they are not.';
 
 DO $$
 BEGIN
 	PERFORM @extschema@._rl_define('rl_consume_all', 'keys text[], capacities float8[], refills float8[], costs float8[] DEFAULT NULL, limiters text[] DEFAULT NULL', 'boolean',
-		'@extschema@._rl_common_route($1, $5)', 'RETURN true;', 'RETURN false;');
+		'@extschema@._rl_common_partition($1, $5)', 'RETURN true;', 'RETURN false;');
 	PERFORM @extschema@._rl_define('rl_consume_policies', 'policies text[], keys text[], costs float8[] DEFAULT NULL', 'rl_result[]',
-		'@extschema@._rl_common_route($2, $1)',
+		'@extschema@._rl_common_partition($2, $1)',
 		'RETURN ARRAY(SELECT @extschema@._rl_undecided(true, NULL, NULL) FROM unnest($1));',
 		'RETURN ARRAY(SELECT @extschema@._rl_undecided(false, NULL, NULL) FROM unnest($1));');
 END $$;

@@ -31,8 +31,8 @@ COMMENT ON FUNCTION _rl_undecided(boolean, float8, text) IS 'The answer to a cal
 
 DO $$
 DECLARE
-	by_key text := '@extschema@._rl_route($1, limiter)';
-	by_policy text := '@extschema@._rl_route($2, policy)';
+	by_key text := '@extschema@._rl_partition($1, limiter)';
+	by_policy text := '@extschema@._rl_partition($2, policy)';
 	calls text[][] := ARRAY[
 		['rl_consume', 'key text, capacity float8, refill float8, cost float8 DEFAULT 1, limiter text DEFAULT ''default''', 'boolean',
 			by_key, 'RETURN true;', 'RETURN false;'],

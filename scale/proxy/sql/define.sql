@@ -29,13 +29,13 @@ BEGIN ATOMIC
 	WHERE a OPERATOR(pg_catalog.~) '^OUT ';
 END;
 
--- Make a function of ratelimit.  route: what leads to the partition; on_node: what is called
--- on its node, where $3 is $1 here, and so on.  allow, deny: statements for a call that
+-- Make a function of ratelimit.  in_partition: its partition; on_node: what is called on the
+-- node that has it, where $3 is $1 here, and so on.  allow, deny: statements for a call that
 -- rate_limit_proxy.on_error decides; if they are null, its error is raised in any case.
 --
 -- A node answers with no row if it does not have the partition.  The function, in the list of
 -- columns, is called only if there is a row.
-CREATE FUNCTION _rl_define(name text, arguments text, result text, route text,
+CREATE FUNCTION _rl_define(name text, arguments text, result text, in_partition text,
 	allow text DEFAULT NULL, deny text DEFAULT NULL, on_node text DEFAULT NULL)
 RETURNS void LANGUAGE plpgsql AS $define$
 DECLARE
@@ -71,7 +71,7 @@ BEGIN
 		CREATE FUNCTION @extschema@.%1$I(%2$s) RETURNS %3$s
 		LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $plpgsql$
 		DECLARE
-			its_partition integer := @extschema@._rl_partition(%4$s);
+			its_partition integer := %4$s;
 			began timestamptz := clock_timestamp();
 			answer %5$s;
 			message text;
@@ -93,7 +93,7 @@ BEGIN
 			END LOOP;
 			RETURN%10$s;
 		END $plpgsql$$outer$,
-		name, arguments, type, route,
+		name, arguments, type, in_partition,
 		CASE WHEN columns IS NOT NULL THEN 'record' WHEN result OPERATOR(pg_catalog.=) 'void' THEN 'text' ELSE type END,
 		CASE WHEN columns IS NOT NULL THEN pg_catalog.format('SELECT t.* INTO %s FROM %s t', pg_catalog.regexp_replace(columns, ' \w+(, |$)', '\1', 'g'), here)
 			WHEN result OPERATOR(pg_catalog.=) 'void' THEN 'PERFORM ' OPERATOR(pg_catalog.||) here

@@ -3,33 +3,29 @@
 
 -- What a key is routed by: its part in braces, if it has one that is not empty, as in Redis
 -- Cluster; or else the key together with its limiter.  The tiers of a policy have the policy's
--- name before a slash, and go together.
-CREATE FUNCTION _rl_route(key text, limiter text) RETURNS bigint
-LANGUAGE plpgsql STABLE AS $$
-DECLARE
-	tag text;
-	secret bigint;
-BEGIN
-	SELECT p.seed INTO STRICT secret FROM @extschema@.rate_limit_proxy p;
-	IF pg_catalog.strpos($1, '{') OPERATOR(pg_catalog.>) 0 THEN
-		tag := pg_catalog.substring($1, '^[^{]*\{([^}]+)\}');
-		IF tag IS NOT NULL THEN
-			RETURN pg_catalog.hashtextextended(tag, secret);
-		END IF;
-	END IF;
-	RETURN pg_catalog.hashtextextended($1, pg_catalog.hashtextextended(pg_catalog.split_part($2, '/', 1), secret));
-END $$;
-COMMENT ON FUNCTION _rl_route(text, text) IS
-'What the partition of a key is made of: a hash with a secret seed. Null if the key or the limiter is.';
+-- name before a slash, and go together.  rl_node_partition() of ratelimit_node does the same.
+CREATE FUNCTION _rl_route(key text, limiter text, seed bigint) RETURNS bigint LANGUAGE sql IMMUTABLE
+BEGIN ATOMIC
+	SELECT CASE WHEN pg_catalog.strpos(key, '{') OPERATOR(pg_catalog.>) 0 AND pg_catalog.substring(key, '^[^{]*\{([^}]+)\}') IS NOT NULL
+		THEN pg_catalog.hashtextextended(pg_catalog.substring(key, '^[^{]*\{([^}]+)\}'), seed)
+		ELSE pg_catalog.hashtextextended(key, pg_catalog.hashtextextended(pg_catalog.split_part(limiter, '/', 1), seed)) END;
+END;
+COMMENT ON FUNCTION _rl_route(text, text, bigint) IS
+'What the partition of a key of a limiter is made of: a hash. Null if the key or the limiter is.';
 
-CREATE FUNCTION _rl_partition(route bigint) RETURNS integer
+-- A key that is null has no bucket; any node raises the error.
+CREATE FUNCTION _rl_partition(route bigint, partitions integer) RETURNS integer LANGUAGE sql IMMUTABLE
+BEGIN ATOMIC
+	SELECT coalesce((route OPERATOR(pg_catalog.%) partitions OPERATOR(pg_catalog.+) partitions) OPERATOR(pg_catalog.%) partitions, 0)::integer;
+END;
+COMMENT ON FUNCTION _rl_partition(bigint, integer) IS 'The partition of keys with this route, if there are so many.';
+
+CREATE FUNCTION _rl_partition(key text, limiter text) RETURNS integer
 LANGUAGE plpgsql STABLE AS $$
 BEGIN
-	-- a key that is null has no bucket; any node raises the error
-	RETURN (SELECT coalesce((($1 OPERATOR(pg_catalog.%) p.partitions) OPERATOR(pg_catalog.+) p.partitions) OPERATOR(pg_catalog.%) p.partitions, 0)
-		FROM @extschema@.rate_limit_proxy p);
+	RETURN (SELECT @extschema@._rl_partition(@extschema@._rl_route($1, $2, p.seed), p.partitions) FROM @extschema@.rate_limit_proxy p);
 END $$;
-COMMENT ON FUNCTION _rl_partition(bigint) IS 'The partition of a key with this route.';
+COMMENT ON FUNCTION _rl_partition(text, text) IS 'The partition of a key of a limiter.';
 
 -- On a node, the connection's name would be that of the gateway.
 CREATE FUNCTION _rl_gateway() RETURNS text LANGUAGE sql STABLE
