@@ -191,13 +191,13 @@ class Exact(unittest.TestCase):
         self.assertEqual(self.proxy.ask("SELECT rl_consume(%s, 5, 0) FROM generate_series(1, 2)", key), [(True,), (False,)])
 
     def test_a_transaction_that_has_an_old_snapshot_finds_the_key(self) -> None:
-        key = key_on("n1", "snapshot")
+        key, stays = key_on("n1", "snapshot"), key_on("n1", "stays")
         with self.proxy.connect() as connection:
             connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
             self.assertEqual(connection.execute("SELECT rl_consume(%s, 3, 0)", [key]).fetchone(), (True,))
             self.proxy.ask("CALL rl_move_partition(%s, 'n2')", self.partition(key))
             self.assertEqual(connection.execute("SELECT rl_consume(%s, 3, 0)", [key]).fetchone(), (True,))
-            self.assertEqual(connection.execute("SELECT rl_consume_each(ARRAY[%s, %s], 3, 0)", [key, key]).fetchone(), ([True, False],))
+            self.assertEqual(connection.execute("SELECT rl_consume_each(ARRAY[%s, %s, %s], 3, 0)", [stays, key, key]).fetchone(), ([True, True, False],))
 
     def test_held_slots_keep_a_partition(self) -> None:
         key = key_on("n2", "held")
