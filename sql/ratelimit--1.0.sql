@@ -181,6 +181,16 @@ RETURNS SETOF record AS 'MODULE_PATHNAME', 'rl_buckets' LANGUAGE C VOLATILE STRI
 COMMENT ON FUNCTION _rl_buckets() IS
 'The living buckets of this database, with their blocks; read the view rate_limit_status instead.';
 
+CREATE FUNCTION _rl_export(OUT limiter text, OUT key text, OUT capacity float8, OUT refill float8, OUT owed bigint, OUT owed_high bigint)
+RETURNS SETOF record AS 'MODULE_PATHNAME', 'rl_export' LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED;
+COMMENT ON FUNCTION _rl_export() IS
+'The living buckets of this database, without blocks, as they are kept; for _rl_import() on another server.';
+
+CREATE FUNCTION _rl_import(limiter text, key text, capacity float8, refill float8, owed bigint, owed_high bigint)
+RETURNS void AS 'MODULE_PATHNAME', 'rl_import' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION _rl_import(text, text, float8, float8, bigint, bigint) IS
+'Make a bucket that _rl_export() has returned: from now on it owes so much more. Not undone by a rollback. Errors: 22004 a null argument; 22023 this is no such row.';
+
 CREATE FUNCTION _rl_living(OUT limiter text, OUT in_memory bigint, OUT in_table bigint)
 RETURNS SETOF record AS 'MODULE_PATHNAME', 'rl_living' LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED ROWS 20;
 COMMENT ON FUNCTION _rl_living() IS 'How many buckets live, per limiter; read the view rate_limit_stats instead.';
@@ -794,7 +804,7 @@ GRANT SELECT ON rate_limit_buckets, rate_limit_status, rate_limit_tickets, rate_
 	rate_limit_violations_hourly, rate_limit_episodes, rate_limit_flagged, rate_limit_stats, rate_limit_decisions TO pg_monitor;
 REVOKE ALL ON FUNCTION rl_reward(text, float8, text), rl_penalize(text, float8, float8, float8, text),
 	rl_block(text, interval, text), rl_unblock(text, text), _rl_policies_changed(),
-	rl_reset(text, text, text), rl_reset_all(text), _rl_buckets(), rl_status(text), _rl_living(), _rl_memory(), rl_partitions(), _rl_slots(),
+	rl_reset(text, text, text), rl_reset_all(text), _rl_export(), _rl_import(text, text, float8, float8, bigint, bigint), _rl_buckets(), rl_status(text), _rl_living(), _rl_memory(), rl_partitions(), _rl_slots(),
 	rl_flush(), rl_report(text, text, bigint), rl_report_batch(jsonb), rl_flag(text, text, text),
 	rl_unflag(text, text), rl_stats_reset(), _rl_pending(), _rl_episodes(), _rl_limiters(), _rl_flushes() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _rl_buckets(), rl_status(text), _rl_living(), _rl_memory(), rl_partitions(), _rl_slots(), _rl_pending(), _rl_episodes(), _rl_limiters(),

@@ -139,6 +139,18 @@ pgbouncer_libraries()
 	esac
 }
 
+# PL/Proxy for the release's own PostgreSQL
+plproxy_package()
+{
+	local package
+
+	for package in $(postgresql_packages); do
+		case $package in
+			postgresql-[0-9]*) echo "$package-plproxy" ;;
+		esac
+	done
+}
+
 # The proxies that the gateway works with
 gateway_packages()
 {

@@ -15,6 +15,9 @@ typedef int128 Owed;
 /* More than a bucket of any rule can owe; stores refuse more. */
 #define BUCKET_OWED_MAX		((Owed) 1 << 98)
 
+/* SQL has what a bucket owes as two numbers: a multiple of this, and the rest. */
+#define OWED_UNIT			INT64CONST(1000000000000000000)
+
 /* A bucket in debt owes at most this much more than an empty one. */
 #define BUCKET_DEBT_MAX		((Owed) 1 << 97)
 

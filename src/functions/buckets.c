@@ -1,8 +1,8 @@
 /*
  * functions/buckets.c
  *		The functions that show the living buckets of this database, all of them
- *		(_rl_buckets()) or those of a key (rl_status()), and those that count them
- *		(_rl_living(), rl_partitions()).
+ *		(_rl_buckets(), _rl_export()) or those of a key (rl_status()), and those that
+ *		count them (_rl_living(), rl_partitions()).
  *
  * The table comes before memory.  Buckets move from there to memory, so one that moves
  * meanwhile is shown twice rather than not at all.
@@ -42,6 +42,7 @@
 #include "utils/tuplestore.h"
 
 SQL_FUNCTION(rl_buckets);
+SQL_FUNCTION(rl_export);
 SQL_FUNCTION(rl_status);
 SQL_FUNCTION(rl_living);
 SQL_FUNCTION(rl_memory);
@@ -405,6 +406,44 @@ rl_status(PG_FUNCTION_ARGS)
 	begin_showing(&walk, key, key_len);
 	while (next_row(&walk, values, nulls))
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+	return (Datum) 0;
+}
+
+/*
+ * _rl_export() returns setof (limiter, key, capacity, refill, owed, owed_high): the
+ * living buckets of this database as they are kept, for _rl_import().  Blocks, and what
+ * stands for reservations, are left out.
+ */
+Datum
+rl_export(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	Walk		walk;
+
+	InitMaterializedSRF(fcinfo, 0);
+	if (rsinfo->setDesc->natts != 6)
+		elog(ERROR, "_rl_export() has other columns than the library");
+	if (refund_pending)
+		refund_settle();
+	begin_walk(&walk, NULL, 0);
+	while (next_bucket(&walk))
+	{
+		const BucketView *view = &walk.view;
+		bool		nulls[6] = {false};
+		Datum		values[6];
+
+		if (view->limiter[0] == BLOCK_PREFIX)
+			continue;
+		values[0] = PointerGetDatum(cstring_to_text_with_len(view->limiter, view->limiter_len));
+		values[1] = PointerGetDatum(cstring_to_text_with_len(view->key, view->key_len));
+		values[2] = Float8GetDatum(view->capacity);
+		values[3] = Float8GetDatum(view->refill);
+		values[4] = Int64GetDatum((int64) (view->owed % OWED_UNIT));
+		values[5] = Int64GetDatum((int64) (view->owed / OWED_UNIT));
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+		pfree(DatumGetPointer(values[0]));
+		pfree(DatumGetPointer(values[1]));
+	}
 	return (Datum) 0;
 }
 

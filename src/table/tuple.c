@@ -26,9 +26,6 @@
 #include "table/tuple.h"
 #include "utils/rel.h"
 
-/* What a bucket owes is stored in two columns: a multiple of this, and the rest. */
-#define OWED_UNIT	INT64CONST(1000000000000000000)
-
 /* The row's tuple, on its pinned page. */
 HeapTupleHeader
 tuple_of(const RowRef *ref)

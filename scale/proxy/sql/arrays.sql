@@ -1,0 +1,214 @@
+
+-- Calls on several keys
+
+-- The keys of a call are divided into groups, each of which is decided on one node.  A node that
+-- does not have all partitions of its group decides none of it.  Then each partition is asked for
+-- separately, because one of them is being moved.  So a node that is away, or a partition that is
+-- being moved, does not keep the others' keys from being decided, and no key is decided twice.
+-- If an argument is bad, one node gets the whole call, and raises the error before anything is taken.
+CREATE FUNCTION _rl_groups(places integer[], partitions integer[], apart boolean,
+	OUT its_places integer[], OUT its_partitions integer[])
+RETURNS SETOF record LANGUAGE sql STABLE ROWS 4
+BEGIN ATOMIC
+	SELECT pg_catalog.array_agg(u.place ORDER BY u.place), pg_catalog.array_agg(u.its_partition ORDER BY u.place)
+	FROM ROWS FROM (pg_catalog.unnest(places), pg_catalog.unnest(partitions)) u (place, its_partition)
+		LEFT JOIN rate_limit_partitions p ON p.partition OPERATOR(pg_catalog.=) u.its_partition
+	GROUP BY p.node, CASE WHEN apart THEN u.its_partition END;
+END;
+COMMENT ON FUNCTION _rl_groups(integer[], integer[], boolean) IS
+'Groups of the keys at these places of a call: those of a node, or, if apart, those of a partition.';
+
+-- What is called on a node if it has all these partitions; else there is no row.
+CREATE FUNCTION _rl_at_consume_each(integer[], text, text[], float8, float8, float8, text) RETURNS boolean[] LANGUAGE plproxy AS $$
+	CLUSTER 'ratelimit';
+	RUN ON @extschema@._rl_first($1);
+	SELECT @extschema@.rl_consume_each($3, $4, $5, $6, $7)
+	FROM pg_catalog.set_config('ratelimit.gateway_name', $2, false)
+	WHERE @extschema@.rl_node_has($1);
+$$;
+COMMENT ON FUNCTION _rl_at_consume_each(integer[], text, text[], float8, float8, float8, text) IS
+'rl_consume_each() on the node that has the partitions.';
+
+CREATE FUNCTION _rl_at_throttle_each(integer[], text, text[], float8[], float8[], float8[], text[]) RETURNS @extschema@.rl_result[] LANGUAGE plproxy AS $$
+	CLUSTER 'ratelimit';
+	RUN ON @extschema@._rl_first($1);
+	SELECT @extschema@.rl_throttle_each($3, $4, $5, $6, $7)
+	FROM pg_catalog.set_config('ratelimit.gateway_name', $2, false)
+	WHERE @extschema@.rl_node_has($1);
+$$;
+COMMENT ON FUNCTION _rl_at_throttle_each(integer[], text, text[], float8[], float8[], float8[], text[]) IS
+'rl_throttle_each() on the node that has the partitions.';
+
+CREATE FUNCTION _rl_first(partitions integer[]) RETURNS integer LANGUAGE sql IMMUTABLE
+BEGIN ATOMIC
+	SELECT coalesce(partitions[1], 0);
+END;
+COMMENT ON FUNCTION _rl_first(integer[]) IS 'The first of some partitions, which leads to their node; without any, some node.';
+
+CREATE FUNCTION rl_consume_each(keys text[], capacity float8, refill float8, cost float8 DEFAULT 1, limiter text DEFAULT 'default')
+RETURNS boolean[] LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	places integer[] := ARRAY(SELECT generate_series(1, coalesce(cardinality($1), 0)));
+	partitions integer[];
+	-- its first node must not have decided when another one finds that a key is bad
+	bad boolean := coalesce(array_ndims($1), 1) > 1 OR (SELECT coalesce(bool_or(k IS NULL OR k = '' OR octet_length(k) > 255), true) FROM unnest($1) k);
+	apart boolean := false;
+	began timestamptz := clock_timestamp();
+	answers boolean[];
+	part boolean[];
+	later_places integer[];
+	later_partitions integer[];
+	a_group record;
+	message text;
+	detail text;
+	hint text;
+BEGIN
+	IF bad THEN
+		BEGIN
+			RETURN @extschema@._rl_at_consume_each('{}', @extschema@._rl_gateway(), $1, $2, $3, $4, $5);
+		EXCEPTION WHEN OTHERS THEN
+			GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+			PERFORM @extschema@._rl_failed(0, began, SQLSTATE, message, detail, hint, false);
+		END;
+	END IF;
+	SELECT array_agg(@extschema@._rl_partition(@extschema@._rl_route(k, $5, p.seed), p.partitions) ORDER BY n), array_agg(NULL::boolean)
+	INTO partitions, answers
+	FROM @extschema@.rate_limit_proxy p, unnest($1) WITH ORDINALITY u (k, n);
+	LOOP
+		later_places := '{}';
+		later_partitions := '{}';
+		FOR a_group IN SELECT * FROM @extschema@._rl_groups(places, partitions, apart) LOOP
+			BEGIN
+				part := @extschema@._rl_at_consume_each(ARRAY(SELECT DISTINCT unnest(a_group.its_partitions)), @extschema@._rl_gateway(),
+					ARRAY(SELECT $1[p] FROM unnest(a_group.its_places) WITH ORDINALITY u (p, n) ORDER BY n), $2, $3, $4, $5);
+			EXCEPTION WHEN OTHERS THEN
+				GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+				CASE @extschema@._rl_failed(a_group.its_partitions[1], began, SQLSTATE, message, detail, hint, true)
+					WHEN 'allow' THEN part := array_fill(true, ARRAY[cardinality(a_group.its_places)]);
+					WHEN 'deny' THEN part := array_fill(false, ARRAY[cardinality(a_group.its_places)]);
+					ELSE
+						later_places := later_places || a_group.its_places;
+						later_partitions := later_partitions || a_group.its_partitions;
+						CONTINUE;
+				END CASE;
+			END;
+			FOR i IN 1 .. cardinality(part) LOOP
+				answers[a_group.its_places[i]] := part[i];
+			END LOOP;
+		END LOOP;
+		EXIT WHEN later_places = '{}';
+		places := later_places;
+		partitions := later_partitions;
+		apart := true;
+	END LOOP;
+	RETURN answers;
+END $$;
+COMMENT ON FUNCTION rl_consume_each(text[], float8, float8, float8, text) IS
+'As rl_consume_each() of ratelimit, each key decided by the node that has it.';
+
+CREATE FUNCTION rl_throttle_each(keys text[], capacities float8[], refills float8[], costs float8[] DEFAULT NULL, limiters text[] DEFAULT NULL)
+RETURNS rl_result[] LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	places integer[] := ARRAY(SELECT generate_series(1, coalesce(cardinality($1), 0)));
+	partitions integer[];
+	bad boolean := coalesce(array_ndims($1), 1) > 1 OR cardinality($2) <> cardinality($1) OR cardinality($3) <> cardinality($1)
+		OR cardinality($4) <> cardinality($1) OR cardinality($5) <> cardinality($1)
+		OR (SELECT coalesce(bool_or(k IS NULL OR k = '' OR octet_length(k) > 255), true) FROM unnest($1) k)
+		OR (SELECT coalesce(bool_or(c IS NULL OR NOT (c >= 0 AND c < 'Infinity')), true) FROM unnest($2 || $3) c)
+		OR (SELECT bool_or(c IS NULL OR NOT (c >= 0 AND c < 'Infinity')) FROM unnest($4) c) IS TRUE
+		OR (SELECT bool_or(l IS NULL OR l = '' OR octet_length(l) > 63 OR strpos(l, ':') > 0) FROM unnest($5) l) IS TRUE;
+	apart boolean := false;
+	began timestamptz := clock_timestamp();
+	answers @extschema@.rl_result[];
+	part @extschema@.rl_result[];
+	later_places integer[];
+	later_partitions integer[];
+	a_group record;
+	message text;
+	detail text;
+	hint text;
+BEGIN
+	IF bad THEN
+		BEGIN
+			RETURN @extschema@._rl_at_throttle_each('{}', @extschema@._rl_gateway(), $1, $2, $3, $4, $5);
+		EXCEPTION WHEN OTHERS THEN
+			GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+			PERFORM @extschema@._rl_failed(0, began, SQLSTATE, message, detail, hint, false);
+		END;
+	END IF;
+	SELECT array_agg(@extschema@._rl_partition(@extschema@._rl_route(k, coalesce($5[n], 'default'), p.seed), p.partitions) ORDER BY n),
+		array_agg(NULL::@extschema@.rl_result)
+	INTO partitions, answers
+	FROM @extschema@.rate_limit_proxy p, unnest($1) WITH ORDINALITY u (k, n);
+	LOOP
+		later_places := '{}';
+		later_partitions := '{}';
+		FOR a_group IN SELECT * FROM @extschema@._rl_groups(places, partitions, apart) LOOP
+			BEGIN
+				SELECT @extschema@._rl_at_throttle_each(ARRAY(SELECT DISTINCT unnest(a_group.its_partitions)), @extschema@._rl_gateway(),
+					array_agg($1[p] ORDER BY n), array_agg($2[p] ORDER BY n), array_agg($3[p] ORDER BY n),
+					CASE WHEN $4 IS NOT NULL THEN array_agg($4[p] ORDER BY n) END,
+					CASE WHEN $5 IS NOT NULL THEN array_agg($5[p] ORDER BY n) END)
+				INTO part
+				FROM unnest(a_group.its_places) WITH ORDINALITY u (p, n);
+			EXCEPTION WHEN OTHERS THEN
+				GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+				CASE @extschema@._rl_failed(a_group.its_partitions[1], began, SQLSTATE, message, detail, hint, true)
+					WHEN 'again' THEN
+						later_places := later_places || a_group.its_places;
+						later_partitions := later_partitions || a_group.its_partitions;
+						CONTINUE;
+					WHEN 'allow' THEN
+						part := ARRAY(SELECT @extschema@._rl_undecided(true, $2[p], coalesce($5[p], 'default')) FROM unnest(a_group.its_places) p);
+					ELSE
+						part := ARRAY(SELECT @extschema@._rl_undecided(false, $2[p], coalesce($5[p], 'default')) FROM unnest(a_group.its_places) p);
+				END CASE;
+			END;
+			FOR i IN 1 .. cardinality(part) LOOP
+				answers[a_group.its_places[i]] := part[i];
+			END LOOP;
+		END LOOP;
+		EXIT WHEN later_places = '{}';
+		places := later_places;
+		partitions := later_partitions;
+		apart := true;
+	END LOOP;
+	RETURN answers;
+END $$;
+COMMENT ON FUNCTION rl_throttle_each(text[], float8[], float8[], float8[], text[]) IS
+'As rl_throttle_each() of ratelimit, each key decided by the node that has it.';
+
+-- All or nothing
+
+-- All keys of a call must have one route.  Their partition may be the same by chance; that does
+-- not count, so a call that works goes on working when there are more nodes.
+CREATE FUNCTION _rl_common_partition(keys text[], limiters text[]) RETURNS integer
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	routes bigint[];
+	i integer;
+BEGIN
+	SELECT array_agg(@extschema@._rl_route(k, coalesce($2[n], 'default'), p.seed) ORDER BY n) INTO routes
+	FROM @extschema@.rate_limit_proxy p, unnest($1) WITH ORDINALITY u (k, n);
+	SELECT min(n) INTO i FROM unnest(routes) WITH ORDINALITY u (r, n) WHERE r <> routes[1];
+	IF i IS NOT NULL THEN
+		RAISE EXCEPTION USING ERRCODE = 'feature_not_supported',
+			MESSAGE = 'keys that may be on different nodes cannot be decided together',
+			DETAIL = format('Key "%s" of "%s" and key "%s" of "%s" are not kept together.',
+				$1[1], coalesce($2[1], 'default'), $1[i], coalesce($2[i], 'default')),
+			HINT = 'Keys with the same part in braces are kept together, as "user:{42}:api" and "account:{42}".';
+	END IF;
+	RETURN (SELECT @extschema@._rl_partition(routes[1], p.partitions) FROM @extschema@.rate_limit_proxy p);
+END $$;
+COMMENT ON FUNCTION _rl_common_partition(text[], text[]) IS
+'The partition in which keys of limiters, or of policies, are kept together; an error if they are not.';
+
+DO $$
+BEGIN
+	PERFORM @extschema@._rl_define('rl_consume_all', 'keys text[], capacities float8[], refills float8[], costs float8[] DEFAULT NULL, limiters text[] DEFAULT NULL', 'boolean',
+		'@extschema@._rl_common_partition($1, $5)', 'RETURN true;', 'RETURN false;');
+	PERFORM @extschema@._rl_define('rl_consume_policies', 'policies text[], keys text[], costs float8[] DEFAULT NULL', 'rl_result[]',
+		'@extschema@._rl_common_partition($2, $1)',
+		'RETURN ARRAY(SELECT @extschema@._rl_undecided(true, NULL, NULL) FROM unnest($1));',
+		'RETURN ARRAY(SELECT @extschema@._rl_undecided(false, NULL, NULL) FROM unnest($1));');
+END $$;
