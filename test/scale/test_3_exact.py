@@ -89,7 +89,7 @@ class Exact(unittest.TestCase):
     def test_every_token_once(self) -> None:
         keys = [key_on(node, f"once{i}-") for node in NODES for i in range(4)]
         callers = Callers(keys, 40)
-        until(lambda: callers.calls > 1500)
+        until(lambda: callers.calls > 800)
         callers.end()
         self.assertEqual(set(callers.allowed.values()), {40}, callers.allowed)
 
@@ -103,7 +103,7 @@ class Exact(unittest.TestCase):
             moved += self.proxy.one("CALL rl_move_partition(%s, %s)", self.partition(key), self.other(before))
             self.assertNotEqual(node_of(key), before)
         self.assertGreater(moved, 0)
-        until(lambda: callers.calls > 3500 and sum(callers.allowed.values()) >= 400 * len(keys), 60)
+        until(lambda: callers.calls > 1000 and sum(callers.allowed.values()) >= 400 * len(keys), 60)
         callers.end()
         self.assertEqual(set(callers.allowed.values()), {400}, callers.allowed)
         # what a move left behind is nowhere
