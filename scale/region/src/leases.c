@@ -150,20 +150,33 @@ lease_has_name(const Lease *lease, const LeaseName *name)
 		memcmp(lease_key(lease), name->key, name->key_len) == 0;
 }
 
-/* May a lease be given up?  Nobody may need it, and it may not have tokens. */
+/* Does neither a call nor the worker need a lease? */
+static bool
+lease_is_idle(const Lease *lease)
+{
+	return lease->n_waiting == 0 && !lease->asking && !lease->queued;
+}
+
+/* May a lease be given up without losing anything? */
 static bool
 lease_is_free(const Lease *lease)
 {
-	return lease->tokens <= 0 && lease->n_waiting == 0 && !lease->asking && !lease->queued;
+	return lease->tokens <= 0 && lease_is_idle(lease);
 }
 
-/* Take a lease, which is free, out of its chain.  The chain's lock is held. */
+/*
+ * Take a lease, which is idle, out of its chain.  The chain's lock is held.  Its tokens are
+ * lost.
+ */
 static void
 lease_unlink(int32 *link)
 {
 	Lease	   *lease = &slots[*link];
 	Home	   *home = &shared->homes[lease->home];
 
+	if (lease->tokens > 0)
+		pg_atomic_fetch_add_u64(&home->lost, lease->tokens * TOKEN);
+	lease->tokens = 0;
 	pg_atomic_fetch_add_u64(&home->here, lease->here);
 	pg_atomic_fetch_add_u64(&home->waited, lease->waited);
 	pg_atomic_fetch_add_u64(&home->denied, lease->denied);
@@ -172,11 +185,19 @@ lease_unlink(int32 *link)
 	*link = lease->next;
 }
 
-/* The number of a lease that is not used; -1: there is none. */
+/*
+ * The number of a lease that is not used; -1: there is none.
+ *
+ * If there is no room, a lease under the same lock gives way: one without tokens or, so that a
+ * role cannot take all room by calling very many keys, the one that has decided the fewest
+ * calls.
+ */
 static int32
 lease_new(uint64 hash)
 {
 	int32		n;
+	int32	   *least = NULL;
+	uint64		least_calls = 0;
 
 	SpinLockAcquire(&leases->free_lock);
 	n = leases->free;
@@ -186,22 +207,33 @@ lease_new(uint64 hash)
 	if (n >= 0)
 		return n;
 
-	/* one of those that the lock protects may be given up */
 	for (uint32 i = 0; i < Min(MAX_SEARCH, leases->n_chains / N_LEASE_LOCKS); i++)
 	{
 		int32	   *link = chain_of(hash + (uint64) i * N_LEASE_LOCKS);
 
 		for (; *link >= 0; link = &slots[*link].next)
 		{
+			const Lease *lease = &slots[*link];
+			uint64		calls = lease->here + lease->waited;
+
 			n = *link;
-			if (lease_is_free(&slots[n]))
+			if (lease_is_free(lease))
 			{
 				lease_unlink(link);
 				return n;
 			}
+			if (lease_is_idle(lease) && (!least || calls < least_calls))
+			{
+				least = link;
+				least_calls = calls;
+			}
 		}
 	}
-	return -1;
+	if (!least)
+		return -1;
+	n = *least;
+	lease_unlink(least);
+	return n;
 }
 
 /*
