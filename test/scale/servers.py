@@ -21,7 +21,7 @@ import document
 WORK = Path(os.environ["PGHOST"])
 FULL = bool(os.environ.get("RATELIMIT_FULL"))
 SECONDS = int(os.environ.get("RATELIMIT_SECONDS", "5"))
-SEED = int(os.environ.get("RATELIMIT_SEED", "1"))
+SEED = int(os.environ.get("RATELIMIT_SEED") or "1")
 
 SETTINGS = """
 fsync = off

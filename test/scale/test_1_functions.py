@@ -63,7 +63,7 @@ SAME = [
     "SELECT rl_reserve('res', 10, 0, 4) > 0, rl_reserve('res', 10, 0, 7) IS NULL",
     "SELECT limiter, key, tokens, store, period FROM rate_limit_reservations",
     "SELECT rl_settle(12345, 1)",
-    "SELECT rl_acquire('slot', 1, hold => '1 hour') > 0, rl_acquire('slot', 1, hold => '1 hour') IS NULL",
+    "SELECT rl_acquire('slot', 1, hold => '10 s') > 0, rl_acquire('slot', 1, hold => '10 s') IS NULL",
     "SELECT limiter, key, state, weight, hold, slots, held, waiting FROM rate_limit_slots",
     "SELECT rl_release(12345), rl_renew(12345, '1 s')",
     "SELECT rl_reset_all('api'), rl_reset_all(NULL) > 0",

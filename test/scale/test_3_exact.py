@@ -200,6 +200,8 @@ class Exact(unittest.TestCase):
             self.assertEqual(connection.execute("SELECT rl_consume_each(ARRAY[%s, %s, %s], 3, 0)", [stays, key, key]).fetchone(), ([True, True, False],))
 
     def test_held_slots_keep_a_partition(self) -> None:
+        # those of other tests
+        until(lambda: self.proxy.one("SELECT count(*) = 0 FROM rate_limit_slots"), 20)
         key = key_on("n2", "held")
         ticket = self.proxy.one("SELECT rl_acquire(%s, 1, hold => '1 hour')", key)
         move = f"CALL rl_move_partition({self.partition(key)}, 'n3')"
@@ -212,6 +214,7 @@ class Exact(unittest.TestCase):
 
     def test_a_call_that_is_being_decided_is_waited_for(self) -> None:
         """The node does not leave a partition while any call is being decided."""
+        until(lambda: self.proxy.one("SELECT count(*) = 0 FROM rate_limit_slots"), 20)
         key = key_on("n2", "waited")
         node = node_of(key)
         other = self.proxy.one("SELECT partition FROM rate_limit_partitions WHERE node = %s AND partition <> %s", node, self.partition(key))

@@ -45,7 +45,8 @@ class Document(unittest.TestCase):
         second = servers["second"] = Server("second", PORTS["second"])
         self.run_section("More proxies")
         self.run_section("More proxies", "another proxy")
-        until(lambda: second.one("SELECT count(*) FROM rate_limit_partitions") == 64)
+        until(lambda: second.one("SELECT srvoptions::text !~ '/nowhere' FROM pg_foreign_server WHERE srvname = 'ratelimit'"))
+        until(lambda: second.one("SELECT count(*) FROM rate_limit_partitions JOIN rate_limit_nodes USING (node)") == 64)
         until(lambda: proxy.ask("TABLE rate_limit_proxy") == second.ask("TABLE rate_limit_proxy"))
         with proxy.connect() as here, second.connect() as there:
             query = "SELECT count(*) FILTER (WHERE rl_consume('twice', 20, 0)) FROM generate_series(1, 7)"

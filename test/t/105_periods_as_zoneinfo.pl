@@ -15,7 +15,7 @@ use RateLimitTest;
 use Test::More;
 
 my $wanted = $ENV{RATELIMIT_PERIODS} // 10000;
-my $seed = $ENV{RATELIMIT_SEED} // 1;
+my $seed = $ENV{RATELIMIT_SEED} || 1;
 
 my $node = start_server('periods', preload => 0);
 
