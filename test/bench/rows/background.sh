@@ -200,3 +200,17 @@ row_clean()
 	report clean clean_idle
 	stop clean
 }
+
+row new_key full "a new key that finds no room in memory: what it takes beside its query"
+row_new_key()
+{
+	local round clients=1
+
+	use new_key ratelimit.max_buckets=1024
+	sql -c "SELECT count(rl_consume('full:' || i, 10, 0)) FROM generate_series(1, 20000) i" >/dev/null
+	show new_key '<= 40' ' us' "a call with a new key that finds no room in memory, less SELECT length(...): 1 client"
+	for ((round = 1; round <= rounds; round++)); do
+		sample new_key "$round" "$(minus "$(rate consume_new | awk '{ print 1e6 / $1 }')" "$(rate floor_new | awk '{ print 1e6 / $1 }')")" -
+	done
+	report new_key
+}
