@@ -65,20 +65,22 @@ class _Limiter:
 
     def __init__(
         self,
-        capacity: Optional[float],
-        refill: Optional[float],
-        limiter: Optional[str],
-        policy: Optional[str],
-        allowance: Optional[float],
-        period: Optional[str],
-        slots: Optional[int],
-        cost: float,
-        timeout: float,
-        away: Away,
-        lease: Union[bool, Lease],
-        metrics: Optional[Metrics],
-        schema: Optional[str],
-        prepare: Optional[bool],
+        db: Any,
+        *,
+        capacity: Optional[float] = None,
+        refill: Optional[float] = None,
+        limiter: Optional[str] = None,
+        policy: Optional[str] = None,
+        allowance: Optional[float] = None,
+        period: Optional[str] = None,
+        slots: Optional[int] = None,
+        cost: float = 1,
+        timeout: float = 1.0,
+        away: Away = "raise",
+        lease: Union[bool, Lease] = False,
+        metrics: Optional[Metrics] = None,
+        schema: Optional[str] = None,
+        prepare: Optional[bool] = None,
     ) -> None:
         self._rule = rule_of(
             {
@@ -101,10 +103,13 @@ class _Limiter:
         if schema is not None:
             check_name("schema", schema, 63)
         self._statements = statements_for(self._rule, schema)
-        self._prepare = prepare
         self._stats = Stats()
         self._lock = threading.Lock()
         self._closed = False
+        self._start(db, prepare)
+
+    def _start(self, db: Any, prepare: Optional[bool]) -> None:
+        raise NotImplementedError
 
     @property
     def rule(self) -> Rule:
@@ -196,41 +201,7 @@ class RateLimiter(_Limiter):
     second: see per()), policy, allowance and period, or slots. Times are seconds.
     """
 
-    def __init__(
-        self,
-        db: Any,
-        *,
-        capacity: Optional[float] = None,
-        refill: Optional[float] = None,
-        limiter: Optional[str] = None,
-        policy: Optional[str] = None,
-        allowance: Optional[float] = None,
-        period: Optional[str] = None,
-        slots: Optional[int] = None,
-        cost: float = 1,
-        timeout: float = 1.0,
-        away: Away = "raise",
-        lease: Union[bool, Lease] = False,
-        metrics: Optional[Metrics] = None,
-        schema: Optional[str] = None,
-        prepare: Optional[bool] = None,
-    ) -> None:
-        super().__init__(
-            capacity,
-            refill,
-            limiter,
-            policy,
-            allowance,
-            period,
-            slots,
-            cost,
-            timeout,
-            away,
-            lease,
-            metrics,
-            schema,
-            prepare,
-        )
+    def _start(self, db: Any, prepare: Optional[bool]) -> None:
         self._driver = driver_for(db, prepare)
         self._away: ThreadAway = ThreadAway(self._choice, self._rule.limiter, self._probe, self._report)
         self._leases = None
@@ -330,41 +301,7 @@ class AsyncRateLimiter(_Limiter):
     allowance and period, or slots. Times are seconds.
     """
 
-    def __init__(
-        self,
-        db: Any,
-        *,
-        capacity: Optional[float] = None,
-        refill: Optional[float] = None,
-        limiter: Optional[str] = None,
-        policy: Optional[str] = None,
-        allowance: Optional[float] = None,
-        period: Optional[str] = None,
-        slots: Optional[int] = None,
-        cost: float = 1,
-        timeout: float = 1.0,
-        away: Away = "raise",
-        lease: Union[bool, Lease] = False,
-        metrics: Optional[Metrics] = None,
-        schema: Optional[str] = None,
-        prepare: Optional[bool] = None,
-    ) -> None:
-        super().__init__(
-            capacity,
-            refill,
-            limiter,
-            policy,
-            allowance,
-            period,
-            slots,
-            cost,
-            timeout,
-            away,
-            lease,
-            metrics,
-            schema,
-            prepare,
-        )
+    def _start(self, db: Any, prepare: Optional[bool]) -> None:
         self._driver = async_driver_for(db, prepare)
         self._away: TaskAway = TaskAway(self._choice, self._rule.limiter, self._probe, self._report)
         self._gatherers: dict[str, Gatherer] = {}
