@@ -162,20 +162,15 @@ def memory(conn):
 			" WHERE pid <> pg_backend_pid() AND (application_name LIKE 'soak %' OR backend_type IN ('ratelimit launcher', 'checkpointer'))")) if kb}
 
 
-def processor_time(postmaster):
-	"""Seconds that the server has used, with its processes that have ended."""
+def processor_time(pids):
+	"""Seconds that these processes have used."""
 	ticks = 0
-	for entry in os.listdir('/proc'):
+	for pid in pids:
 		try:
-			with open(f'/proc/{int(entry)}/stat', encoding='ascii', errors='replace') as file:
-				fields = file.read().rpartition(')')[2].split()
-		except (OSError, ValueError):
-			continue
-		# the parent; user and system time of the process, and of its children that have ended
-		if int(entry) == postmaster:
-			ticks += sum(map(int, fields[11:15]))
-		elif int(fields[1]) == postmaster:
-			ticks += sum(map(int, fields[11:13]))
+			with open(f'/proc/{pid}/stat', encoding='ascii', errors='replace') as file:
+				ticks += sum(map(int, file.read().rpartition(')')[2].split()[11:13]))
+		except OSError:
+			pass
 	return ticks / os.sysconf('SC_CLK_TCK')
 
 
@@ -193,7 +188,6 @@ def start_pgbench(number):
 def main():
 	with connect() as conn:
 		conn.execute(SETUP)
-		postmaster = int(conn.execute("SELECT split_part(pg_read_file('postmaster.pid'), E'\n', 1)").fetchone()[0])
 	began = time.monotonic()
 	end = began + SECONDS
 	running = [start_pgbench(number) for number in range(len(SCRIPTS))]
@@ -204,10 +198,13 @@ def main():
 	samples = []
 	early = late = {}
 	with connect() as conn:
+		callers = []
 		while time.monotonic() < end - 0.5:
 			time.sleep(min(1, max(0, end - 0.5 - time.monotonic())))
+			if len(callers) < sum(clients for _, clients, _ in SCRIPTS):
+				callers = [pid for pid, in conn.execute("SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'soak %'")]
 			samples.append((time.monotonic() - began, int(conn.execute(
-				"SELECT allowed + denied FROM rate_limit_stats WHERE limiter IS NULL").fetchone()[0]), processor_time(postmaster)))
+				"SELECT allowed + denied FROM rate_limit_stats WHERE limiter IS NULL").fetchone()[0]), processor_time(callers)))
 			if not early and samples[-1][0] > SECONDS / 6:
 				early = memory(conn)
 			if samples[-1][0] < end - began - 1:
@@ -265,7 +262,7 @@ def main():
 		return (inside[-1][1] - inside[0][1]) / (inside[-1][of] - inside[0][of]) if len(inside) > 1 else float('nan')
 
 	print(f'-- {samples[-1][1]} decisions')
-	for of, what in (0, 'second'), (2, 'second of processor time'):
+	for of, what in (0, 'second'), (2, 'second of processor time of those who call'):
 		first, last = rate(1, 1 + SECONDS / 6, of), rate(SECONDS * 5 / 6 - 0.5, SECONDS - 0.5, of)
 		print(f'-- decisions in a {what}: {first:.0f} in the first sixth, {last:.0f} in the last: {last / first:.3f}')
 	print('-- transactions in the last sixth, of those in the first: ' + ', '.join(
