@@ -32,13 +32,15 @@ BEGIN
 			END IF;
 		EXCEPTION WHEN OTHERS THEN
 			GET STACKED DIAGNOSTICS s = RETURNED_SQLSTATE, m = MESSAGE_TEXT, d = PG_EXCEPTION_DETAIL, h = PG_EXCEPTION_HINT;
-			RAISE NOTICE '% | % | % | %', s, m, regexp_replace(d, '-0\.\d+', '-0.x'), regexp_replace(h, '\d+', 'N');
+			-- it refills, slowly
+			RAISE NOTICE '%', regexp_replace(regexp_replace(concat_ws(' | ', s, m, d, h), '-0\.\d+', '-0.x'), '\m1[45]\d{3}\M', 'N', 'g');
 		END;
 	END LOOP;
 END $$;
 
 -- what is due is waited for, what is due too late is not
 SELECT rl_wait('w', 1, 50, timeout => '1 min') FROM generate_series(1, 3);
+SELECT rl_penalize('w', 1, 0.01, 1) < 0.5;
 SELECT rl_wait('w', 1, 0.01, timeout => '1 s'), rl_wait('w', 1, 0.01, timeout => '0'), rl_wait('w', 1, 1, 2);
 SELECT rl_wait('q', 1, 0), rl_wait('q', 1, 0), rl_wait('q', 1, 0, 0);
 SELECT rl_block('b', '1 day'), rl_wait('b', 1, 100);
