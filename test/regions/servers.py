@@ -10,7 +10,6 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
 
@@ -179,31 +178,6 @@ def alive(pid):
             return stat.read().rsplit(")", 1)[1].split()[0] not in "ZX"
     except FileNotFoundError:
         return False
-
-
-class Link:
-    """Two network namespaces, and a link between them: link.py.  "how" is None if there is none."""
-
-    def __init__(self, milliseconds, loss):
-        script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "link.py")
-        self.process = subprocess.Popen(
-            [sys.executable, "-B", script, str(milliseconds), str(loss)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        answer = self.process.stdout.readline().split()
-        self.how = answer[0] if answer and answer[0] in ("netem", "relay") else None
-        self.why = " ".join(answer)
-        self.regions = [
-            ("nsenter", "-t", pid, "-U", "--preserve-credentials", "-n")
-            for pid in answer[1:3]
-        ] if self.how else []
-
-    def close(self):
-        self.process.stdin.close()
-        self.process.wait()
 
 
 def consume(connection, n, key="k", capacity=1000, refill=0, cost=1, limiter="quota"):

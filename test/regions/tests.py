@@ -5,6 +5,7 @@ Started by test/regions/run.  The last line is "N passed, M failed".
 """
 
 import os
+import socket
 import sys
 import threading
 import time
@@ -160,6 +161,41 @@ def test_a_home_that_is_away(regions):
         regions.relay.set_down(False)
         wait_until(lambda: regions.west.state() == "there", what="the home is there again")
         equal(consume(west, 5, "away", capacity=10000, limiter="away"), 5, "and decides")
+
+
+def test_a_home_that_is_silent(regions):
+    """Packets to it are lost.  Calls do not wait for it for long, and other homes are not held up."""
+    with socket.socket() as listener, socket.socket() as first, socket.socket() as second:
+        # a queue of connections that nobody takes, and that is full, answers no more of them
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        port = listener.getsockname()[1]
+        for filler in (first, second):
+            filler.setblocking(False)
+            filler.connect_ex(("127.0.0.1", port))
+        regions.west.lease_from(None, host="127.0.0.1", port=port, name="silent", limiter="silent")
+        with regions.west.connect() as west:
+            west.execute("SET client_min_messages = error; SET ratelimit.on_error = deny")
+            times = []
+            for _ in range(3):
+                began = time.monotonic()
+                equal(consume(west, 1, "s", limiter="silent"), 0)
+                times.append(time.monotonic() - began)
+            check(0.9 < times[0] < 1.5 and max(times[1:]) < 0.3, f"one call waits for the timeout, not: {times}")
+            # calls that keep waking the worker while it connects
+            callers = Callers([regions.west], 2, key="s", limiter="silent")
+            worst = 0
+            for i in range(100):
+                began = time.monotonic()
+                equal(consume(west, 1, f"beside silent {i}", capacity=100), 1)
+                worst = max(worst, time.monotonic() - began)
+            equal(callers.stop(), 0)
+            check(worst < 0.5, f"a call on another home took {worst:.2f} s")
+            if FULL:
+                # the next host is tried before the connection is given up
+                regions.west.query(f"ALTER SERVER silent OPTIONS (SET host '127.0.0.1,{WORK}', SET port '{port},{regions.home.port}')")
+                wait_until(lambda: consume(west, 1, "s", limiter="silent"), 15, "the second host decides")
+        regions.west.query("DELETE FROM rate_limit_homes WHERE limiter = 'silent'; DROP SERVER silent CASCADE")
 
 
 def test_a_term_that_is_over(regions):
@@ -584,17 +620,22 @@ def test_a_change_of_the_server(regions):
         equal(consume(west, 3, "alter2", capacity=100), 3)
 
 
-def test_a_standby(regions):
-    """A standby of a region leases by itself."""
+def standby_of(server, name):
     standby = Server.__new__(Server)
     Server.port += 1
-    standby.name, standby.port = "standby", Server.port
-    standby.data, standby.log = os.path.join(WORK, "standby"), os.path.join(WORK, "standby.log")
-    standby.prefix = ()
-    program("pg_basebackup", "-h", WORK, "-p", str(regions.east.port), "-U", "postgres",
+    Server.all.append(standby)
+    standby.name, standby.port, standby.prefix = name, Server.port, ()
+    standby.data, standby.log = os.path.join(WORK, name), os.path.join(WORK, name + ".log")
+    program("pg_basebackup", "-h", WORK, "-p", str(server.port), "-U", "postgres",
             "-D", standby.data, "-R", "-X", "stream", "-c", "fast", "--no-sync")
-    standby.configure(port=standby.port, cluster_name="standby")
+    standby.configure(port=standby.port, cluster_name=name)
     standby.start()
+    return standby
+
+
+def test_a_standby(regions):
+    """A standby of a region leases by itself."""
+    standby = standby_of(regions.east, "standby")
     with standby.connect() as connection:
         equal(consume(connection, 10, "standby", capacity=20), 10)
     with regions.east.connect() as east:
@@ -609,6 +650,71 @@ def test_a_standby(regions):
     check(not standby.crashed(), standby.crashed())
 
 
+def test_a_standby_of_the_home(regions):
+    """
+    It is promoted while leases are out.  Its buckets are full.  From then on all servers together use
+    the capacity, and what a region that does not know of it yet has held.
+    """
+    capacity = 1000
+    main = Server("main", ratelimit__save_interval="1h", wal_level="replica")
+    main.be_home()
+    spare = standby_of(main, "spare")
+    knows, late = (Server(name, ratelimit_region__lease_idle="1h") for name in ("knows", "late"))
+    relay = Relay(os.path.join(WORK, "late"), WORK, main.port)
+    for server in (knows, late):
+        server.create()
+        server.query("ALTER SYSTEM SET client_min_messages = error")
+    # a session that would be on a standby in recovery is none
+    knows.lease_from(main, host=f"{WORK},{WORK}", port=f"{main.port},{spare.port}")
+    knows.query("ALTER SERVER home OPTIONS (ADD target_session_attrs 'read-write')")
+    late.lease_from(main, host=relay.folder, port=relay.port)
+    held = {}
+    with knows.connect() as here, late.connect() as there:
+        for connection in (here, there):
+            connection.execute("SET client_min_messages = error; SET ratelimit.on_error = deny")
+        used = consume(here, 100, "moves") + consume(there, 100, "moves")
+        equal(used, 200)
+        for server in (knows, late):
+            held[server.name] = server.value("SELECT tokens FROM rate_limit_leases WHERE key = 'moves'")
+            check(held[server.name] > 10, f"leases: {held}")
+        main.kill()
+        relay.set_down(True)
+        # leases go on, and nobody takes tokens from the standby
+        equal(consume(here, 5, "moves"), 5)
+        held["knows"] -= 5
+        wait_until(lambda: knows.state() == "away")
+        equal(consume(here, 3, "new"), 0, "on_error")
+        time.sleep(0.3)
+        equal(spare.query("SELECT * FROM rate_limit_lease_servers"), [], "a standby gives no tokens")
+        used += 5
+        program("pg_ctl", "-D", spare.data, "-w", "promote")
+        began = time.monotonic()
+        relay.target = f"{WORK}/.s.PGSQL.{spare.port}"
+        since = consume(there, 10, "moves")
+        equal(since, 10, "the region that knows nothing uses its lease")
+        wait_until(lambda: knows.state() == "there", what="the standby is found")
+        found = time.monotonic() - began
+        # calls everywhere until all is used: also of the promoted home itself
+        callers = Callers([knows, late, spare], 2, key="moves")
+        wait_until(lambda: callers.calls > 500)
+        relay.set_down(False)
+        wait_until(lambda: late.state() == "there")
+        since += callers.stop()
+        until = time.monotonic() + 20
+        while time.monotonic() < until and since < capacity:
+            since += consume(here, 100, "moves") + consume(there, 100, "moves")
+            time.sleep(0.02)
+        since += consume(here, 300, "moves") + consume(there, 300, "moves")
+        check(capacity <= since <= capacity + held["late"], f"{since} of {capacity} and the {held['late']} held by one that did not know")
+        lost = [server.state("lost") for server in (knows, late)]
+        check(lost[0] >= held["knows"], f"what was held is void: {lost}, {held}")
+    print(f"#   {since} used since the promotion, of {capacity} and {held['late']:g} held where nobody knew of it; "
+          f"found after {found:.2f} s; {used} used before")
+    for server in (knows, late, spare):
+        server.stop()
+        check(not server.crashed(), server.crashed())
+
+
 def test_the_page(_):
     page()
 
@@ -621,7 +727,7 @@ def test_the_simulation_predicts(_):
     predicted()
 
 
-LONG = {test_a_standby, test_without_preloading, test_two_regions, test_the_simulation_predicts}
+LONG = {test_a_standby, test_a_standby_of_the_home, test_without_preloading, test_two_regions, test_the_simulation_predicts}
 
 
 def main():

@@ -11,6 +11,8 @@
  */
 #include "postgres.h"
 
+#include <poll.h>
+
 #include "access/xact.h"
 #include "catalog/pg_foreign_server.h"
 #include "foreign/foreign.h"
@@ -30,6 +32,9 @@
 
 /* A connection is given up if there is no answer for so many timeouts. */
 #define PATIENCE	5
+
+/* One of several hosts, as a home and its standby, is: so there is time for the next one. */
+#define HOST_PATIENCE 3
 
 /* Refusals are logged once in so many microseconds. */
 #define LOG_TIME	INT64CONST(10000000)
@@ -183,7 +188,7 @@ connect_start(Link *link)
 	values[n++] = "ratelimit_region";
 	/* a home that vanishes is noticed while data is under way */
 	keywords[n] = "tcp_user_timeout";
-	snprintf(patience, sizeof(patience), "%d", timeout_setting * PATIENCE);
+	snprintf(patience, sizeof(patience), "%d", timeout_setting * HOST_PATIENCE);
 	values[n++] = patience;
 	(void) extension_schema("ratelimit_region", &owner);
 	server = GetForeignServerExtended(home->server, FSV_MISSING_OK);
@@ -571,6 +576,19 @@ receive(Link *link)
 		link_failed(link, "the connection is broken");
 }
 
+/*
+ * Is there what PQconnectPoll() wants to wait for?  If it is called before, it may wait by
+ * itself, without an end, for a home that nothing comes from.
+ */
+static bool
+connection_is_ready(const Link *link)
+{
+	struct pollfd fd = {.fd = PQsocket(link->conn)};
+
+	fd.events = link->poll == PGRES_POLLING_WRITING ? POLLOUT : POLLIN;
+	return fd.fd < 0 || poll(&fd, 1, 0) > 0;
+}
+
 /* Go on with what a link does, as far as that is possible without waiting. */
 void
 link_step(Link *link, bool wanted, int64 now)
@@ -588,7 +606,8 @@ link_step(Link *link, bool wanted, int64 now)
 	}
 	if (link->state == LINK_CONNECTING)
 	{
-		link->poll = PQconnectPoll(link->conn);
+		if (connection_is_ready(link))
+			link->poll = PQconnectPoll(link->conn);
 		if (link->poll == PGRES_POLLING_FAILED)
 			link_failed(link, "could not connect");
 		else if (link->poll == PGRES_POLLING_OK)
