@@ -17,6 +17,7 @@ from predicted import predicted
 from relay import Relay
 from servers import WORK, Callers, Server, consume, program, wait_until
 from two_regions import two_regions
+from untrusted import *  # noqa: F403
 
 FULL = sys.argv[1:2] == ["full"]
 

@@ -175,7 +175,7 @@ lease_unlink(int32 *link)
 	Home	   *home = &shared->homes[lease->home];
 
 	if (lease->tokens > 0)
-		pg_atomic_fetch_add_u64(&home->lost, lease->tokens * TOKEN);
+		add_tokens(&home->lost, lease->tokens);
 	lease->tokens = 0;
 	pg_atomic_fetch_add_u64(&home->here, lease->here);
 	pg_atomic_fetch_add_u64(&home->waited, lease->waited);
@@ -460,7 +460,7 @@ lease_credit(const Portion *portion, double taken, double remaining, double bloc
 {
 	Lease	   *lease = lease_lock_number(portion->lease);
 	Home	   *home;
-	int64		pause;
+	double		pause;
 	double		rate;
 
 	/* a lease that is asking is not given up */
@@ -468,7 +468,7 @@ lease_credit(const Portion *portion, double taken, double remaining, double bloc
 	home = &shared->homes[lease->home];
 	if (lease->tokens > 0 && (lease->epoch != epoch || now >= lease->until))
 	{
-		pg_atomic_fetch_add_u64(&home->lost, lease->tokens * TOKEN);
+		add_tokens(&home->lost, lease->tokens);
 		lease->tokens = 0;
 	}
 	lease->tokens += taken;
@@ -481,7 +481,7 @@ lease_credit(const Portion *portion, double taken, double remaining, double bloc
 	lease->is_short = taken < portion->needed || taken == 0 || blocked > 0;
 	/* the bucket has room for what comes meanwhile */
 	pause = lease->refill > 0 ? lease->capacity / lease->refill / 8 * 1e6 : 50000;
-	lease->empty_until = lease->is_short ? now + Max(1000, Min(pause, 50000)) : 0;
+	lease->empty_until = lease->is_short ? now + (int64) Max(1000, Min(pause, 50000)) : 0;
 	rate = Max(lease->rate,
 			   (lease->demand - lease->demand_asked) / (Max(now - lease->asked, 10000) / 1e6));
 	lease->low = Min(lease->tokens / 2,
@@ -616,7 +616,7 @@ leases_sweep(Portion *portions, int max, const bool *ready, int64 now, double el
 			if (lease->epoch != pg_atomic_read_u64(&home->epoch) ||
 				(!ready[lease->home] && (now >= lease->until || all)))
 			{
-				pg_atomic_fetch_add_u64(&home->lost, lease->tokens * TOKEN);
+				add_tokens(&home->lost, lease->tokens);
 				lease->tokens = 0;
 			}
 			else if (idle > 0 && ready[lease->home] && n < max)
