@@ -728,7 +728,7 @@ def test_the_simulation_predicts(_):
     predicted()
 
 
-LONG = {test_a_standby, test_a_standby_of_the_home, test_without_preloading, test_two_regions, test_the_simulation_predicts}
+LONG = {test_databases_that_are_dropped, test_a_standby, test_a_standby_of_the_home, test_without_preloading, test_two_regions, test_the_simulation_predicts}
 
 
 def main():

@@ -185,6 +185,27 @@ lease_unlink(int32 *link)
 	*link = lease->next;
 }
 
+/* What leads to a lease, which is locked, in its chain */
+static int32 *
+link_of(const Lease *lease)
+{
+	int32	   *link = chain_of(lease->hash);
+
+	while (&slots[*link] != lease)
+		link = &slots[*link].next;
+	return link;
+}
+
+/* A lease that has been taken out of its chain can be used for another key. */
+static void
+lease_free(Lease *lease)
+{
+	SpinLockAcquire(&leases->free_lock);
+	lease->next = leases->free;
+	leases->free = lease - slots;
+	SpinLockRelease(&leases->free_lock);
+}
+
 /*
  * The number of a lease that is not used; -1: there is none.
  *
@@ -511,6 +532,26 @@ lease_failed(const Portion *portion, bool refused)
 	ConditionVariableBroadcast(&lease->answer);
 }
 
+/* A database is gone, and nobody calls or asks for leases of its homes any more: forget them. */
+void
+leases_forget_home(int home)
+{
+	for (int i = 0; i < leases->n_leases; i++)
+	{
+		Lease	   *lease = lease_lock_number(i);
+		bool		forget;
+
+		if (!lease)
+			continue;
+		forget = lease->home == home;
+		if (forget)
+			lease_unlink(link_of(lease));
+		lease_unlock(lease);
+		if (forget)
+			lease_free(lease);
+	}
+}
+
 /* A worker begins: its predecessor may have ended while it was asking. */
 void
 leases_forget_asked(void)
@@ -634,21 +675,12 @@ leases_sweep(Portion *portions, int max, const bool *ready, int64 now, double el
 		if ((all || now - lease->called > idle_setting * INT64CONST(1000)) &&
 			lease_is_free(lease))
 		{
-			int32	   *link = chain_of(lease->hash);
-
-			while (*link != i)
-				link = &slots[*link].next;
-			lease_unlink(link);
+			lease_unlink(link_of(lease));
 			given_up = true;
 		}
 		lease_unlock(lease);
 		if (given_up)
-		{
-			SpinLockAcquire(&leases->free_lock);
-			lease->next = leases->free;
-			leases->free = i;
-			SpinLockRelease(&leases->free_lock);
-		}
+			lease_free(lease);
 		else
 			wanted[lease_home] = true;
 	}

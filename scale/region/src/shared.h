@@ -29,8 +29,8 @@ typedef enum HomeState
 /*
  * A server that is the home of keys, as seen from one database.
  *
- * "database", "server" and "name" are written once, under shared->lock, before n_homes
- * grows.  The others are written by the worker of the database, except for the counters
+ * "database", "server" and "name" are written under shared->lock, before n_homes grows, or
+ * when the home of a database that has been dropped gives way to another.  The others are written by the worker of the database, except for the counters
  * of decisions, to which leases that are given up add theirs.
  */
 typedef struct Home
