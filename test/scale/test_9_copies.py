@@ -6,7 +6,7 @@ import subprocess
 import unittest
 
 import document
-from servers import FULL, NODES, PORTS, WORK, Server, error_of, key_on, make_servers, node_of, servers, until
+from servers import FULL, NODES, PORTS, WORK, Server, error_of, key_on, make_servers, node_of, servers
 
 USER_MAPPING = next(block.sql for block in document.blocks() if block.where == "the restored proxy")
 TABLES = ["rate_limit_proxy", "rate_limit_nodes", "rate_limit_partitions", "rate_limit_policies", "rate_limit_exceptions"]
