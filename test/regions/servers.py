@@ -168,7 +168,7 @@ class Server:
     def crashed(self):
         """Lines of the log that say so, other than by kill()."""
         with open(self.log, errors="replace") as log:
-            return [line for line in log if "PANIC:" in line or "TRAP:" in line or
+            return [line for line in log if "PANIC:" in line or "TRAP:" in line or "runtime error:" in line or
                     ("terminated by signal" in line and "signal 9" not in line)]
 
 

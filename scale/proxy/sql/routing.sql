@@ -20,10 +20,14 @@ BEGIN ATOMIC
 END;
 COMMENT ON FUNCTION _rl_partition(bigint, integer) IS 'The partition of keys with this route, if there are so many.';
 
+-- The row is read first: a query that has the hash in it would be planned for each call.
 CREATE FUNCTION _rl_partition(key text, limiter text) RETURNS integer
 LANGUAGE plpgsql STABLE AS $$
+DECLARE
+	proxy @extschema@.rate_limit_proxy;
 BEGIN
-	RETURN (SELECT @extschema@._rl_partition(@extschema@._rl_route($1, $2, p.seed), p.partitions) FROM @extschema@.rate_limit_proxy p);
+	SELECT * INTO STRICT proxy FROM @extschema@.rate_limit_proxy;
+	RETURN @extschema@._rl_partition(@extschema@._rl_route($1, $2, proxy.seed), proxy.partitions);
 END $$;
 COMMENT ON FUNCTION _rl_partition(text, text) IS 'The partition of a key of a limiter.';
 

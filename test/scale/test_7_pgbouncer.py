@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import time
@@ -12,25 +13,24 @@ from typing import Any
 
 import psycopg
 
-from servers import NODES, WORK, Server, error_of, key_on, make_servers, node_of, servers, until
+import document
+from servers import NODES, PORTS, WORK, Server, error_of, key_on, make_servers, node_of, servers, until
 from test_3_exact import Callers
 
 PGBOUNCER = os.environ.get("RATELIMIT_PGBOUNCER")
 
 
 class Pooler:
-    """PgBouncer for some databases, with settings of its own."""
+    """PgBouncer, with settings but for where it listens and who may connect."""
 
-    def __init__(self, port: int, databases: dict[str, Server], *settings: str, options: str = "") -> None:
+    def __init__(self, port: int, settings: str) -> None:
         self.port = port
         ini = WORK / f"pgbouncer.{port}.ini"
         users = WORK / f"pgbouncer.{port}.users"
         users.write_text("".join(f'"{name}" ""\n' for name in ("postgres", "app", "ratelimit_proxy")))
-        lines = ["[databases]"]
-        lines += [f"{name} = host={WORK} port={server.port} dbname=postgres {options}" for name, server in databases.items()]
-        lines += ["[pgbouncer]", f"listen_port = {port}", f"unix_socket_dir = {WORK}", "auth_type = trust", f"auth_file = {users}",
-                  "pool_mode = transaction", "default_pool_size = 2", *settings]
-        ini.write_text("\n".join(lines) + "\n")
+        for name, value in [("listen_port", port), ("unix_socket_dir", WORK), ("auth_type", "trust"), ("auth_file", users)]:
+            settings = re.sub(rf"^{name} = .*\n", "", settings, flags=re.M) + f"{name} = {value}\n"
+        ini.write_text(settings)
         with open(WORK / f"pgbouncer.{port}.log", "w") as log:
             self.process = subprocess.Popen([str(PGBOUNCER), str(ini)], stdout=log, stderr=log)
         until(lambda: (WORK / f".s.PGSQL.{port}").exists())
@@ -53,7 +53,13 @@ def processes(server: Server) -> list[int]:
 class InFront(unittest.TestCase):
     def setUp(self) -> None:
         make_servers()
-        self.pooler = Pooler(6432, {"limits": servers["proxy"]})
+        self.pooler = Pooler(6432, f"""
+[databases]
+limits = host={WORK} port={servers["proxy"].port} dbname=postgres
+[pgbouncer]
+pool_mode = transaction
+default_pool_size = 2
+""")
 
     def tearDown(self) -> None:
         self.pooler.close()
@@ -86,10 +92,8 @@ class InFrontOfNodes(unittest.TestCase):
     def setUpClass(cls) -> None:
         make_servers()
         cls.proxy = servers["proxy"]
-        cls.pooler = Pooler(6433, {node: servers[node] for node in NODES},
-                            "ignore_startup_parameters = options,extra_float_digits", "query_timeout = 2", "query_wait_timeout = 2",
-                            "server_connect_timeout = 2", "server_login_retry = 5",
-                            options="connect_query='SET datestyle = ''ISO''; SET intervalstyle = ''postgres''; SET extra_float_digits = 1'")
+        settings = re.sub(r"host=(\w+)\.internal", lambda m: f"host={WORK} port={PORTS[m.group(1)]}", document.settings("PgBouncer"))
+        cls.pooler = Pooler(6433, settings + "default_pool_size = 2\n")
         for node in NODES:
             cls.proxy.ask("UPDATE rate_limit_nodes SET connection = %s WHERE node = %s", f"host={WORK} port=6433 dbname={node}", node)
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import subprocess
 import unittest
 
-from servers import FULL, NODES, PORTS, WORK, Server, error_of, key_on, make_servers, node_of, servers, until
+import document
+from servers import FULL, NODES, PORTS, WORK, Server, error_of, key_on, make_servers, node_of, servers
 
+USER_MAPPING = next(block.sql for block in document.blocks() if block.where == "the restored proxy")
 TABLES = ["rate_limit_proxy", "rate_limit_nodes", "rate_limit_partitions", "rate_limit_policies", "rate_limit_exceptions"]
 
 
@@ -51,7 +53,7 @@ class Copies(unittest.TestCase):
             self.assertEqual(self.proxy.ask(options, database="restored"), self.proxy.ask(options))
             rights = ("SELECT c.oid::regclass::text, relacl::text FROM pg_class c WHERE relname LIKE 'rate\\_limit%' AND relkind IN ('r', 'v') ORDER BY 1")
             self.assertEqual(self.proxy.ask(rights, database="restored"), self.proxy.ask(rights))
-            self.proxy.ask("CREATE USER MAPPING FOR CURRENT_USER SERVER ratelimit OPTIONS (user 'ratelimit_proxy')", database="restored")
+            self.proxy.ask(USER_MAPPING, database="restored")
             self.exact(self.proxy, "dumped", database="restored")
             self.proxy.ask("INSERT INTO rate_limit_nodes VALUES ('n9', 'host=/nowhere')", database="restored")
             self.assertEqual(self.proxy.one("SELECT count(*) FROM rate_limit_exceptions", database="restored"),
@@ -77,7 +79,7 @@ class Copies(unittest.TestCase):
         copy = Server("copy", PORTS["copy"])
         shell(f"pg_dumpall -h {WORK} -p {self.proxy.port} -U postgres | grep -v '^CREATE ROLE postgres;' | psql -Xq -h {WORK} -p {copy.port} -U postgres")
         self.same_tables(copy)
-        copy.ask("CREATE USER MAPPING FOR CURRENT_USER SERVER ratelimit OPTIONS (user 'ratelimit_proxy')")
+        copy.ask(USER_MAPPING)
         self.exact(copy, "dumpall")
         self.assertTrue(copy.one("SELECT rl_consume('all', 1, 0)", user="app"))
         copy.stop()
