@@ -49,6 +49,18 @@ class OnlyOnAProxy(unittest.TestCase):
         for key in keys + together:
             self.assertEqual(servers["proxy"].ask("SELECT * FROM rl_status(%s)", key), [])
 
+    def test_arrays_of_any_shape_lead_to_the_same_bucket(self) -> None:
+        proxy = servers["proxy"]
+        for i in range(12):
+            key = f"shape{i}"
+            proxy.ask("SELECT rl_consume(%s, 1, 0, 1, 'shape')", key)
+            for query in ["SELECT (rl_consume_each(ARRAY[[%s]], 1, 0, 1, 'shape'))[1]",
+                          "SELECT (rl_consume_each(('[0:0]={' || %s || '}')::text[], 1, 0, 1, 'shape'))[1]",
+                          "SELECT (rl_throttle_each(ARRAY[[%s]], '{{1}}', '[5:5]={0}', NULL, '{{shape}}'))[1].allowed",
+                          "SELECT rl_consume_all(ARRAY[%s], '{1}', '{0}', NULL, '[0:0]={shape}')",
+                          "SELECT rl_consume_all(ARRAY[[%s]], '{1}', '{0}', NULL, '{{shape}}')"]:
+                self.assertIs(proxy.one(query, key), False, (query, key))
+
     def test_what_a_session_would_hold_is_refused(self) -> None:
         self.assertEqual(error_of("proxy", "SELECT rl_acquire('k', 1)")[0], "0A000")
         self.assertEqual(error_of("proxy", "SELECT rl_acquire('k', 1, hold => 'session')")[0], "0A000")
