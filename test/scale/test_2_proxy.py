@@ -61,6 +61,16 @@ class OnlyOnAProxy(unittest.TestCase):
                           "SELECT rl_consume_all(ARRAY[[%s]], '{1}', '{0}', NULL, '{{shape}}')"]:
                 self.assertIs(proxy.one(query, key), False, (query, key))
 
+    def test_a_caller_cannot_have_numbers_rounded(self) -> None:
+        with servers["proxy"].connect(user="app") as connection:
+            connection.execute("SET extra_float_digits = -15; SET IntervalStyle = iso_8601; SET DateStyle = German")
+            for query in ["rl_throttle('rounded', 15, 0.25)", "unnest(rl_throttle_each('{rounded}', '{15}', '{0.25}'))"]:
+                self.assertTrue(connection.execute(f"SELECT capacity = 15 FROM {query}").fetchone()[0], query)
+            [reservation] = connection.execute("SELECT rl_reserve('rounded2', 100, 0, 16)").fetchone()
+            connection.execute("SELECT rl_settle(%s, 15)", (reservation,))
+        self.assertEqual(servers["proxy"].ask("SELECT refill FROM rl_status('rounded')"), [(0.25,)])
+        self.assertEqual(servers["proxy"].ask("SELECT tokens FROM rl_status('rounded2')"), [(85,)])
+
     def test_what_a_session_would_hold_is_refused(self) -> None:
         self.assertEqual(error_of("proxy", "SELECT rl_acquire('k', 1)")[0], "0A000")
         self.assertEqual(error_of("proxy", "SELECT rl_acquire('k', 1, hold => 'session')")[0], "0A000")
