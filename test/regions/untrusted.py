@@ -99,6 +99,24 @@ def test_a_home_that_fails_while_it_gets_tokens_back(regions):
         home.query("ALTER FUNCTION all_of_it(text, bigint, text[], text[], float8[]) RENAME TO rl_lease_return")
 
 
+def test_a_long_message_of_a_home(regions):
+    """It is cut, but not within a character."""
+    home = regions.home
+    home.query("ALTER FUNCTION rl_lease_take(text, text[], text[], float8[], float8[], float8[], float8[]) RENAME TO another")
+    try:
+        for message in ("ä" * 200, "x" + "ä" * 200):
+            home.query(f"""
+                CREATE OR REPLACE FUNCTION rl_lease_take(text, text[], text[], float8[], float8[], float8[], float8[])
+                RETURNS int LANGUAGE plpgsql AS $$ BEGIN RAISE '{message}'; END $$""")
+            with regions.east.connect() as east:
+                east.execute("SET client_min_messages = error; SET ratelimit.on_error = deny")
+                equal(consume(east, 1, f"long{len(message)}"), 0)
+            wait_until(lambda: message[:100] in (regions.east.state("error") or ""), what=message)
+        home.query("DROP FUNCTION rl_lease_take(text, text[], text[], float8[], float8[], float8[], float8[])")
+    finally:
+        home.query("ALTER FUNCTION another(text, text[], text[], float8[], float8[], float8[], float8[]) RENAME TO rl_lease_take")
+
+
 def test_a_bad_key_costs_others_nothing(regions):
     """A key that the home refuses, for example because it is longer in the home's encoding"""
     home = regions.home
