@@ -64,10 +64,14 @@ def test_a_home_that_talks_nonsense(regions):
             wait_until(lambda: consume(connection, 1, key, limiter="liar"), what=f"it answers after {what}")
         row = connection.execute("SELECT taken, returned, lost, tokens FROM rate_limit_home_states WHERE server = 'liar'").fetchone()
         assert all(0 <= value < 1e6 for value in row), f"figures: {row}"
+        liar.answer = message(b"N", b"SWARNING\0C01000\0Mhello,\n2026-11-28 LOG:  all is well\0\0") + good
+        wait_until(lambda: consume(connection, 1, "notice", limiter="liar"), what="it answers with a notice")
     began = time.monotonic()
     server.stop()
     took = time.monotonic() - began
     check(took < 3, f"the stop took {took:.1f} s")
+    with open(server.log) as log:
+        check("all is well" not in log.read(), "a home writes into the log")
     check(not server.crashed(), server.crashed())
 
 

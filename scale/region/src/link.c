@@ -244,6 +244,12 @@ read_options(Link *link, MemoryContext context, const PQconninfoOption *defaults
 	return problem;
 }
 
+/* What a home says besides its answers would get into our log, in lines of its choice. */
+static void
+ignore_notice(void *arg, const PGresult *notice)
+{
+}
+
 /* Begin to connect.  Returns what is in the way, or null. */
 static const char *
 connect_start(Link *link, MemoryContext context)
@@ -277,6 +283,7 @@ connect_start(Link *link, MemoryContext context)
 		ReleaseExternalFD();
 		return "out of memory";
 	}
+	PQsetNoticeReceiver(link->conn, ignore_notice, NULL);
 	return PQstatus(link->conn) == CONNECTION_BAD ? "could not connect" : NULL;
 }
 
@@ -611,7 +618,7 @@ receive(Link *link)
 		link_failed(link, "the connection is broken");
 		return;
 	}
-	while (link->first && !PQisBusy(link->conn))
+	while (!PQisBusy(link->conn) && link->first)
 	{
 		PGresult   *result = PQgetResult(link->conn);
 
