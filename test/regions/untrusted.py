@@ -131,6 +131,13 @@ def test_a_bad_key_costs_others_nothing(regions):
             check(error.sqlstate in ("54000", "22023"), error)
         else:
             check(False, "there is no error")
+    for needed, wanted in ((-1, 5), (5, -1), ("NaN", 5), (5, "NaN")):
+        try:
+            home.query(f"SELECT rl_lease_take('s', '{{other,other2}}', '{{quota,quota}}', '{{10,10}}', '{{0,0}}', '{{5,{needed}}}', '{{5,{wanted}}}')")
+        except psycopg.Error as error:
+            equal(error.sqlstate, "22023")
+        else:
+            check(False, f"{needed}, {wanted} are taken")
     equal(home.value("SELECT remaining FROM rl_peek('other', 10, 0, 0, 'quota')"), 10)
 
 

@@ -83,6 +83,15 @@ read_server(FunctionCallInfo fcinfo)
 	return name;
 }
 
+static void
+check_wanted(double tokens, const char *name)
+{
+	if (!(tokens >= 0))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s must contain numbers not below 0, not %g", name, tokens)));
+}
+
 /* What the bucket has, and for how many seconds its key is blocked */
 static double
 look(const Datum *bucket, double *blocked)
@@ -177,6 +186,8 @@ rl_lease_take(PG_FUNCTION_ARGS)
 		Datum		bucket[4] = {keys[i], capacities[i], refills[i], limiters[i]};
 
 		CHECK_FOR_INTERRUPTS();
+		check_wanted(DatumGetFloat8(needed[i]), "needed");
+		check_wanted(DatumGetFloat8(wanted[i]), "wanted");
 		levels[i] = look(bucket, &blocks[i]);
 	}
 	for (int i = 0; i < n; i++)
