@@ -86,6 +86,17 @@ class OnlyOnAProxy(unittest.TestCase):
             self.assertTrue(proxy.one("SELECT rl_release(%s)", ticket))
             self.assertFalse(proxy.one("SELECT rl_release(%s)", ticket))
 
+    def test_a_node_that_has_no_room_is_not_said_to_be_away(self) -> None:
+        fill = "SELECT count(rl_acquire('full' || i, 1, 1, '1 h')) FROM generate_series(1, 1000000) i"
+        try:
+            while error_of("n1", fill, user="ratelimit_proxy")[0] != "53400":
+                pass
+            state, message, *_ = error_of("proxy", f"SELECT rl_acquire('{key_on('n1', 'room')}', 1, 1, '1 min')")
+            self.assertEqual(state, "08006")
+            self.assertIn("too many tickets are held", str(message))
+        finally:
+            servers["n1"].ask("SELECT count(rl_release(ticket)) FROM rate_limit_slots WHERE key LIKE 'full%'")
+
     def test_a_cancelled_wait_gives_back(self) -> None:
         with servers["proxy"].connect() as connection:
             connection.execute("SET statement_timeout = '300ms'")

@@ -84,6 +84,10 @@ BEGIN
 		why := coalesce(why, 'its node is away');
 		-- may name hosts, which callers need not know
 		RAISE LOG 'ratelimit: %: % %', why, state, message;
+		IF state ~ '^(53|58|XX)' AND message ~ ' REMOTE ERROR: ' THEN
+			-- it is there, and says why it cannot decide
+			why := regexp_replace(message, '^.*? REMOTE ERROR: ', '');
+		END IF;
 	ELSE
 		PERFORM @extschema@._rl_raise(state, regexp_replace(message, '^.*? REMOTE [^:]*: ', ''),
 			regexp_replace(detail, '^Remote detail: ', ''), regexp_replace(hint, '^Remote hint: ', ''));
