@@ -141,6 +141,38 @@ def test_a_bad_key_costs_others_nothing(regions):
     equal(home.value("SELECT remaining FROM rl_peek('other', 10, 0, 0, 'quota')"), 10)
 
 
+def test_homes_that_are_replicated(regions):
+    """Sessions notice rows that come from another server."""
+    server = Server("copies", wal_level="logical")
+    server.query("CREATE DATABASE copy")
+    for database in ("postgres", "copy"):
+        server.create(database)
+    server.query("CREATE PUBLICATION homes FOR TABLE rate_limit_homes")
+    server.query("SELECT pg_create_logical_replication_slot('homes', 'pgoutput')")
+    server.query(f"CREATE SUBSCRIPTION homes CONNECTION 'host={WORK} port={server.port} dbname=postgres user=postgres' "
+                 "PUBLICATION homes WITH (create_slot = false)", database="copy")
+
+    def is_here(session):
+        try:
+            return consume(session, 1, "k", limiter="copied") == 1
+        except psycopg.Error as error:
+            equal(error.sqlstate, "42704")
+
+    with server.connect("copy") as session:
+        check(is_here(session), "no rule")
+        server.query("INSERT INTO rate_limit_homes VALUES ('copied', '', 'no_such_server')")
+        wait_until(lambda: not is_here(session), what="a rule has come")
+        server.query("DELETE FROM rate_limit_homes")
+        wait_until(lambda: is_here(session), what="it is gone again")
+        server.query("INSERT INTO rate_limit_homes VALUES ('copied', '', 'no_such_server')")
+        wait_until(lambda: not is_here(session), what="a rule has come again")
+        server.query("TRUNCATE rate_limit_homes")
+        wait_until(lambda: is_here(session), what="all rules are gone")
+    server.query("DROP SUBSCRIPTION homes", database="copy")
+    server.stop()
+    check(not server.crashed(), server.crashed())
+
+
 def test_figures_of_very_many_tokens(regions):
     before = regions.east.state("taken")
     with regions.east.connect() as east:
