@@ -17,6 +17,7 @@ from predicted import predicted
 from relay import Relay
 from servers import WORK, Callers, Server, consume, program, wait_until
 from two_regions import two_regions
+from untrusted import *  # noqa: F403
 
 FULL = sys.argv[1:2] == ["full"]
 
@@ -727,7 +728,7 @@ def test_the_simulation_predicts(_):
     predicted()
 
 
-LONG = {test_a_standby, test_a_standby_of_the_home, test_without_preloading, test_two_regions, test_the_simulation_predicts}
+LONG = {test_databases_that_are_dropped, test_a_standby, test_a_standby_of_the_home, test_without_preloading, test_two_regions, test_the_simulation_predicts}
 
 
 def main():

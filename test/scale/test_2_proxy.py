@@ -49,6 +49,28 @@ class OnlyOnAProxy(unittest.TestCase):
         for key in keys + together:
             self.assertEqual(servers["proxy"].ask("SELECT * FROM rl_status(%s)", key), [])
 
+    def test_arrays_of_any_shape_lead_to_the_same_bucket(self) -> None:
+        proxy = servers["proxy"]
+        for i in range(12):
+            key = f"shape{i}"
+            proxy.ask("SELECT rl_consume(%s, 1, 0, 1, 'shape')", key)
+            for query in ["SELECT (rl_consume_each(ARRAY[[%s]], 1, 0, 1, 'shape'))[1]",
+                          "SELECT (rl_consume_each(('[0:0]={' || %s || '}')::text[], 1, 0, 1, 'shape'))[1]",
+                          "SELECT (rl_throttle_each(ARRAY[[%s]], '{{1}}', '[5:5]={0}', NULL, '{{shape}}'))[1].allowed",
+                          "SELECT rl_consume_all(ARRAY[%s], '{1}', '{0}', NULL, '[0:0]={shape}')",
+                          "SELECT rl_consume_all(ARRAY[[%s]], '{1}', '{0}', NULL, '{{shape}}')"]:
+                self.assertIs(proxy.one(query, key), False, (query, key))
+
+    def test_a_caller_cannot_have_numbers_rounded(self) -> None:
+        with servers["proxy"].connect(user="app") as connection:
+            connection.execute("SET extra_float_digits = -15; SET IntervalStyle = iso_8601; SET DateStyle = German")
+            for query in ["rl_throttle('rounded', 15, 0.25)", "unnest(rl_throttle_each('{rounded}', '{15}', '{0.25}'))"]:
+                self.assertTrue(connection.execute(f"SELECT capacity = 15 FROM {query}").fetchone()[0], query)
+            [reservation] = connection.execute("SELECT rl_reserve('rounded2', 100, 0, 16)").fetchone()
+            connection.execute("SELECT rl_settle(%s, 15)", (reservation,))
+        self.assertEqual(servers["proxy"].ask("SELECT refill FROM rl_status('rounded')"), [(0.25,)])
+        self.assertEqual(servers["proxy"].ask("SELECT tokens FROM rl_status('rounded2')"), [(85,)])
+
     def test_what_a_session_would_hold_is_refused(self) -> None:
         self.assertEqual(error_of("proxy", "SELECT rl_acquire('k', 1)")[0], "0A000")
         self.assertEqual(error_of("proxy", "SELECT rl_acquire('k', 1, hold => 'session')")[0], "0A000")

@@ -162,20 +162,38 @@ def memory(conn):
 			" WHERE pid <> pg_backend_pid() AND (application_name LIKE 'soak %' OR backend_type IN ('ratelimit launcher', 'checkpointer'))")) if kb}
 
 
+def processor_time(postmaster):
+	"""Seconds that the server has used, with its processes that have ended."""
+	ticks = 0
+	for entry in os.listdir('/proc'):
+		try:
+			with open(f'/proc/{int(entry)}/stat', encoding='ascii', errors='replace') as file:
+				fields = file.read().rpartition(')')[2].split()
+		except (OSError, ValueError):
+			continue
+		# the parent; user and system time of the process, and of its children that have ended
+		if int(entry) == postmaster:
+			ticks += sum(map(int, fields[11:15]))
+		elif int(fields[1]) == postmaster:
+			ticks += sum(map(int, fields[11:13]))
+	return ticks / os.sysconf('SC_CLK_TCK')
+
+
 def start_pgbench(number):
 	name, clients, script = SCRIPTS[number]
 	path = os.path.join(FOLDER, f'soak{number}.sql')
 	with open(path, 'w', encoding='utf-8') as file:
 		file.write(script)
 	return subprocess.Popen(
-		['pgbench', '-n', '-c', str(clients), '-j', '1', '-M', 'simple' if 'DO $$' in script else 'prepared', '-T', str(round(SECONDS)), '-f', path,
-		 '-U', 'refunded' if name == 'rolled back' else 'postgres', 'postgres'],
+		['pgbench', '-n', '-c', str(clients), '-j', '1', '-M', 'simple' if 'DO $$' in script else 'prepared', '-T', str(round(SECONDS)),
+		 '-P', str(max(round(SECONDS / 6), 1)), '-f', path, '-U', 'refunded' if name == 'rolled back' else 'postgres', 'postgres'],
 		env={**os.environ, 'PGAPPNAME': f'soak {name}'}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def main():
 	with connect() as conn:
 		conn.execute(SETUP)
+		postmaster = int(conn.execute("SELECT split_part(pg_read_file('postmaster.pid'), E'\n', 1)").fetchone()[0])
 	began = time.monotonic()
 	end = began + SECONDS
 	running = [start_pgbench(number) for number in range(len(SCRIPTS))]
@@ -189,7 +207,7 @@ def main():
 		while time.monotonic() < end - 0.5:
 			time.sleep(min(1, max(0, end - 0.5 - time.monotonic())))
 			samples.append((time.monotonic() - began, int(conn.execute(
-				"SELECT allowed + denied FROM rate_limit_stats WHERE limiter IS NULL").fetchone()[0])))
+				"SELECT allowed + denied FROM rate_limit_stats WHERE limiter IS NULL").fetchone()[0]), processor_time(postmaster)))
 			if not early and samples[-1][0] > SECONDS / 6:
 				early = memory(conn)
 			if samples[-1][0] < end - began - 1:
@@ -199,10 +217,12 @@ def main():
 
 	# how often each script ran, and what follows
 	expected = {}
+	sixths = {}
 	for (name, _, script), process in zip(SCRIPTS, running):
 		output = process.communicate()[0]
 		ran = re.search(r'transactions actually processed: (\d+)', output)
 		failed = re.search(r'number of failed transactions: (\d+)', output)
+		sixths[name] = [float(tps) for tps in re.findall(r'^progress: .* ([\d.]+) tps', output, re.M)][:6]
 		if process.returncode != 0 or not ran or (failed and failed.group(1) != '0'):
 			check(False, f'{name}: {output[-600:]}')
 			continue
@@ -240,12 +260,16 @@ def main():
 	most = max((kb - early[pid][1] for pid, (_, kb) in late.items() if pid in early), default=0)
 	print(f'-- memory: {max(kb for _, kb in late.values())} kB at most in a process, grown by {most} kB at most since the first sixth; {shared} bytes of shared memory')
 
-	def rate(begin, stop):
+	def rate(begin, stop, of):
 		inside = [s for s in samples if begin <= s[0] <= stop]
-		return (inside[-1][1] - inside[0][1]) / (inside[-1][0] - inside[0][0]) if len(inside) > 1 else float('nan')
+		return (inside[-1][1] - inside[0][1]) / (inside[-1][of] - inside[0][of]) if len(inside) > 1 else float('nan')
 
-	first, last = rate(1, 1 + SECONDS / 6), rate(SECONDS * 5 / 6 - 0.5, SECONDS - 0.5)
-	print(f'-- {samples[-1][1]} decisions; {first:.0f} a second in the first sixth, {last:.0f} in the last: {last / first:.3f}')
+	print(f'-- {samples[-1][1]} decisions')
+	for of, what in (0, 'second'), (2, 'second of processor time'):
+		first, last = rate(1, 1 + SECONDS / 6, of), rate(SECONDS * 5 / 6 - 0.5, SECONDS - 0.5, of)
+		print(f'-- decisions in a {what}: {first:.0f} in the first sixth, {last:.0f} in the last: {last / first:.3f}')
+	print('-- transactions in the last sixth, of those in the first: ' + ', '.join(
+		f'{name} {tps[-1] / tps[0]:.2f}' for name, tps in sixths.items() if len(tps) > 1 and tps[0] > 0))
 	print('ended')
 	return all(results)
 

@@ -44,20 +44,23 @@ END;
 COMMENT ON FUNCTION _rl_first(integer[]) IS 'The first of some partitions, which leads to their node; without any, some node.';
 
 -- bad: are the arguments such that a node raises an error?  Then no other one must have decided.
+-- Elements are counted from 1 here, so arrays of another shape are made flat first, as
+-- ratelimit reads them.
 DO $define$
 DECLARE
 	f text[];
+	flat text := 'IF array_ndims(%1$s) > 1 OR array_lower(%1$s, 1) <> 1 THEN %1$s := ARRAY(SELECT unnest(%1$s)); END IF;';
 BEGIN
 	FOREACH f SLICE 1 IN ARRAY ARRAY[
 		['rl_consume_each',
 			'keys text[], capacity float8, refill float8, cost float8 DEFAULT 1, limiter text DEFAULT ''default''', 'boolean',
-			$bad$coalesce(array_ndims($1), 1) > 1 OR (SELECT coalesce(bool_or(k IS NULL OR k = '' OR octet_length(k) > 255), true) FROM unnest($1) k)$bad$,
+			$bad$(SELECT coalesce(bool_or(k IS NULL OR k = '' OR octet_length(k) > 255), true) FROM unnest($1) k)$bad$,
 			'$5',
 			'array_agg($1[p] ORDER BY n), $2, $3, $4, $5',
-			'true', 'false'],
+			'true', 'false', pg_catalog.format(flat, 'keys')],
 		['rl_throttle_each',
 			'keys text[], capacities float8[], refills float8[], costs float8[] DEFAULT NULL, limiters text[] DEFAULT NULL', '@extschema@.rl_result',
-			$bad$coalesce(array_ndims($1), 1) > 1 OR cardinality($2) <> cardinality($1) OR cardinality($3) <> cardinality($1)
+			$bad$cardinality($2) <> cardinality($1) OR cardinality($3) <> cardinality($1)
 					OR cardinality($4) <> cardinality($1) OR cardinality($5) <> cardinality($1)
 					OR (SELECT coalesce(bool_or(k IS NULL OR k = '' OR octet_length(k) > 255), true) FROM unnest($1) k)
 					OR (SELECT coalesce(bool_or(c IS NULL OR NOT (c >= 0 AND c < 'Infinity')), true) FROM unnest($2 || $3) c)
@@ -67,19 +70,21 @@ BEGIN
 			'array_agg($1[p] ORDER BY n), array_agg($2[p] ORDER BY n), array_agg($3[p] ORDER BY n),
 								CASE WHEN $4 IS NOT NULL THEN array_agg($4[p] ORDER BY n) END, CASE WHEN $5 IS NOT NULL THEN array_agg($5[p] ORDER BY n) END',
 			$$@extschema@._rl_undecided(true, $2[p], coalesce($5[p], 'default'))$$,
-			$$@extschema@._rl_undecided(false, $2[p], coalesce($5[p], 'default'))$$]]
+			$$@extschema@._rl_undecided(false, $2[p], coalesce($5[p], 'default'))$$,
+			(SELECT pg_catalog.string_agg(pg_catalog.format(flat, a), ' ')
+				FROM pg_catalog.unnest(ARRAY['keys', 'capacities', 'refills', 'costs', 'limiters']) a)]]
 	LOOP
 		EXECUTE pg_catalog.format($outer$
 			CREATE FUNCTION @extschema@.%1$I(%2$s) RETURNS %3$s[]
-			LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $plpgsql$
+			LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET extra_float_digits = 1 AS $plpgsql$
 			DECLARE
-				bad boolean := %4$s;
+				bad boolean;
 				proxy @extschema@.rate_limit_proxy;
-				places integer[] := ARRAY(SELECT generate_series(1, coalesce(cardinality($1), 0)));
+				places integer[];
 				partitions integer[];
 				apart boolean := false;
 				began timestamptz := clock_timestamp();
-				answers %3$s[] := array_fill(NULL::%3$s, ARRAY[cardinality(places)]);
+				answers %3$s[];
 				part %3$s[];
 				later_places integer[];
 				later_partitions integer[];
@@ -88,6 +93,8 @@ BEGIN
 				detail text;
 				hint text;
 			BEGIN
+				%10$s
+				bad := %4$s;
 				IF bad THEN
 					BEGIN
 						RETURN @extschema@.%5$I('{}', @extschema@._rl_gateway(), $1, $2, $3, $4, $5);
@@ -97,6 +104,8 @@ BEGIN
 					END;
 				END IF;
 				SELECT * INTO STRICT proxy FROM @extschema@.rate_limit_proxy;
+				places := ARRAY(SELECT generate_series(1, cardinality($1)));
+				answers := array_fill(NULL::%3$s, ARRAY[cardinality(places)]);
 				partitions := ARRAY(SELECT @extschema@._rl_partition(@extschema@._rl_route(k, %6$s, proxy.seed), proxy.partitions)
 					FROM unnest($1) WITH ORDINALITY u (k, n) ORDER BY n);
 				LOOP
@@ -130,7 +139,7 @@ BEGIN
 				END LOOP;
 				RETURN answers;
 			END $plpgsql$$outer$,
-			f[1], f[2], f[3], f[4], pg_catalog.regexp_replace(f[1], '^rl_', '_rl_at_'), f[5], f[6], f[7], f[8]);
+			f[1], f[2], f[3], f[4], pg_catalog.regexp_replace(f[1], '^rl_', '_rl_at_'), f[5], f[6], f[7], f[8], f[9]);
 		EXECUTE pg_catalog.format('COMMENT ON FUNCTION @extschema@.%I IS %L', f[1],
 			pg_catalog.format('As %s() of ratelimit, each key decided by the node that has it.', f[1]));
 	END LOOP;
@@ -147,6 +156,12 @@ DECLARE
 	routes bigint[];
 	i integer;
 BEGIN
+	IF array_ndims(keys) > 1 OR array_lower(keys, 1) <> 1 THEN
+		keys := ARRAY(SELECT unnest(keys));
+	END IF;
+	IF array_ndims(limiters) > 1 OR array_lower(limiters, 1) <> 1 THEN
+		limiters := ARRAY(SELECT unnest(limiters));
+	END IF;
 	SELECT * INTO STRICT proxy FROM @extschema@.rate_limit_proxy;
 	routes := ARRAY(SELECT @extschema@._rl_route(k, coalesce($2[n], 'default'), proxy.seed) FROM unnest($1) WITH ORDINALITY u (k, n) ORDER BY n);
 	SELECT min(n) INTO i FROM unnest(routes) WITH ORDINALITY u (r, n) WHERE r <> routes[1];

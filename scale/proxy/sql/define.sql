@@ -70,7 +70,7 @@ BEGIN
 
 	EXECUTE pg_catalog.format($outer$
 		CREATE FUNCTION @extschema@.%1$I(%2$s) RETURNS %3$s
-		LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $plpgsql$
+		LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET extra_float_digits = 1 AS $plpgsql$
 		DECLARE
 			its_partition integer := %4$s;
 			began timestamptz := clock_timestamp();

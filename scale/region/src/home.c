@@ -153,6 +153,8 @@ rl_lease_take(PG_FUNCTION_ARGS)
 	Datum	   *wanted;
 	ReturnSetInfo *set;
 	int			servers;
+	double	   *levels;
+	double	   *blocks;
 	double		sum = 0;
 
 	shared_check();
@@ -167,11 +169,21 @@ rl_lease_take(PG_FUNCTION_ARGS)
 	set = (ReturnSetInfo *) fcinfo->resultinfo;
 	/* this server may use its keys itself */
 	servers = server_seen(server, 0, 0) + 1;
+	/* a bad argument must not raise its error after tokens of other keys have been taken */
+	levels = palloc(n * sizeof(double));
+	blocks = palloc(n * sizeof(double));
 	for (int i = 0; i < n; i++)
 	{
 		Datum		bucket[4] = {keys[i], capacities[i], refills[i], limiters[i]};
-		double		blocked;
-		double		level = look(bucket, &blocked);
+
+		CHECK_FOR_INTERRUPTS();
+		levels[i] = look(bucket, &blocks[i]);
+	}
+	for (int i = 0; i < n; i++)
+	{
+		Datum		bucket[4] = {keys[i], capacities[i], refills[i], limiters[i]};
+		double		blocked = blocks[i];
+		double		level = levels[i];
 		double		tokens = 0;
 		Datum		values[4];
 		bool		nulls[4] = {false};

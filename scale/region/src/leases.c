@@ -175,7 +175,7 @@ lease_unlink(int32 *link)
 	Home	   *home = &shared->homes[lease->home];
 
 	if (lease->tokens > 0)
-		pg_atomic_fetch_add_u64(&home->lost, lease->tokens * TOKEN);
+		add_tokens(&home->lost, lease->tokens);
 	lease->tokens = 0;
 	pg_atomic_fetch_add_u64(&home->here, lease->here);
 	pg_atomic_fetch_add_u64(&home->waited, lease->waited);
@@ -183,6 +183,27 @@ lease_unlink(int32 *link)
 	pg_atomic_fetch_add_u64(&home->undecided, lease->undecided);
 	lease->used = false;
 	*link = lease->next;
+}
+
+/* What leads to a lease, which is locked, in its chain */
+static int32 *
+link_of(const Lease *lease)
+{
+	int32	   *link = chain_of(lease->hash);
+
+	while (&slots[*link] != lease)
+		link = &slots[*link].next;
+	return link;
+}
+
+/* A lease that has been taken out of its chain can be used for another key. */
+static void
+lease_free(Lease *lease)
+{
+	SpinLockAcquire(&leases->free_lock);
+	lease->next = leases->free;
+	leases->free = lease - slots;
+	SpinLockRelease(&leases->free_lock);
 }
 
 /*
@@ -460,7 +481,7 @@ lease_credit(const Portion *portion, double taken, double remaining, double bloc
 {
 	Lease	   *lease = lease_lock_number(portion->lease);
 	Home	   *home;
-	int64		pause;
+	double		pause;
 	double		rate;
 
 	/* a lease that is asking is not given up */
@@ -468,7 +489,7 @@ lease_credit(const Portion *portion, double taken, double remaining, double bloc
 	home = &shared->homes[lease->home];
 	if (lease->tokens > 0 && (lease->epoch != epoch || now >= lease->until))
 	{
-		pg_atomic_fetch_add_u64(&home->lost, lease->tokens * TOKEN);
+		add_tokens(&home->lost, lease->tokens);
 		lease->tokens = 0;
 	}
 	lease->tokens += taken;
@@ -481,7 +502,7 @@ lease_credit(const Portion *portion, double taken, double remaining, double bloc
 	lease->is_short = taken < portion->needed || taken == 0 || blocked > 0;
 	/* the bucket has room for what comes meanwhile */
 	pause = lease->refill > 0 ? lease->capacity / lease->refill / 8 * 1e6 : 50000;
-	lease->empty_until = lease->is_short ? now + Max(1000, Min(pause, 50000)) : 0;
+	lease->empty_until = lease->is_short ? now + (int64) Max(1000, Min(pause, 50000)) : 0;
 	rate = Max(lease->rate,
 			   (lease->demand - lease->demand_asked) / (Max(now - lease->asked, 10000) / 1e6));
 	lease->low = Min(lease->tokens / 2,
@@ -509,6 +530,26 @@ lease_failed(const Portion *portion, bool refused)
 	lease->answers++;
 	lease_unlock(lease);
 	ConditionVariableBroadcast(&lease->answer);
+}
+
+/* A database is gone, and nobody calls or asks for leases of its homes any more: forget them. */
+void
+leases_forget_home(int home)
+{
+	for (int i = 0; i < leases->n_leases; i++)
+	{
+		Lease	   *lease = lease_lock_number(i);
+		bool		forget;
+
+		if (!lease)
+			continue;
+		forget = lease->home == home;
+		if (forget)
+			lease_unlink(link_of(lease));
+		lease_unlock(lease);
+		if (forget)
+			lease_free(lease);
+	}
 }
 
 /* A worker begins: its predecessor may have ended while it was asking. */
@@ -616,7 +657,7 @@ leases_sweep(Portion *portions, int max, const bool *ready, int64 now, double el
 			if (lease->epoch != pg_atomic_read_u64(&home->epoch) ||
 				(!ready[lease->home] && (now >= lease->until || all)))
 			{
-				pg_atomic_fetch_add_u64(&home->lost, lease->tokens * TOKEN);
+				add_tokens(&home->lost, lease->tokens);
 				lease->tokens = 0;
 			}
 			else if (idle > 0 && ready[lease->home] && n < max)
@@ -634,21 +675,12 @@ leases_sweep(Portion *portions, int max, const bool *ready, int64 now, double el
 		if ((all || now - lease->called > idle_setting * INT64CONST(1000)) &&
 			lease_is_free(lease))
 		{
-			int32	   *link = chain_of(lease->hash);
-
-			while (*link != i)
-				link = &slots[*link].next;
-			lease_unlink(link);
+			lease_unlink(link_of(lease));
 			given_up = true;
 		}
 		lease_unlock(lease);
 		if (given_up)
-		{
-			SpinLockAcquire(&leases->free_lock);
-			lease->next = leases->free;
-			leases->free = i;
-			SpinLockRelease(&leases->free_lock);
-		}
+			lease_free(lease);
 		else
 			wanted[lease_home] = true;
 	}

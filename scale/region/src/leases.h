@@ -94,6 +94,7 @@ extern Lease *lease_lock_number(int n);
 extern void lease_unlock(Lease *lease);
 extern bool lease_take(Lease *lease, double cost, int64 now);
 extern bool lease_request(Lease *lease);
+extern void leases_forget_home(int home);
 
 /* for the worker */
 extern int	leases_pop(Portion *portions, int max, const bool *ready, bool *wanted);

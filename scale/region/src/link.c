@@ -11,6 +11,7 @@
  */
 #include "postgres.h"
 
+#include <math.h>
 #include <poll.h>
 
 #include "access/xact.h"
@@ -40,6 +41,8 @@
 #define LOG_TIME	INT64CONST(10000000)
 
 #define MAX_OPTIONS 64
+
+#define NO_HOME "It does not answer as a home does."
 
 static int64
 timeout_us(void)
@@ -87,7 +90,7 @@ batch_lost(Link *link, Batch *batch)
 		if (batch->kind == BATCH_ASK)
 			lease_failed(&batch->portions[i], batch->failed);
 		else
-			pg_atomic_fetch_add_u64(&home->lost, batch->portions[i].tokens * TOKEN);
+			add_tokens(&home->lost, batch->portions[i].tokens);
 	}
 }
 
@@ -152,8 +155,9 @@ is_connection_option(const PQconninfoOption *defaults, const char *name)
 	return false;
 }
 
+/* Copies of options, which live as long as the transaction that has read them */
 static int
-add_options(List *options, const PQconninfoOption *defaults,
+add_options(List *options, const PQconninfoOption *defaults, MemoryContext context,
 			const char **keywords, const char **values, int n)
 {
 	ListCell   *cell;
@@ -164,63 +168,40 @@ add_options(List *options, const PQconninfoOption *defaults,
 
 		if (n < MAX_OPTIONS && is_connection_option(defaults, option->defname))
 		{
-			keywords[n] = option->defname;
-			values[n++] = strVal(option->arg);
+			keywords[n] = MemoryContextStrdup(context, option->defname);
+			values[n++] = MemoryContextStrdup(context, strVal(option->arg));
 		}
 	}
 	return n;
 }
 
-/* Begin to connect, with the options of the server and of the extension owner's mapping. */
-static void
-connect_start(Link *link)
+/*
+ * The options of the server and of the extension owner's mapping, behind the first n, in a
+ * transaction of its own.  Returns what is in the way, or null.
+ */
+static char *
+read_options(Link *link, MemoryContext context, const PQconninfoOption *defaults,
+			 const char **keywords, const char **values, int *n)
 {
-	Home	   *home = &shared->homes[link->home];
-	const char *keywords[MAX_OPTIONS + 5];
-	const char *values[MAX_OPTIONS + 5];
-	char		patience[32];
-	int			n = 0;
-	Oid			owner = InvalidOid;
-	ForeignServer *server;
-	PQconninfoOption *defaults;
-
-	keywords[n] = "fallback_application_name";
-	values[n++] = "ratelimit_region";
-	/* a home that vanishes is noticed while data is under way */
-	keywords[n] = "tcp_user_timeout";
-	snprintf(patience, sizeof(patience), "%d", timeout_setting * HOST_PATIENCE);
-	values[n++] = patience;
-	(void) extension_schema("ratelimit_region", &owner);
-	server = GetForeignServerExtended(home->server, FSV_MISSING_OK);
-	if (!server || !OidIsValid(owner))
-		ereport(ERROR, (errmsg("server \"%s\" does not exist", NameStr(home->name))));
-	defaults = PQconndefaults();
-	n = add_options(server->options, defaults, keywords, values, n);
-	n = add_options(GetUserMapping(owner, home->server)->options, defaults, keywords, values, n);
-	PQconninfoFree(defaults);
-	keywords[n] = "client_encoding";
-	values[n++] = GetDatabaseEncodingName();
-	keywords[n] = values[n] = NULL;
-	if (!AcquireExternalFD())
-		ereport(ERROR, (errmsg("there is no file descriptor for another connection")));
-	link->conn = PQconnectStartParams(keywords, values, 0);
-	if (!link->conn)
-	{
-		ReleaseExternalFD();
-		ereport(ERROR, (errcode(ERRCODE_OUT_OF_MEMORY), errmsg("out of memory")));
-	}
-}
-
-static void
-link_open(Link *link, int64 now)
-{
-	MemoryContext context = CurrentMemoryContext;
+	const Home *home = &shared->homes[link->home];
 	char	   *volatile problem = NULL;
 
 	PG_TRY();
 	{
+		Oid			owner = InvalidOid;
+		ForeignServer *server;
+		UserMapping *mapping;
+
 		StartTransactionCommand();
-		connect_start(link);
+		/* what changes while this reads is read again */
+		link->stale = false;
+		(void) extension_schema("ratelimit_region", &owner);
+		server = GetForeignServerExtended(home->server, FSV_MISSING_OK);
+		if (!server || !OidIsValid(owner))
+			ereport(ERROR, (errmsg("server \"%s\" does not exist", NameStr(home->name))));
+		mapping = GetUserMapping(owner, home->server);
+		*n = add_options(server->options, defaults, context, keywords, values, *n);
+		*n = add_options(mapping->options, defaults, context, keywords, values, *n);
 		CommitTransactionCommand();
 	}
 	PG_CATCH();
@@ -233,22 +214,66 @@ link_open(Link *link, int64 now)
 		HOLD_INTERRUPTS();
 		AbortCurrentTransaction();
 		RESUME_INTERRUPTS();
-		problem = pstrdup(error->message);
-		FreeErrorData(error);
+		problem = error->message;
 	}
 	PG_END_TRY();
-	MemoryContextSwitchTo(context);
-	if (problem || PQstatus(link->conn) == CONNECTION_BAD)
+	return problem;
+}
+
+/* Begin to connect.  Returns what is in the way, or null. */
+static const char *
+connect_start(Link *link, MemoryContext context)
+{
+	const char *keywords[MAX_OPTIONS + 5];
+	const char *values[MAX_OPTIONS + 5];
+	char		patience[32];
+	int			n = 0;
+	const char *problem;
+	PQconninfoOption *defaults;
+
+	keywords[n] = "fallback_application_name";
+	values[n++] = "ratelimit_region";
+	/* a home that vanishes is noticed while data is under way */
+	keywords[n] = "tcp_user_timeout";
+	snprintf(patience, sizeof(patience), "%d", timeout_setting * HOST_PATIENCE);
+	values[n++] = patience;
+	defaults = PQconndefaults();
+	problem = read_options(link, context, defaults, keywords, values, &n);
+	PQconninfoFree(defaults);
+	if (problem)
+		return problem;
+	keywords[n] = "client_encoding";
+	values[n++] = GetDatabaseEncodingName();
+	keywords[n] = values[n] = NULL;
+	if (!AcquireExternalFD())
+		return "there is no file descriptor for another connection";
+	link->conn = PQconnectStartParams(keywords, values, 0);
+	if (!link->conn)
 	{
-		link_failed(link, problem ? problem : "could not connect");
-		if (problem)
-			pfree(problem);
-		return;
+		ReleaseExternalFD();
+		return "out of memory";
 	}
-	link->stale = false;
-	link->state = LINK_CONNECTING;
-	link->poll = PGRES_POLLING_WRITING;
-	link->opened = now;
+	return PQstatus(link->conn) == CONNECTION_BAD ? "could not connect" : NULL;
+}
+
+static void
+link_open(Link *link, int64 now)
+{
+	MemoryContext before = CurrentMemoryContext;
+	MemoryContext context = AllocSetContextCreate(before, "ratelimit connection",
+												  ALLOCSET_SMALL_SIZES);
+	const char *problem = connect_start(link, context);
+
+	MemoryContextSwitchTo(before);
+	if (problem)
+		link_failed(link, problem);
+	else
+	{
+		link->state = LINK_CONNECTING;
+		link->poll = PGRES_POLLING_WRITING;
+		link->opened = now;
+	}
+	MemoryContextDelete(context);
 }
 
 /* Send a query, which is then under way. */
@@ -284,6 +309,7 @@ new_batch(BatchKind kind, const Portion *portions, int n)
 
 	batch->next = NULL;
 	batch->kind = kind;
+	batch->answered = false;
 	batch->failed = false;
 	batch->n = n;
 	if (n > 0)
@@ -421,29 +447,48 @@ epoch_known(Link *link, PGresult *result)
 	leases_request_waiting(link->home);
 }
 
-/* Portions have come. */
+/* A number of an answer; NaN if it is none */
+static double
+number_of(const PGresult *result, int row, int column)
+{
+	const char *value = PQgetvalue(result, row, column);
+	char	   *end;
+	double		number = strtod(value, &end);
+
+	return end > value && *end == '\0' ? number : NAN;
+}
+
+/* Portions have come.  No home gives more than it was asked for. */
 static void
 taken(Link *link, Batch *batch, PGresult *result, int64 now)
 {
 	Home	   *home = &shared->homes[link->home];
-	double		sum = 0;
+	bool		valid = PQntuples(result) == batch->n && PQnfields(result) == 4;
 
-	if (PQntuples(result) != batch->n || PQnfields(result) != 4)
+	for (int i = 0; valid && i < batch->n; i++)
 	{
-		batch_lost(link, batch);
+		double		tokens = number_of(result, i, 0);
+		double		remaining = number_of(result, i, 1);
+		double		blocked = number_of(result, i, 2);
+
+		valid = tokens >= 0 && tokens <= batch->portions[i].tokens &&
+			remaining >= 0 && isfinite(remaining) && blocked >= 0;
+	}
+	if (!valid)
+	{
+		link_close(link, NO_HOME);
 		return;
 	}
 	for (int i = 0; i < batch->n; i++)
 	{
-		double		tokens = strtod(PQgetvalue(result, i, 0), NULL);
+		double		tokens = number_of(result, i, 0);
 		uint64		epoch = strtoull(PQgetvalue(result, i, 3), NULL, 10);
 
-		sum += tokens;
 		pg_atomic_write_u64(&home->epoch, epoch);
-		lease_credit(&batch->portions[i], tokens, strtod(PQgetvalue(result, i, 1), NULL),
-					 strtod(PQgetvalue(result, i, 2), NULL), epoch, now);
+		lease_credit(&batch->portions[i], tokens, number_of(result, i, 1),
+					 number_of(result, i, 2), epoch, now);
+		add_tokens(&home->taken, tokens);
 	}
-	pg_atomic_fetch_add_u64(&home->taken, sum * TOKEN);
 }
 
 /* The first query has an answer. */
@@ -464,14 +509,12 @@ answered(Link *link, PGresult *result, int64 now)
 		taken(link, batch, result, now);
 	else
 	{
-		double		sum = 0;
-
 		for (int i = 0; i < batch->n; i++)
-			sum += batch->portions[i].tokens;
-		pg_atomic_fetch_add_u64(&home->returned, sum * TOKEN);
+			add_tokens(&home->returned, batch->portions[i].tokens);
 	}
 	if (!link->conn)
 		return;
+	batch->answered = true;
 	/* it is not lost any more, even if the query does not come to its end */
 	batch->n = 0;
 	if (link->state == LINK_READY)
@@ -506,29 +549,30 @@ refused(Link *link, PGresult *result)
 }
 
 /*
- * The first query is over.  If it has failed, its portions go one by one, behind those
- * that are under way.
+ * The first query is over.  If it has failed, its portions are asked for one by one, behind
+ * those that are under way.  What was to be given back is not sent again: the home may have
+ * got some of it before it has failed.
  */
 static void
 over(Link *link)
 {
 	Batch	   *batch = link->first;
 
+	if (!batch->failed && !batch->answered)
+	{
+		link_close(link, NO_HOME);
+		return;
+	}
 	link->first = batch->next;
 	if (!link->first)
 		link->last = NULL;
-	if (batch->failed && batch->n == 1)
-		batch_lost(link, batch);
-	else if (batch->failed)
+	if (batch->failed && batch->kind == BATCH_ASK && batch->n > 1)
 	{
 		for (int i = 0; i < batch->n; i++)
-		{
-			if (batch->kind == BATCH_ASK)
-				link_ask(link, &batch->portions[i], 1);
-			else
-				link_return(link, &batch->portions[i], 1);
-		}
+			link_ask(link, &batch->portions[i], 1);
 	}
+	else if (batch->failed)
+		batch_lost(link, batch);
 	pfree(batch);
 }
 
@@ -566,6 +610,8 @@ receive(Link *link)
 				refused(link, result);
 				break;
 			default:
+				/* some of these would come again and again */
+				link_close(link, NO_HOME);
 				break;
 		}
 		PQclear(result);

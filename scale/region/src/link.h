@@ -29,6 +29,7 @@ typedef struct Batch
 {
 	struct Batch *next;
 	BatchKind	kind;
+	bool		answered;
 	bool		failed;			/* the home has raised an error */
 	int64		sent;
 	int			n;
