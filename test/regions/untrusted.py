@@ -64,10 +64,14 @@ def test_a_home_that_talks_nonsense(regions):
             wait_until(lambda: consume(connection, 1, key, limiter="liar"), what=f"it answers after {what}")
         row = connection.execute("SELECT taken, returned, lost, tokens FROM rate_limit_home_states WHERE server = 'liar'").fetchone()
         assert all(0 <= value < 1e6 for value in row), f"figures: {row}"
+        liar.answer = message(b"N", b"SWARNING\0C01000\0Mhello,\n2026-11-28 LOG:  all is well\0\0") + good
+        wait_until(lambda: consume(connection, 1, "notice", limiter="liar"), what="it answers with a notice")
     began = time.monotonic()
     server.stop()
     took = time.monotonic() - began
     check(took < 3, f"the stop took {took:.1f} s")
+    with open(server.log) as log:
+        check("all is well" not in log.read(), "a home writes into the log")
     check(not server.crashed(), server.crashed())
 
 
@@ -97,6 +101,24 @@ def test_a_home_that_fails_while_it_gets_tokens_back(regions):
     finally:
         home.query("DROP FUNCTION rl_lease_return(text, bigint, text[], text[], float8[])")
         home.query("ALTER FUNCTION all_of_it(text, bigint, text[], text[], float8[]) RENAME TO rl_lease_return")
+
+
+def test_a_long_message_of_a_home(regions):
+    """It is cut, but not within a character."""
+    home = regions.home
+    home.query("ALTER FUNCTION rl_lease_take(text, text[], text[], float8[], float8[], float8[], float8[]) RENAME TO another")
+    try:
+        for message in ("ä" * 200, "x" + "ä" * 200):
+            home.query(f"""
+                CREATE OR REPLACE FUNCTION rl_lease_take(text, text[], text[], float8[], float8[], float8[], float8[])
+                RETURNS int LANGUAGE plpgsql AS $$ BEGIN RAISE '{message}'; END $$""")
+            with regions.east.connect() as east:
+                east.execute("SET client_min_messages = error; SET ratelimit.on_error = deny")
+                equal(consume(east, 1, f"long{len(message)}"), 0)
+            wait_until(lambda: message[:100] in (regions.east.state("error") or ""), what=message)
+        home.query("DROP FUNCTION rl_lease_take(text, text[], text[], float8[], float8[], float8[], float8[])")
+    finally:
+        home.query("ALTER FUNCTION another(text, text[], text[], float8[], float8[], float8[], float8[]) RENAME TO rl_lease_take")
 
 
 def test_a_bad_key_costs_others_nothing(regions):

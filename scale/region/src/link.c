@@ -130,16 +130,40 @@ link_close(Link *link, const char *why)
 		pfree(message);
 }
 
-/* The connection has failed: why, in one line. */
+/*
+ * Copy so many bytes of a message, or fewer if there is no room.  What a home says before it
+ * knows our encoding may be in another one.
+ */
+static void
+copy_message(char *to, const char *from, int len)
+{
+	if (pg_verify_mbstr(GetDatabaseEncoding(), from, len, true))
+		strlcpy(to, from, pg_mbcliplen(from, len, MESSAGE_SIZE - 1) + 1);
+	else
+	{
+		strlcpy(to, from, Min(len + 1, MESSAGE_SIZE));
+		for (; *to; to++)
+		{
+			if (IS_HIGHBIT_SET(*to))
+				*to = '?';
+		}
+	}
+}
+
+/* The connection has failed: why. */
 static void
 link_failed(Link *link, const char *what)
 {
 	const char *message = link->conn ? PQerrorMessage(link->conn) : "";
-	char		why[256];
+	char		why[MESSAGE_SIZE];
+	int			len;
 
-	strlcpy(why, message[0] ? message : what, sizeof(why));
-	while (why[0] && strchr("\r\n", why[strlen(why) - 1]))
-		why[strlen(why) - 1] = '\0';
+	if (!message[0])
+		message = what;
+	len = strlen(message);
+	while (len > 0 && strchr("\r\n", message[len - 1]))
+		len--;
+	copy_message(why, message, len);
 	link_close(link, why);
 }
 
@@ -220,6 +244,12 @@ read_options(Link *link, MemoryContext context, const PQconninfoOption *defaults
 	return problem;
 }
 
+/* What a home says besides its answers would get into our log, in lines of its choice. */
+static void
+ignore_notice(void *arg, const PGresult *notice)
+{
+}
+
 /* Begin to connect.  Returns what is in the way, or null. */
 static const char *
 connect_start(Link *link, MemoryContext context)
@@ -253,6 +283,7 @@ connect_start(Link *link, MemoryContext context)
 		ReleaseExternalFD();
 		return "out of memory";
 	}
+	PQsetNoticeReceiver(link->conn, ignore_notice, NULL);
 	return PQstatus(link->conn) == CONNECTION_BAD ? "could not connect" : NULL;
 }
 
@@ -526,10 +557,10 @@ static void
 refused(Link *link, PGresult *result)
 {
 	Batch	   *batch = link->first;
-	char		message[256];
+	const char *whole = PQresultErrorMessage(result);
+	char		message[MESSAGE_SIZE];
 
-	strlcpy(message, PQresultErrorMessage(result), sizeof(message));
-	message[strcspn(message, "\r\n")] = '\0';
+	copy_message(message, whole, strcspn(whole, "\r\n"));
 	if (link->state == LINK_GREETING)
 	{
 		link_close(link, message);
@@ -587,7 +618,7 @@ receive(Link *link)
 		link_failed(link, "the connection is broken");
 		return;
 	}
-	while (link->first && !PQisBusy(link->conn))
+	while (!PQisBusy(link->conn) && link->first)
 	{
 		PGresult   *result = PQgetResult(link->conn);
 

@@ -18,6 +18,7 @@
 #define SERVER_NAME_LENGTH 128
 #define LIMITER_LENGTH 63
 #define KEY_LENGTH	255
+#define MESSAGE_SIZE 256
 
 typedef enum HomeState
 {
@@ -43,7 +44,7 @@ typedef struct Home
 	pg_atomic_uint64 round_trip;	/* microseconds, of late */
 	/* under shared->lock */
 	TimestampTz since;
-	char		error[256];
+	char		error[MESSAGE_SIZE];
 	/* portions */
 	pg_atomic_uint64 asked;
 	pg_atomic_uint64 failed;
