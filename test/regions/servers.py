@@ -10,6 +10,7 @@ import random
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 
@@ -17,6 +18,7 @@ import psycopg
 
 WORK = os.environ["REGIONS_WORK"]
 BIN = os.environ["REGIONS_BIN"]
+FULL = sys.argv[1:2] == ["full"]
 
 
 def program(name, *args, prefix=()):

@@ -26,6 +26,8 @@ class Silent(unittest.TestCase):
     @classmethod
     def setUpClass(cls) -> None:
         make_servers()
+        cls.key = key_on("n3", "silent")
+        cls.others = [key_on(node, "silent") for node in NODES[:2]]
         cls.link = Link(0, 0)
         if not cls.link.how:
             cls.link.close()
@@ -41,8 +43,6 @@ class Silent(unittest.TestCase):
         cls.node.start("-c listen_addresses=10.19.0.2", prefix=there)
         cls.proxy.start(prefix=here)
         cls.proxy.ask("UPDATE rate_limit_nodes SET connection = %s WHERE node = 'n3'", f"host=10.19.0.2 port={cls.node.port} dbname=postgres")
-        cls.key = key_on("n3", "silent")
-        cls.others = [key_on(node, "silent") for node in NODES[:2]]
 
     @classmethod
     def tearDownClass(cls) -> None:

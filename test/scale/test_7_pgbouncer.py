@@ -14,7 +14,7 @@ from typing import Any
 import psycopg
 
 import document
-from servers import NODES, PORTS, WORK, Server, error_of, key_on, make_servers, node_of, servers, until
+from servers import NODES, WORK, Server, error_of, key_on, make_servers, node_of, servers, until
 from test_3_exact import Callers
 
 PGBOUNCER = os.environ.get("RATELIMIT_PGBOUNCER")
@@ -92,7 +92,7 @@ class InFrontOfNodes(unittest.TestCase):
     def setUpClass(cls) -> None:
         make_servers()
         cls.proxy = servers["proxy"]
-        settings = re.sub(r"host=(\w+)\.internal", lambda m: f"host={WORK} port={PORTS[m.group(1)]}", document.settings("PgBouncer"))
+        settings = re.sub(r"host=(\w+)\.internal", lambda m: f"host={WORK} port={servers[m.group(1)].port}", document.settings("PgBouncer"))
         cls.pooler = Pooler(6433, settings + "default_pool_size = 2\n")
         for node in NODES:
             cls.proxy.ask("UPDATE rate_limit_nodes SET connection = %s WHERE node = %s", f"host={WORK} port=6433 dbname={node}", node)

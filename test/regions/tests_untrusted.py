@@ -1,5 +1,5 @@
 """
-Tests of test/regions/tests.py: homes that talk nonsense, callers and keys that are hostile, and
+Homes that talk nonsense, callers and keys that are hostile, and
 what is there no more.
 """
 
@@ -10,17 +10,9 @@ import time
 
 import psycopg
 
+from checks import check, equal
 from liar import Liar, message, rows
 from servers import WORK, Server, consume, wait_until
-
-
-def check(condition, text):
-    if not condition:
-        raise AssertionError(text)
-
-
-def equal(found, expected, text=""):
-    check(found == expected, f"{text}: {found!r}, not {expected!r}")
 
 
 def test_a_home_that_talks_nonsense(regions):
