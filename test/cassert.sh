@@ -99,8 +99,9 @@ build_cassert()
 # Sets what build sets.
 build_sanitized()
 {
-	COPT="-fsanitize=address,undefined,float-cast-overflow -fno-omit-frame-pointer -g" \
-		build
+	# for what else is built
+	export RATELIMIT_COPT="-fsanitize=address,undefined,float-cast-overflow -fno-omit-frame-pointer -g"
+	COPT=$RATELIMIT_COPT build
 	nm -D "$("$PG_CONFIG" --pkglibdir)/ratelimit.so" | grep __asan_ >/dev/null ||
 		fail "the library is not instrumented"
 }

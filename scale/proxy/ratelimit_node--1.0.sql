@@ -29,10 +29,10 @@ SELECT pg_catalog.pg_extension_config_dump('rate_limit_node_partitions', '');
 CREATE FUNCTION rl_node_has(partitions integer[]) RETURNS boolean
 LANGUAGE plpgsql VOLATILE AS $$
 BEGIN
-	RETURN NOT EXISTS (SELECT FROM pg_catalog.unnest($1) p
-		WHERE NOT EXISTS (SELECT FROM @extschema@.rate_limit_node_partitions n WHERE n.partition OPERATOR(pg_catalog.=) p));
+	RETURN pg_catalog.cardinality($1) OPERATOR(pg_catalog.=)
+		(SELECT pg_catalog.count(*) FROM @extschema@.rate_limit_node_partitions n WHERE n.partition OPERATOR(pg_catalog.=) ANY ($1));
 END $$;
-COMMENT ON FUNCTION rl_node_has(integer[]) IS 'Does this node have all these partitions?';
+COMMENT ON FUNCTION rl_node_has(integer[]) IS 'Does this node have all these partitions, each of which is named once?';
 
 CREATE FUNCTION rl_node_moves(partition integer) RETURNS bigint
 LANGUAGE plpgsql VOLATILE AS $$

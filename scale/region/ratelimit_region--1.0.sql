@@ -27,9 +27,13 @@ SELECT pg_catalog.pg_extension_config_dump('rate_limit_homes', '');
 CREATE FUNCTION _rl_homes_changed() RETURNS trigger
 AS 'MODULE_PATHNAME', 'rl_homes_changed' LANGUAGE C;
 COMMENT ON FUNCTION _rl_homes_changed() IS 'The trigger of rate_limit_homes: sessions read it again.';
-CREATE TRIGGER changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON rate_limit_homes
-FOR EACH STATEMENT EXECUTE FUNCTION _rl_homes_changed();
+-- Rows that are replicated fire row triggers only.
+CREATE TRIGGER changed AFTER INSERT OR UPDATE OR DELETE ON rate_limit_homes
+FOR EACH ROW EXECUTE FUNCTION _rl_homes_changed();
 ALTER TABLE rate_limit_homes ENABLE ALWAYS TRIGGER changed;
+CREATE TRIGGER truncated AFTER TRUNCATE ON rate_limit_homes
+FOR EACH STATEMENT EXECUTE FUNCTION _rl_homes_changed();
+ALTER TABLE rate_limit_homes ENABLE ALWAYS TRIGGER truncated;
 
 -- Deciding
 

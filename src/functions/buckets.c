@@ -206,38 +206,57 @@ block_name(BlockName *name, const BucketView *view)
 }
 
 /*
+ * A walk has seen each bucket once if this is the same before and after, and not 0: see
+ * memory/living.c.
+ */
+static uint32
+layouts_now(void)
+{
+	return memory_attached() ? memory_layouts() : 1;
+}
+
+/*
  * Collect the blocks, and, if the walk is for one key, its other buckets, unless they are
  * too many.
  */
 static void
 collect(Walk *walk)
 {
-	bool		whole = walk->filter.key != NULL;
+	bool		whole;
 	HASHCTL		control = {.keysize = sizeof(BlockName),.entrysize = sizeof(KeyBlock),.hcxt = CurrentMemoryContext};
 	Walk		all;
+	uint32		layouts;
 
 	walk->blocks = hash_create("ratelimit blocks", 64, &control, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
-	begin_walk(&all, walk->filter.key, walk->filter.key_len);
-	all.filter.blocks = walk->filter.key == NULL;
-	while (next_bucket(&all))
+	/* a bucket that has moved meanwhile may be seen twice, or not at all */
+	do
 	{
-		BlockName	name;
-		KeyBlock   *block;
-
-		if (!limiter_is_block(all.view.limiter, all.view.limiter_len))
+		whole = walk->filter.key != NULL;
+		walk->n_found = 0;
+		layouts = layouts_now();
+		begin_walk(&all, walk->filter.key, walk->filter.key_len);
+		all.filter.blocks = walk->filter.key == NULL;
+		while (next_bucket(&all))
 		{
-			if (walk->n_found == MAX_COLLECTED)
-				whole = false;
-			if (whole)
-				keep_bucket(walk, &all.view, all.store);
-			continue;
+			BlockName	name;
+			KeyBlock   *block;
+
+			if (!limiter_is_block(all.view.limiter, all.view.limiter_len))
+			{
+				if (walk->n_found == MAX_COLLECTED)
+					whole = false;
+				if (whole)
+					keep_bucket(walk, &all.view, all.store);
+				continue;
+			}
+			block_name(&name, &all.view);
+			block = hash_search(walk->blocks, &name, HASH_ENTER, NULL);
+			block->until = timestamp_after(all.view.owed);
+			block->store = all.store;
+			block->shown = false;
 		}
-		block_name(&name, &all.view);
-		block = hash_search(walk->blocks, &name, HASH_ENTER, NULL);
-		block->until = timestamp_after(all.view.owed);
-		block->store = all.store;
-		block->shown = false;
-	}
+		pfree(all.found);
+	} while (layouts == 0 || layouts != layouts_now());
 	if (whole)
 	{
 		walk->pages.next = walk->pages.end;
@@ -245,7 +264,6 @@ collect(Walk *walk)
 	}
 	else
 		walk->n_found = 0;
-	pfree(all.found);
 	/* so that a walk that does not reach the end leaves nothing behind */
 	hash_freeze(walk->blocks);
 }
@@ -409,6 +427,26 @@ rl_status(PG_FUNCTION_ARGS)
 	return (Datum) 0;
 }
 
+/* Add a bucket to what _rl_export() returns, unless it is a block. */
+static void
+put_exported(ReturnSetInfo *rsinfo, const BucketView *view)
+{
+	bool		nulls[6] = {false};
+	Datum		values[6];
+
+	if (view->limiter[0] == BLOCK_PREFIX)
+		return;
+	values[0] = PointerGetDatum(cstring_to_text_with_len(view->limiter, view->limiter_len));
+	values[1] = PointerGetDatum(cstring_to_text_with_len(view->key, view->key_len));
+	values[2] = Float8GetDatum(view->capacity);
+	values[3] = Float8GetDatum(view->refill);
+	values[4] = Int64GetDatum((int64) (view->owed % OWED_UNIT));
+	values[5] = Int64GetDatum((int64) (view->owed / OWED_UNIT));
+	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+	pfree(DatumGetPointer(values[0]));
+	pfree(DatumGetPointer(values[1]));
+}
+
 /*
  * _rl_export() returns setof (limiter, key, capacity, refill, owed, owed_high): the
  * living buckets of this database as they are kept, for _rl_import().  Blocks, and what
@@ -419,31 +457,23 @@ rl_export(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	Walk		walk;
+	uint32		layouts;
 
 	InitMaterializedSRF(fcinfo, 0);
 	if (rsinfo->setDesc->natts != 6)
 		elog(ERROR, "_rl_export() has other columns than the library");
 	if (refund_pending)
 		refund_settle();
-	begin_walk(&walk, NULL, 0);
-	while (next_bucket(&walk))
+	/* a bucket that has moved meanwhile may be there twice, or not at all */
+	do
 	{
-		const BucketView *view = &walk.view;
-		bool		nulls[6] = {false};
-		Datum		values[6];
-
-		if (view->limiter[0] == BLOCK_PREFIX)
-			continue;
-		values[0] = PointerGetDatum(cstring_to_text_with_len(view->limiter, view->limiter_len));
-		values[1] = PointerGetDatum(cstring_to_text_with_len(view->key, view->key_len));
-		values[2] = Float8GetDatum(view->capacity);
-		values[3] = Float8GetDatum(view->refill);
-		values[4] = Int64GetDatum((int64) (view->owed % OWED_UNIT));
-		values[5] = Int64GetDatum((int64) (view->owed / OWED_UNIT));
-		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
-		pfree(DatumGetPointer(values[0]));
-		pfree(DatumGetPointer(values[1]));
-	}
+		tuplestore_clear(rsinfo->setResult);
+		layouts = layouts_now();
+		begin_walk(&walk, NULL, 0);
+		while (next_bucket(&walk))
+			put_exported(rsinfo, &walk.view);
+		pfree(walk.found);
+	} while (layouts == 0 || layouts != layouts_now());
 	return (Datum) 0;
 }
 

@@ -12,7 +12,8 @@
  * meanwhile either answer is right.  What is wanted is then read as memory/slots.h says.
  *
  * A bucket that moves meanwhile, because its partition grows, may be seen twice, or not
- * at all.
+ * at all.  A caller for whom that matters goes through the slots again, until
+ * memory_layouts() is the same before and after.
  */
 #include "postgres.h"
 
@@ -31,6 +32,28 @@ uint32
 memory_slots(void)
 {
 	return n_slots();
+}
+
+/*
+ * A number that tells whether buckets have moved meanwhile: it is smaller then.  0 if
+ * some are moving.
+ */
+uint32
+memory_layouts(void)
+{
+	uint32		sum = 1;
+
+	pg_memory_barrier();
+	for (uint32 i = 0; i < store.partitions; i++)
+	{
+		uint32		layout = pg_atomic_read_u32(&store.header->layout[i]);
+
+		if (layout & LAYOUT_MOVING)
+			return 0;
+		sum += layout & LAYOUT_SHIFT;
+	}
+	pg_memory_barrier();
+	return sum;
 }
 
 /* How many buckets of the partition have given way since the first start. */

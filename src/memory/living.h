@@ -14,6 +14,7 @@
 typedef void (*CountBucket) (int partition, const char *limiter, int len, void *arg);
 
 extern uint32 memory_slots(void);
+extern uint32 memory_layouts(void);
 extern int64 memory_evicted(int partition);
 extern bool memory_view(uint32 slot, Oid database, const BucketFilter *filter,
 						BucketView *view);

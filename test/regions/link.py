@@ -10,7 +10,8 @@ packets.
 
 It works in namespaces of its own, which any user may make unless the kernel forbids it, and so
 changes nothing outside.  It prints one line, "HOW PID PID", the processes that hold the two
-namespaces open, and ends when its standard input is closed.  Their addresses are 10.19.0.1 and
+namespaces open, and ends when its standard input is closed.  A line of its input is another part
+of the packets to lose, from when it has printed that line.  The addresses are 10.19.0.1 and
 10.19.0.2.  If namespaces cannot be had it prints "none: REASON".
 """
 
@@ -59,21 +60,23 @@ def bring_up(process, device, address):
     inside(process, "ip", "link", "set", "dev", device, "up")
 
 
+def qdisc(process, device, milliseconds, loss):
+    inside(process, "tc", "qdisc", "replace", "dev", device, "root", "netem", "delay",
+           f"{milliseconds}ms", "loss", f"{100 * loss}%")
+
+
 def netem(regions, milliseconds, loss):
     """A cable between the two, with netem at both ends."""
     run("ip", "link", "add", "name", "left", "type", "veth", "peer", "name", "right")
     try:
-        for device in ("left", "right"):
-            run("tc", "qdisc", "add", "dev", device, "root", "netem", "delay", f"{milliseconds}ms",
-                "loss", f"{100 * loss}%")
+        run("tc", "qdisc", "add", "dev", "left", "root", "netem")
     except OSError:
         run("ip", "link", "del", "dev", "left")
         return False
     for process, device, address in zip(regions, ("left", "right"), ("10.19.0.1", "10.19.0.2")):
         bring_up(process, device, address)
         # a device that moves loses its qdisc
-        inside(process, "tc", "qdisc", "replace", "dev", device, "root", "netem", "delay",
-               f"{milliseconds}ms", "loss", f"{100 * loss}%")
+        qdisc(process, device, milliseconds, loss)
     return True
 
 
@@ -100,8 +103,12 @@ def pass_on(ends, delay, loss):
     while True:
         timeout = max(0, waiting[0][0] - time.monotonic()) if waiting else None
         ready, _, _ = select.select([*ends, sys.stdin], [], [], timeout)
-        if sys.stdin in ready and not sys.stdin.buffer.read1(1):
-            return
+        if sys.stdin in ready:
+            line = sys.stdin.readline()
+            if not line:
+                return
+            loss = float(line)
+            print(line, end="", flush=True)
         now = time.monotonic()
         for end in ends:
             while end in ready:
@@ -135,7 +142,10 @@ def main():
             ends = cables(regions)
         print("netem" if ends is None else "relay", *(process.pid for process in regions), flush=True)
         if ends is None:
-            sys.stdin.buffer.read()
+            for line in sys.stdin:
+                for process, device in zip(regions, ("left", "right")):
+                    qdisc(process, device, milliseconds, float(line))
+                print(line, end="", flush=True)
         else:
             pass_on(ends, milliseconds / 1000, loss)
     except OSError as error:

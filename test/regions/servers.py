@@ -18,6 +18,7 @@ import psycopg
 
 WORK = os.environ["REGIONS_WORK"]
 BIN = os.environ["REGIONS_BIN"]
+FULL = sys.argv[1:2] == ["full"]
 
 
 def program(name, *args, prefix=()):
@@ -169,7 +170,7 @@ class Server:
     def crashed(self):
         """Lines of the log that say so, other than by kill()."""
         with open(self.log, errors="replace") as log:
-            return [line for line in log if "PANIC:" in line or "TRAP:" in line or
+            return [line for line in log if "PANIC:" in line or "TRAP:" in line or "runtime error:" in line or
                     ("terminated by signal" in line and "signal 9" not in line)]
 
 
@@ -179,31 +180,6 @@ def alive(pid):
             return stat.read().rsplit(")", 1)[1].split()[0] not in "ZX"
     except FileNotFoundError:
         return False
-
-
-class Link:
-    """Two network namespaces, and a link between them: link.py.  "how" is None if there is none."""
-
-    def __init__(self, milliseconds, loss):
-        script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "link.py")
-        self.process = subprocess.Popen(
-            [sys.executable, "-B", script, str(milliseconds), str(loss)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        answer = self.process.stdout.readline().split()
-        self.how = answer[0] if answer and answer[0] in ("netem", "relay") else None
-        self.why = " ".join(answer)
-        self.regions = [
-            ("nsenter", "-t", pid, "-U", "--preserve-credentials", "-n")
-            for pid in answer[1:3]
-        ] if self.how else []
-
-    def close(self):
-        self.process.stdin.close()
-        self.process.wait()
 
 
 def consume(connection, n, key="k", capacity=1000, refill=0, cost=1, limiter="quota"):

@@ -7,7 +7,8 @@ import random
 import threading
 import time
 
-from servers import Callers, Link, Server, consume
+from network import Link
+from servers import Callers, Server, consume, wait_until
 
 ROUND_TRIP = 80     # milliseconds
 LOSS = 0.02
@@ -66,6 +67,7 @@ def two_regions():
               f"{'netem' if link.how == 'netem' else 'a relay of packets, as this kernel has no netem'}")
         exactness(home, far)
         locality(far)
+        silence(far, link)
         for server in (far, home):
             server.stop()
             if server.crashed():
@@ -109,3 +111,24 @@ def locality(far):
             raise AssertionError("hardly any calls were made")
         if keys == 100 and here < 0.9 * calls:
             raise AssertionError(f"only {here} of {calls} calls were decided in the region")
+
+
+def silence(far, link):
+    """All packets are lost, and no connection is closed."""
+    with far.connect() as connection:
+        connection.execute("SET client_min_messages = error; SET ratelimit.on_error = deny")
+        consume(connection, 20, "silence", capacity=100000, limiter="silence")
+        link.lose(1)
+        times = {True: [], False: []}
+        while len(times[False]) < 10:
+            began = time.monotonic()
+            allowed = consume(connection, 1, "silence", capacity=100000, limiter="silence") == 1
+            times[allowed].append(time.monotonic() - began)
+        link.lose(LOSS)
+        began = time.monotonic()
+        wait_until(lambda: consume(connection, 1, "silence", capacity=100000, limiter="silence"), 20)
+        back = time.monotonic() - began
+    print(f"#   silent: {len(times[True])} calls by the lease, the longest {1000 * max(times[True], default=0):.1f} ms; then on_error, "
+          f"the first after {times[False][0]:.2f} s, others after {1000 * max(times[False][1:]):.1f} ms; back after {back:.2f} s")
+    if not times[True] or max(times[True]) > 0.3 or times[False][0] > 1.5 or max(times[False][1:]) > 0.3:
+        raise AssertionError("calls take too long")

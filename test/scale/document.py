@@ -40,6 +40,14 @@ def blocks() -> list[Block]:
     return found
 
 
+def settings(section: str) -> str:
+    """The ```ini block of a section."""
+    found = re.search(rf"^## {section}$.*?^```ini\n(.*?)^```$", DOCUMENT.read_text(), re.M | re.S)
+    if not found:
+        raise ValueError(f"no settings in {section}")
+    return found.group(1)
+
+
 def run_block(block: Block, host: str, ports: dict[str, int], port: int, name: str) -> str:
     """What psql says to it on the server at this port, which is a node of this name."""
     sql = re.sub(r"host=([\w-]+?)(-standby)?\.internal", lambda m: f"host={host} port={ports[m.group(1)]}", block.sql)

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import time
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, Sequence
 
 import psycopg
 
@@ -61,9 +61,10 @@ class Server:
                 conf.write(SETTINGS.format(work=WORK, port=port) + settings + "\n")
         self.start()
 
-    def start(self) -> None:
+    def start(self, *options: str, prefix: Sequence[str] = ()) -> None:
+        """With options of postgres; "prefix" starts it in a network namespace."""
         # in a session of its own, so that an interruption waits until it has started
-        run("setsid", "-w", "pg_ctl", "-D", str(self.data), "-l", str(WORK / f"{self.name}.log"), "-w", "start")
+        run("setsid", "-w", *prefix, "pg_ctl", "-D", str(self.data), "-l", str(WORK / f"{self.name}.log"), "-w", "-o", " ".join(options), "start")
 
     def start_again(self) -> None:
         """After kill(): not before the last of its processes has ended, which keep its memory."""
@@ -134,7 +135,7 @@ NODES = ["n1", "n2", "n3"]
 servers: dict[str, Server] = {}
 
 
-PORTS = {"proxy": 6100, "n1": 6101, "n2": 6102, "n3": 6103, "alone": 6104, "n1-standby": 6105, "n4": 6106, "second": 6107}
+PORTS = {"proxy": 6100, "n1": 6101, "n2": 6102, "n3": 6103, "alone": 6104, "n1-standby": 6105, "n4": 6106, "second": 6107, "proxy-standby": 6108, "copy": 6109}
 
 
 def make_node(server: Server) -> None:

@@ -49,6 +49,28 @@ class OnlyOnAProxy(unittest.TestCase):
         for key in keys + together:
             self.assertEqual(servers["proxy"].ask("SELECT * FROM rl_status(%s)", key), [])
 
+    def test_arrays_of_any_shape_lead_to_the_same_bucket(self) -> None:
+        proxy = servers["proxy"]
+        for i in range(12):
+            key = f"shape{i}"
+            proxy.ask("SELECT rl_consume(%s, 1, 0, 1, 'shape')", key)
+            for query in ["SELECT (rl_consume_each(ARRAY[[%s]], 1, 0, 1, 'shape'))[1]",
+                          "SELECT (rl_consume_each(('[0:0]={' || %s || '}')::text[], 1, 0, 1, 'shape'))[1]",
+                          "SELECT (rl_throttle_each(ARRAY[[%s]], '{{1}}', '[5:5]={0}', NULL, '{{shape}}'))[1].allowed",
+                          "SELECT rl_consume_all(ARRAY[%s], '{1}', '{0}', NULL, '[0:0]={shape}')",
+                          "SELECT rl_consume_all(ARRAY[[%s]], '{1}', '{0}', NULL, '{{shape}}')"]:
+                self.assertIs(proxy.one(query, key), False, (query, key))
+
+    def test_a_caller_cannot_have_numbers_rounded(self) -> None:
+        with servers["proxy"].connect(user="app") as connection:
+            connection.execute("SET extra_float_digits = -15; SET IntervalStyle = iso_8601; SET DateStyle = German")
+            for query in ["rl_throttle('rounded', 15, 0.25)", "unnest(rl_throttle_each('{rounded}', '{15}', '{0.25}'))"]:
+                self.assertTrue(connection.execute(f"SELECT capacity = 15 FROM {query}").fetchone()[0], query)
+            [reservation] = connection.execute("SELECT rl_reserve('rounded2', 100, 0, 16)").fetchone()
+            connection.execute("SELECT rl_settle(%s, 15)", (reservation,))
+        self.assertEqual(servers["proxy"].ask("SELECT refill FROM rl_status('rounded')"), [(0.25,)])
+        self.assertEqual(servers["proxy"].ask("SELECT tokens FROM rl_status('rounded2')"), [(85,)])
+
     def test_what_a_session_would_hold_is_refused(self) -> None:
         self.assertEqual(error_of("proxy", "SELECT rl_acquire('k', 1)")[0], "0A000")
         self.assertEqual(error_of("proxy", "SELECT rl_acquire('k', 1, hold => 'session')")[0], "0A000")
@@ -63,6 +85,17 @@ class OnlyOnAProxy(unittest.TestCase):
             self.assertTrue(proxy.one("SELECT rl_renew(%s, '2 hours')", ticket))
             self.assertTrue(proxy.one("SELECT rl_release(%s)", ticket))
             self.assertFalse(proxy.one("SELECT rl_release(%s)", ticket))
+
+    def test_a_node_that_has_no_room_is_not_said_to_be_away(self) -> None:
+        fill = "SELECT count(rl_acquire('full' || i, 1, 1, '1 h')) FROM generate_series(1, 1000000) i"
+        try:
+            while error_of("n1", fill, user="ratelimit_proxy")[0] != "53400":
+                pass
+            state, message, *_ = error_of("proxy", f"SELECT rl_acquire('{key_on('n1', 'room')}', 1, 1, '1 min')")
+            self.assertEqual(state, "08006")
+            self.assertIn("too many tickets are held", str(message))
+        finally:
+            servers["n1"].ask("SELECT count(rl_release(ticket)) FROM rate_limit_slots WHERE key LIKE 'full%'")
 
     def test_a_cancelled_wait_gives_back(self) -> None:
         with servers["proxy"].connect() as connection:

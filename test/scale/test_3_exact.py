@@ -1,10 +1,14 @@
 """However many callers, nodes and moves there are, a key has its tokens and no more."""
 
+from __future__ import annotations
+
 import random
 import threading
 import time
 import unittest
-from typing import Callable
+from typing import Any, Callable
+
+import psycopg
 
 from servers import NODES, SEED, error_of, key_on, make_servers, node_of, servers, until
 
@@ -30,7 +34,9 @@ def in_threads(n: int, work: Callable[[int], None]) -> None:
 class Callers:
     """Threads that call some keys at random, and count what each was allowed."""
 
-    def __init__(self, keys: list[str], capacity: int, refill: float = 0, threads: int = 6) -> None:
+    def __init__(self, keys: list[str], capacity: int, refill: float = 0, threads: int = 6,
+                 connect: Callable[[], psycopg.Connection[Any]] | None = None) -> None:
+        self.connect = connect or servers["proxy"].connect
         self.keys = keys
         self.capacity = capacity
         self.refill = refill
@@ -48,7 +54,7 @@ class Callers:
     def call(self, i: int) -> None:
         chance = random.Random(SEED + i)
         try:
-            with servers["proxy"].connect() as connection:
+            with self.connect() as connection:
                 while not self.ended:
                     began = time.monotonic()
                     if chance.random() < 0.2:

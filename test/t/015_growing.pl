@@ -34,6 +34,7 @@ foreach my $part (0.1, 0.4, 0.7)
 	is($node->safe_psql('postgres', "SELECT exhaust('$limiter')"), 200, "$keys keys: some are emptied");
 	my $looks = 0;
 	my $wrong = 0;
+	my $exported = '';
 	my $clients = start_clients($node, clients => 4, transactions => 1, define => { keys => $keys },
 		script => <<"SQL");
 SELECT count(rl_consume(name(i), 3, 0, 1, '$limiter')) FROM (SELECT i FROM generate_series(1, :keys) i ORDER BY hashint8extended(i, :client_id)) keys;
@@ -41,6 +42,8 @@ SQL
 	do
 	{
 		$wrong += $node->safe_psql('postgres', "SELECT count(*) FROM generate_series(1, 200) i, rl_peek('empty ' || i, 1, 0, 1, '$limiter') p WHERE p.allowed");
+		my $empty = $node->safe_psql('postgres', "SELECT count(*), count(DISTINCT key) FROM _rl_export() WHERE limiter = '$limiter' AND key LIKE 'empty %'");
+		$exported .= " $empty" if $empty ne '200|200';
 		$looks++;
 		$clients->{handle}->pump_nb;
 	} while $clients->{handle}->pumpable;
@@ -50,6 +53,7 @@ SQL
 	is( $node->safe_psql('postgres', "SELECT count(*), sum(tokens) FROM rate_limit_status WHERE limiter = '$limiter'"),
 		($keys + 200) . '|0', '... which emptied each');
 	is($wrong, 0, "... in $looks looks meanwhile none of the empty ones was full");
+	is($exported, '', '... and what is exported has each of them once');
 	is($node->safe_psql('postgres', "SELECT exhaust('$limiter')"), 0, '... nor is now');
 	is($node->safe_psql('postgres', "SELECT rl_reset_all('$limiter')"), $keys + 200, '... and all are reset');
 }

@@ -80,7 +80,7 @@ BEGIN
 	LOOP
 		EXECUTE pg_catalog.format($outer$
 			CREATE FUNCTION @extschema@.%1$I(%2$s) RETURNS %3$s
-			LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $plpgsql$
+			LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET extra_float_digits = 1 AS $plpgsql$
 			DECLARE
 				place integer;
 				answer %3$s;

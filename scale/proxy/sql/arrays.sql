@@ -23,8 +23,7 @@ CREATE FUNCTION _rl_at_consume_each(integer[], text, text[], float8, float8, flo
 	CLUSTER 'ratelimit';
 	RUN ON @extschema@._rl_first($1);
 	SELECT @extschema@.rl_consume_each($3, $4, $5, $6, $7)
-	FROM pg_catalog.set_config('ratelimit.gateway_name', $2, false)
-	WHERE @extschema@.rl_node_has($1);
+	WHERE @extschema@.rl_node_has($1) AND pg_catalog.set_config('ratelimit.gateway_name', $2, false) IS NOT NULL;
 $$;
 COMMENT ON FUNCTION _rl_at_consume_each(integer[], text, text[], float8, float8, float8, text) IS
 'rl_consume_each() on the node that has the partitions.';
@@ -33,8 +32,7 @@ CREATE FUNCTION _rl_at_throttle_each(integer[], text, text[], float8[], float8[]
 	CLUSTER 'ratelimit';
 	RUN ON @extschema@._rl_first($1);
 	SELECT @extschema@.rl_throttle_each($3, $4, $5, $6, $7)
-	FROM pg_catalog.set_config('ratelimit.gateway_name', $2, false)
-	WHERE @extschema@.rl_node_has($1);
+	WHERE @extschema@.rl_node_has($1) AND pg_catalog.set_config('ratelimit.gateway_name', $2, false) IS NOT NULL;
 $$;
 COMMENT ON FUNCTION _rl_at_throttle_each(integer[], text, text[], float8[], float8[], float8[], text[]) IS
 'rl_throttle_each() on the node that has the partitions.';
@@ -45,138 +43,107 @@ BEGIN ATOMIC
 END;
 COMMENT ON FUNCTION _rl_first(integer[]) IS 'The first of some partitions, which leads to their node; without any, some node.';
 
-CREATE FUNCTION rl_consume_each(keys text[], capacity float8, refill float8, cost float8 DEFAULT 1, limiter text DEFAULT 'default')
-RETURNS boolean[] LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+-- bad: are the arguments such that a node raises an error?  Then no other one must have decided.
+-- Elements are counted from 1 here, so arrays of another shape are made flat first, as
+-- ratelimit reads them.
+DO $define$
 DECLARE
-	places integer[] := ARRAY(SELECT generate_series(1, coalesce(cardinality($1), 0)));
-	partitions integer[];
-	-- its first node must not have decided when another one finds that a key is bad
-	bad boolean := coalesce(array_ndims($1), 1) > 1 OR (SELECT coalesce(bool_or(k IS NULL OR k = '' OR octet_length(k) > 255), true) FROM unnest($1) k);
-	apart boolean := false;
-	began timestamptz := clock_timestamp();
-	answers boolean[];
-	part boolean[];
-	later_places integer[];
-	later_partitions integer[];
-	a_group record;
-	message text;
-	detail text;
-	hint text;
+	f text[];
+	flat text := 'IF array_ndims(%1$s) > 1 OR array_lower(%1$s, 1) <> 1 THEN %1$s := ARRAY(SELECT unnest(%1$s)); END IF;';
 BEGIN
-	IF bad THEN
-		BEGIN
-			RETURN @extschema@._rl_at_consume_each('{}', @extschema@._rl_gateway(), $1, $2, $3, $4, $5);
-		EXCEPTION WHEN OTHERS THEN
-			GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
-			PERFORM @extschema@._rl_failed(0, began, SQLSTATE, message, detail, hint, false);
-		END;
-	END IF;
-	SELECT array_agg(@extschema@._rl_partition(@extschema@._rl_route(k, $5, p.seed), p.partitions) ORDER BY n), array_agg(NULL::boolean)
-	INTO partitions, answers
-	FROM @extschema@.rate_limit_proxy p, unnest($1) WITH ORDINALITY u (k, n);
+	FOREACH f SLICE 1 IN ARRAY ARRAY[
+		['rl_consume_each',
+			'keys text[], capacity float8, refill float8, cost float8 DEFAULT 1, limiter text DEFAULT ''default''', 'boolean',
+			$bad$(SELECT coalesce(bool_or(k IS NULL OR k = '' OR octet_length(k) > 255), true) FROM unnest($1) k)$bad$,
+			'$5',
+			'array_agg($1[p] ORDER BY n), $2, $3, $4, $5',
+			'true', 'false', pg_catalog.format(flat, 'keys')],
+		['rl_throttle_each',
+			'keys text[], capacities float8[], refills float8[], costs float8[] DEFAULT NULL, limiters text[] DEFAULT NULL', '@extschema@.rl_result',
+			$bad$cardinality($2) <> cardinality($1) OR cardinality($3) <> cardinality($1)
+					OR cardinality($4) <> cardinality($1) OR cardinality($5) <> cardinality($1)
+					OR (SELECT coalesce(bool_or(k IS NULL OR k = '' OR octet_length(k) > 255), true) FROM unnest($1) k)
+					OR (SELECT coalesce(bool_or(c IS NULL OR NOT (c >= 0 AND c < 'Infinity')), true) FROM unnest($2 || $3) c)
+					OR (SELECT bool_or(c IS NULL OR NOT (c >= 0 AND c < 'Infinity')) FROM unnest($4) c) IS TRUE
+					OR (SELECT bool_or(l IS NULL OR l = '' OR octet_length(l) > 63 OR strpos(l, ':') > 0) FROM unnest($5) l) IS TRUE$bad$,
+			$$coalesce($5[n], 'default')$$,
+			'array_agg($1[p] ORDER BY n), array_agg($2[p] ORDER BY n), array_agg($3[p] ORDER BY n),
+								CASE WHEN $4 IS NOT NULL THEN array_agg($4[p] ORDER BY n) END, CASE WHEN $5 IS NOT NULL THEN array_agg($5[p] ORDER BY n) END',
+			$$@extschema@._rl_undecided(true, $2[p], coalesce($5[p], 'default'))$$,
+			$$@extschema@._rl_undecided(false, $2[p], coalesce($5[p], 'default'))$$,
+			(SELECT pg_catalog.string_agg(pg_catalog.format(flat, a), ' ')
+				FROM pg_catalog.unnest(ARRAY['keys', 'capacities', 'refills', 'costs', 'limiters']) a)]]
 	LOOP
-		later_places := '{}';
-		later_partitions := '{}';
-		FOR a_group IN SELECT * FROM @extschema@._rl_groups(places, partitions, apart) LOOP
+		EXECUTE pg_catalog.format($outer$
+			CREATE FUNCTION @extschema@.%1$I(%2$s) RETURNS %3$s[]
+			LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET extra_float_digits = 1 AS $plpgsql$
+			DECLARE
+				bad boolean;
+				proxy @extschema@.rate_limit_proxy;
+				places integer[];
+				partitions integer[];
+				apart boolean := false;
+				began timestamptz := clock_timestamp();
+				answers %3$s[];
+				part %3$s[];
+				later_places integer[];
+				later_partitions integer[];
+				a_group record;
+				message text;
+				detail text;
+				hint text;
 			BEGIN
-				part := @extschema@._rl_at_consume_each(ARRAY(SELECT DISTINCT unnest(a_group.its_partitions)), @extschema@._rl_gateway(),
-					ARRAY(SELECT $1[p] FROM unnest(a_group.its_places) WITH ORDINALITY u (p, n) ORDER BY n), $2, $3, $4, $5);
-			EXCEPTION WHEN OTHERS THEN
-				GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
-				CASE @extschema@._rl_failed(a_group.its_partitions[1], began, SQLSTATE, message, detail, hint, true)
-					WHEN 'allow' THEN part := array_fill(true, ARRAY[cardinality(a_group.its_places)]);
-					WHEN 'deny' THEN part := array_fill(false, ARRAY[cardinality(a_group.its_places)]);
-					ELSE
-						later_places := later_places || a_group.its_places;
-						later_partitions := later_partitions || a_group.its_partitions;
-						CONTINUE;
-				END CASE;
-			END;
-			FOR i IN 1 .. cardinality(part) LOOP
-				answers[a_group.its_places[i]] := part[i];
-			END LOOP;
-		END LOOP;
-		EXIT WHEN later_places = '{}';
-		places := later_places;
-		partitions := later_partitions;
-		apart := true;
+				%10$s
+				bad := %4$s;
+				IF bad THEN
+					BEGIN
+						RETURN @extschema@.%5$I('{}', @extschema@._rl_gateway(), $1, $2, $3, $4, $5);
+					EXCEPTION WHEN OTHERS THEN
+						GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+						PERFORM @extschema@._rl_failed(0, began, SQLSTATE, message, detail, hint, false);
+					END;
+				END IF;
+				SELECT * INTO STRICT proxy FROM @extschema@.rate_limit_proxy;
+				places := ARRAY(SELECT generate_series(1, cardinality($1)));
+				answers := array_fill(NULL::%3$s, ARRAY[cardinality(places)]);
+				partitions := ARRAY(SELECT @extschema@._rl_partition(@extschema@._rl_route(k, %6$s, proxy.seed), proxy.partitions)
+					FROM unnest($1) WITH ORDINALITY u (k, n) ORDER BY n);
+				LOOP
+					later_places := '{}';
+					later_partitions := '{}';
+					FOR a_group IN SELECT * FROM @extschema@._rl_groups(places, partitions, apart) LOOP
+						BEGIN
+							SELECT @extschema@.%5$I(ARRAY(SELECT DISTINCT unnest(a_group.its_partitions)), @extschema@._rl_gateway(),
+								%7$s)
+							INTO part
+							FROM unnest(a_group.its_places) WITH ORDINALITY u (p, n);
+						EXCEPTION WHEN OTHERS THEN
+							GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+							CASE @extschema@._rl_failed(a_group.its_partitions[1], began, SQLSTATE, message, detail, hint, true)
+								WHEN 'allow' THEN part := ARRAY(SELECT %8$s FROM unnest(a_group.its_places) p);
+								WHEN 'deny' THEN part := ARRAY(SELECT %9$s FROM unnest(a_group.its_places) p);
+								ELSE
+									later_places := later_places || a_group.its_places;
+									later_partitions := later_partitions || a_group.its_partitions;
+									CONTINUE;
+							END CASE;
+						END;
+						FOR i IN 1 .. cardinality(part) LOOP
+							answers[a_group.its_places[i]] := part[i];
+						END LOOP;
+					END LOOP;
+					EXIT WHEN later_places = '{}';
+					places := later_places;
+					partitions := later_partitions;
+					apart := true;
+				END LOOP;
+				RETURN answers;
+			END $plpgsql$$outer$,
+			f[1], f[2], f[3], f[4], pg_catalog.regexp_replace(f[1], '^rl_', '_rl_at_'), f[5], f[6], f[7], f[8], f[9]);
+		EXECUTE pg_catalog.format('COMMENT ON FUNCTION @extschema@.%I IS %L', f[1],
+			pg_catalog.format('As %s() of ratelimit, each key decided by the node that has it.', f[1]));
 	END LOOP;
-	RETURN answers;
-END $$;
-COMMENT ON FUNCTION rl_consume_each(text[], float8, float8, float8, text) IS
-'As rl_consume_each() of ratelimit, each key decided by the node that has it.';
-
-CREATE FUNCTION rl_throttle_each(keys text[], capacities float8[], refills float8[], costs float8[] DEFAULT NULL, limiters text[] DEFAULT NULL)
-RETURNS rl_result[] LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-	places integer[] := ARRAY(SELECT generate_series(1, coalesce(cardinality($1), 0)));
-	partitions integer[];
-	bad boolean := coalesce(array_ndims($1), 1) > 1 OR cardinality($2) <> cardinality($1) OR cardinality($3) <> cardinality($1)
-		OR cardinality($4) <> cardinality($1) OR cardinality($5) <> cardinality($1)
-		OR (SELECT coalesce(bool_or(k IS NULL OR k = '' OR octet_length(k) > 255), true) FROM unnest($1) k)
-		OR (SELECT coalesce(bool_or(c IS NULL OR NOT (c >= 0 AND c < 'Infinity')), true) FROM unnest($2 || $3) c)
-		OR (SELECT bool_or(c IS NULL OR NOT (c >= 0 AND c < 'Infinity')) FROM unnest($4) c) IS TRUE
-		OR (SELECT bool_or(l IS NULL OR l = '' OR octet_length(l) > 63 OR strpos(l, ':') > 0) FROM unnest($5) l) IS TRUE;
-	apart boolean := false;
-	began timestamptz := clock_timestamp();
-	answers @extschema@.rl_result[];
-	part @extschema@.rl_result[];
-	later_places integer[];
-	later_partitions integer[];
-	a_group record;
-	message text;
-	detail text;
-	hint text;
-BEGIN
-	IF bad THEN
-		BEGIN
-			RETURN @extschema@._rl_at_throttle_each('{}', @extschema@._rl_gateway(), $1, $2, $3, $4, $5);
-		EXCEPTION WHEN OTHERS THEN
-			GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
-			PERFORM @extschema@._rl_failed(0, began, SQLSTATE, message, detail, hint, false);
-		END;
-	END IF;
-	SELECT array_agg(@extschema@._rl_partition(@extschema@._rl_route(k, coalesce($5[n], 'default'), p.seed), p.partitions) ORDER BY n),
-		array_agg(NULL::@extschema@.rl_result)
-	INTO partitions, answers
-	FROM @extschema@.rate_limit_proxy p, unnest($1) WITH ORDINALITY u (k, n);
-	LOOP
-		later_places := '{}';
-		later_partitions := '{}';
-		FOR a_group IN SELECT * FROM @extschema@._rl_groups(places, partitions, apart) LOOP
-			BEGIN
-				SELECT @extschema@._rl_at_throttle_each(ARRAY(SELECT DISTINCT unnest(a_group.its_partitions)), @extschema@._rl_gateway(),
-					array_agg($1[p] ORDER BY n), array_agg($2[p] ORDER BY n), array_agg($3[p] ORDER BY n),
-					CASE WHEN $4 IS NOT NULL THEN array_agg($4[p] ORDER BY n) END,
-					CASE WHEN $5 IS NOT NULL THEN array_agg($5[p] ORDER BY n) END)
-				INTO part
-				FROM unnest(a_group.its_places) WITH ORDINALITY u (p, n);
-			EXCEPTION WHEN OTHERS THEN
-				GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
-				CASE @extschema@._rl_failed(a_group.its_partitions[1], began, SQLSTATE, message, detail, hint, true)
-					WHEN 'again' THEN
-						later_places := later_places || a_group.its_places;
-						later_partitions := later_partitions || a_group.its_partitions;
-						CONTINUE;
-					WHEN 'allow' THEN
-						part := ARRAY(SELECT @extschema@._rl_undecided(true, $2[p], coalesce($5[p], 'default')) FROM unnest(a_group.its_places) p);
-					ELSE
-						part := ARRAY(SELECT @extschema@._rl_undecided(false, $2[p], coalesce($5[p], 'default')) FROM unnest(a_group.its_places) p);
-				END CASE;
-			END;
-			FOR i IN 1 .. cardinality(part) LOOP
-				answers[a_group.its_places[i]] := part[i];
-			END LOOP;
-		END LOOP;
-		EXIT WHEN later_places = '{}';
-		places := later_places;
-		partitions := later_partitions;
-		apart := true;
-	END LOOP;
-	RETURN answers;
-END $$;
-COMMENT ON FUNCTION rl_throttle_each(text[], float8[], float8[], float8[], text[]) IS
-'As rl_throttle_each() of ratelimit, each key decided by the node that has it.';
+END $define$;
 
 -- All or nothing
 
@@ -185,11 +152,18 @@ COMMENT ON FUNCTION rl_throttle_each(text[], float8[], float8[], float8[], text[
 CREATE FUNCTION _rl_common_partition(keys text[], limiters text[]) RETURNS integer
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
+	proxy @extschema@.rate_limit_proxy;
 	routes bigint[];
 	i integer;
 BEGIN
-	SELECT array_agg(@extschema@._rl_route(k, coalesce($2[n], 'default'), p.seed) ORDER BY n) INTO routes
-	FROM @extschema@.rate_limit_proxy p, unnest($1) WITH ORDINALITY u (k, n);
+	IF array_ndims(keys) > 1 OR array_lower(keys, 1) <> 1 THEN
+		keys := ARRAY(SELECT unnest(keys));
+	END IF;
+	IF array_ndims(limiters) > 1 OR array_lower(limiters, 1) <> 1 THEN
+		limiters := ARRAY(SELECT unnest(limiters));
+	END IF;
+	SELECT * INTO STRICT proxy FROM @extschema@.rate_limit_proxy;
+	routes := ARRAY(SELECT @extschema@._rl_route(k, coalesce($2[n], 'default'), proxy.seed) FROM unnest($1) WITH ORDINALITY u (k, n) ORDER BY n);
 	SELECT min(n) INTO i FROM unnest(routes) WITH ORDINALITY u (r, n) WHERE r <> routes[1];
 	IF i IS NOT NULL THEN
 		RAISE EXCEPTION USING ERRCODE = 'feature_not_supported',
@@ -198,7 +172,7 @@ BEGIN
 				$1[1], coalesce($2[1], 'default'), $1[i], coalesce($2[i], 'default')),
 			HINT = 'Keys with the same part in braces are kept together, as "user:{42}:api" and "account:{42}".';
 	END IF;
-	RETURN (SELECT @extschema@._rl_partition(routes[1], p.partitions) FROM @extschema@.rate_limit_proxy p);
+	RETURN @extschema@._rl_partition(routes[1], proxy.partitions);
 END $$;
 COMMENT ON FUNCTION _rl_common_partition(text[], text[]) IS
 'The partition in which keys of limiters, or of policies, are kept together; an error if they are not.';

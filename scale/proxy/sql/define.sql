@@ -34,7 +34,8 @@ END;
 -- rate_limit_proxy.on_error decides; if they are null, its error is raised in any case.
 --
 -- A node answers with no row if it does not have the partition.  The function, in the list of
--- columns, is called only if there is a row.
+-- columns, is called only if there is a row.  The node plans the query for each call, so it has
+-- one table, and a subquery only where columns need one.
 CREATE FUNCTION _rl_define(name text, arguments text, result text, in_partition text,
 	allow text DEFAULT NULL, deny text DEFAULT NULL, on_node text DEFAULT NULL)
 RETURNS void LANGUAGE plpgsql AS $define$
@@ -56,20 +57,20 @@ BEGIN
 		CREATE FUNCTION @extschema@.%1$I(%2$s) RETURNS %3$s LANGUAGE plproxy AS $plproxy$
 			CLUSTER 'ratelimit';
 			RUN ON $1;
-			SELECT %4$s FROM (SELECT %5$s AS r
-				FROM @extschema@.rate_limit_node_partitions n, pg_catalog.set_config('ratelimit.gateway_name', $2, false)
-				WHERE n.partition OPERATOR(pg_catalog.=) $1 OFFSET 0) t;
+			%4$s;
 		$plproxy$$inner$,
 		inner_name,
 		pg_catalog.concat_ws(', ', 'integer, text', CASE WHEN types OPERATOR(pg_catalog.<>) '{}' THEN pg_catalog.array_to_string(types, ', ') END,
 			'OUT ' OPERATOR(pg_catalog.||) pg_catalog.replace(columns, ', ', ', OUT ')),
 		type,
-		CASE WHEN columns IS NOT NULL OR result OPERATOR(pg_catalog.=) 'rl_result' THEN '(t.r).*' ELSE 't.r' END,
-		coalesce(on_node, pg_catalog.format('@extschema@.%I(%s)', name, there)));
+		pg_catalog.format(CASE WHEN columns IS NOT NULL OR result OPERATOR(pg_catalog.=) 'rl_result' THEN 'SELECT (t.r).* FROM (%s OFFSET 0) t' ELSE '%s' END,
+			pg_catalog.format($sql$SELECT %s AS r FROM @extschema@.rate_limit_node_partitions n
+				WHERE n.partition OPERATOR(pg_catalog.=) $1 AND pg_catalog.set_config('ratelimit.gateway_name', $2, false) IS NOT NULL$sql$,
+				coalesce(on_node, pg_catalog.format('@extschema@.%I(%s)', name, there)))));
 
 	EXECUTE pg_catalog.format($outer$
 		CREATE FUNCTION @extschema@.%1$I(%2$s) RETURNS %3$s
-		LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $plpgsql$
+		LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET extra_float_digits = 1 AS $plpgsql$
 		DECLARE
 			its_partition integer := %4$s;
 			began timestamptz := clock_timestamp();

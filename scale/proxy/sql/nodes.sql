@@ -4,7 +4,8 @@
 --
 -- Functions that other roles may call are SECURITY DEFINER, because only the owner of the
 -- extension may use the connections to the nodes.  They have a search_path of their own, so
--- operators and functions in them are PostgreSQL's.  What runs while the extension is made,
+-- operators and functions in them are PostgreSQL's, and extra_float_digits, as numbers go to
+-- the nodes as text: a caller could have those of a rule rounded.  What runs while the extension is made,
 -- and what runs on a node, is written with its schema.
 
 -- Nodes, and who has which partition

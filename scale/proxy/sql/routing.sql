@@ -20,10 +20,14 @@ BEGIN ATOMIC
 END;
 COMMENT ON FUNCTION _rl_partition(bigint, integer) IS 'The partition of keys with this route, if there are so many.';
 
+-- The row is read first: a query that has the hash in it would be planned for each call.
 CREATE FUNCTION _rl_partition(key text, limiter text) RETURNS integer
 LANGUAGE plpgsql STABLE AS $$
+DECLARE
+	proxy @extschema@.rate_limit_proxy;
 BEGIN
-	RETURN (SELECT @extschema@._rl_partition(@extschema@._rl_route($1, $2, p.seed), p.partitions) FROM @extschema@.rate_limit_proxy p);
+	SELECT * INTO STRICT proxy FROM @extschema@.rate_limit_proxy;
+	RETURN @extschema@._rl_partition(@extschema@._rl_route($1, $2, proxy.seed), proxy.partitions);
 END $$;
 COMMENT ON FUNCTION _rl_partition(text, text) IS 'The partition of a key of a limiter.';
 
@@ -80,6 +84,10 @@ BEGIN
 		why := coalesce(why, 'its node is away');
 		-- may name hosts, which callers need not know
 		RAISE LOG 'ratelimit: %: % %', why, state, message;
+		IF state ~ '^(53|58|XX)' AND message ~ ' REMOTE ERROR: ' THEN
+			-- it is there, and says why it cannot decide
+			why := regexp_replace(message, '^.*? REMOTE ERROR: ', '');
+		END IF;
 	ELSE
 		PERFORM @extschema@._rl_raise(state, regexp_replace(message, '^.*? REMOTE [^:]*: ', ''),
 			regexp_replace(detail, '^Remote detail: ', ''), regexp_replace(hint, '^Remote hint: ', ''));

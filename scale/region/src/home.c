@@ -83,6 +83,15 @@ read_server(FunctionCallInfo fcinfo)
 	return name;
 }
 
+static void
+check_wanted(double tokens, const char *name)
+{
+	if (!(tokens >= 0))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s must contain numbers not below 0, not %g", name, tokens)));
+}
+
 /* What the bucket has, and for how many seconds its key is blocked */
 static double
 look(const Datum *bucket, double *blocked)
@@ -153,6 +162,8 @@ rl_lease_take(PG_FUNCTION_ARGS)
 	Datum	   *wanted;
 	ReturnSetInfo *set;
 	int			servers;
+	double	   *levels;
+	double	   *blocks;
 	double		sum = 0;
 
 	shared_check();
@@ -167,11 +178,23 @@ rl_lease_take(PG_FUNCTION_ARGS)
 	set = (ReturnSetInfo *) fcinfo->resultinfo;
 	/* this server may use its keys itself */
 	servers = server_seen(server, 0, 0) + 1;
+	/* a bad argument must not raise its error after tokens of other keys have been taken */
+	levels = palloc(n * sizeof(double));
+	blocks = palloc(n * sizeof(double));
 	for (int i = 0; i < n; i++)
 	{
 		Datum		bucket[4] = {keys[i], capacities[i], refills[i], limiters[i]};
-		double		blocked;
-		double		level = look(bucket, &blocked);
+
+		CHECK_FOR_INTERRUPTS();
+		check_wanted(DatumGetFloat8(needed[i]), "needed");
+		check_wanted(DatumGetFloat8(wanted[i]), "wanted");
+		levels[i] = look(bucket, &blocks[i]);
+	}
+	for (int i = 0; i < n; i++)
+	{
+		Datum		bucket[4] = {keys[i], capacities[i], refills[i], limiters[i]};
+		double		blocked = blocks[i];
+		double		level = levels[i];
 		double		tokens = 0;
 		Datum		values[4];
 		bool		nulls[4] = {false};

@@ -92,10 +92,16 @@ extern void lease_name(LeaseName *name, int home, const char *limiter, int limit
 extern Lease *lease_lock(const LeaseName *name);
 extern Lease *lease_lock_number(int n);
 extern void lease_unlock(Lease *lease);
+extern Lease *lease_at(int n);
+extern int	lease_number(const Lease *lease);
+extern bool lease_is_free(const Lease *lease);
+extern bool lease_is_valid(const Lease *lease, int64 now);
 extern bool lease_take(Lease *lease, double cost, int64 now);
-extern bool lease_request(Lease *lease);
+extern void lease_give_up(Lease *lease);
+extern void leases_forget_home(int home);
 
-/* for the worker */
+/* portions.c */
+extern bool lease_request(Lease *lease);
 extern int	leases_pop(Portion *portions, int max, const bool *ready, bool *wanted);
 extern void lease_credit(const Portion *portion, double taken, double remaining,
 						 double blocked, uint64 epoch, int64 now);

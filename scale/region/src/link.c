@@ -1,15 +1,13 @@
 /*
  * link.c
- *		The connection of the worker to one home.
+ *		The connection of the worker to one home.  What passes over it is in batches.c.
  *
- * Several queries are under way at a time, and their answers come in order.  Nothing here
- * waits: the worker waits for all of its links together, outside of any transaction.
- *
- * A query that has no answer is never sent again.  If the home raises an error, for
- * example because it does not have a character of a key, the portions of the query are
- * asked for one by one, so that one key does not hold up others.
+ * Nothing here waits: the worker waits for all of its links together, outside of any
+ * transaction.
  */
 #include "postgres.h"
+
+#include <poll.h>
 
 #include "access/xact.h"
 #include "catalog/pg_foreign_server.h"
@@ -31,8 +29,8 @@
 /* A connection is given up if there is no answer for so many timeouts. */
 #define PATIENCE	5
 
-/* Refusals are logged once in so many microseconds. */
-#define LOG_TIME	INT64CONST(10000000)
+/* One of several hosts, as a home and its standby, is: so there is time for the next one. */
+#define HOST_PATIENCE 3
 
 #define MAX_OPTIONS 64
 
@@ -43,8 +41,8 @@ timeout_us(void)
 }
 
 /* Say how it is with a home. */
-static void
-set_state(Link *link, HomeState state, const char *error)
+void
+link_set_state(Link *link, HomeState state, const char *error)
 {
 	Home	   *home = &shared->homes[link->home];
 	HomeState	before = pg_atomic_read_u32(&home->state);
@@ -71,21 +69,6 @@ set_state(Link *link, HomeState state, const char *error)
 		ereport(LOG, (errmsg("ratelimit home \"%s\" is back", NameStr(home->name))));
 }
 
-/* What a query that is given up has asked for is lost. */
-static void
-batch_lost(Link *link, Batch *batch)
-{
-	Home	   *home = &shared->homes[link->home];
-
-	for (int i = 0; i < batch->n; i++)
-	{
-		if (batch->kind == BATCH_ASK)
-			lease_failed(&batch->portions[i], batch->failed);
-		else
-			pg_atomic_fetch_add_u64(&home->lost, batch->portions[i].tokens * TOKEN);
-	}
-}
-
 /* Close a connection; "why": it has failed, and is opened again later. */
 void
 link_close(Link *link, const char *why)
@@ -107,31 +90,47 @@ link_close(Link *link, const char *why)
 		link->backoff = Min(Max(link->backoff * 2, FIRST_RETRY), LAST_RETRY);
 		link->retry = now_us() + link->backoff;
 		/* before those that wait see that their portions have failed */
-		set_state(link, HOME_AWAY, why);
+		link_set_state(link, HOME_AWAY, why);
 	}
-	while (link->first)
-	{
-		Batch	   *batch = link->first;
-
-		link->first = batch->next;
-		batch_lost(link, batch);
-		pfree(batch);
-	}
-	link->last = NULL;
+	batches_lost(link);
 	if (message)
 		pfree(message);
 }
 
-/* The connection has failed: why, in one line. */
-static void
+/*
+ * Copy so many bytes of a message, or fewer if there is no room.  What a home says before it
+ * knows our encoding may be in another one.
+ */
+void
+link_copy_message(char *to, const char *from, int len)
+{
+	if (pg_verify_mbstr(GetDatabaseEncoding(), from, len, true))
+		strlcpy(to, from, pg_mbcliplen(from, len, MESSAGE_SIZE - 1) + 1);
+	else
+	{
+		strlcpy(to, from, Min(len + 1, MESSAGE_SIZE));
+		for (; *to; to++)
+		{
+			if (IS_HIGHBIT_SET(*to))
+				*to = '?';
+		}
+	}
+}
+
+/* The connection has failed: why. */
+void
 link_failed(Link *link, const char *what)
 {
 	const char *message = link->conn ? PQerrorMessage(link->conn) : "";
-	char		why[256];
+	char		why[MESSAGE_SIZE];
+	int			len;
 
-	strlcpy(why, message[0] ? message : what, sizeof(why));
-	while (why[0] && strchr("\r\n", why[strlen(why) - 1]))
-		why[strlen(why) - 1] = '\0';
+	if (!message[0])
+		message = what;
+	len = strlen(message);
+	while (len > 0 && strchr("\r\n", message[len - 1]))
+		len--;
+	link_copy_message(why, message, len);
 	link_close(link, why);
 }
 
@@ -147,8 +146,9 @@ is_connection_option(const PQconninfoOption *defaults, const char *name)
 	return false;
 }
 
+/* Copies of options, which live as long as the transaction that has read them */
 static int
-add_options(List *options, const PQconninfoOption *defaults,
+add_options(List *options, const PQconninfoOption *defaults, MemoryContext context,
 			const char **keywords, const char **values, int n)
 {
 	ListCell   *cell;
@@ -159,63 +159,40 @@ add_options(List *options, const PQconninfoOption *defaults,
 
 		if (n < MAX_OPTIONS && is_connection_option(defaults, option->defname))
 		{
-			keywords[n] = option->defname;
-			values[n++] = strVal(option->arg);
+			keywords[n] = MemoryContextStrdup(context, option->defname);
+			values[n++] = MemoryContextStrdup(context, strVal(option->arg));
 		}
 	}
 	return n;
 }
 
-/* Begin to connect, with the options of the server and of the extension owner's mapping. */
-static void
-connect_start(Link *link)
+/*
+ * The options of the server and of the extension owner's mapping, behind the first n, in a
+ * transaction of its own.  Returns what is in the way, or null.
+ */
+static char *
+read_options(Link *link, MemoryContext context, const PQconninfoOption *defaults,
+			 const char **keywords, const char **values, int *n)
 {
-	Home	   *home = &shared->homes[link->home];
-	const char *keywords[MAX_OPTIONS + 5];
-	const char *values[MAX_OPTIONS + 5];
-	char		patience[32];
-	int			n = 0;
-	Oid			owner = InvalidOid;
-	ForeignServer *server;
-	PQconninfoOption *defaults;
-
-	keywords[n] = "fallback_application_name";
-	values[n++] = "ratelimit_region";
-	/* a home that vanishes is noticed while data is under way */
-	keywords[n] = "tcp_user_timeout";
-	snprintf(patience, sizeof(patience), "%d", timeout_setting * PATIENCE);
-	values[n++] = patience;
-	(void) extension_schema("ratelimit_region", &owner);
-	server = GetForeignServerExtended(home->server, FSV_MISSING_OK);
-	if (!server || !OidIsValid(owner))
-		ereport(ERROR, (errmsg("server \"%s\" does not exist", NameStr(home->name))));
-	defaults = PQconndefaults();
-	n = add_options(server->options, defaults, keywords, values, n);
-	n = add_options(GetUserMapping(owner, home->server)->options, defaults, keywords, values, n);
-	PQconninfoFree(defaults);
-	keywords[n] = "client_encoding";
-	values[n++] = GetDatabaseEncodingName();
-	keywords[n] = values[n] = NULL;
-	if (!AcquireExternalFD())
-		ereport(ERROR, (errmsg("there is no file descriptor for another connection")));
-	link->conn = PQconnectStartParams(keywords, values, 0);
-	if (!link->conn)
-	{
-		ReleaseExternalFD();
-		ereport(ERROR, (errcode(ERRCODE_OUT_OF_MEMORY), errmsg("out of memory")));
-	}
-}
-
-static void
-link_open(Link *link, int64 now)
-{
-	MemoryContext context = CurrentMemoryContext;
+	const Home *home = &shared->homes[link->home];
 	char	   *volatile problem = NULL;
 
 	PG_TRY();
 	{
+		Oid			owner = InvalidOid;
+		ForeignServer *server;
+		UserMapping *mapping;
+
 		StartTransactionCommand();
-		connect_start(link);
+		/* what changes while this reads is read again */
+		link->stale = false;
+		(void) extension_schema("ratelimit_region", &owner);
+		server = GetForeignServerExtended(home->server, FSV_MISSING_OK);
+		if (!server || !OidIsValid(owner))
+			ereport(ERROR, (errmsg("server \"%s\" does not exist", NameStr(home->name))));
+		mapping = GetUserMapping(owner, home->server);
+		*n = add_options(server->options, defaults, context, keywords, values, *n);
+		*n = add_options(mapping->options, defaults, context, keywords, values, *n);
 		CommitTransactionCommand();
 	}
 	PG_CATCH();
@@ -228,347 +205,86 @@ link_open(Link *link, int64 now)
 		HOLD_INTERRUPTS();
 		AbortCurrentTransaction();
 		RESUME_INTERRUPTS();
-		problem = pstrdup(error->message);
-		FreeErrorData(error);
+		problem = error->message;
 	}
 	PG_END_TRY();
-	MemoryContextSwitchTo(context);
-	if (problem || PQstatus(link->conn) == CONNECTION_BAD)
-	{
-		link_failed(link, problem ? problem : "could not connect");
-		if (problem)
-			pfree(problem);
-		return;
-	}
-	link->stale = false;
-	link->state = LINK_CONNECTING;
-	link->poll = PGRES_POLLING_WRITING;
-	link->opened = now;
+	return problem;
 }
 
-/* Send a query, which is then under way. */
+/* What a home says besides its answers would get into our log, in lines of its choice. */
 static void
-send_batch(Link *link, Batch *batch, const char *query, int n_params, const char *const *params)
+ignore_notice(void *arg, const PGresult *notice)
 {
+}
+
+/* Begin to connect.  Returns what is in the way, or null. */
+static const char *
+connect_start(Link *link, MemoryContext context)
+{
+	const char *keywords[MAX_OPTIONS + 5];
+	const char *values[MAX_OPTIONS + 5];
+	char		patience[32];
+	int			n = 0;
+	const char *problem;
+	PQconninfoOption *defaults;
+
+	keywords[n] = "fallback_application_name";
+	values[n++] = "ratelimit_region";
+	/* a home that vanishes is noticed while data is under way */
+	keywords[n] = "tcp_user_timeout";
+	snprintf(patience, sizeof(patience), "%d", timeout_setting * HOST_PATIENCE);
+	values[n++] = patience;
+	defaults = PQconndefaults();
+	problem = read_options(link, context, defaults, keywords, values, &n);
+	PQconninfoFree(defaults);
+	if (problem)
+		return problem;
+	keywords[n] = "client_encoding";
+	values[n++] = GetDatabaseEncodingName();
+	keywords[n] = values[n] = NULL;
+	if (!AcquireExternalFD())
+		return "there is no file descriptor for another connection";
+	link->conn = PQconnectStartParams(keywords, values, 0);
 	if (!link->conn)
 	{
-		batch_lost(link, batch);
-		pfree(batch);
-		return;
+		ReleaseExternalFD();
+		return "out of memory";
 	}
-	batch->sent = now_us();
-	batch->next = NULL;
-	if (link->last)
-		link->last->next = batch;
-	else
-		link->first = batch;
-	link->last = batch;
-	if (!PQsendQueryParams(link->conn, query, n_params, NULL, params, NULL, NULL, 0) ||
-		!PQpipelineSync(link->conn))
-	{
-		link_failed(link, "could not send a query");
-		return;
-	}
-	link->write = true;
-}
-
-static Batch *
-new_batch(BatchKind kind, const Portion *portions, int n)
-{
-	Batch	   *batch = palloc(offsetof(Batch, portions) + n * sizeof(Portion));
-
-	batch->next = NULL;
-	batch->kind = kind;
-	batch->failed = false;
-	batch->n = n;
-	if (n > 0)
-		memcpy(batch->portions, portions, n * sizeof(Portion));
-	return batch;
+	PQsetNoticeReceiver(link->conn, ignore_notice, NULL);
+	return PQstatus(link->conn) == CONNECTION_BAD ? "could not connect" : NULL;
 }
 
 static void
-greet(Link *link)
+link_open(Link *link, int64 now)
 {
-	if (PQsetnonblocking(link->conn, 1) != 0 || !PQenterPipelineMode(link->conn))
-	{
-		link_failed(link, "could not enter pipeline mode");
-		return;
-	}
-	link->state = LINK_GREETING;
-	send_batch(link, new_batch(BATCH_SCHEMA, NULL, 0),
-			   "SELECT pg_catalog.quote_ident(n.nspname), pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', false)"
-			   " FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) e.extnamespace"
-			   " WHERE e.extname OPERATOR(pg_catalog.=) 'ratelimit_region'", 0, NULL);
-}
+	MemoryContext before = CurrentMemoryContext;
+	MemoryContext context = AllocSetContextCreate(before, "ratelimit connection",
+												  ALLOCSET_SMALL_SIZES);
+	const char *problem = connect_start(link, context);
 
-/* An element of an array as text */
-static void
-append_text(StringInfo array, const char *value)
-{
-	appendStringInfoString(array, array->len == 0 ? "{\"" : ",\"");
-	for (; *value; value++)
-	{
-		if (*value == '"' || *value == '\\')
-			appendStringInfoChar(array, '\\');
-		appendStringInfoChar(array, *value);
-	}
-	appendStringInfoChar(array, '"');
-}
-
-static void
-append_number(StringInfo array, double value)
-{
-	appendStringInfo(array, "%s%.17g", array->len == 0 ? "{" : ",", value);
-}
-
-/* Ask for portions. */
-void
-link_ask(Link *link, const Portion *portions, int n)
-{
-	StringInfoData arrays[6];
-	const char *params[7];
-	char		query[512];
-
-	for (int i = 0; i < 6; i++)
-		initStringInfo(&arrays[i]);
-	for (int i = 0; i < n; i++)
-	{
-		append_text(&arrays[0], portions[i].key);
-		append_text(&arrays[1], portions[i].limiter);
-		append_number(&arrays[2], portions[i].capacity);
-		append_number(&arrays[3], portions[i].refill);
-		append_number(&arrays[4], portions[i].needed);
-		append_number(&arrays[5], portions[i].tokens);
-	}
-	params[0] = server_name();
-	for (int i = 0; i < 6; i++)
-	{
-		appendStringInfoChar(&arrays[i], '}');
-		params[i + 1] = arrays[i].data;
-	}
-	snprintf(query, sizeof(query),
-			 "SELECT * FROM %s.rl_lease_take($1::text, $2::text[], $3::text[], $4::float8[], $5::float8[], $6::float8[], $7::float8[])",
-			 link->schema);
-	pg_atomic_fetch_add_u64(&shared->homes[link->home].asked, n);
-	send_batch(link, new_batch(BATCH_ASK, portions, n), query, 7, params);
-	for (int i = 0; i < 6; i++)
-		pfree(arrays[i].data);
-}
-
-/* Give back portions, which are of one epoch: see leases_sweep(). */
-void
-link_return(Link *link, const Portion *portions, int n)
-{
-	StringInfoData arrays[3];
-	const char *params[5];
-	char		query[512];
-	char		epoch[32];
-
-	for (int i = 0; i < 3; i++)
-		initStringInfo(&arrays[i]);
-	for (int i = 0; i < n; i++)
-	{
-		append_text(&arrays[0], portions[i].key);
-		append_text(&arrays[1], portions[i].limiter);
-		append_number(&arrays[2], portions[i].tokens);
-	}
-	snprintf(epoch, sizeof(epoch), INT64_FORMAT, (int64) portions[0].epoch);
-	params[0] = server_name();
-	params[1] = epoch;
-	for (int i = 0; i < 3; i++)
-	{
-		appendStringInfoChar(&arrays[i], '}');
-		params[i + 2] = arrays[i].data;
-	}
-	snprintf(query, sizeof(query),
-			 "SELECT %s.rl_lease_return($1::text, $2::bigint, $3::text[], $4::text[], $5::float8[])",
-			 link->schema);
-	send_batch(link, new_batch(BATCH_RETURN, portions, n), query, 5, params);
-	for (int i = 0; i < 3; i++)
-		pfree(arrays[i].data);
-}
-
-/* The home has said in which schema its functions are: ask for its epoch. */
-static void
-schema_known(Link *link, PGresult *result)
-{
-	char		query[256];
-
-	if (PQntuples(result) != 1)
-	{
-		link_close(link, "The home does not have the extension ratelimit_region.");
-		return;
-	}
-	strlcpy(link->schema, PQgetvalue(result, 0, 0), sizeof(link->schema));
-	snprintf(query, sizeof(query), "SELECT %s.rl_lease_epoch()", link->schema);
-	send_batch(link, new_batch(BATCH_EPOCH, NULL, 0), query, 0, NULL);
-}
-
-/* The home has said what its epoch is.  Tokens of another one are void. */
-static void
-epoch_known(Link *link, PGresult *result)
-{
-	pg_atomic_write_u64(&shared->homes[link->home].epoch,
-						PQntuples(result) == 1 ? strtoull(PQgetvalue(result, 0, 0), NULL, 10) : 0);
-	link->state = LINK_READY;
-	link->backoff = 0;
-	set_state(link, HOME_THERE, NULL);
-	leases_request_waiting(link->home);
-}
-
-/* Portions have come. */
-static void
-taken(Link *link, Batch *batch, PGresult *result, int64 now)
-{
-	Home	   *home = &shared->homes[link->home];
-	double		sum = 0;
-
-	if (PQntuples(result) != batch->n || PQnfields(result) != 4)
-	{
-		batch_lost(link, batch);
-		return;
-	}
-	for (int i = 0; i < batch->n; i++)
-	{
-		double		tokens = strtod(PQgetvalue(result, i, 0), NULL);
-		uint64		epoch = strtoull(PQgetvalue(result, i, 3), NULL, 10);
-
-		sum += tokens;
-		pg_atomic_write_u64(&home->epoch, epoch);
-		lease_credit(&batch->portions[i], tokens, strtod(PQgetvalue(result, i, 1), NULL),
-					 strtod(PQgetvalue(result, i, 2), NULL), epoch, now);
-	}
-	pg_atomic_fetch_add_u64(&home->taken, sum * TOKEN);
-}
-
-/* The first query has an answer. */
-static void
-answered(Link *link, PGresult *result, int64 now)
-{
-	Batch	   *batch = link->first;
-	Home	   *home = &shared->homes[link->home];
-	int64		before = pg_atomic_read_u64(&home->round_trip);
-	int64		took = now - batch->sent;
-
-	pg_atomic_write_u64(&home->round_trip, before == 0 ? took : before + (took - before) / 8);
-	if (batch->kind == BATCH_SCHEMA)
-		schema_known(link, result);
-	else if (batch->kind == BATCH_EPOCH)
-		epoch_known(link, result);
-	else if (batch->kind == BATCH_ASK)
-		taken(link, batch, result, now);
+	MemoryContextSwitchTo(before);
+	if (problem)
+		link_failed(link, problem);
 	else
 	{
-		double		sum = 0;
-
-		for (int i = 0; i < batch->n; i++)
-			sum += batch->portions[i].tokens;
-		pg_atomic_fetch_add_u64(&home->returned, sum * TOKEN);
+		link->state = LINK_CONNECTING;
+		link->poll = PGRES_POLLING_WRITING;
+		link->opened = now;
 	}
-	if (!link->conn)
-		return;
-	/* it is not lost any more, even if the query does not come to its end */
-	batch->n = 0;
-	if (link->state == LINK_READY)
-		set_state(link, HOME_THERE, NULL);
-}
-
-/* The home has raised an error, and taken nothing, or what it has taken is lost. */
-static void
-refused(Link *link, PGresult *result)
-{
-	Batch	   *batch = link->first;
-	char		message[256];
-
-	strlcpy(message, PQresultErrorMessage(result), sizeof(message));
-	message[strcspn(message, "\r\n")] = '\0';
-	if (link->state == LINK_GREETING)
-	{
-		link_close(link, message);
-		return;
-	}
-	LWLockAcquire(shared->lock, LW_EXCLUSIVE);
-	strlcpy(shared->homes[link->home].error, message, sizeof(shared->homes[link->home].error));
-	LWLockRelease(shared->lock);
-	if (batch->n == 1 && now_us() >= link->logged + LOG_TIME)
-	{
-		link->logged = now_us();
-		ereport(LOG,
-				(errmsg("ratelimit home \"%s\" could not answer", NameStr(shared->homes[link->home].name)),
-				 errdetail_internal("%s", message)));
-	}
-	batch->failed = true;
+	MemoryContextDelete(context);
 }
 
 /*
- * The first query is over.  If it has failed, its portions go one by one, behind those
- * that are under way.
+ * Is there what PQconnectPoll() wants to wait for?  If it is called before, it may wait by
+ * itself, without an end, for a home that nothing comes from.
  */
-static void
-over(Link *link)
+static bool
+connection_is_ready(const Link *link)
 {
-	Batch	   *batch = link->first;
+	struct pollfd fd = {.fd = PQsocket(link->conn)};
 
-	link->first = batch->next;
-	if (!link->first)
-		link->last = NULL;
-	if (batch->failed && batch->n == 1)
-		batch_lost(link, batch);
-	else if (batch->failed)
-	{
-		for (int i = 0; i < batch->n; i++)
-		{
-			if (batch->kind == BATCH_ASK)
-				link_ask(link, &batch->portions[i], 1);
-			else
-				link_return(link, &batch->portions[i], 1);
-		}
-	}
-	pfree(batch);
-}
-
-/* Read what has come. */
-static void
-receive(Link *link)
-{
-	int			nulls = 0;
-
-	if (!PQconsumeInput(link->conn))
-	{
-		link_failed(link, "the connection is broken");
-		return;
-	}
-	while (link->first && !PQisBusy(link->conn))
-	{
-		PGresult   *result = PQgetResult(link->conn);
-
-		if (!result)
-		{
-			if (++nulls > 2)
-				break;
-			continue;
-		}
-		nulls = 0;
-		switch (PQresultStatus(result))
-		{
-			case PGRES_TUPLES_OK:
-				answered(link, result, now_us());
-				break;
-			case PGRES_PIPELINE_SYNC:
-				over(link);
-				break;
-			case PGRES_FATAL_ERROR:
-				refused(link, result);
-				break;
-			default:
-				break;
-		}
-		PQclear(result);
-		if (!link->conn)
-			return;
-	}
-	if (PQstatus(link->conn) == CONNECTION_BAD)
-		link_failed(link, "the connection is broken");
+	fd.events = link->poll == PGRES_POLLING_WRITING ? POLLOUT : POLLIN;
+	return fd.fd < 0 || poll(&fd, 1, 0) > 0;
 }
 
 /* Go on with what a link does, as far as that is possible without waiting. */
@@ -588,18 +304,19 @@ link_step(Link *link, bool wanted, int64 now)
 	}
 	if (link->state == LINK_CONNECTING)
 	{
-		link->poll = PQconnectPoll(link->conn);
+		if (connection_is_ready(link))
+			link->poll = PQconnectPoll(link->conn);
 		if (link->poll == PGRES_POLLING_FAILED)
 			link_failed(link, "could not connect");
 		else if (link->poll == PGRES_POLLING_OK)
-			greet(link);
+			link_greet(link);
 		else if (now - link->opened > timeout_us() * PATIENCE)
 			link_close(link, "The connection is not made in time.");
 		else if (now - link->opened > timeout_us())
-			set_state(link, HOME_AWAY, "The connection is not made in time.");
+			link_set_state(link, HOME_AWAY, "The connection is not made in time.");
 		return;
 	}
-	receive(link);
+	link_receive(link);
 	if (!link->conn)
 		return;
 	if (link->write)
@@ -616,7 +333,7 @@ link_step(Link *link, bool wanted, int64 now)
 	if (link->first && now - link->first->sent > timeout_us() * PATIENCE)
 		link_close(link, "There is no answer.");
 	else if (link->first && now - link->first->sent > timeout_us())
-		set_state(link, HOME_AWAY, "There is no answer in time.");
+		link_set_state(link, HOME_AWAY, "There is no answer in time.");
 }
 
 /* What to wait for */

@@ -29,6 +29,7 @@ typedef struct Batch
 {
 	struct Batch *next;
 	BatchKind	kind;
+	bool		answered;
 	bool		failed;			/* the home has raised an error */
 	int64		sent;
 	int			n;
@@ -53,10 +54,18 @@ typedef struct Link
 } Link;
 
 extern void link_step(Link *link, bool wanted, int64 now);
-extern void link_ask(Link *link, const Portion *portions, int n);
-extern void link_return(Link *link, const Portion *portions, int n);
 extern void link_close(Link *link, const char *why);
 extern int	link_events(const Link *link);
 extern int64 link_deadline(const Link *link);
+extern void link_failed(Link *link, const char *what);
+extern void link_set_state(Link *link, HomeState state, const char *error);
+extern void link_copy_message(char *to, const char *from, int len);
+
+/* batches.c */
+extern void link_ask(Link *link, const Portion *portions, int n);
+extern void link_return(Link *link, const Portion *portions, int n);
+extern void link_greet(Link *link);
+extern void link_receive(Link *link);
+extern void batches_lost(Link *link);
 
 #endif							/* REGION_LINK_H */

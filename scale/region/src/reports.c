@@ -137,9 +137,9 @@ rl_home_states(PG_FUNCTION_ARGS)
 		values[10] = Int64GetDatum((int64) counts[3]);
 		values[11] = Int64GetDatum((int64) pg_atomic_read_u64(&home->asked));
 		values[12] = Int64GetDatum((int64) pg_atomic_read_u64(&home->failed));
-		values[13] = Float8GetDatum(pg_atomic_read_u64(&home->taken) / TOKEN);
-		values[14] = Float8GetDatum(pg_atomic_read_u64(&home->returned) / TOKEN);
-		values[15] = Float8GetDatum(pg_atomic_read_u64(&home->lost) / TOKEN);
+		values[13] = Float8GetDatum(sum_of_tokens(&home->taken));
+		values[14] = Float8GetDatum(sum_of_tokens(&home->returned));
+		values[15] = Float8GetDatum(sum_of_tokens(&home->lost));
 		tuplestore_putvalues(set->setResult, set->setDesc, values, nulls);
 	}
 	return (Datum) 0;

@@ -18,6 +18,8 @@
 #include "storage/ipc.h"
 #include "storage/shmem.h"
 #include "utils/builtins.h"
+#include "utils/inval.h"
+#include "utils/syscache.h"
 #include "utils/timestamp.h"
 
 #define TRANCHE		"ratelimit_region"
@@ -36,6 +38,25 @@ shared_request(void)
 {
 	RequestAddinShmemSpace(add_size(MAXALIGN(sizeof(Shared)), leases_size()));
 	RequestNamedLWLockTranche(TRANCHE, N_LOCKS);
+}
+
+/* A home that has not been reached yet */
+static void
+home_init(Home *home)
+{
+	memset(home, 0, sizeof(Home));
+	pg_atomic_init_u32(&home->state, HOME_NEW);
+	pg_atomic_init_u64(&home->epoch, 0);
+	pg_atomic_init_u64(&home->round_trip, 0);
+	pg_atomic_init_u64(&home->asked, 0);
+	pg_atomic_init_u64(&home->failed, 0);
+	pg_atomic_init_u64(&home->taken, 0);
+	pg_atomic_init_u64(&home->returned, 0);
+	pg_atomic_init_u64(&home->lost, 0);
+	pg_atomic_init_u64(&home->here, 0);
+	pg_atomic_init_u64(&home->waited, 0);
+	pg_atomic_init_u64(&home->denied, 0);
+	pg_atomic_init_u64(&home->undecided, 0);
 }
 
 void
@@ -58,22 +79,7 @@ shared_startup(void)
 		shared->epoch = (shared->epoch >> 1) | 1;
 		pg_atomic_init_u32(&shared->n_homes, 0);
 		for (int i = 0; i < MAX_HOMES; i++)
-		{
-			Home	   *home = &shared->homes[i];
-
-			pg_atomic_init_u32(&home->state, HOME_NEW);
-			pg_atomic_init_u64(&home->epoch, 0);
-			pg_atomic_init_u64(&home->round_trip, 0);
-			pg_atomic_init_u64(&home->asked, 0);
-			pg_atomic_init_u64(&home->failed, 0);
-			pg_atomic_init_u64(&home->taken, 0);
-			pg_atomic_init_u64(&home->returned, 0);
-			pg_atomic_init_u64(&home->lost, 0);
-			pg_atomic_init_u64(&home->here, 0);
-			pg_atomic_init_u64(&home->waited, 0);
-			pg_atomic_init_u64(&home->denied, 0);
-			pg_atomic_init_u64(&home->undecided, 0);
-		}
+			home_init(&shared->homes[i]);
 		for (int i = 0; i < MAX_WORKERS; i++)
 			shared->workers[i].queue = -1;
 	}
@@ -101,36 +107,119 @@ now_us(void)
 	return (int64) now.tv_sec * USECS_PER_SEC + now.tv_nsec / 1000;
 }
 
+/* The databases that have a worker or a home, at most so many as there is room for */
+#define MAX_DATABASES (MAX_WORKERS + MAX_HOMES)
+
+static int
+list_databases(Oid *databases)
+{
+	int			n = 0;
+
+	LWLockAcquire(shared->lock, LW_SHARED);
+	for (int i = 0; i < MAX_WORKERS; i++)
+	{
+		if (shared->workers[i].pid == 0)
+			databases[n++] = shared->workers[i].database;
+	}
+	for (int i = 0; i < pg_atomic_read_u32(&shared->n_homes); i++)
+		databases[n++] = shared->homes[i].database;
+	LWLockRelease(shared->lock);
+	return n;
+}
+
+/*
+ * Forget the workers, homes and leases of databases that have been dropped.  They are
+ * looked for when there is no room, so nothing needs to notice DROP DATABASE, which may
+ * also have been replayed.
+ */
+static void
+forget_dropped_databases(void)
+{
+	Oid			databases[MAX_DATABASES];
+	int			n = list_databases(databases);
+
+	/* one that has been created, and then has got a worker or a home, is seen */
+	AcceptInvalidationMessages();
+	for (int i = 0; i < n; i++)
+	{
+		if (!OidIsValid(databases[i]) ||
+			SearchSysCacheExists1(DATABASEOID, ObjectIdGetDatum(databases[i])))
+			continue;
+		for (int j = 0; j < pg_atomic_read_u32(&shared->n_homes); j++)
+		{
+			if (shared->homes[j].database == databases[i])
+				leases_forget_home(j);
+		}
+		LWLockAcquire(shared->lock, LW_EXCLUSIVE);
+		for (int j = 0; j < MAX_WORKERS; j++)
+		{
+			Worker	   *worker = &shared->workers[j];
+
+			if (worker->database != databases[i])
+				continue;
+			worker->database = InvalidOid;
+			worker->starting = 0;
+			worker->queue = -1;
+		}
+		for (int j = 0; j < pg_atomic_read_u32(&shared->n_homes); j++)
+		{
+			if (shared->homes[j].database == databases[i])
+				shared->homes[j].database = InvalidOid;
+		}
+		LWLockRelease(shared->lock);
+	}
+}
+
+/* Find or make a home of this database, under shared->lock; -1: there is no room. */
+static int
+find_home(Oid server, const char *name)
+{
+	int			n_homes = pg_atomic_read_u32(&shared->n_homes);
+	int			unused = n_homes < MAX_HOMES ? n_homes : -1;
+	Home	   *home;
+
+	for (int i = 0; i < n_homes; i++)
+	{
+		home = &shared->homes[i];
+		if (home->database == MyDatabaseId && home->server == server)
+		{
+			namestrcpy(&home->name, name);
+			return i;
+		}
+		if (home->database == InvalidOid)
+			unused = i;
+	}
+	if (unused < 0)
+		return -1;
+	home = &shared->homes[unused];
+	home_init(home);
+	home->server = server;
+	home->since = GetCurrentTimestamp();
+	namestrcpy(&home->name, name);
+	pg_write_barrier();
+	home->database = MyDatabaseId;
+	if (unused == n_homes)
+	{
+		pg_write_barrier();
+		pg_atomic_write_u32(&shared->n_homes, n_homes + 1);
+	}
+	return unused;
+}
+
 /* The number of a home of this database; -1: there is no room for another one. */
 int
 home_index(Oid server, const char *name)
 {
-	int			n = -1;
+	int			n;
 
 	LWLockAcquire(shared->lock, LW_EXCLUSIVE);
-	for (int i = 0; i < pg_atomic_read_u32(&shared->n_homes); i++)
-	{
-		Home	   *home = &shared->homes[i];
-
-		if (home->database == MyDatabaseId && home->server == server)
-		{
-			namestrcpy(&home->name, name);
-			n = i;
-		}
-	}
-	if (n < 0 && pg_atomic_read_u32(&shared->n_homes) < MAX_HOMES)
-	{
-		Home	   *home;
-
-		n = pg_atomic_read_u32(&shared->n_homes);
-		home = &shared->homes[n];
-		home->database = MyDatabaseId;
-		home->server = server;
-		home->since = GetCurrentTimestamp();
-		namestrcpy(&home->name, name);
-		pg_write_barrier();
-		pg_atomic_write_u32(&shared->n_homes, n + 1);
-	}
+	n = find_home(server, name);
+	LWLockRelease(shared->lock);
+	if (n >= 0)
+		return n;
+	forget_dropped_databases();
+	LWLockAcquire(shared->lock, LW_EXCLUSIVE);
+	n = find_home(server, name);
 	LWLockRelease(shared->lock);
 	return n;
 }
@@ -153,6 +242,41 @@ worker_start(void)
 }
 
 /*
+ * The worker of this database, or a place for it; null: there is no room.  It is woken, or else
+ * "start" says whether the caller starts it.
+ */
+static Worker *
+worker_find(bool *start)
+{
+	Worker	   *worker = NULL;
+
+	LWLockAcquire(shared->lock, LW_EXCLUSIVE);
+	for (int i = 0; i < MAX_WORKERS; i++)
+	{
+		Worker	   *w = &shared->workers[i];
+
+		if (w->database == MyDatabaseId)
+		{
+			worker = w;
+			break;
+		}
+		if (!worker && w->database == InvalidOid)
+			worker = w;
+	}
+	*start = false;
+	if (worker && worker->pid != 0)
+		SetLatch(worker->latch);
+	else if (worker && worker->starting < now_us())
+	{
+		worker->database = MyDatabaseId;
+		worker->starting = now_us() + START_TIME;
+		*start = true;
+	}
+	LWLockRelease(shared->lock);
+	return worker;
+}
+
+/*
  * See to it that the worker of this database looks at its queue.  Returns false if
  * there is no worker, and none can be started.
  */
@@ -160,7 +284,7 @@ bool
 worker_wake(void)
 {
 	Worker	   *worker = NULL;
-	bool		start = false;
+	bool		start;
 
 	LWLockAcquire(shared->lock, LW_SHARED);
 	for (int i = 0; i < MAX_WORKERS && !worker; i++)
@@ -176,29 +300,12 @@ worker_wake(void)
 	}
 	LWLockRelease(shared->lock);
 
-	LWLockAcquire(shared->lock, LW_EXCLUSIVE);
-	worker = NULL;
-	for (int i = 0; i < MAX_WORKERS; i++)
+	worker = worker_find(&start);
+	if (!worker)
 	{
-		Worker	   *w = &shared->workers[i];
-
-		if (w->database == MyDatabaseId)
-		{
-			worker = w;
-			break;
-		}
-		if (!worker && w->database == InvalidOid)
-			worker = w;
+		forget_dropped_databases();
+		worker = worker_find(&start);
 	}
-	if (worker && worker->pid != 0)
-		SetLatch(worker->latch);
-	else if (worker && worker->starting < now_us())
-	{
-		worker->database = MyDatabaseId;
-		worker->starting = now_us() + START_TIME;
-		start = true;
-	}
-	LWLockRelease(shared->lock);
 	if (!start)
 		return worker != NULL;
 	if (worker_start())

@@ -18,6 +18,7 @@
 #define SERVER_NAME_LENGTH 128
 #define LIMITER_LENGTH 63
 #define KEY_LENGTH	255
+#define MESSAGE_SIZE 256
 
 typedef enum HomeState
 {
@@ -29,8 +30,8 @@ typedef enum HomeState
 /*
  * A server that is the home of keys, as seen from one database.
  *
- * "database", "server" and "name" are written once, under shared->lock, before n_homes
- * grows.  The others are written by the worker of the database, except for the counters
+ * "database", "server" and "name" are written under shared->lock, before n_homes grows, or
+ * when the home of a database that has been dropped gives way to another.  The others are written by the worker of the database, except for the counters
  * of decisions, to which leases that are given up add theirs.
  */
 typedef struct Home
@@ -43,11 +44,11 @@ typedef struct Home
 	pg_atomic_uint64 round_trip;	/* microseconds, of late */
 	/* under shared->lock */
 	TimestampTz since;
-	char		error[256];
+	char		error[MESSAGE_SIZE];
 	/* portions */
 	pg_atomic_uint64 asked;
 	pg_atomic_uint64 failed;
-	/* tokens, in billionths: see TOKEN */
+	/* tokens: see add_tokens() */
 	pg_atomic_uint64 taken;
 	pg_atomic_uint64 returned;
 	pg_atomic_uint64 lost;
@@ -57,8 +58,6 @@ typedef struct Home
 	pg_atomic_uint64 denied;
 	pg_atomic_uint64 undecided;
 } Home;
-
-#define TOKEN		1e9
 
 /* The worker of a database.  All of it is under shared->lock. */
 typedef struct Worker
@@ -97,6 +96,32 @@ typedef struct Shared
 } Shared;
 
 extern Shared *shared;
+
+/* Tokens are added up as the bits of a double: there may be more than an integer holds. */
+static inline double
+sum_of_tokens(pg_atomic_uint64 *sum)
+{
+	uint64		bits = pg_atomic_read_u64(sum);
+	double		tokens;
+
+	memcpy(&tokens, &bits, sizeof(tokens));
+	return tokens;
+}
+
+static inline void
+add_tokens(pg_atomic_uint64 *sum, double tokens)
+{
+	uint64		before = pg_atomic_read_u64(sum);
+	uint64		after;
+	double		total;
+
+	do
+	{
+		memcpy(&total, &before, sizeof(total));
+		total += tokens;
+		memcpy(&after, &total, sizeof(after));
+	} while (!pg_atomic_compare_exchange_u64(sum, &before, after));
+}
 
 extern void shared_request(void);
 extern void shared_startup(void);
