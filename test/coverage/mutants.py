@@ -189,7 +189,7 @@ def main():
 	make_template()
 	by_test = collections.Counter()
 	survivors = []
-	excused = same = made = 0
+	excused = same = 0
 	for kind in KINDS:
 		files, tests = SOURCES[kind]
 		mutants = [(path, *each) for path in files for each in candidates(path)]
@@ -205,8 +205,12 @@ def main():
 			if name in found_before:
 				if found_before[name] == 'same':
 					same += 1
+					continue
+				left -= 1
+				if found_before[name] == 'nobody':
+					survivors.append(name)
+					print(f'not ok {name}: survived', flush=True)
 				else:
-					left -= 1
 					by_test[found_before[name]] += 1
 				continue
 			with open(path, encoding='utf-8') as file:
@@ -230,14 +234,12 @@ def main():
 			finally:
 				with open(path, 'w', encoding='utf-8') as file:
 					file.write(source)
-			if finder:
-				with open(kept, 'a', encoding='utf-8') as file:
-					file.write(f'{name}\t{finder}\n')
+			with open(kept, 'a', encoding='utf-8') as file:
+				file.write(f'{name}\t{finder or "nobody"}\n')
 			if finder == 'same':
 				same += 1
 				continue
 			left -= 1
-			made += 1
 			if finder:
 				by_test[finder] += 1
 				print(f'ok {name}: {finder} ({time.monotonic() - began:.0f} s)', flush=True)
