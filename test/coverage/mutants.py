@@ -2,8 +2,9 @@
 mutants.py N|all SEED KIND...
 	See the script "mutants" beside this, which builds everything and calls this in its copy.
 
-For each mutant, what includes the file is compiled.  If that makes the same machine code, the mutant
-is none.  Otherwise the library is linked and put into its place, and tests are run until one fails.
+A mutant that does not compile, or to the same machine code, is none.  Of the others, those that the
+unit tests (test/unit) do not find are linked into the library, and tests are run on servers until one
+fails.
 """
 import collections
 import concurrent.futures
@@ -32,16 +33,26 @@ CC = ['gcc', '-O1', '-fPIC', '-g0', '-std=gnu99', '-fwrapv', '-fno-strict-aliasi
 LIBRARY = os.path.join(pg_config('--pkglibdir'), 'ratelimit.so')
 PG_CTL = os.path.join(pg_config('--bindir'), 'pg_ctl')
 
+# Unit tests: the program, and what it drives
+UNIT_TESTS = {
+	'bucket_test': ['test/unit/bucket_driver.c', 'src/core/bucket.c'],
+	'word_test': ['test/unit/word_test.c', *(f'src/memory/{name}.c' for name in ('slots', 'search', 'consume', 'claim', 'grow', 'place')),
+				  'src/core/bucket.c', 'src/core/names.c'],
+}
+
 # The files, and the tests that have to find their mutants: the quickest first.
 SOURCES = {
 	'arithmetic': (['src/core/bucket.c', 'src/core/bucket.h'],
-				   ['unit', 'sql consume many answers initial rates periods reserve simulate', 'tap 100_periods_exact',
+				   ['bucket_test', 'word_test', 'sql consume many answers initial rates periods reserve simulate', 'tap 100_periods_exact',
 					'tap 110_reservations_under_load', 'tap 003_exact_in_table', 'tap 051_wait']),
 	'word': (['src/memory/slots.h', 'src/memory/slots.c', 'src/memory/short_way.h', 'src/memory/consume.c', 'src/memory/search.h'],
-			 ['sql consume many answers initial rates periods reserve preload_memory blocks status hand_over new_keys_in_a_row',
+			 ['word_test', 'sql consume many answers initial rates periods reserve preload_memory blocks status hand_over new_keys_in_a_row',
 			  'tap 017_names_of_all_lengths', 'tap 082_stopped_at_random', 'tap 080_stopped_process', 'tap 002_exact_in_memory',
 			  'tap 020_exact_under_load', 'tap 015_growing', 'tap 005_full_partition', 'tap 050_all_or_nothing']),
 }
+
+# If these do not compile, nothing that includes a header does.
+PROBES = ['src/core/bucket.c', 'src/memory/consume.c', 'src/memory/slots.c']
 
 # a pattern of code, and what may stand in its place
 CHANGES = [
@@ -101,6 +112,21 @@ def compile_all(folder, units):
 	return None if None in codes.values() else codes
 
 
+def unit_fails(test, path, includes):
+	"""Does a unit test fail?  What includes the file that has changed is compiled for it."""
+	program, *units = UNIT_TESTS[test]
+	changed = [unit for unit in [program, *units] if path in includes[unit]]
+	if compile_all(MUTATED, changed) is None:
+		return True
+	objects = [object_of(MUTATED if unit in changed else OBJECTS, unit) for unit in [program, *units]]
+	binary = os.path.join(WORK, test)
+	if subprocess.run(['gcc', '-o', binary, *objects, '-lm'], capture_output=True, check=False).returncode != 0:
+		return True
+	if test == 'word_test':
+		return run(binary, 30) is not None
+	return run(f'env PYTHONDONTWRITEBYTECODE=1 python3 test/unit/bucket_test.py {binary} --calls 10000', 90) is not None
+
+
 def link(units, changed):
 	"""The library, of which these units have changed.  A running server keeps the one that it has."""
 	objects = [object_of(MUTATED if unit in changed else OBJECTS, unit) for unit in units]
@@ -154,8 +180,6 @@ def make_template():
 def failed_in(test):
 	"""The name of the test that fails, or None."""
 	kind, *names = test.split()
-	if kind == 'unit':
-		return test if run('test/unit/run --calls 10000', 120) else None
 	if kind == 'tap':
 		return names[0] if run(f'make -s prove_installcheck PROVE_FLAGS=--verbose PROVE_TESTS=test/t/{names[0]}.pl', 240) else None
 	shutil.rmtree(DATA, ignore_errors=True)
@@ -182,10 +206,10 @@ def main():
 	listed = reasons()
 	units = sorted(glob.glob('src/*.c') + glob.glob('src/*/*.c'))
 	includes = {}
-	for unit in units:
+	for unit in [*units, *(each[0] for each in UNIT_TESTS.values())]:
 		text = subprocess.run([*CC, '-MM', unit], capture_output=True, text=True, check=True).stdout
 		includes[unit] = set(text.replace('\\\n', ' ').split()[1:])
-	original = compile_all(OBJECTS, units)
+	original = compile_all(OBJECTS, list(includes))
 	make_template()
 	by_test = collections.Counter()
 	survivors = []
@@ -223,14 +247,23 @@ def main():
 				with open(path, 'w', encoding='utf-8') as file:
 					file.write('\n'.join(lines))
 				shutil.rmtree(MUTATED, ignore_errors=True)
-				codes = compile_all(MUTATED, [unit for unit in units if path in includes[unit]])
-				changed = codes and {unit for unit in codes if codes[unit] != original[unit]}
-				if not changed:
+				including = [unit for unit in units if path in includes[unit]]
+				first = compile_all(MUTATED, [path] if path in units else [unit for unit in including if unit in PROBES])
+				if first is None or (path in units and first[path] == original[path]):
 					finder = 'same'
-				elif not link(units, changed):
-					finder = 'the linker'
 				for test in tests:
-					finder = finder or failed_in(test)
+					if not finder and test in UNIT_TESTS and unit_fails(test, path, includes):
+						finder = test
+				if not finder:
+					codes = compile_all(MUTATED, including)
+					changed = codes and {unit for unit in codes if codes[unit] != original[unit]}
+					if not changed:
+						finder = 'same'
+					elif not link(units, changed):
+						finder = 'the linker'
+				for test in tests:
+					if not finder and test not in UNIT_TESTS:
+						finder = failed_in(test)
 			finally:
 				with open(path, 'w', encoding='utf-8') as file:
 					file.write(source)
