@@ -756,6 +756,56 @@ test_locks(void)
 	end();
 }
 
+/* A bucket of this partition, which nobody has named yet */
+static void
+name_another(BucketId *id, int partition)
+{
+	static char key[20];
+	static int	n = 0;
+
+	do
+	{
+		snprintf(key, sizeof(key), "another%d", n++);
+		name_bucket(id, "limiter", key);
+	} while (memory_partition(id->hash) != partition);
+}
+
+static void
+test_left_behind(void)
+{
+	BucketId	id;
+	BucketId	other;
+	Slot	   *slot;
+	uint64		word;
+	int			partition;
+
+	begin("a bucket whose word is locked is left behind when its partition grows, and is found there", 4);
+	name_bucket(&id, "limiter", "key");
+	partition = memory_partition(id.hash);
+	check(allowed(&id, 3, 0, 1));
+	for (int round = 0; round < 3 && well; round++)
+	{
+		uint32		before = pg_atomic_read_u32(&store.header->layout[partition]) & LAYOUT_SHIFT;
+
+		the_slot = find(&id, &the_word);
+		check(the_slot != NULL && lock_word(the_slot, the_word));
+		while ((pg_atomic_read_u32(&store.header->layout[partition]) & LAYOUT_SHIFT) == before && well)
+		{
+			name_another(&other, partition);
+			check(allowed(&other, 3, 0, 1));
+		}
+		check((pg_atomic_read_u32(&store.header->layout[partition]) & LAYOUT_MOVING) == 0);
+		check(find_once(&id, &slot, &word) == FIND_BUSY || find_once(&id, &slot, &word) == FIND_ABSENT);
+		unlock_unchanged(the_slot, the_word);
+		check(find_once(&id, &slot, &word) == FIND_HERE && slot == the_slot);
+		check(allowed(&id, 3, 0, 1) == (round < 2));
+		name_another(&other, partition);
+		check(find(&other, &word) == NULL && find_once(&other, &slot, &word) == FIND_ABSENT);
+	}
+	check(pg_atomic_read_u64(&store.header->evicted[partition]) == 0);
+	end();
+}
+
 static int	visited[SLOTS];
 static int	left_to_visit;
 static uint32 grows;			/* this partition's layout changes while it is visited */
@@ -1099,6 +1149,7 @@ main(int argc, char **argv)
 	test_ways();
 	test_names();
 	test_locks();
+	test_left_behind();
 	test_visits();
 	test_model();
 	test_meanwhile();
