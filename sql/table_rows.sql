@@ -76,6 +76,10 @@ SELECT rl_acquire('k', 1, 1, '1 hour'), rl_acquire('k', 1, 1, '1 hour');
 ROLLBACK;
 RESET client_min_messages;
 RESET ratelimit.on_error;
+BEGIN;
+ALTER TABLE rate_limit_buckets RENAME TO elsewhere;
+SELECT rl_consume('k', 2, 0);
+ROLLBACK;
 SELECT count(*) FROM rate_limit_episodes;
 
 -- rows that make no sense are repaired
