@@ -216,6 +216,9 @@ SQL
 #
 # Rows
 #
+# the worker comes often, and goes through the table
+query(q{ALTER SYSTEM SET ratelimit.flush_interval = '1s'});
+$node->reload;
 {
 	my $point = 'row-announced';
 
