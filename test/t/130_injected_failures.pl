@@ -69,10 +69,10 @@ sub wake
 sub begin
 {
 	my ($sql) = @_;
-	my %run = (sql => $sql, out => '');
+	my %run = (out => '');
 
-	$run{handle} = IPC::Run::start([ 'psql', '-XAtq', '-d', $node->connstr('postgres') ],
-		'<', \$run{sql}, '>&', \$run{out}, IPC::Run::timeout($PostgreSQL::Test::Utils::timeout_default));
+	$run{handle} = IPC::Run::start([ 'psql', '-XAtq', '-d', $node->connstr('postgres'), '-c', $sql ],
+		'<', \undef, '>&', \$run{out}, IPC::Run::timeout($PostgreSQL::Test::Utils::timeout_default));
 	return \%run;
 }
 
