@@ -290,7 +290,7 @@ foreach my $where (qw(memory table))
 
 	if ($where eq 'table')
 	{
-		query("SELECT rl_reserve('filler' || i, 10, 0, 1, '1 hour') FROM generate_series(1, 16) i");
+		query("CREATE TABLE fillers AS SELECT rl_reserve('filler' || i, 10, 0, 1, '1 hour') AS number FROM generate_series(1, 16) i");
 		attach('reservation-inserted', 'error');
 		like(error_of("SELECT rl_reserve('kept', 10, 0, 4)"), $thrown, 'error at reservation-inserted');
 		detach('reservation-inserted');
@@ -325,7 +325,7 @@ foreach my $where (qw(memory table))
 		  . ($where eq 'memory' ? 'the other bucket is settled later' : 'a row is settled as a whole or not at all'));
 	is(remaining($where, 'both/one') . ' ' . remaining($where, 'both/two'), $where eq 'memory' ? '9 9' : '9 6', '... and no bucket twice');
 }
-query('SELECT rl_settle(reservation, 0) FROM rate_limit_reservations');
+query('SELECT rl_settle(number, 0) FROM fillers');
 foreach my $point (qw(reservation-begun bucket-settled))
 {
 	my $number = query("SELECT rl_reserve('$point', 10, 0, 4, '1 hour')");
