@@ -1,5 +1,5 @@
 """
-mutants.py N|all SEED KIND...
+mutants.py N|all SEED [unit] KIND...
 	See the script "mutants" beside this, which builds everything and calls this in its copy.
 
 A mutant that does not compile, or to the same machine code, is none.  Of the others, those that the
@@ -17,7 +17,8 @@ import subprocess
 import sys
 import time
 
-N, SEED, KINDS = sys.argv[1], sys.argv[2], sys.argv[3:]
+N, SEED, KINDS = sys.argv[1], sys.argv[2], [kind for kind in sys.argv[3:] if kind != 'unit']
+ONLY_UNIT = 'unit' in sys.argv
 HERE = os.path.dirname(os.path.realpath(__file__))
 WORK = os.environ['RATELIMIT_WORK']
 OBJECTS, MUTATED = os.path.join(WORK, 'objects'), os.path.join(WORK, 'mutated')
@@ -255,20 +256,21 @@ def main():
 					if not finder and test in UNIT_TESTS and unit_fails(test, path, includes):
 						finder = test
 				if not finder:
-					codes = compile_all(MUTATED, including)
+					codes = compile_all(MUTATED, [unit for unit in including if not ONLY_UNIT or unit.startswith('src/memory/')])
 					changed = codes and {unit for unit in codes if codes[unit] != original[unit]}
 					if not changed:
 						finder = 'same'
 					elif not link(units, changed):
 						finder = 'the linker'
 				for test in tests:
-					if not finder and test not in UNIT_TESTS:
+					if not finder and not ONLY_UNIT and test not in UNIT_TESTS:
 						finder = failed_in(test)
 			finally:
 				with open(path, 'w', encoding='utf-8') as file:
 					file.write(source)
-			with open(kept, 'a', encoding='utf-8') as file:
-				file.write(f'{name}\t{finder or "nobody"}\n')
+			if finder or not ONLY_UNIT:
+				with open(kept, 'a', encoding='utf-8') as file:
+					file.write(f'{name}\t{finder or "nobody"}\n')
 			if finder == 'same':
 				same += 1
 				continue
