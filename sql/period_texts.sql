@@ -55,6 +55,13 @@ SELECT period, at, try(period, at) FROM (VALUES
 	('day America/Sao_Paulo', '2018-11-04 02:59:59.999999'::timestamptz), ('day America/Sao_Paulo', '2018-11-04 03:00'),
 	('day Pacific/Apia', '2011-12-30 09:59:59.999999'), ('day Pacific/Apia', '2011-12-30 10:00')) v (period, at);
 
+-- an hour that is cut where the clock is put forward by half of it
+SELECT period, at, try(period, at) FROM (VALUES
+	('hour Asia/Pyongyang', '2018-05-04 14:45'::timestamptz), ('hour Asia/Pyongyang', '2018-05-04 15:05')) v (period, at);
+-- anchors to the second and to its fractions, of hours in a zone, and of a year that is the only one with its day
+SELECT period, try(period, '2026-03-04 05:06') FROM unnest(ARRAY['hour from 2026-01-01 08:30:15', 'hour from 2026-01-01 08:30:15.25', 'month from 2026-01-01 08:30+02:30:15',
+	'6 hours from 2026-01-31 08:30 Europe/Berlin', '7000 years from 1600-02-29', 'day EST5EDT']) period;
+
 -- lengths of months
 SELECT at::date, try('month from 2026-01-31 09:00 Europe/Berlin', at), try('year from 2024-02-29', at)
 FROM generate_series('2027-01-31'::timestamptz, '2028-05-31', '3 months') at;
@@ -73,7 +80,7 @@ SELECT try(period, now()) FROM unnest(ARRAY[
 	'month Europe/Berln', 'day PST', 'day CEST', 'day +02', 'day Europe', 'day ABC3', 'day Europe/Berlin7', 'day Etc/GMT+13', 'day Etc/GMT-05', 'day Etc/GMT5', 'day GMT+5', 'day posix/Europe/Berlin', 'day right/UTC', 'day ../zone', 'day /etc/passwd', E'day \u00fc',
 	'Europe/Berlin', 'UTC day', 'day Europe/Berlin from 2026-01-01',
 	'day from', 'from 2026-01-01', 'day from now', 'day from yesterday', 'day from 1/2/2026', 'day from 2026-02-29', 'day from 2026-13-01', 'day from 0000-01-01', 'day from 2026-01-01 24:00', 'day from 2026-01-01 8:30',
-	'day from 2026-01-01 08:30:60', 'day from 2026-01-01 08:30:00.', 'day from 2026-01-01 08:30+16', 'day from 2026-01-01 08:30+', 'day from 2026-01-01 08:30 +0x', 'day from 2026-01-01 08:30 CEST', 'day from 2026-01-01 08:30+02 Europe/Berlin',
+	'1..5 days', 'day from 2026-01-01 08:30:', 'day from 2026-01-01 08:30:60', 'day from 2026-01-01 08:30:00.', 'day from 2026-01-01 08:30+16', 'day from 2026-01-01 08:30+', 'day from 2026-01-01 08:30 +0x', 'day from 2026-01-01 08:30 CEST', 'day from 2026-01-01 08:30+02 Europe/Berlin',
 	'day from 20260101', 'day from infinity', 'day from 10000-01-01', 'day from from']) period;
 \t off
 \pset format aligned

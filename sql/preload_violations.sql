@@ -55,6 +55,12 @@ SELECT rl_flush() >= 0 AS third;
 SELECT sum(count) FROM rate_limit_violation_details WHERE key = 'much';
 SELECT count(*) FROM rate_limit_pending;
 
+-- a transaction that has flushed cannot be prepared
+BEGIN;
+SELECT rl_consume('prepared', 0, 0);
+SELECT rl_flush() > 0;
+PREPARE TRANSACTION 'flushed';
+
 -- DROP EXTENSION leaves none
 SELECT rl_consume('a', 3, 0);
 DROP EXTENSION ratelimit;

@@ -46,8 +46,41 @@ SET client_min_messages = error;
 SELECT count(*) FROM many WHERE rl_consume('parallel', 2, 0);
 RESET client_min_messages;
 RESET ratelimit.on_error;
+ALTER FUNCTION rl_consume_all(text[], float8[], float8[], float8[], text[]) PARALLEL SAFE;
+SELECT count(*) FROM many WHERE rl_consume_all('{parallel}', '{2}', '{0}');
+SET ratelimit.on_error = allow;
+SET client_min_messages = error;
+SELECT count(*) FROM many WHERE rl_consume_all('{parallel}', '{2}', '{0}');
+RESET client_min_messages;
+RESET ratelimit.on_error;
+ALTER FUNCTION rl_acquire(text, integer, integer, text, interval, text) PARALLEL SAFE;
+SELECT count(*) FROM many WHERE rl_acquire('parallel', 2) IS NOT NULL;
 DROP TABLE many;
 ALTER FUNCTION rl_consume(text, float8, float8, float8, text) PARALLEL UNSAFE;
+
+-- a setting decides what fails, but not what is cancelled
+SET ratelimit.on_error = allow;
+BEGIN;
+LOCK TABLE rate_limit_buckets;
+PREPARE TRANSACTION 'locks';
+SET statement_timeout = '100ms';
+SELECT rl_consume('cancelled', 2, 0);
+RESET statement_timeout;
+ROLLBACK PREPARED 'locks';
+SET client_min_messages = error;
+BEGIN;
+ALTER TABLE rate_limit_buckets RENAME TO elsewhere;
+ALTER TABLE rate_limit_tickets RENAME TO elsewhere_too;
+SELECT hits FROM rl_count('k', '100 years');
+SELECT rl_acquire('k', 1, 1, '1 hour'), rl_acquire('k', 1, 1, '1 hour');
+ROLLBACK;
+RESET client_min_messages;
+RESET ratelimit.on_error;
+BEGIN;
+ALTER TABLE rate_limit_buckets RENAME TO elsewhere;
+SELECT rl_consume('k', 2, 0);
+ROLLBACK;
+SELECT count(*) FROM rate_limit_episodes;
 
 -- rows that make no sense are repaired
 UPDATE rate_limit_buckets SET owed = -1 WHERE key = 'a';

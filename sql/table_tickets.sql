@@ -36,6 +36,14 @@ SELECT what FROM audit;
 SET client_min_messages = warning;
 DROP SCHEMA trap CASCADE;
 DROP ROLE regress_caller;
+-- more slots than there are without shared memory
+SELECT rl_acquire('too many', 1000000);
+-- what a session holds can be let go without us
+SELECT rl_acquire('session', 2, 1, 'session') > 0 AS first, rl_acquire('session', 2, 1, '1 hour') > 0 AS second;
+SELECT hold, count(*) FROM rate_limit_slots WHERE key = 'session' GROUP BY 1 ORDER BY 1;
+SELECT pg_advisory_unlock_all();
+SELECT rl_release(ticket) FROM rate_limit_slots WHERE key = 'session' AND hold = 'session';
+SELECT rl_acquire('session', 2, 1, 'session') > 0 AS third, rl_acquire('session', 2, 1, 'session') IS NULL AS none_is_left;
 DROP EXTENSION ratelimit;
 DROP FUNCTION audit();
 DROP TABLE audit;

@@ -70,14 +70,25 @@ fetch_source()
 	dpkg-source -x ./*.dsc source
 }
 
+# Since PostgreSQL 17 the source has injection points, which test/t/130_injected_failures.pl needs.
+injection_points()
+{
+	[ ! -d src/test/modules/injection_points ] || echo --enable-injection-points
+}
+
+install_injection_points()
+{
+	[ ! -d src/test/modules/injection_points ] || make -s -C src/test/modules/injection_points install
+}
+
 # compile_server SOURCE_PACKAGE PREFIX
 compile_server()
 {
 	mkdir -p "$work/build" && cd "$work/build" && fetch_source "$1" && cd source &&
 		CFLAGS="-O1 -g -fno-omit-frame-pointer" ./configure --prefix="$2" \
-			--enable-cassert --enable-debug --enable-tap-tests \
-			--without-icu --without-readline &&
-		make -s -j"$(nproc)" && make -s install && touch "$2/complete"
+			--enable-cassert --enable-debug --enable-tap-tests --without-icu --without-readline \
+			$(injection_points) &&
+		make -s -j"$(nproc)" && make -s install && install_injection_points && touch "$2/complete"
 }
 
 # In the copy: builds the server and sets PG_CONFIG to its pg_config.

@@ -151,4 +151,20 @@
 	index_beginscan(table, index, snapshot, NULL, keys, 0, 0)
 #endif
 
+/*
+ * Since 17, on a server that is built with injection points, a test can have an error
+ * thrown here, or let a process wait here.  So no LWLock, word, buffer or critical
+ * section is held where one stands.  On other servers this is nothing.
+ */
+#if PG_VERSION_NUM < 170000
+#define injection_point(name) ((void) 0)
+#else
+#include "utils/injection_point.h"
+#if PG_VERSION_NUM < 180000
+#define injection_point(name) INJECTION_POINT(name)
+#else
+#define injection_point(name) INJECTION_POINT(name, NULL)
+#endif
+#endif
+
 #endif							/* RATELIMIT_COMPAT_H */

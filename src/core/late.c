@@ -66,6 +66,7 @@
 
 #include "common/hashfn.h"
 #include "core/clock.h"
+#include "core/compat.h"
 #include "core/late.h"
 #include "core/node.h"
 #include "core/parts.h"
@@ -303,6 +304,7 @@ make_memory(void)
 	control->build = build_of_parts();
 	control->handle = dsm_segment_handle(segment);
 	on_dsm_detach(segment, leave_memory, (Datum) 0);
+	injection_point("ratelimit-late-make");
 	dsm_pin_segment(segment);
 	dsm_pin_mapping(segment);
 	use_segment(segment, false);
@@ -312,6 +314,7 @@ make_memory(void)
 static void
 load_memory(void)
 {
+	injection_point("ratelimit-late-load");
 	saved_load();
 	control->loaded_mono = saved_loaded_mono();
 }
@@ -325,6 +328,7 @@ attach_memory(void)
 	if (!segment)
 		elog(ERROR, "could not map dynamic shared memory segment");
 	on_dsm_detach(segment, leave_memory, (Datum) 0);
+	injection_point("ratelimit-late-attach");
 	dsm_pin_mapping(segment);
 	use_segment(segment, true);
 	saved_set_loaded_mono(control->loaded_mono);

@@ -69,6 +69,7 @@
 #include <unistd.h>
 
 #include "core/clock.h"
+#include "core/compat.h"
 #include "core/parts.h"
 #include "core/saved_file.h"
 #include "core/saved_format.h"
@@ -208,6 +209,7 @@ static bool
 save(SavedHeader *header, bool (*breathe) (void))
 {
 	Saving		saving = {0};
+	bool		written;
 
 	header->magic = SAVED_MAGIC;
 	header->format = SAVED_FORMAT;
@@ -221,7 +223,10 @@ save(SavedHeader *header, bool (*breathe) (void))
 	saving.at_stop = header->at_stop;
 	saving.breathe = breathe;
 
-	if (write_aside(&saving, header) && rename(SAVED_ASIDE, SAVED_FILE) == 0)
+	written = write_aside(&saving, header);
+	if (written && breathe)
+		injection_point("ratelimit-state-written");
+	if (written && rename(SAVED_ASIDE, SAVED_FILE) == 0)
 	{
 		/* this reports its own errors */
 		(void) fsync_fname_ext(PGSTAT_STAT_PERMANENT_DIRECTORY, true, true, LOG);

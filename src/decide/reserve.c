@@ -37,6 +37,7 @@
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "core/clock.h"
+#include "core/compat.h"
 #include "core/settings.h"
 #include "core/transaction.h"
 #include "decide/errors.h"
@@ -319,6 +320,7 @@ keep_in_table(void *arg)
 	make_outstanding(&bucket, keep->reservation.number);
 	reserved_insert(&keep->reservation,
 					GetCurrentTimestamp() + (keep->expires + 999) / 1000);
+	injection_point("ratelimit-reservation-inserted");
 	set_bucket(&bucket.id, &bucket.rule, keep->expires);
 }
 
@@ -464,6 +466,7 @@ settle_buckets(Reservation *reservation, double used, Reservation *mine)
 		reservation->n_settled = i + 1;
 		if (mine)
 			note_bucket_settled(mine, i, used);
+		injection_point("ratelimit-bucket-settled");
 	}
 	return least;
 }
@@ -494,6 +497,7 @@ settle(void *arg)
 {
 	Settle	   *what = arg;
 
+	injection_point("ratelimit-reservation-begun");
 	what->left = settle_buckets(&what->reservation, what->used, what->mine);
 }
 

@@ -64,13 +64,6 @@ decision_reset(const BucketRule *rule, const Decision *decision)
 	return bucket_in_period(rule->refill) ? until_period_ends(rule, decision) : -1;
 }
 
-/* Will the bucket never be full by itself? */
-bool
-decision_never_full(const BucketRule *rule, const Decision *decision)
-{
-	return decision_reset(rule, decision) < 0;
-}
-
 /* How long the rule's period lasts; NULL if it has none, or one without an end. */
 Interval *
 period_length(const BucketRule *rule)

@@ -13,7 +13,6 @@ extern Owed decision_wait(const BucketRule *rule, const Decision *decision);
 extern int	most_binding(const BucketCall *calls, int n);
 extern Owed decision_reset(const BucketRule *rule, const Decision *decision);
 extern Interval *period_length(const BucketRule *rule);
-extern bool decision_never_full(const BucketRule *rule, const Decision *decision);
 extern Datum interval_from_ns(Owed ns);
 extern TimestampTz timestamp_after(Owed ns);
 extern Datum make_result(FunctionCallInfo fcinfo, const BucketId *id,

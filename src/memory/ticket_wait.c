@@ -93,6 +93,7 @@ sleep_until_granted(const Wait *wait, uint32 me, int64 deadline)
 
 		if (granted || now >= deadline)
 			return granted;
+		injection_point("ratelimit-slot-awaited");
 		if (!more && next > now)
 		{
 			int64		ms = (next - now + NSEC_PER_MSEC - 1) / NSEC_PER_MSEC;

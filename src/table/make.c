@@ -15,6 +15,7 @@
 #include "access/xact.h"
 #include "common/hashfn.h"
 #include "core/clock.h"
+#include "core/compat.h"
 #include "memory/consume.h"
 #include "memory/partitions.h"
 #include "memory/spill.h"
@@ -94,6 +95,7 @@ make_row(Rows *rows, const BucketId *id, const BucketRule *rule, Owed owed, RowR
 		 * on nobody clears the mark.
 		 */
 		elsewhere = memory_peek(id, rule, &unused);
+		injection_point("ratelimit-row-announced");
 		if (!elsewhere)
 			rows_insert(rows, id, &row);
 	}

@@ -14,6 +14,7 @@
  */
 #include "postgres.h"
 
+#include "core/compat.h"
 #include "memory/partitions.h"
 #include "memory/place.h"
 #include "memory/together.h"
@@ -228,6 +229,7 @@ table_consume_all(BucketCall *calls, int n, PlaceMode mode)
 			result = ALL_ELSEWHERE;
 			break;
 		}
+		injection_point("ratelimit-rows-made");
 		split_calls(calls, n, split);
 		result = try_split(&rows, split, mode);
 		if (result == ALL_DECIDED || result == ALL_ELSEWHERE)

@@ -27,6 +27,7 @@
 #include "catalog/pg_type.h"
 #include "commands/dbcommands.h"
 #include "commands/trigger.h"
+#include "core/compat.h"
 #include "core/settings.h"
 #include "core/transaction.h"
 #include "mb/pg_wchar.h"
@@ -261,6 +262,7 @@ flush_violations(void)
 	ViolationView **views;
 	ViolationView view;
 	int64		ahead;
+	int64		rows;
 	int			n = 0;
 
 	if (!memory_attached())
@@ -297,7 +299,12 @@ flush_violations(void)
 		views[n] = palloc(sizeof(ViolationView));
 		*views[n++] = view;
 	}
-	return n > 0 ? write_views(views, n) : 0;
+	if (n == 0)
+		return 0;
+	injection_point("ratelimit-flush-taken");
+	rows = write_views(views, n);
+	injection_point("ratelimit-flush-written");
+	return rows;
 }
 
 /* The flush's transaction has ended. */
@@ -306,6 +313,9 @@ settle(bool written)
 {
 	if (!flush.taken)
 		return;
+	/* nothing can fail any more, but the process may be killed */
+	if (written)
+		injection_point("ratelimit-flush-committed");
 	for (int i = 0; i < flush.n; i++)
 		violations_settle(flush.taken[i], MyDatabaseId, written);
 	flush.taken = NULL;

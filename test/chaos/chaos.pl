@@ -11,11 +11,10 @@
 use strict;
 use warnings FATAL => 'all';
 
-use Cwd ();
 use FindBin;
 use lib "$FindBin::RealBin/../perl";
 
-use POSIX ();
+use Callers;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use RateLimitTest;
@@ -71,49 +70,11 @@ SQL
 # quota1-20 have 2,000 tokens and no refill, rate1-20 have 100 and 20 a second.  Other keys
 # fill memory, so that some of these are in the table.
 #
-my $folder = $node->basedir;
-my $over = "$folder/over";
-my $script = "$folder/calls.sql";
-PostgreSQL::Test::Utils::append_to_file($script, <<'SQL' x 100);
+start_callers($node, $clients, <<'SQL' x 100);
 SELECT key, CASE WHEN key ~ 'quota' THEN rl_consume(key, 2000, 0) ELSE rl_consume(key, 100, 20) END, extract(epoch FROM clock_timestamp())
 FROM (SELECT CASE WHEN random() < 0.5 THEN 'quota' ELSE 'rate' END || 1 + (random() * 20)::int % 20 AS key OFFSET 0) k;
 SELECT count(rl_consume('other' || (random() * 400)::int, 1000, 500)) AS other;
 SQL
-my $connection = $node->connstr('postgres');
-my @children;
-foreach my $client (1 .. $clients)
-{
-	my $pid = fork() // die $!;
-
-	if ($pid == 0)
-	{
-		open(STDERR, '>', '/dev/null');
-		open(STDOUT, '>>', "$folder/answers$client");
-		for (my $run = 1; !-e $over; $run++)
-		{
-			# the gateway of its violations, and where its answers begin
-			local $ENV{PGAPPNAME} = "$client.$run";
-			syswrite(STDOUT, "$client.$run\n");
-			Time::HiRes::usleep(50_000)
-			  if system('psql', '-XAtq', '-v', 'ON_ERROR_STOP=1', '-d', $connection, '-f', $script) != 0;
-		}
-		POSIX::_exit(0);
-	}
-	push @children, $pid;
-}
-
-END
-{
-	# whatever became of the test, they stop
-	if ($over && @children)
-	{
-		my $status = $?;
-
-		PostgreSQL::Test::Utils::append_to_file($over, '');
-		waitpid($_, 0) foreach @children;
-		$? = $status;
-	}
-}
 
 # A process of the server, or undef if there is none just now.
 sub pid_of
@@ -250,9 +211,7 @@ while (monotonic_seconds() < $end)
 	}
 }
 is($not_served, 0, 'the server served after each: ' . join(', ', map { "$done{$_} $_" } sort keys %done));
-PostgreSQL::Test::Utils::append_to_file($over, '');
-waitpid($_, 0) foreach @children;
-@children = ();
+end_callers();
 query('SELECT rl_flush()');
 ok($node->poll_query_until('postgres', 'SELECT NOT EXISTS (SELECT FROM rate_limit_pending)'), 'all is flushed');
 is(twice_living($node), '', 'no bucket is there twice');
@@ -279,29 +238,21 @@ unlike($log, qr/signal 11|TRAP:|ratelimit: ignoring|repaired the bucket|PANIC:(?
 my %allowed;
 my %denied;
 my ($calls, $safe, $first, $last) = (0, 0, 9e99, 0);
-foreach my $client (1 .. $clients)
+foreach my $told (read_answers())
 {
-	my $gateway = '';
+	my ($gateway, $key, $answer, $at) = @$told;
 
-	foreach my $line (split /\n/, slurp_file("$folder/answers$client"))
+	$calls++;
+	$first = $at if $at < $first;
+	$last = $at if $at > $last;
+	if ($answer eq 't')
 	{
-		$gateway = $1 if $line =~ /^(\d+\.\d+)$/;
-
-		# the last line before a crash may be cut off
-		my ($key, $answer, $at) = $line =~ /^(\w+)\|([tf])\|([\d.]{17,})$/ or next;
-
-		$calls++;
-		$first = $at if $at < $first;
-		$last = $at if $at > $last;
-		if ($answer eq 't')
-		{
-			push @{ $allowed{$key} }, $at;
-			next;
-		}
-		$denied{"$gateway $key"}++;
-		# a flush takes what is there when it begins, and ends within two seconds
-		$safe++ if !grep { $at > $_->[2] - 2 && $at <= $_->[1] } @crashes;
+		push @{ $allowed{$key} }, $at;
+		next;
 	}
+	$denied{"$gateway $key"}++;
+	# a flush takes what is there when it begins, and ends within two seconds
+	$safe++ if !grep { $at > $_->[2] - 2 && $at <= $_->[1] } @crashes;
 }
 cmp_ok($calls, '>', 10 * $seconds, "$calls calls were answered, over " . @crashes . ' crashes');
 

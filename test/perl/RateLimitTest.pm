@@ -155,14 +155,14 @@ sub wait_until_nothing_spilled
 		'SELECT NOT bool_or(spilled) FROM rl_partitions()');
 }
 
-# Buckets that are in more than one place.
+# Buckets that are in more than one place.  A key has one for each period.
 sub twice_living
 {
 	my ($node, $database) = @_;
 
 	return $node->safe_psql($database // 'postgres',
-		'SELECT limiter, key, count(*) FROM rate_limit_status'
-		  . ' GROUP BY limiter, key HAVING count(*) > 1');
+		'SELECT limiter, key, period, count(*) FROM rate_limit_status'
+		  . ' GROUP BY limiter, key, period HAVING count(*) > 1');
 }
 
 # In which store the bucket lives; empty if it does not.

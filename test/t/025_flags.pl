@@ -167,7 +167,7 @@ ok(wait_for("SELECT count(*) = 3000 FROM rate_limit_flagged WHERE key LIKE 'one 
 #
 # Limiters, by reload
 #
-set_for_all('ratelimit.flag_limiters', 'ip, api key,path');
+set_for_all('ratelimit.flag_limiters', 'ip, api key ,path');
 query("SELECT rl_report('ip later', 'ip', 1000)");
 ok(wait_for("SELECT count(*) = 1 FROM rate_limit_flagged WHERE key = 'ip later'"), 'limiters changed by reload');
 query("SELECT rl_report('limiters', l, 1000) FROM unnest(ARRAY['user', 'ip', 'api key', 'path', 'api', 'key', 'ip, api key,path']) l; SELECT rl_report('ip last', 'ip', 1000)");

@@ -108,5 +108,22 @@ SCRIPT
 is(query('SELECT gateway_name, key, count(*), sum(count) FROM rate_limit_violation_details GROUP BY 1, 2 ORDER BY 2'),
 	join("\n", map { 'gateway ' . $_ % 4 . "|key $_|50|2750" } 0 .. 7), '... one row for each transaction that committed');
 
+# Whose they are: the server's if the session has no name; and bytes that are no text here are not shown
+query("LOAD 'ratelimit'; SET application_name = ''; SELECT rl_report('u', 'user', 1)");
+is(written(), 'bare|1|{"u:user": 1}', 'without a name, they are those of the server');
+query(q{CREATE DATABASE latin TEMPLATE template0 ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C'});
+$node->safe_psql('latin', q{CREATE ROLE latin LOGIN SUPERUSER; DO $$BEGIN EXECUTE format('ALTER ROLE latin SET ratelimit.gateway_name = %L', 'b' || chr(252) || 'ro'); END$$});
+$node->safe_psql('postgres', "LOAD 'ratelimit'; SELECT rl_report('u', 'user', 1)", extra_params => [ '-U', 'latin' ]);
+is(written(), 'b?ro|1|{"u:user": 1}', 'a name in another encoding');
+
+# Into the log
+$node->append_conf('postgresql.conf', 'ratelimit.violation_sink = log');
+$node->reload;
+$node->poll_query_until('postgres', "LOAD 'ratelimit'; SELECT current_setting('ratelimit.violation_sink') = 'log'");
+my $from = -s $node->logfile;
+query("LOAD 'ratelimit'; $gateway SELECT rl_report('u', 'user', 2)");
+like(slurp_file($node->logfile, $from), qr/ratelimit violations: \{"database": "postgres", "gateway_name": "gw", "total_count": 2, "details": \{"u:user": 2\}\}/, 'they go to the log, if a setting says so');
+is(written(), '', '... only');
+
 $node->stop;
 done_testing();

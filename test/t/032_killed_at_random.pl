@@ -12,7 +12,7 @@ use warnings FATAL => 'all';
 use FindBin;
 use lib "$FindBin::RealBin/../perl";
 
-use POSIX ();
+use Callers;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use RateLimitTest;
@@ -47,55 +47,17 @@ CREATE CONSTRAINT TRIGGER committing AFTER INSERT ON rate_limit_violations
 SQL
 
 #
-# Each client writes down what it was told: key, answer, and the server's clock.
-# Keys quota1-20 have 2,000 tokens and no refill, those from 11 on in a period that does
+# Each session writes down what it was told: key, answer, and the server's clock.  Keys
+# quota1-20 have 2,000 tokens and no refill, those from 11 on in a period that does
 # not end; rate1-20 have 100 and 20 a second.
 #
-my $folder = $node->basedir;
-my $over = "$folder/over";
-my $script = "$folder/calls.sql";
-PostgreSQL::Test::Utils::append_to_file($script, <<'SQL' x 100);
+start_callers($node, $clients, <<'SQL' x 100);
 SELECT key, CASE WHEN key ~ 'quota(1[1-9]|20)' THEN rl_consume_period(key, 2000, '100 years') WHEN key ~ 'quota' THEN rl_consume(key, 2000, 0) ELSE rl_consume(key, 100, 20) END,
 	extract(epoch FROM clock_timestamp())
 FROM (SELECT CASE WHEN random() < 0.5 THEN 'quota' ELSE 'rate' END || 1 + (random() * 20)::int % 20 AS key OFFSET 0) k;
 SELECT key, rl_consume_period(key, 2000, '100 years'), extract(epoch FROM clock_timestamp())
 FROM (SELECT 'quota' || 11 + i AS key FROM generate_series(1, 5) i OFFSET 0) k;
 SQL
-my $connection = $node->connstr('postgres');
-my @children;
-foreach my $client (1 .. $clients)
-{
-	my $pid = fork() // die $!;
-
-	if ($pid == 0)
-	{
-		open(STDERR, '>', '/dev/null');
-		open(STDOUT, '>>', "$folder/answers$client");
-		for (my $run = 1; !-e $over; $run++)
-		{
-			# the gateway of its violations, and where its answers begin
-			local $ENV{PGAPPNAME} = "$client.$run";
-			syswrite(STDOUT, "$client.$run\n");
-			Time::HiRes::usleep(50_000)
-			  if system('psql', '-XAtq', '-v', 'ON_ERROR_STOP=1', '-d', $connection, '-f', $script) != 0;
-		}
-		POSIX::_exit(0);
-	}
-	push @children, $pid;
-}
-
-END
-{
-	# whatever became of the test, they stop
-	if ($over && @children)
-	{
-		my $status = $?;
-
-		PostgreSQL::Test::Utils::append_to_file($over, '');
-		waitpid($_, 0) foreach @children;
-		$? = $status;
-	}
-}
 
 sub pid_of
 {
@@ -169,9 +131,7 @@ foreach my $round (1 .. $rounds)
 is($served, $rounds, 'after each the server serves');
 note join(', ', map { $_->{target} } @crashes);
 ok(wait_for_save($node), 'saved at last');
-PostgreSQL::Test::Utils::append_to_file($over, '');
-waitpid($_, 0) foreach @children;
-@children = ();
+end_callers();
 query('SELECT rl_flush()');
 ok($node->poll_query_until('postgres', 'SELECT NOT EXISTS (SELECT FROM rate_limit_pending)'), 'all is flushed');
 
@@ -180,23 +140,16 @@ ok($node->poll_query_until('postgres', 'SELECT NOT EXISTS (SELECT FROM rate_limi
 #
 my %allowed;
 my %denied;
-my $gateway = '';
 my $calls = 0;
 my ($first, $last) = (9e99, 0);
-foreach my $client (1 .. $clients)
+foreach my $told (read_answers())
 {
-	foreach my $line (split /\n/, slurp_file("$folder/answers$client"))
-	{
-		$gateway = $1 if $line =~ /^(\d+\.\d+)$/;
+	my ($gateway, $key, $answer, $at) = @$told;
 
-		# the last line before a crash may be cut off
-		my ($key, $answer, $at) = $line =~ /^(\w+)\|([tf])\|([\d.]{17,})$/ or next;
-
-		$calls++;
-		$first = $at if $at < $first;
-		$last = $at if $at > $last;
-		$answer eq 't' ? push(@{ $allowed{$key} }, $at) : $denied{"$gateway $key"}++;
-	}
+	$calls++;
+	$first = $at if $at < $first;
+	$last = $at if $at > $last;
+	$answer eq 't' ? push(@{ $allowed{$key} }, $at) : $denied{"$gateway $key"}++;
 }
 cmp_ok($calls, '>', 1000 * $rounds, "$calls calls were answered");
 is(scalar keys %allowed, 40, '... of 40 keys');
