@@ -20,7 +20,7 @@ from pathlib import Path
 from servers import NODES, WORK, Server, make_servers, servers
 
 SECONDS = 4
-ROUNDS = 7
+ROUNDS = 5
 
 KEYS = 100
 CALLS = {

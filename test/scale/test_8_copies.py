@@ -6,7 +6,7 @@ import subprocess
 import unittest
 
 import document
-from servers import FULL, NODES, PORTS, WORK, Server, error_of, key_on, make_servers, node_of, servers
+from servers import FULL, NODES, PORTS, WORK, Server, error_of, key_on, make_servers, node_of, servers, until
 
 USER_MAPPING = next(block.sql for block in document.blocks() if block.where == "the restored proxy")
 TABLES = ["rate_limit_proxy", "rate_limit_nodes", "rate_limit_partitions", "rate_limit_policies", "rate_limit_exceptions"]
@@ -132,3 +132,21 @@ class Copies(unittest.TestCase):
         self.assertEqual(error_of("proxy", f"SELECT rl_consume('{key}', 2, 0)")[:2], ("08006", "could not decide: its partition is being moved"))
         self.proxy.ask("UPDATE rate_limit_proxy SET move_wait = '5s'")
         self.proxy.ask("CALL rl_move_partition(_rl_partition(%s, 'default'), %s)", key, target)
+        # policies come from it
+        self.subscribe(servers["n1"], standby)
+        standby.ask("INSERT INTO rate_limit_policies (policy, capacity, refill) VALUES ('promoted', 7, 1)")
+        policies = "SELECT count(*) FROM rate_limit_policies WHERE policy = 'promoted'"
+        until(lambda: servers["n1"].one(policies))
+        self.assertEqual(standby.one("SELECT (rl_throttle_policy('promoted', %s)).capacity", key_on("n1", "promoted", "promoted")), 7)
+        standby.ask("DELETE FROM rate_limit_policies WHERE policy = 'promoted'")
+        until(lambda: not servers["n1"].one(policies))
+        self.subscribe(servers["n1"], self.proxy)
+
+    def subscribe(self, node: Server, proxy: Server) -> None:
+        """Its policies come from this proxy, which has the same ones."""
+        name = node.one("SELECT subname FROM pg_subscription")
+        for command in ["DISABLE", "SET (slot_name = NONE)"]:
+            node.ask(f"ALTER SUBSCRIPTION {name} {command}")
+        node.ask(f"DROP SUBSCRIPTION {name}")
+        proxy.ask("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = %s AND NOT active", name)
+        node.ask(f"CREATE SUBSCRIPTION {name} CONNECTION '{proxy.location()} user=policy_reader' PUBLICATION rate_limit_policies WITH (copy_data = false)")
