@@ -69,6 +69,9 @@ enum
 /* So many buckets of a key are kept at once: half a megabyte. */
 #define MAX_COLLECTED	1024
 
+/* How often to look again if buckets have moved meanwhile */
+#define MAX_LOOKS 3
+
 /* Pages of the table that are read before their buckets are shown. */
 #define PAGES_AT_ONCE	4
 
@@ -222,14 +225,17 @@ layouts_now(void)
 static void
 collect(Walk *walk)
 {
-	bool		whole;
+	bool		whole = false;
 	HASHCTL		control = {.keysize = sizeof(BlockName),.entrysize = sizeof(KeyBlock),.hcxt = CurrentMemoryContext};
 	Walk		all;
 	uint32		layouts;
 
 	walk->blocks = hash_create("ratelimit blocks", 64, &control, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
-	/* a bucket that has moved meanwhile may be seen twice, or not at all */
-	do
+	/*
+	 * A bucket that has moved meanwhile may be seen twice, or not at all.  But nobody has
+	 * to wait here until a process that moves buckets, and was stopped, goes on.
+	 */
+	for (int look = 0; look < MAX_LOOKS; look++)
 	{
 		whole = walk->filter.key != NULL;
 		walk->n_found = 0;
@@ -256,7 +262,9 @@ collect(Walk *walk)
 			block->shown = false;
 		}
 		pfree(all.found);
-	} while (layouts == 0 || layouts != layouts_now());
+		if (layouts != 0 && layouts == layouts_now())
+			break;
+	}
 	if (whole)
 	{
 		walk->pages.next = walk->pages.end;
