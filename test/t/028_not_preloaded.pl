@@ -113,13 +113,15 @@ query("LOAD 'ratelimit'; SET application_name = ''; SELECT rl_report('u', 'user'
 is(written(), 'bare|1|{"u:user": 1}', 'without a name, they are those of the server');
 query(q{CREATE DATABASE latin TEMPLATE template0 ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C'});
 $node->safe_psql('latin', q{CREATE ROLE latin LOGIN SUPERUSER; DO $$BEGIN EXECUTE format('ALTER ROLE latin SET ratelimit.gateway_name = %L', 'b' || chr(252) || 'ro'); END$$});
-$node->safe_psql('postgres', "LOAD 'ratelimit'; SELECT rl_report('u', 'user', 1)", extra_params => [ '-U', 'latin' ]);
-is(written(), 'b?ro|1|{"u:user": 1}', 'a name in another encoding');
+query(q{CREATE DATABASE utf8 TEMPLATE template0 ENCODING 'UTF8' LC_COLLATE 'C' LC_CTYPE 'C'});
+$node->safe_psql('utf8', 'CREATE EXTENSION ratelimit');
+$node->safe_psql('utf8', "LOAD 'ratelimit'; SELECT rl_report('u', 'user', 1)", extra_params => [ '-U', 'latin' ]);
+is($node->safe_psql('utf8', 'SELECT gateway_name FROM rate_limit_violations'), 'b?ro', 'a name in another encoding');
 
 # Into the log
 $node->append_conf('postgresql.conf', 'ratelimit.violation_sink = log');
 $node->reload;
-$node->poll_query_until('postgres', "LOAD 'ratelimit'; SELECT current_setting('ratelimit.violation_sink') = 'log'");
+$node->poll_query_until('postgres', "LOAD 'ratelimit'; SELECT current_setting('ratelimit.violation_sink') = 'log'", "LOAD\nt");
 my $from = -s $node->logfile;
 query("LOAD 'ratelimit'; $gateway SELECT rl_report('u', 'user', 2)");
 like(slurp_file($node->logfile, $from), qr/ratelimit violations: \{"database": "postgres", "gateway_name": "gw", "total_count": 2, "details": \{"u:user": 2\}\}/, 'they go to the log, if a setting says so');
