@@ -81,7 +81,7 @@ sleep_until_granted(const Wait *wait, uint32 me, int64 deadline)
 		bool		granted;
 		bool		more;
 
-		/* not after the look, as waiting there would use up the latch that says to look again */
+		/* waiting here uses up the latch, so this comes before the look */
 		injection_point("ratelimit-slot-awaited");
 		now = monotonic_ns();
 		semaphores_lock(wait->partition);
