@@ -24,7 +24,7 @@ INSERT INTO rate_limit_exceptions (policy, key, action, factor) VALUES ('mixed',
 INSERT INTO rate_limit_exceptions (network, action) VALUES ('2001:db8::/48', 'deny');
 SELECT limiter, capacity, tokens, exception IS NOT NULL AS exception FROM rl_status_policy('mixed', 'half') ORDER BY 1;
 SELECT r.limiter, r.allowed, r.capacity, floor(r.remaining) AS remaining FROM unnest(rl_consume_policies('{mixed,other}', '{half,half}')) r ORDER BY 1;
-SELECT rl_reserve_policy('other', 'half', 3) > 0 AS reserved;
+SELECT rl_reserve_policy('mixed', 'half', 0.5) > 0 AS reserved;
 SELECT key, rl_consume_policy('other', key) FROM unnest(ARRAY['2001:db8::1', '2001:db8:0:1', '20010:db8::1', '2001:db8', '2001:', 'abcd']) key;
 DELETE FROM rate_limit_exceptions;
 
@@ -49,6 +49,7 @@ INSERT INTO rate_limit_postgrest_rules (position, claim, claim_value, path, poli
 	(1, 'admin', 'true', '/a/*', 'mixed', 'claim', 'sub'), (2, NULL, NULL, '/K', 'mixed', 'address', 'x-from');
 SELECT set_config('request.jwt.claims', '{"admin": true, "sub": "s"}', false), set_config('request.method', 'GET', false), set_config('request.path', '/a/b', false);
 SELECT rl_postgrest_check(), rl_postgrest_check(), rl_postgrest_check(), rl_postgrest_check();
+SET ratelimit.postgrest_headers = 'problem';
 \set VERBOSITY sqlstate
 SELECT rl_postgrest_check();
 \set VERBOSITY default

@@ -50,7 +50,7 @@ ALTER FUNCTION rl_consume_all(text[], float8[], float8[], float8[], text[]) PARA
 SELECT count(*) FROM many WHERE rl_consume_all('{parallel}', '{2}', '{0}');
 SET ratelimit.on_error = allow;
 SET client_min_messages = error;
-SELECT count(*) FROM many WHERE rl_consume_all('{parallel}', '{2}', '{0}');
+SELECT count(*) FROM many WHERE rl_consume_all('{parallel,too}', '{2,2}', '{0,0}');
 RESET client_min_messages;
 RESET ratelimit.on_error;
 ALTER FUNCTION rl_acquire(text, integer, integer, text, interval, text) PARALLEL SAFE;

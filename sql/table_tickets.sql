@@ -38,6 +38,10 @@ DROP SCHEMA trap CASCADE;
 DROP ROLE regress_caller;
 -- more slots than there are without shared memory
 SELECT rl_acquire('too many', 1000000);
+BEGIN;
+SELECT rl_acquire('shown', 2, 1, '1 hour') > 0 AS acquired;
+SELECT hold, count(*) FROM rate_limit_slots WHERE key = 'shown' GROUP BY 1;
+COMMIT;
 -- what a session holds can be let go without us
 SELECT rl_acquire('session', 2, 1, 'session') > 0 AS first, rl_acquire('session', 2, 1, '1 hour') > 0 AS second;
 SELECT hold, count(*) FROM rate_limit_slots WHERE key = 'session' GROUP BY 1 ORDER BY 1;

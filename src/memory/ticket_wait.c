@@ -75,12 +75,15 @@ sleep_until_granted(const Wait *wait, uint32 me, int64 deadline)
 	for (;;)
 	{
 		Semaphore  *semaphore = &semaphores.semaphores[wait->mine->semaphore];
-		int64		now = monotonic_ns();
+		int64		now;
 		int64		next = deadline;
 		uint32		soonest;
 		bool		granted;
 		bool		more;
 
+		/* waiting here uses up the latch, so this comes before the look */
+		injection_point("ratelimit-slot-awaited");
+		now = monotonic_ns();
 		semaphores_lock(wait->partition);
 		more = expire_some(wait->partition, now);
 		granted = wait->mine->state == GRANTED;
@@ -93,7 +96,6 @@ sleep_until_granted(const Wait *wait, uint32 me, int64 deadline)
 
 		if (granted || now >= deadline)
 			return granted;
-		injection_point("ratelimit-slot-awaited");
 		if (!more && next > now)
 		{
 			int64		ms = (next - now + NSEC_PER_MSEC - 1) / NSEC_PER_MSEC;

@@ -40,14 +40,19 @@ shares_init(Shares *shares, uint64 seed, uint32 max)
 }
 
 /*
- * The cell of the calling role.  While the postmaster loads what was saved, there is
- * no role, and each database counts as one.
+ * The cell of the calling role.  While the postmaster or the saver loads what was saved,
+ * there is no role, and each database counts as one.
  */
 int
 shares_my_cell(const Shares *shares, Oid database)
 {
-	Oid			role = IsUnderPostmaster ? GetOuterUserId() : InvalidOid;
+	Oid			role;
+	int			context;
 
+	/* GetOuterUserId() expects that there is one */
+	GetUserIdAndSecContext(&role, &context);
+	if (OidIsValid(role))
+		role = GetOuterUserId();
 	return hash_bytes_uint32_extended(role, shares->seed ^ database) % SHARE_CELLS;
 }
 

@@ -108,6 +108,8 @@ SCRIPT
 is(query('SELECT gateway_name, key, count(*), sum(count) FROM rate_limit_violation_details GROUP BY 1, 2 ORDER BY 2'),
 	join("\n", map { 'gateway ' . $_ % 4 . "|key $_|50|2750" } 0 .. 7), '... one row for each transaction that committed');
 
+written();
+
 # Whose they are: the server's if the session has no name; and bytes that are no text here are not shown
 query("LOAD 'ratelimit'; SET application_name = ''; SELECT rl_report('u', 'user', 1)");
 is(written(), 'bare|1|{"u:user": 1}', 'without a name, they are those of the server');

@@ -806,6 +806,40 @@ test_left_behind(void)
 	end();
 }
 
+static void
+test_full(void)
+{
+	static char keys[SLOTS][20];
+	BucketId	id;
+	BucketRule	rule;
+	Decision	decision;
+	int			n;
+
+	begin("when there is no room, buckets are beyond their home groups, and found there", 4);
+	bucket_rule(&rule, 2, 0, 1);
+	for (n = 0; n < SLOTS && !marked; n++)
+	{
+		snprintf(keys[n], sizeof(keys[n]), "key%d", n);
+		name_bucket(&id, "limiter", keys[n]);
+		memset(&decision, 0, sizeof(decision));
+		check(!memory_consume(&id, &rule, &decision));
+		if (!memory_place(&id, &rule, 0, PLACE_OR_SPILL, &decision))
+			break;
+		check(decision.allowed);
+	}
+	check(marked && n > SLOTS / 2);
+	for (int i = 0; i < 2; i++)
+		for (int j = 0; j < n; j++)
+		{
+			name_bucket(&id, "limiter", keys[j]);
+			memset(&decision, 0, sizeof(decision));
+			check(memory_consume(&id, &rule, &decision));
+			check(decision.allowed == (i == 0));
+			check(memory_peek(&id, &rule, &decision) && !decision.allowed);
+		}
+	end();
+}
+
 static int	visited[SLOTS];
 static int	left_to_visit;
 static uint32 grows;			/* this partition's layout changes while it is visited */
@@ -1150,6 +1184,7 @@ main(int argc, char **argv)
 	test_names();
 	test_locks();
 	test_left_behind();
+	test_full();
 	test_visits();
 	test_model();
 	test_meanwhile();
