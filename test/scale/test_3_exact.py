@@ -196,6 +196,25 @@ class Exact(unittest.TestCase):
         self.proxy.ask("CALL rl_move_partition(%s, %s)", partition, other.name)
         self.assertEqual(self.proxy.ask("SELECT rl_consume(%s, 5, 0) FROM generate_series(1, 2)", key), [(True,), (False,)])
 
+    def test_a_table_from_an_older_dump_moves_nothing(self) -> None:
+        key = key_on("n1", "older")
+        partition = self.partition(key)
+        before = self.proxy.ask("SELECT node, moves FROM rate_limit_partitions WHERE partition = %s", partition)[0]
+        for target in ("n2", "n1", "n2"):
+            self.proxy.ask("CALL rl_move_partition(%s, %s)", partition, target)
+        after = self.proxy.ask("SELECT node, moves FROM rate_limit_partitions WHERE partition = %s", partition)[0]
+        self.proxy.ask("SELECT rl_consume(%s, 5, 0, 3)", key)
+        write = "UPDATE rate_limit_partitions SET node = %s, moves = %s WHERE partition = %s"
+        self.proxy.ask(write, *before, partition)
+        try:
+            for target in NODES:
+                state, message, detail, _ = error_of("proxy", f"CALL rl_move_partition({partition}, '{target}')")
+                self.assertEqual(state, "55000", message)
+                self.assertIn('Node "n2" has the partition', str(detail))
+        finally:
+            self.proxy.ask(write, *after, partition)
+        self.assertEqual(self.proxy.one("SELECT remaining FROM rl_peek(%s, 5, 0, 0)", key), 2)
+
     def test_a_transaction_that_has_an_old_snapshot_finds_the_key(self) -> None:
         key, stays = key_on("n1", "snapshot"), key_on("n1", "stays")
         with self.proxy.connect() as connection:

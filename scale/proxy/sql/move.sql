@@ -54,6 +54,31 @@ COMMENT ON FUNCTION rl_create_partitions() IS
 -- Whatever fails on the way, the same call does the rest: "moves" says whether the target has the
 -- partition by this move already.  A call that names the node that is recorded undoes a move that
 -- was not.  It counts as two moves, so what the target may have is out of date.
+CREATE FUNCTION _rl_check_moves(present rate_limit_partitions, lost boolean) RETURNS void
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	other text;
+	its_moves bigint;
+BEGIN
+	FOR other IN SELECT n.node FROM @extschema@.rate_limit_nodes n WHERE NOT lost OR n.node <> present.node LOOP
+		BEGIN
+			its_moves := @extschema@._rl_node_moves(@extschema@._rl_place(other), present.partition);
+		EXCEPTION WHEN OTHERS THEN
+			-- it is away; if it has to do with this move, that will be noticed
+			its_moves := NULL;
+		END;
+		-- one move may not have been recorded here, and an undone one at the node that is
+		IF its_moves > present.moves + (CASE WHEN other = present.node THEN 2 ELSE 1 END) THEN
+			RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
+				MESSAGE = format('table rate_limit_partitions does not know the last moves of partition %s', present.partition),
+				DETAIL = format('It has node "%s" and moves %s. Node "%s" has the partition since moves were %s.', present.node, present.moves, other, its_moves),
+				HINT = 'If the table is from an older dump, write node and moves into it as the nodes have them.';
+		END IF;
+	END LOOP;
+END $$;
+COMMENT ON FUNCTION _rl_check_moves(rate_limit_partitions, boolean) IS
+'An error if a node has got a partition by a move that this proxy does not know.';
+
 CREATE FUNCTION _rl_move(partition integer, node text, lost boolean) RETURNS bigint
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
@@ -69,6 +94,7 @@ BEGIN
 	IF NOT FOUND THEN
 		RAISE EXCEPTION USING ERRCODE = 'undefined_object', MESSAGE = format('partition %s does not exist', $1);
 	END IF;
+	PERFORM @extschema@._rl_check_moves(old, $3);
 	next_move := old.moves + CASE WHEN old.node = $2 THEN 2 ELSE 1 END;
 	IF old.node = $2 THEN
 		IF @extschema@._rl_node_moves(target, $1) = old.moves THEN
@@ -117,4 +143,4 @@ BEGIN
 	PERFORM @extschema@._rl_forget($1);
 END $$;
 COMMENT ON PROCEDURE rl_move_partition(integer, text, boolean, bigint) IS
-'Move a partition to another node, with its buckets and blocks: buckets says how many there were. Meanwhile calls on its keys wait, see rate_limit_proxy.move_wait. lost: the node that has it is lost, and all its buckets are full. To finish a move that has failed, call it again; to undo it, name the node in rate_limit_partitions. Errors: 42704 no such partition or node; 55006 a key of the partition holds slots; 55P03 a call takes longer than a second.';
+'Move a partition to another node, with its buckets and blocks: buckets says how many there were. Meanwhile calls on its keys wait, see rate_limit_proxy.move_wait. lost: the node that has it is lost, and all its buckets are full. To finish a move that has failed, call it again; to undo it, name the node in rate_limit_partitions. Errors: 42704 no such partition or node; 55000 a node has got it by a move that this proxy does not know; 55006 a key of the partition holds slots; 55P03 a call takes longer than a second.';

@@ -178,7 +178,7 @@ rl_lease_take(PG_FUNCTION_ARGS)
 	set = (ReturnSetInfo *) fcinfo->resultinfo;
 	/* this server may use its keys itself */
 	servers = server_seen(server, 0, 0) + 1;
-	/* a bad argument must not raise its error after tokens of other keys have been taken */
+	/* a bad argument raises its error before any tokens have been taken */
 	levels = palloc(n * sizeof(double));
 	blocks = palloc(n * sizeof(double));
 	for (int i = 0; i < n; i++)
