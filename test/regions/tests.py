@@ -78,7 +78,7 @@ LONG = {
 
 def all_tests():
     for module in (tests_exact, tests_failures, tests_calls, tests_untrusted, sys.modules[__name__]):
-        for name, test in vars(module).items():
+        for name, test in list(vars(module).items()):
             if name.startswith("test_"):
                 yield name, test
 
