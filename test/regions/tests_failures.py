@@ -93,7 +93,10 @@ def test_a_term_that_is_over(regions):
         regions.relay.set_down(False)
         regions.west.query("ALTER SYSTEM RESET ratelimit_region.lease_term")
         regions.west.query("SELECT pg_reload_conf()")
-    wait_until(lambda: regions.west.state() == "there")
+    with regions.west.connect() as west:
+        west.execute("SET client_min_messages = error; SET ratelimit.on_error = deny")
+        # nobody tries to reach a home that no lease is of
+        wait_until(lambda: consume(west, 1, "after the term", capacity=10000), what="the home is there again")
 
 
 def test_a_stop_while_the_home_does_not_answer(regions):
