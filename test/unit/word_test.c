@@ -879,7 +879,8 @@ test_visits(void)
 
 static BucketId the_id;
 static int	left_to_meddle;
-static bool only_inside;		/* only while its parameters are changed */
+static bool only_inside;		/* only while its parameters are changed ... */
+static bool before_lock;		/* ... or before the word is locked first */
 static int	readings_before;
 static int	meddled;
 static bool was_locked;
@@ -892,9 +893,10 @@ meddle(void)
 	Decision	decision;
 	bool		own_denied = memory_denied_last;
 	int			before = readings;
+	int			reading = readings - readings_before;
 
 	was_locked |= (pg_atomic_read_u64(&the_slot->word) & WORD_LOCKED) != 0;
-	if ((!only_inside || (readings - readings_before) % 2 == 0) && !was_locked && left_to_meddle-- > 0)
+	if ((!only_inside || reading % 2 == 0 || (reading == 5 && before_lock)) && !was_locked && left_to_meddle-- > 0)
 	{
 		bucket_rule(&rule, the_slot->u.bucket.capacity, the_slot->u.bucket.refill, 1);
 		check(call(&the_id, &rule, &decision));
@@ -923,7 +925,7 @@ test_meanwhile(void)
 
 	begin("others call in the middle of a call: each token is taken once", 0);
 	for (int i = 0; i < lengthof(other); i++)
-		for (int times = 0; times < 12; times++)
+		for (int times = 0; times < 18; times++)
 		{
 			BucketRule	rule;
 			Decision	decision;
@@ -940,6 +942,7 @@ test_meanwhile(void)
 			memory_denied_last = false;
 			left_to_meddle = times % 6;
 			only_inside = times >= 6;
+			before_lock = times >= 12;
 			readings_before = readings;
 			meddled = 0;
 			was_locked = false;
@@ -949,8 +952,8 @@ test_meanwhile(void)
 			meanwhile = NULL;
 			mine++;
 			/* when others are always quicker, the word is locked first */
-			if (i > 0 && times >= 9)
-				check(was_locked && meddled == 2);
+			if (i > 0 && only_inside && times % 6 >= 3)
+				check(was_locked && meddled == (before_lock ? times % 6 : 2));
 			bucket_rule(&rule, other[i][0], other[i][1], 0);
 			check(memory_peek(&the_id, &rule, &decision));
 			check((int) rint(bucket_tokens(&rule, decision.owed)) == 10 - mine - meddled);
