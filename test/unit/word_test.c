@@ -249,7 +249,9 @@ begin(const char *name, uint32 shift)
 		store.partitions = PARTITIONS;
 		store.groups = GROUPS;
 		store.tags = shared(SLOTS * sizeof(uint32));
-		store.slots = shared(SLOTS * sizeof(Slot));
+		/* what is behind them must not be read */
+		store.slots = shared(SLOTS * sizeof(Slot) + 4096);
+		mprotect(store.slots + SLOTS, 4096, PROT_NONE);
 		store.reach = shared(PARTITIONS * GROUPS);
 		store.tails = shared(SLOTS * sizeof(Tail));
 		hash_use_seed(42);
@@ -639,6 +641,18 @@ test_names(void)
 			check(find(&other, &word) == NULL);
 			key[0] = from;
 		}
+
+		/* a slot that changes meanwhile may have any link */
+		if (len > INLINE_BYTES)
+		{
+			uint32		link = slot->link;
+
+			slot->link = SLOTS;
+			slot_names(slot, names);
+			slot->link = NO_SLOT;
+			slot_names(slot, names);
+			slot->link = link;
+		}
 	}
 	end();
 }
@@ -953,7 +967,7 @@ test_meanwhile(void)
 			mine++;
 			/* when others are always quicker, the word is locked first */
 			if (i > 0 && only_inside && times % 6 >= 3)
-				check(was_locked && meddled == (before_lock ? times % 6 : 2));
+				check(was_locked && meddled == (before_lock ? Min(times % 6, 4) : 2));
 			bucket_rule(&rule, other[i][0], other[i][1], 0);
 			check(memory_peek(&the_id, &rule, &decision));
 			check((int) rint(bucket_tokens(&rule, decision.owed)) == 10 - mine - meddled);
