@@ -353,7 +353,7 @@ pick(uint64 n)
 
 static const double rules[][2] = {
 	{5, 1}, {5, 1000}, {1, 1e9}, {100, 1.0 / 3600}, {10, 0}, {0.5, 0}, {1e12, 1.0 / 31557600},
-	{1e17, 0}, {3, 1e-9}, {1e12, 1e9}, {20, 0.1}
+	{1e17, 0}, {3, 1e-9}, {10, 1e-9}, {1e12, 1e9}, {20, 0.1}
 };
 static const int64 steps[] = {
 	0, 0, 0, 1, 1000, SECOND / 10, SECOND, 20 * SECOND, 100 * 3600 * SECOND, 3000000 * SECOND, 300000000 * SECOND
@@ -652,6 +652,22 @@ test_names(void)
 			slot->link = NO_SLOT;
 			slot_names(slot, names);
 			slot->link = link;
+		}
+		/* and any length, and lead in a circle */
+		if (len > INLINE_BYTES)
+		{
+			char		more[MAX_NAMES + FURTHER_BYTES];
+			NameHead	head = slot->u.bucket.name;
+			Slot	   *next = &store.slots[slot->link];
+			uint32		after = next->u.continuation.next;
+
+			slot->u.bucket.name.limiter_len = slot->u.bucket.name.key_len = 255;
+			next->u.continuation.next = slot->link;
+			memset(more, 'x', sizeof(more));
+			slot_names(slot, more);
+			check(more[MAX_NAMES] == 'x');
+			next->u.continuation.next = after;
+			slot->u.bucket.name = head;
 		}
 	}
 	end();
