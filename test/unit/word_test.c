@@ -377,7 +377,7 @@ call_and_compare(Model *model, const double *parameters, double cost)
 	bucket_rule(&rule, parameters[0], parameters[1], cost);
 	owed = model_owes(model, &rule);
 
-	memset(&decision, 0, sizeof(decision));
+	memset(&decision, 0xFF, sizeof(decision));
 	if (memory_peek(&model->id, &rule, &decision))
 	{
 		Owed		taken = owed;
