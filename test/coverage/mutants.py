@@ -203,7 +203,7 @@ def main():
 	found_before = {}
 	if os.path.exists(kept):
 		with open(kept, encoding='utf-8') as file:
-			found_before = dict(line.rstrip('\n').split('\t') for line in file)
+			found_before = dict(line.rstrip('\n').rsplit('\t', 1) for line in file)
 	listed = reasons()
 	units = sorted(glob.glob('src/*.c') + glob.glob('src/*/*.c'))
 	includes = {}

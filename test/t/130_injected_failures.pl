@@ -325,6 +325,13 @@ foreach my $where (qw(memory table))
 		  . ($where eq 'memory' ? 'the other bucket is settled later' : 'a row is settled as a whole or not at all'));
 	is(remaining($where, 'both/one') . ' ' . remaining($where, 'both/two'), $where eq 'memory' ? '9 9' : '9 6', '... and no bucket twice');
 }
+{
+	my ($run, $pid) = begin_and_wait('reservation-inserted', "SELECT rl_reserve('killed there', 10, 0, 4)");
+
+	kill_at('reservation-inserted', $pid);
+	end($run);
+	like(remaining('killed there', 'default'), qr/^(6|10)$/, '... and its tokens are taken or not, as state was saved');
+}
 query('SELECT rl_settle(number, 0) FROM fillers');
 foreach my $point (qw(reservation-begun bucket-settled))
 {

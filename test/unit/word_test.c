@@ -249,7 +249,9 @@ begin(const char *name, uint32 shift)
 		store.partitions = PARTITIONS;
 		store.groups = GROUPS;
 		store.tags = shared(SLOTS * sizeof(uint32));
-		store.slots = shared(SLOTS * sizeof(Slot));
+		/* what is behind them must not be read */
+		store.slots = shared(SLOTS * sizeof(Slot) + 4096);
+		mprotect(store.slots + SLOTS, 4096, PROT_NONE);
 		store.reach = shared(PARTITIONS * GROUPS);
 		store.tails = shared(SLOTS * sizeof(Tail));
 		hash_use_seed(42);
@@ -351,7 +353,7 @@ pick(uint64 n)
 
 static const double rules[][2] = {
 	{5, 1}, {5, 1000}, {1, 1e9}, {100, 1.0 / 3600}, {10, 0}, {0.5, 0}, {1e12, 1.0 / 31557600},
-	{1e17, 0}, {3, 1e-9}, {1e12, 1e9}, {20, 0.1}
+	{1e17, 0}, {3, 1e-9}, {10, 1e-9}, {1e12, 1e9}, {20, 0.1}
 };
 static const int64 steps[] = {
 	0, 0, 0, 1, 1000, SECOND / 10, SECOND, 20 * SECOND, 100 * 3600 * SECOND, 3000000 * SECOND, 300000000 * SECOND
@@ -375,7 +377,7 @@ call_and_compare(Model *model, const double *parameters, double cost)
 	bucket_rule(&rule, parameters[0], parameters[1], cost);
 	owed = model_owes(model, &rule);
 
-	memset(&decision, 0, sizeof(decision));
+	memset(&decision, 0xFF, sizeof(decision));
 	if (memory_peek(&model->id, &rule, &decision))
 	{
 		Owed		taken = owed;
@@ -639,6 +641,34 @@ test_names(void)
 			check(find(&other, &word) == NULL);
 			key[0] = from;
 		}
+
+		/* a slot that changes meanwhile may have any link */
+		if (len > INLINE_BYTES)
+		{
+			uint32		link = slot->link;
+
+			slot->link = SLOTS;
+			slot_names(slot, names);
+			slot->link = NO_SLOT;
+			slot_names(slot, names);
+			slot->link = link;
+		}
+		/* and any length, and lead in a circle */
+		if (len > INLINE_BYTES)
+		{
+			char		more[MAX_NAMES + FURTHER_BYTES];
+			NameHead	head = slot->u.bucket.name;
+			Slot	   *next = &store.slots[slot->link];
+			uint32		after = next->u.continuation.next;
+
+			slot->u.bucket.name.limiter_len = slot->u.bucket.name.key_len = 255;
+			next->u.continuation.next = slot->link;
+			memset(more, 'x', sizeof(more));
+			slot_names(slot, more);
+			check(more[MAX_NAMES] == 'x');
+			next->u.continuation.next = after;
+			slot->u.bucket.name = head;
+		}
 	}
 	end();
 }
@@ -879,7 +909,8 @@ test_visits(void)
 
 static BucketId the_id;
 static int	left_to_meddle;
-static bool only_inside;		/* only while its parameters are changed */
+static bool only_inside;		/* only while its parameters are changed ... */
+static bool before_lock;		/* ... or before the word is locked first */
 static int	readings_before;
 static int	meddled;
 static bool was_locked;
@@ -892,9 +923,10 @@ meddle(void)
 	Decision	decision;
 	bool		own_denied = memory_denied_last;
 	int			before = readings;
+	int			reading = readings - readings_before;
 
 	was_locked |= (pg_atomic_read_u64(&the_slot->word) & WORD_LOCKED) != 0;
-	if ((!only_inside || (readings - readings_before) % 2 == 0) && !was_locked && left_to_meddle-- > 0)
+	if ((!only_inside || reading % 2 == 0 || (reading == 5 && before_lock)) && !was_locked && left_to_meddle-- > 0)
 	{
 		bucket_rule(&rule, the_slot->u.bucket.capacity, the_slot->u.bucket.refill, 1);
 		check(call(&the_id, &rule, &decision));
@@ -923,7 +955,7 @@ test_meanwhile(void)
 
 	begin("others call in the middle of a call: each token is taken once", 0);
 	for (int i = 0; i < lengthof(other); i++)
-		for (int times = 0; times < 12; times++)
+		for (int times = 0; times < 18; times++)
 		{
 			BucketRule	rule;
 			Decision	decision;
@@ -940,6 +972,7 @@ test_meanwhile(void)
 			memory_denied_last = false;
 			left_to_meddle = times % 6;
 			only_inside = times >= 6;
+			before_lock = times >= 12;
 			readings_before = readings;
 			meddled = 0;
 			was_locked = false;
@@ -949,8 +982,8 @@ test_meanwhile(void)
 			meanwhile = NULL;
 			mine++;
 			/* when others are always quicker, the word is locked first */
-			if (i > 0 && times >= 9)
-				check(was_locked && meddled == 2);
+			if (i > 0 && only_inside && times % 6 >= 3)
+				check(was_locked && meddled == (before_lock ? Min(times % 6, 4) : 2));
 			bucket_rule(&rule, other[i][0], other[i][1], 0);
 			check(memory_peek(&the_id, &rule, &decision));
 			check((int) rint(bucket_tokens(&rule, decision.owed)) == 10 - mine - meddled);
