@@ -413,11 +413,11 @@ call_and_compare(Model *model, const double *parameters, double cost)
 
 		/* a value does not come back */
 		check(step < (uint64) MAX_ADVANCE);
-		if (is_same && (!take || rule.take == 0) && Abs(base) < INT64CONST(1) << 26 &&
+		if (is_same && (!take || rule.take == 0) && llabs(base) < INT64CONST(1) << 26 &&
 			before >> 1 < WORD_VALUES)
 			check(step == 0);
 		else if (!is_same || take)
-			check(step > 0 || Abs(base) >= INT64CONST(1) << 26);
+			check(step > 0 || llabs(base) >= INT64CONST(1) << 26);
 	}
 }
 
