@@ -395,6 +395,7 @@ call_and_compare(Model *model, const double *parameters, double cost)
 	check(call(&model->id, &rule, &decision));
 	check(decision.allowed == take);
 	check(decision.owed == owed);
+	check(!slot || !rule.timed || decision.now == now_ns);
 	model->capacity = parameters[0];
 	model->refill = parameters[1];
 	model->full_at = rule.timed ? now_ns + owed : owed;
