@@ -43,6 +43,18 @@ def run(*command: str) -> None:
         raise RuntimeError(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
 
 
+def children_of(parent: int) -> list[int]:
+    children = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text(errors="replace").rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[1]) == parent:
+            children.append(int(stat.parent.name))
+    return children
+
+
 class Server:
     """A server, which can be started, stopped and killed."""
 
@@ -87,8 +99,7 @@ class Server:
     def kill(self) -> None:
         """As a machine that loses power: every process at once, without a word."""
         postmaster = self.pid()
-        children = subprocess.run(["pgrep", "-P", str(postmaster)], capture_output=True, text=True).stdout.split()
-        for pid in [postmaster, *map(int, children)]:
+        for pid in [postmaster, *children_of(postmaster)]:
             try:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
