@@ -70,15 +70,6 @@ DROP EXTENSION ratelimit;
 CREATE EXTENSION ratelimit;
 SELECT count(*) FROM rate_limit_status;
 
--- a reservation that is over before its transaction is rolled back has used its tokens
-SET ratelimit.refund_on_rollback = on;
-BEGIN;
-SELECT rl_reserve('over', 10, 0, 4, '1 us') > 0 AS reserved;
-SELECT pg_sleep(0.001);
-ROLLBACK;
-SELECT (rl_peek('over', 10, 0, 0)).remaining;
-RESET ratelimit.refund_on_rollback;
-
 -- parallel workers find policies and exceptions
 INSERT INTO rate_limit_policies (policy, capacity, refill, quota) VALUES ('parallel', 100, 0, true);
 INSERT INTO rate_limit_exceptions (policy, key, action, factor) VALUES ('parallel', 'k', 'factor', 2);

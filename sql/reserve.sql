@@ -198,6 +198,14 @@ SELECT rl_book('b', 1, 0.001, 1, '-1 s');
 SELECT rl_book('b', 1, 0.001, 1, NULL);
 SELECT rl_book('b', 1, 0.001, NULL);
 
+-- a reservation that is over before its transaction is rolled back has used its tokens
+SET ratelimit.refund_on_rollback = on;
+BEGIN;
+SELECT rl_reserve('over', 10, 0, 4, '1 us') > 0 AS reserved, rl_reserve('not over', 10, 0, 4, '1 day') > 0 AS reserved;
+ROLLBACK;
+SELECT (rl_peek('over', 10, 0, 0)).remaining AS over, (rl_peek('not over', 10, 0, 0)).remaining AS not_over;
+RESET ratelimit.refund_on_rollback;
+
 -- nothing is left, and what was denied was counted
 SELECT count(*) FROM rate_limit_reservations;
 DROP TABLE kept;

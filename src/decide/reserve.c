@@ -133,7 +133,10 @@ give_back(const Reservation *reservation)
 	}
 }
 
-/* Give back what reservations took that the aborted subtransactions have made. */
+/*
+ * Give back what reservations took that the aborted subtransactions have made.  One that
+ * has expired has used all its tokens, in either store.
+ */
 static void
 undo_made(SubTransactionId aborted)
 {
@@ -145,7 +148,11 @@ undo_made(SubTransactionId aborted)
 		if (!reservation)
 			continue;
 		if (reservation->number & NUMBER_IN_TABLE)
+		{
+			if (reservation->expires_at <= monotonic_ns())
+				continue;
 			memcpy(&outstanding, reservation, reservation_size(reservation));
+		}
 		else if (!reservations_begin(reservation->number, MyDatabaseId, &outstanding))
 			continue;
 		give_back(&outstanding);

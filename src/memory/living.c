@@ -37,6 +37,11 @@ memory_slots(void)
 /*
  * A number that tells whether buckets have moved meanwhile: it is smaller then.  0 if
  * some are moving.
+ *
+ * Whoever moves buckets sets a layout to "moving" before the first and to the new layout
+ * after the last, with write barriers in between (memory/grow.c).  The barriers here keep
+ * what the caller reads of slots between its two calls.  So if both numbers are the same, and
+ * not 0, what it has read was not moved meanwhile.
  */
 uint32
 memory_layouts(void)

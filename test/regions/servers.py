@@ -242,6 +242,11 @@ class Callers:
                 time.sleep(0.002)
             time.sleep(pause)
 
+    def go_on(self, calls=1000):
+        """Wait until there have been so many calls more."""
+        before = self.calls
+        wait_until(lambda: self.calls >= before + calls)
+
     def stop(self):
         self.ended.set()
         for thread in self.threads:

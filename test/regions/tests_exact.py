@@ -83,17 +83,17 @@ def test_what_is_idle_goes_back(regions):
 def test_a_crash_of_a_server_with_leases(regions):
     callers = Callers(regions.all, 2, key="crash", capacity=20000)
     for _ in range(5 if FULL else 1):
-        time.sleep(0.5)
+        callers.go_on()
         regions.east.kill()
         regions.east.start()
-    time.sleep(0.3)
+    callers.go_on()
     # one process only: the server starts anew, and with it shared memory
     pid = regions.east.value("SELECT pid FROM pg_stat_activity WHERE backend_type = 'ratelimit leases'") \
         if regions.east.query("SELECT 1 FROM pg_stat_activity WHERE backend_type = 'ratelimit leases'") else None
     if pid:
         os.kill(pid, 9)
     wait_until(lambda: try_value(regions.east, "SELECT 1"))
-    time.sleep(0.5)
+    callers.go_on()
     used = callers.stop()
     wait_until(lambda: try_value(regions.east, "SELECT 1"))
     used += regions.drain("crash", capacity=20000)

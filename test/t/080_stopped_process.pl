@@ -236,6 +236,8 @@ times_out($_, $_)
   q{SELECT rl_reset('absent')},
   q{SELECT rl_reset_all(NULL)};
 can_be_interrupted(q{SELECT rl_consume('absent', 10, 0)}, 'a call on a bucket that may be moving');
+is(query(q{SET statement_timeout = '60s'; SELECT count(*) FROM rl_status('key 1')}), 1, 'who only shows buckets does not wait');
+times_out('SELECT count(*) FROM _rl_export()', 'who must not miss one waits');
 query('ALTER SYSTEM SET ratelimit.save_interval = 1');
 $node->reload;
 ok(wait_for_save($node), 'state is saved meanwhile');
