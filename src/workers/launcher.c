@@ -326,8 +326,8 @@ start_workers(Work *work)
 void
 ratelimit_launcher_main(Datum arg)
 {
-	TimestampTz next;			/* when the next round is due */
-	TimestampTz began = 0;		/* when the last one began */
+	TimestampTz began = 0;		/* when the last round began */
+	TimestampTz ended = 0;		/* when it was over */
 	static Work work;
 	bool		in_round = false;
 
@@ -342,11 +342,10 @@ ratelimit_launcher_main(Datum arg)
 	databases_launcher_is_here();
 	forget_dropped_databases();
 
-	next = GetCurrentTimestamp();
 	for (;;)
 	{
 		TimestampTz now = GetCurrentTimestamp();
-		long		interval = flush_interval_setting * 1000L;
+		TimestampTz next;		/* when the next round is due */
 		long		pause;
 
 		CHECK_FOR_INTERRUPTS();
@@ -355,17 +354,15 @@ ratelimit_launcher_main(Datum arg)
 			ConfigReloadPending = false;
 			ProcessConfigFile(PGC_SIGHUP);
 			violations_set_window();
-			/* if the interval is shorter now, the next round is due earlier */
-			interval = flush_interval_setting * 1000L;
-			next = Min(next, TimestampTzPlusMilliseconds(now, interval));
 		}
 
 		let_go();
+		next = TimestampTzPlusMilliseconds(ended, flush_interval_setting * 1000L);
 		/* at most once a second, because the worker that is wanted may fail */
 		if (databases_worker_wanted())
 			next = Min(next, TimestampTzPlusMilliseconds(began, 1000));
 		/* if the wall clock is set back, next is too far away */
-		if (!in_round && (now >= next || TimestampTzPlusMilliseconds(now, interval) < next))
+		if (!in_round && (now >= next || now < ended))
 		{
 			began = now;
 			databases_begin_round();
@@ -378,8 +375,8 @@ ratelimit_launcher_main(Datum arg)
 		{
 			start_workers(&work);
 			in_round = work.begun < work.n;
-			now = GetCurrentTimestamp();
-			next = TimestampTzPlusMilliseconds(now, interval);
+			now = ended = GetCurrentTimestamp();
+			next = TimestampTzPlusMilliseconds(ended, flush_interval_setting * 1000L);
 		}
 
 		/* flags need to know of violations more often than these are written */

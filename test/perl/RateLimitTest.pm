@@ -15,7 +15,7 @@ use Time::HiRes qw(clock_gettime CLOCK_MONOTONIC);
 our @EXPORT = qw(
   can_be_late start_server in_session finish_session start_clients finish_clients
   run_clients wait_until_spilled wait_until_nothing_spilled spilled
-  twice_living store_of fill_until_spilled monotonic_seconds
+  twice_living store_of fill_until_spilled end_rounds monotonic_seconds
 );
 
 # Since PostgreSQL 17 the library makes shared memory without preloading, too.
@@ -172,6 +172,21 @@ sub store_of
 
 	return $node->safe_psql($database // 'postgres',
 		"SELECT store FROM rate_limit_status WHERE key = '$key'");
+}
+
+# The launcher begins no round any more.  One that it had begun is over, or about to be:
+# a worker that is starting is not seen yet.
+sub end_rounds
+{
+	my ($node) = @_;
+
+	$node->safe_psql('postgres', q{ALTER SYSTEM SET ratelimit.flush_interval = '1h'});
+	$node->reload;
+	$node->poll_query_until('postgres',
+		q{SELECT current_setting('ratelimit.flush_interval') = '1h'
+		   AND NOT EXISTS (SELECT FROM pg_stat_activity WHERE backend_type = 'ratelimit worker')})
+	  or die 'rounds go on';
+	return;
 }
 
 # Make keys prefix1, prefix2 ... until every partition has spilled; how many.

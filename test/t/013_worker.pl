@@ -83,9 +83,7 @@ ok(wait_until_nothing_spilled($node, 'busy'), 'the extension dropped and created
 #
 # Reload: a shorter interval takes effect during a long one
 #
-$node->safe_psql('postgres', q{ALTER SYSTEM SET ratelimit.flush_interval = '1h'});
-$node->reload;
-$node->poll_query_until('postgres', q{SELECT current_setting('ratelimit.flush_interval') = '1h'});
+end_rounds($node);
 $node->safe_psql('postgres', "SELECT count(rl_consume('fill' || i, 1, 1)) FROM generate_series(1, 40) i");
 is(spilled($node), 1, 'spilled');
 $node->safe_psql('postgres', q{ALTER SYSTEM RESET ratelimit.flush_interval});

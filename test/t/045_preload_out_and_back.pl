@@ -118,9 +118,7 @@ ok($node->poll_query_until('postgres', "SELECT ($written) = $denied"), 'the work
 #
 # Taken out, a crash, put back
 #
-query(q{ALTER SYSTEM SET ratelimit.flush_interval = '1h'});
-$node->reload;
-$node->poll_query_until('postgres', q{SELECT current_setting('ratelimit.flush_interval') = '1h'});
+end_rounds($node);
 calls('row', 3);
 restart_with('');
 calls('crash', 8);
