@@ -544,6 +544,22 @@ test_ways(void)
 	pg_atomic_write_u32(&store.header->layout[2], LAYOUT_MOVING);
 	check(layout_for(6) == LAYOUT_MOVING);
 
+	/* also where the number of groups is none that shifts would leave of this one */
+	for (uint32 used = 1; used <= GROUPS; used++)
+		for (uint32 tag = TAG_FIRST; tag < TAG_FIRST + 8; tag++)
+		{
+			Probe		probe = {tag, 0, used, 0, used / 2, 0};
+
+			memset(seen, 0, sizeof(seen));
+			for (uint32 j = 0; j < used; j++)
+			{
+				uint32		n = probe_group(&probe, j * GROUP_SLOTS);
+
+				check(n < used * PARTITIONS * GROUP_SLOTS && !seen[n]);
+				seen[n % SLOTS] = true;
+			}
+		}
+
 	/* ways that begin in the same group go apart */
 	{
 		int			apart = 0;
@@ -1119,6 +1135,11 @@ test_periods(void)
 	check(call(&id, &rule, &decision) && !decision.allowed && decision.ends == next);
 	slot = slot_of(&id, &word);
 	check(slot && slot->u.bucket.refill == next);
+	/* one so much earlier that the clock was wrong: what was used counts in it */
+	bucket_rule_in_period(&rule, 5, next + 2 * 60e6 + PERIOD_AHEAD, 5, 60e6);
+	check(memory_peek(&id, &rule, &decision) && !decision.allowed && decision.ends == next);
+	bucket_rule_in_period(&rule, 5, next + 2 * 60e6 + PERIOD_AHEAD + 1, 5, 60e6);
+	check(memory_peek(&id, &rule, &decision) && !decision.allowed && decision.ends == 0);
 	/* counting down */
 	bucket_rule_in_period(&rule, NAN, next, -2, 60e6);
 	check(call(&id, &rule, &decision) && decision.owed == (Owed) (3 * PERIOD_SCALE));
