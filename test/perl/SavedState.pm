@@ -236,7 +236,8 @@ sub preload_seam
 
 	system_or_bail($ENV{CC} // 'gcc', '-shared', '-fPIC', '-O1', '-Wall', '-Werror', '-o', $library, $source, '-ldl');
 	PostgreSQL::Test::Utils::append_to_file($control, "\0" x (8 * @SEAM));
-	return ($control, LD_PRELOAD => $library, RATELIMIT_SEAM => $control);
+	# a sanitizer has to come first
+	return ($control, LD_PRELOAD => join(' ', $ENV{LD_PRELOAD} // (), $library), RATELIMIT_SEAM => $control);
 }
 
 sub set_seam

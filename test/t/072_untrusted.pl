@@ -212,7 +212,11 @@ $node->safe_psql('postgres', q{SELECT rl_block('victim', '1 hour', limiter) FROM
 my $peak = q{SELECT (regexp_match(pg_read_file('/proc/self/status'), 'VmHWM:\s+(\d+)'))[1]};
 my @lines = split /\n/, $node->safe_psql('postgres', "SET work_mem = '64kB'; SELECT count(*) FROM rl_status('nobody'); $peak; SELECT count(*), count(tokens), count(blocked_until), count(DISTINCT limiter) FROM rl_status('victim'); $peak");
 is($lines[2], '40001|40000|2|40001', 'all buckets of a key are shown, and its blocks');
-cmp_ok($lines[3] - $lines[1], '<', 8 * 1024, '... with little memory: ' . ($lines[3] - $lines[1]) . ' kB');
+SKIP:
+{
+	skip 'a sanitizer keeps memory that was freed', 1 if ($ENV{LD_PRELOAD} // '') =~ /asan/;
+	cmp_ok($lines[3] - $lines[1], '<', 8 * 1024, '... with little memory: ' . ($lines[3] - $lines[1]) . ' kB');
+}
 
 $node->stop;
 done_testing();
