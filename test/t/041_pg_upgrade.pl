@@ -131,7 +131,8 @@ foreach my $database (sort keys %schema)
 	is($new->safe_psql($database, "SELECT $schema.rl_consume_policy('p', 'k'), $schema.rl_consume_policy('p', 'k', 2)"), 't|f', "$database: policies decide");
 	is($new->safe_psql($database, "SELECT $schema.rl_unflag('k', 'user')"), 't', "$database: so does a flag");
 	$new->safe_psql($database, "SELECT $schema.rl_report('new', 'user', 3), $schema.rl_flush()");
-	is($new->safe_psql($database, "SELECT id, total_count FROM $schema.rate_limit_violations ORDER BY id"), "1|3\n2|5", "$database: and the numbers of violations");
+	# the worker may have written some of them before, as calls that find rows have it come
+	is($new->safe_psql($database, "SELECT min(total_count) FILTER (WHERE id = 1), min(id) FILTER (WHERE id > 1), sum(total_count) FILTER (WHERE id > 1) FROM $schema.rate_limit_violations"), '3|2|5', "$database: and the numbers of violations");
 	is($new->safe_psql($database, "SELECT count(*) FROM $schema.rate_limit_violation_details WHERE key = 'pending'"), 0, "$database: what was pending stayed behind");
 }
 $new->stop;
