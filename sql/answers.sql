@@ -54,9 +54,10 @@ SELECT rl_wait(NULL, 1, 1);
 SELECT rl_wait('w', -1, 1);
 -- a cancelled wait gives its tokens back
 SELECT rl_consume('c', 1, 0.001);
-SET statement_timeout = '50ms';
+BEGIN;
+SET LOCAL statement_timeout = '50ms';
 SELECT rl_wait('c', 1, 0.001, timeout => '1 day');
-RESET statement_timeout;
+ROLLBACK;
 SELECT round(remaining::numeric, 1) FROM rl_peek('c', 1, 0.001, 0);
 
 -- off: everything is allowed and nothing is counted

@@ -12,7 +12,7 @@ SELECT allowed, capacity, remaining, round(extract(epoch FROM retry_after) / 60)
 SELECT allowed, remaining, round(extract(epoch FROM retry_after) / 60) AS minutes FROM rl_peek('b', 10, 0);
 -- whichever is later, the block or the token; never stays never
 SELECT rl_block('late', '1 s'), round(rl_penalize('late', 1, 0.001, 1)), rl_block('never', '1 day');
-SELECT round(extract(epoch FROM retry_after)) FROM rl_throttle('late', 1, 0.001);
+SELECT round(extract(epoch FROM retry_after), -1) AS round FROM rl_throttle('late', 1, 0.001);
 SELECT allowed, retry_after FROM rl_throttle('never', 1, 0, 2);
 -- of one limiter only
 SELECT rl_consume('b', 10, 0, limiter => 'other');
@@ -47,7 +47,7 @@ SELECT key, tokens FROM rate_limit_status WHERE key = 'd';
 SELECT rl_reward('d', 3), rl_consume('d', 10, 0), rl_reward('d', 2), rl_consume('d', 10, 0), rl_consume('d', 10, 0);
 -- refilling pays it off first
 SELECT rl_penalize('slow', 10, 0.001, 15);
-SELECT round(extract(epoch FROM retry_after)), round(extract(epoch FROM reset_after)) FROM rl_throttle('slow', 10, 0.001);
+SELECT round(extract(epoch FROM retry_after), -1) AS round, round(extract(epoch FROM reset_after), -1) AS round FROM rl_throttle('slow', 10, 0.001);
 -- it carries over when the parameters change
 SELECT round(remaining::numeric, 2) FROM rl_peek('slow', 20, 0.002, 0);
 SELECT rl_penalize('slow', 20, 0.002, 0) BETWEEN -5.01 AND -4.9;

@@ -14,8 +14,9 @@ use Time::HiRes qw(clock_gettime CLOCK_MONOTONIC);
 
 our @EXPORT = qw(
   can_be_late start_server in_session finish_session start_clients finish_clients
-  run_clients wait_until_spilled wait_until_nothing_spilled spilled
-  twice_living store_of fill_until_spilled end_rounds monotonic_seconds
+  tell_clients_to_end run_clients wait_until_spilled wait_until_nothing_spilled spilled
+  twice_living store_of fill_until_spilled end_rounds wait_until_workers_ended
+  monotonic_seconds
 );
 
 # Since PostgreSQL 17 the library makes shared memory without preloading, too.
@@ -82,13 +83,29 @@ sub monotonic_seconds
 my $scripts = 0;
 
 # Start so many connections, each of which runs the pgbench script so many times
-# (transactions) or for so long (seconds).  They begin together, once all are
-# connected.
+# (transactions), for so long (seconds, of which pgbench takes some to connect), or until
+# tell_clients_to_end() (until_told).  They begin together, once all are connected.
 sub start_clients
 {
 	my ($node, %options) = @_;
 	my $script = $node->basedir . '/script' . ++$scripts . '.sql';
-	my %run = (output => '');
+	my %run = (output => '', %options);
+
+	if ($options{until_told})
+	{
+		$node->safe_psql($options{database} // 'postgres',
+			'SET client_min_messages = warning; CREATE UNLOGGED TABLE IF NOT EXISTS clients_told (client int PRIMARY KEY); TRUNCATE clients_told');
+		$options{seconds} = $PostgreSQL::Test::Utils::timeout_default;
+		$options{script} = <<"SCRIPT";
+SELECT count(*) = 0 AS go_on FROM clients_told WHERE client < 0 \\gset
+\\if :go_on
+$options{script}
+\\else
+INSERT INTO clients_told VALUES (:client_id) ON CONFLICT DO NOTHING;
+SELECT pg_sleep(0.05);
+\\endif
+SCRIPT
+	}
 	my @command = (
 		'pgbench', '--no-vacuum',
 		'--host' => $node->host,
@@ -119,6 +136,24 @@ sub finish_clients
 	my $seconds = monotonic_seconds() - $run->{began};
 
 	ok($ok && $run->{output} !~ /aborted|error:|failed transactions: [1-9]/, "$what: every client got through")
+	  or diag($run->{output});
+	return $seconds;
+}
+
+# End clients that go on until they are told to, each after the end of its script.  How
+# long they took, seen from outside.
+sub tell_clients_to_end
+{
+	my ($node, $run, $what) = @_;
+	my $database = $run->{database} // 'postgres';
+
+	$node->safe_psql($database, 'INSERT INTO clients_told VALUES (-1)');
+	my $ok = $node->poll_query_until($database, "SELECT count(*) = $run->{clients} + 1 FROM clients_told");
+	my $seconds = monotonic_seconds() - $run->{began};
+
+	$run->{handle}->signal('TERM');
+	$run->{handle}->finish;
+	ok($ok && $run->{output} !~ /aborted|error:/, "$what: every client got through")
 	  or diag($run->{output});
 	return $seconds;
 }
@@ -181,19 +216,47 @@ sub store_of
 		"SELECT store FROM rate_limit_status WHERE key = '$key'");
 }
 
-# The launcher begins no round any more.  One that it had begun is over, or about to be:
-# a worker that is starting is not seen yet.
+# The launcher begins no round any more, and those that it had begun are over.
 sub end_rounds
 {
 	my ($node) = @_;
+	my $postmaster = (split /\n/, slurp_file($node->data_dir . '/postmaster.pid'))[0];
 
 	$node->safe_psql('postgres', q{ALTER SYSTEM SET ratelimit.flush_interval = '1h'});
 	$node->reload;
+	# before it does anything else, the launcher reads the settings when it wakes up
 	$node->poll_query_until('postgres',
-		q{SELECT current_setting('ratelimit.flush_interval') = '1h'
-		   AND NOT EXISTS (SELECT FROM pg_stat_activity WHERE backend_type = 'ratelimit worker')})
-	  or die 'rounds go on';
-	return;
+		q{SELECT current_setting('ratelimit.flush_interval') = '1h' AND wait_event = 'Extension'
+		   FROM pg_stat_activity WHERE backend_type = 'ratelimit launcher'})
+	  or die 'the launcher does not come to rest';
+	# a worker that is starting is not in the view yet
+	foreach (1 .. 100 * $PostgreSQL::Test::Utils::timeout_default)
+	{
+		my @children = grep { (eval { slurp_file("$_/stat") } // '') =~ /^\d+ \(.*\) [^ZX] $postmaster / } glob '/proc/[0-9]*';
+
+		return unless grep { (eval { slurp_file("$_/cmdline") } // '') =~ /ratelimit worker/ } @children;
+		Time::HiRes::usleep(10_000);
+	}
+	die 'rounds go on';
+}
+
+# Until the log, from there on and at debug1, has nothing more to say of the workers that
+# the launcher has had started.
+sub wait_until_workers_ended
+{
+	my ($node, $from) = @_;
+
+	foreach (1 .. 10 * $PostgreSQL::Test::Utils::timeout_default)
+	{
+		my $log = slurp_file($node->logfile, $from);
+		my $begun = () = $log =~ /: +registering background worker "ratelimit worker"/g;
+		my $gone = () = $log =~ /unregistering background worker "ratelimit worker"/g;
+		my $ended = () = $log =~ /background worker "ratelimit worker" \(PID \d+\) exited/g;
+
+		return 1 if $gone >= $begun && $ended >= $begun;
+		Time::HiRes::usleep(100_000);
+	}
+	return 0;
 }
 
 # Make keys prefix1, prefix2 ... until every partition has spilled; how many.

@@ -59,20 +59,25 @@ foreach my $keys (1, 10, 1000)
 }
 
 #
-# Refilling.  The capacity lasts two seconds, so that no pause on a loaded machine
+# Refilling.  The capacity lasts three seconds, so that no pause on a loaded machine
 # lets a bucket become full and tokens go to waste.
 #
 foreach my $keys (1, 10, 1000)
 {
 	my $name = "refill$keys";
 	my $refill = 20_000 / $keys;
-	my $capacity = 2 * $refill;
+	my $capacity = 3 * $refill;
 
-	my $seconds = run_clients(
-		$node, "refill, $keys keys",
+	$node->safe_psql('postgres', 'TRUNCATE hits');
+	my $run = start_clients(
+		$node,
 		clients => 32,
-		seconds => 3,
+		until_told => 1,
 		script => calls($name, $keys, $capacity, $refill));
+	$node->poll_query_until('postgres', 'SELECT EXISTS (SELECT FROM hits)');
+	my $end = $node->safe_psql('postgres', "SELECT clock_timestamp() + interval '2.5 s'");
+	$node->poll_query_until('postgres', "SELECT clock_timestamp() > '$end'");
+	my $seconds = tell_clients_to_end($node, $run, "refill, $keys keys");
 	# rounding may add less than a nanosecond of refill an allowed call
 	is( $node->safe_psql('postgres', <<"SQL"), '', "refill, $keys keys: never above C + R x T");
 SELECT key, sum(allowed) AS allowed, $capacity + $refill * $seconds AS bound FROM hits WHERE name = '$name' GROUP BY key

@@ -54,12 +54,13 @@ foreach my $keys (1, 10, 1000)
 		'0|t', "quota, $keys keys: a row for each");
 }
 
-# Demand: at least some 500 calls a second, on any machine.  Supply: 40.
+# Demand: at least some 500 calls a second, on any machine.  Supply: 40.  The capacity lasts
+# four seconds, so that no pause lets a bucket become full.
 foreach my $keys (1, 10)
 {
 	my $name = "refill$keys";
 	my $refill = 40 / $keys;
-	my $capacity = 2 * $refill;
+	my $capacity = 4 * $refill;
 
 	my $seconds = run_clients(
 		$node, "refill, $keys keys",

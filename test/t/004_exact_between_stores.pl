@@ -118,7 +118,7 @@ SCRIPT
 my $seconds = run_clients(
 	$node, 'refill, 60 keys',
 	clients => 32,
-	seconds => 3,
+	transactions => 300,
 	script => call('refill60', 60, 4, 1));
 is( $node->safe_psql('postgres', <<"SQL"), '', 'refill, 60 keys: never above C + R x T');
 SELECT key, count(*) FROM hits WHERE name = 'refill60' AND ok GROUP BY key HAVING count(*) > 4 + $seconds LIMIT 5

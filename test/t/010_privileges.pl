@@ -69,6 +69,7 @@ SQL
 	like($err, qr/caught as app.*permission denied for table rate_limit_buckets/s, "$name: ... leaves nobody more rights");
 	is($out, 'app', "$name: ... than he had");
 	finish_session($locker);
+	$node->safe_psql('postgres', 'ALTER ROLE app RESET lock_timeout');
 
 	#
 	# pg_monitor

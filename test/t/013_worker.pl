@@ -40,9 +40,10 @@ foreach my $round (1 .. 8)
 
 	$node->safe_psql('postgres', "CREATE DATABASE $database");
 	$node->safe_psql($database, 'CREATE EXTENSION ratelimit');
+	my $from = -s $node->logfile;
 	spill_with_expired_row($database);
 	# every other time when a worker has just begun
-	$node->wait_for_log(qr/cleaning rate_limit_buckets/, -s $node->logfile)
+	$node->wait_for_log(qr/cleaning rate_limit_buckets/, $from)
 	  if $round % 2;
 	my ($rc, $out, $err) = $node->psql('postgres', "DROP DATABASE $database" . ($round % 4 == 0 ? ' WITH (FORCE)' : ''), timeout => 60, timed_out => \my $timed_out);
 	ok(!$timed_out && $rc == 0, "DROP DATABASE $round neither fails nor hangs") or diag($err);
@@ -53,7 +54,8 @@ is($node->safe_psql('postgres', $launchers), 1, 'the launcher is there');
 # A worker that waits for a lock in the database to be dropped
 $node->safe_psql('postgres', 'CREATE DATABASE waiting');
 $node->safe_psql('waiting', 'CREATE EXTENSION ratelimit');
-spill_with_expired_row('waiting');
+# of rows that never expire, so that a worker comes again and again
+$node->safe_psql('waiting', "SELECT count(rl_consume('stays' || i, 1, 0)) FROM generate_series(1, 40) i");
 my $locker = in_session($node, 'waiting');
 $locker->query_safe('BEGIN; LOCK rate_limit_buckets IN ACCESS EXCLUSIVE MODE');
 ok($node->poll_query_until('postgres', q{SELECT count(*) = 1 FROM pg_locks l JOIN pg_stat_activity a USING (pid) WHERE backend_type = 'ratelimit worker' AND NOT granted}),
@@ -63,6 +65,7 @@ $node->safe_psql('postgres', 'SELECT 1');
 $node->wait_for_log(qr/canceling statement due to lock timeout/, $from);
 pass('... not for ever');
 finish_session($locker);
+$node->safe_psql('waiting', 'SELECT rl_reset_all(NULL)');
 ok(wait_until_nothing_spilled($node, 'waiting'), '... and tries again');
 $node->safe_psql('postgres', 'DROP DATABASE waiting');
 
@@ -71,8 +74,9 @@ $node->safe_psql('postgres', 'CREATE DATABASE busy');
 foreach my $round (1 .. 5)
 {
 	$node->safe_psql('busy', 'CREATE EXTENSION ratelimit');
+	my $from = -s $node->logfile;
 	spill_with_expired_row('busy');
-	$node->wait_for_log(qr/cleaning rate_limit_buckets/, -s $node->logfile)
+	$node->wait_for_log(qr/cleaning rate_limit_buckets/, $from)
 	  if $round % 2;
 	$node->safe_psql('busy', 'DROP EXTENSION ratelimit');
 }

@@ -99,7 +99,8 @@ my $denied = check_exact('flushes');
 note sprintf('flushes: %d calls, %d denied, %d flushes, %.1f s', $calls, $denied, $flushes, $seconds);
 
 #
-# The worker terminated at random, often in the middle of writing or committing
+# The worker terminated at random, often in the middle of writing or committing.  There is
+# always something to write, so that another one comes, even if the clients are over.
 #
 start_afresh();
 $node->safe_psql('postgres', <<'SQL');
@@ -113,6 +114,7 @@ my $from = -s $node->logfile;
 $run = start_clients($node, clients => $clients, transactions => $batches,
 	rate => $batches * $clients / ($terminations * 1.3), script => $script);
 $node->safe_psql('postgres', <<"SQL");
+SET ratelimit.gateway_name = 'gateway 0';
 DO \$\$
 DECLARE
 	worker int;
@@ -134,6 +136,7 @@ BEGIN
 			EXIT WHEN NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = worker);
 			PERFORM pg_sleep(0.002);
 		END LOOP;
+		INSERT INTO seen SELECT 'gateway 0', 'limiter 0', 'key:1', 0, count(*) FROM generate_series(1, 20) WHERE NOT rl_consume('key:1', 10, 0, 1, 'limiter 0');
 	END LOOP;
 END
 \$\$
@@ -148,7 +151,7 @@ note sprintf('terminated: %d calls, %d denied, %d terminated, %.1f s', $calls, $
 $node->safe_psql('postgres', 'DROP FUNCTION dawdle() CASCADE');
 
 #
-# The table locked for 5 seconds
+# The table locked for 5 seconds, and until a worker has waited for it in vain
 #
 start_afresh();
 $from = -s $node->logfile;
@@ -161,6 +164,7 @@ LOCK TABLE rate_limit_violations IN ACCESS EXCLUSIVE MODE;
 SELECT clock_timestamp() AS since \gset
 SELECT pg_sleep(5);
 SELECT extract(epoch FROM clock_timestamp() - :'since') >= 5;
+DO $$ BEGIN WHILE (SELECT flush_failures FROM rate_limit_stats WHERE limiter IS NULL) = 0 LOOP PERFORM pg_sleep(0.05); END LOOP; END $$;
 COMMIT;
 SQL
 like($waited, qr/t$/, 'locked table: for 5 seconds');

@@ -81,6 +81,7 @@ is(query("SELECT total_count FROM rate_limit_violations WHERE id = 1"), 3, 'the 
 #
 # Idle
 #
+ok(wait_until_workers_ended($node, 0), 'the workers are gone');
 my $from = -s $node->logfile;
 my $launcher = query("SELECT pid FROM pg_stat_activity WHERE backend_type = 'ratelimit launcher' AND datid IS NULL");
 like($launcher, qr/^\d+$/, 'the launcher is seen under its name, connected to no database');

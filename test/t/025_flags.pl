@@ -149,6 +149,7 @@ query("ALTER SYSTEM SET log_min_messages = debug1");
 $node->reload;
 flagged('nobody');
 wait_for(q{SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'ratelimit worker'});
+wait_until_workers_ended($node, $from);
 $from = -s $node->logfile;
 my $end = query("SELECT clock_timestamp() + interval '2.5 s'");
 wait_for("SELECT clock_timestamp() > '$end'");

@@ -88,7 +88,7 @@ finish_session($parallel);
 ok($node->poll_query_until('postgres', 'SELECT NOT EXISTS (SELECT FROM rate_limit_pending)'), 'a slot is free: written');
 is(query("SELECT sum(count) FROM rate_limit_violation_details WHERE key = 'k'"), 15, '... all of them, once');
 ok($node->poll_query_until('postgres', "SELECT count(*) = 1 FROM rate_limit_flagged WHERE key = 'flagged'"), '... flags, too');
-like(slurp_file($node->logfile, $from), qr/ratelimit: got a background worker slot again/, '... and the log says so');
+ok($node->wait_for_log(qr/ratelimit: got a background worker slot again/, $from), '... and the log says so');
 
 # not even one for the launcher: by hand
 query("SELECT rl_report('by hand', 'user', 4)");

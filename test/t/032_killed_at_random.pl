@@ -109,9 +109,14 @@ foreach my $round (1 .. $rounds)
 
 			kill('KILL', $pid);
 			Time::HiRes::usleep(20_000) while kill(0, $pid);
-			last if slurp_file($node->logfile, $from) =~ /PID $pid\) was terminated by signal 9/;
-			Time::HiRes::usleep(100_000);
-			last if slurp_file($node->logfile, $from) =~ /PID $pid\) was terminated by signal 9/;
+			my $killed = qr/PID $pid\) was terminated by signal 9/;
+			# the postmaster may take its time to say so
+			foreach (1 .. 100)
+			{
+				last if slurp_file($node->logfile, $from) =~ $killed;
+				Time::HiRes::usleep(20_000);
+			}
+			last if slurp_file($node->logfile, $from) =~ $killed;
 		}
 		$node->wait_for_log(qr/all server processes terminated; reinitializing/, $from);
 		$node->wait_for_log(qr/reinitializing.*ready to accept connections/s, $from);

@@ -131,7 +131,13 @@ isnt(saver_pid($node), $pid, 'a saver that is stopped comes again');
 ok(wait_for_save($node), '... and saves');
 
 # something in the way
-mkdir("$file.new") or die $!;
+# once no save has it in hand
+foreach (1 .. 10 * $PostgreSQL::Test::Utils::timeout_default)
+{
+	last if mkdir("$file.new");
+	die $! unless $!{EEXIST};
+	Time::HiRes::usleep(100_000);
+}
 $from = -s $node->logfile;
 $node->wait_for_log(qr/ratelimit: could not save state to file .*: File exists/, $from);
 rmdir("$file.new");

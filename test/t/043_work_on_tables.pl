@@ -41,6 +41,8 @@ foreach my $preload (1, 0)
 CREATE SCHEMA other;
 ALTER DATABASE postgres SET search_path = public, other;
 CREATE TABLE allowed (work text, n int);
+-- who gives way in a deadlock is the worker, however slow it is
+ALTER DATABASE postgres SET deadlock_timeout = '1 min';
 INSERT INTO rate_limit_policies (policy, capacity, refill, quota) VALUES ('p', 1e6, 0, true);
 SELECT count(rl_consume('fill' || i, 1, 0)) FROM generate_series(1, 40) i;
 SELECT count(rl_flag('k' || i, 'user', 'x')) FROM generate_series(1, 10) i;
@@ -192,7 +194,11 @@ SQL
 	is($query->("SELECT count(*) FROM rate_limit_flagged"), 10, "$here: flags are there");
 	is($query->("SELECT rl_flag('k1', 'user', 'again'), rl_flag('new', 'user', 'x'), rl_unflag('new', 'user')"), 'f|t|t', "$here: ... and work");
 	is($query->("SELECT rl_consume_policy('p', 'k')"), 't', "$here: policies are there");
-	ok( $node->poll_query_until('postgres', "SELECT sum(count) = $denied FROM rate_limit_violation_details WHERE limiter = 'default'"),
+	# Without shared memory, a transaction that commits waits a second for the table, and
+	# then loses its violations, two at most, with a warning.
+	my $lost = () = slurp_file($node->logfile) =~ /could not write the transaction's rate limit violations/g;
+	$lost *= 2;
+	ok( $node->poll_query_until('postgres', "SELECT sum(count) BETWEEN $denied - $lost AND $denied FROM rate_limit_violation_details WHERE limiter = 'default'"),
 		"$here: every violation is written, once")
 	  or diag("$denied denied, written: " . $query->("SELECT sum(count) FROM rate_limit_violation_details WHERE limiter = 'default'"));
 	$query->('TRUNCATE rate_limit_violations');

@@ -111,10 +111,12 @@ sub note_lateness
 }
 
 # The bucket owes what it did, and what those took that are done; to less than half
-# a token.
+# a token.  A session that is terminated gives back after it has said so.
 sub check_tokens
 {
 	my ($node, $name, $key, $full_at, $rate) = @_;
+
+	$node->poll_query_until('postgres', q{SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = 'pgbench')}) or die 'clients do not end';
 	my $done = $node->safe_psql('postgres', 'SELECT count(*) FROM done');
 	my $taken = (full_at($node, $key) - $full_at) * $rate;
 
@@ -132,13 +134,13 @@ sub check_calls
 	my $began = monotonic_seconds();
 
 	is($sql->("SELECT rl_wait('calls', 2, 0), rl_wait('calls', 2, 0), rl_wait('calls', 2, 0)"), 't|t|f', "$name: tokens that are there need no wait, what never comes is not waited for");
-	is($sql->("SELECT rl_wait('slow', 1, 0.001), rl_wait('slow', 1, 0.001), rl_wait('slow', 1, 0.001, timeout => '999 s')"), 't|f|f', "$name: false with the timeout too short");
+	is($sql->("SELECT rl_wait('slow', 1, 0.001), rl_wait('slow', 1, 0.001), rl_wait('slow', 1, 0.001, timeout => '900 s')"), 't|f|f', "$name: false with the timeout too short");
 	is($sql->("SELECT rl_wait('slow', 1, 0.001, 1, '0')"), 'f', "$name: ... also when it is 0");
 	my $full_at = full_at($node, 'slow');
 	cmp_ok($full_at - now($node), '>', 900, "$name: ... of which nothing came back");
 	is($sql->("SELECT rl_wait('slow', 1, 0.001), rl_wait('slow', 1, 0.001, 0), rl_wait('slow', 1, 0.001, 2, '100 years')"), 'f|t|f', "$name: cost 0 is always there, more than the capacity never");
 	cmp_ok(abs(full_at($node, 'slow') - $full_at), '<', 0.1, "$name: ... and nothing was taken");
-	is($sql->("SELECT rl_block('calls', '1 s'), rl_wait('calls', 2, 1000, 1, '1 hour'), rl_wait('calls', 2, 1000, 0, '1 hour')"), '|f|f', "$name: a blocked key is not waited for");
+	is($sql->("SELECT rl_block('calls', '1 min'), rl_wait('calls', 2, 1000, 1, '1 hour'), rl_wait('calls', 2, 1000, 0, '1 hour')"), '|f|f', "$name: a blocked key is not waited for");
 	is($sql->("SET ratelimit.shadow = on; SELECT rl_wait('slow', 1, 0.001), rl_wait('slow', 1, 0.001, 1, '2 hours')"), 't|t', "$name: nobody waits in shadow mode");
 	is($sql->("SET ratelimit.enabled = off; SELECT rl_wait('slow', 1, 0.001), rl_wait('slow', 1, 0.001, 9, '2 hours')"), 't|t', "$name: ... nor when disabled");
 	is($sql->("SELECT rl_wait('long', 1e12, 1.0 / 31557600, 1e12), rl_wait('long', 1e12, 1.0 / 31557600, 1e12, '1 year')"), 't|f', "$name: a full bucket need not be waited for, however large");
@@ -272,9 +274,10 @@ sub check_rate
 	is($node->safe_psql('postgres', 'SELECT count(*) FROM done'), $n, "$name: all were served");
 	my @late = check_done($node, $name, $paid_at, $rate);
 	my $seconds = $n / $rate;
-	# that one of many was woken in time shows that the tokens were there
-	my ($least) = sort { $a <=> $b } @late[ -$clients .. -1 ];
-	cmp_ok($least, '<', 0.02 * $seconds, "$name: $rate/s within 2 %");
+	# that one of many was woken in time shows that the tokens were there; one of half of
+	# them, as a machine that pauses wakes none
+	my ($least) = sort { $a <=> $b } map { $late[$_] / (($_ + 1) / $rate) } $#late / 2 .. $#late;
+	cmp_ok($least, '<', 0.02, "$name: $rate/s within 2 %");
 	check_tokens($node, $name, 'rate', $full_at, $rate);
 	note sprintf '%s: %d waits, %.2f/s', $name, $n, $n / ($seconds + $late[-1]);
 	note_lateness($name, @late);
@@ -323,7 +326,7 @@ while ($disturbed < 150 && $run->{handle}->pumpable)
 {
 	$disturbed += $node->safe_psql('postgres', <<"SQL");
 SELECT count(CASE WHEN random() < 0.9 THEN pg_cancel_backend(pid) ELSE pg_terminate_backend(pid) END)
-FROM (SELECT pid $waiting ORDER BY random() LIMIT 3) w
+FROM (SELECT pid $waiting ORDER BY random() LIMIT 5) w
 SQL
 	$run->{handle}->pump_nb;
 }
@@ -361,7 +364,7 @@ foreach my $preload (0, 1)
 	wait_until_waiting($node, 1);
 	is($sql->("SELECT rl_wait('row', 2, 0.01, 1, '200 ms'), rl_wait('row', 2, 0.01, 1, '0')"), 'f|f', "$name: the next one has only so much time");
 	is($sql->("SELECT count(*) $waiting"), 1, "$name: ... while the first one goes on waiting");
-	is($sql->("SELECT count(*) FROM pg_locks WHERE relation = 'rate_limit_buckets'::regclass AND pid <> pg_backend_pid()"), 0, "$name: ... and locks nothing");
+	is($sql->("SELECT count(*) FROM pg_locks WHERE relation = 'rate_limit_buckets'::regclass AND pid IN (SELECT pid $waiting)"), 0, "$name: ... and locks nothing");
 	$sql->("SELECT pg_cancel_backend(pid) $waiting");
 	wait_until_waiting($node, 0);
 	cmp_ok(abs(full_at($node, 'row') - $full_at), '<', 0.1, "$name: cancelled, its tokens are back");

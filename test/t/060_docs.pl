@@ -15,7 +15,7 @@ use Test::More;
 
 # A bucket refills while a slow machine gets to the next statement, so a document has
 # several attempts.  A document that is wrong is wrong in each of them.
-my $attempts = 3;
+my $attempts = 5;
 
 my $top = "$FindBin::RealBin/../..";
 my $node = start_server('docs', conf => 'ratelimit.flush_interval = 1h');

@@ -46,7 +46,7 @@ sub as
 #
 is(as('stranger', "SELECT ratelimit.rl_peek('a', 1, 1)") =~ /permission denied for schema ratelimit/, 1,
 	'no role has USAGE of itself');
-$node->safe_psql('postgres', "SELECT rl_consume('victim', 100, 10, 30)");
+$node->safe_psql('postgres', "SELECT rl_consume('victim', 100, 0.1, 30)");
 like(as('guest', "SELECT round(remaining) FROM ratelimit.rl_peek('victim', 100, 0, 0)"), qr/^7\d$/, 'trusted: sees the tokens of any key');
 is(as('guest', "SELECT ratelimit.rl_consume('victim', 1, 0)"), 't', '... and empties any bucket');
 like($node->safe_psql('postgres', "SELECT tokens FROM rate_limit_status WHERE key = 'victim'"), qr/^0/, '... which is empty for all');

@@ -36,8 +36,7 @@ sub flagged
 	$node->reload;
 	query("SELECT rl_report('sure: $key', 'user', 100)");
 	$node->poll_query_until('postgres', "SELECT count(*) = 1 FROM rate_limit_flagged WHERE key = 'sure: $key'");
-	query("ALTER SYSTEM SET ratelimit.flush_interval = '1h'");
-	$node->reload;
+	end_rounds($node);
 	return query("SELECT count(*) FROM rate_limit_flagged WHERE key = '$key'");
 }
 

@@ -94,7 +94,8 @@ sub times_out
 	my ($code, $answer, $messages) = $node->psql('postgres', "SET statement_timeout = '300ms'; $sql");
 
 	like($messages, qr/canceling statement due to statement timeout/, "$what: is timed out");
-	cmp_ok(monotonic_seconds() - $began, '<', 10, '... in time');
+	# or else it waits for ever
+	cmp_ok(monotonic_seconds() - $began, '<', 30, '... in time');
 	return;
 }
 
@@ -111,13 +112,13 @@ sub can_be_interrupted
 	query("SELECT pg_cancel_backend($pid)");
 	end($session);
 	like($session->{stderr}, qr/canceling statement due to user request/, '... is cancelled');
-	cmp_ok(monotonic_seconds() - $began, '<', 5, '... at once');
+	cmp_ok(monotonic_seconds() - $began, '<', 20, '... at once');
 	begin($session, $sql);
 	ok($node->poll_query_until('postgres', $waits), '... waits again');
 	$began = monotonic_seconds();
 	query("SELECT pg_terminate_backend($pid)");
 	ok($node->poll_query_until('postgres', "SELECT count(*) = 0 FROM pg_stat_activity WHERE pid = $pid"), '... is terminated');
-	cmp_ok(monotonic_seconds() - $began, '<', 5, '... at once');
+	cmp_ok(monotonic_seconds() - $began, '<', 20, '... at once');
 	$session->{run}->finish;
 	return;
 }
@@ -164,12 +165,12 @@ can_be_interrupted(q{SELECT rl_consume_all('{hot,new}', '{10,10}', '{0,0}')}, 'a
 my $began = monotonic_seconds();
 begin($undone, 'ROLLBACK');
 end($undone);
-cmp_ok(monotonic_seconds() - $began, '<', 10, 'a rollback that would give tokens back ends');
+cmp_ok(monotonic_seconds() - $began, '<', 20, 'a rollback that would give tokens back ends');
 $began = monotonic_seconds();
 query("SELECT pg_cancel_backend($waiting_pid)");
 end($waiting);
 like($waiting->{stderr}, qr/canceling statement due to user request/, 'a wait that would give its token back is cancelled');
-cmp_ok(monotonic_seconds() - $began, '<', 10, '... in time');
+cmp_ok(monotonic_seconds() - $began, '<', 20, '... in time');
 
 # the partition grows three times, and has the bucket stay where it is
 is(query(q{SET statement_timeout = '30s'; SELECT count(*) FILTER (WHERE rl_consume('key ' || i, 10, 0)) FROM generate_series(1, 400) i}),
@@ -271,7 +272,7 @@ is(query(q{SELECT count(*) FILTER (WHERE rl_consume('late', 10, 1e-9)) FROM gene
 $pid = stop_in($holder, 1, q{SELECT rl_consume_all('{key 1}', '{20}', '{0}')});
 $began = monotonic_seconds();
 query(q{SET statement_timeout = '60s'; DROP EXTENSION ratelimit; CREATE EXTENSION ratelimit});
-cmp_ok(monotonic_seconds() - $began, '<', 20, 'the extension is dropped in time');
+cmp_ok(monotonic_seconds() - $began, '<', 40, 'the extension is dropped in time');
 is(query("SELECT count(*) FROM generate_series(2, $made) i, rl_peek('key ' || i, 10, 0, 0) p WHERE p.remaining = 10"),
 	$made - 1, '... and all other buckets with it');
 kill('CONT', $pid);

@@ -53,7 +53,7 @@ do
 	$clients->{handle}->pump_nb;
 } while $clients->{handle}->pumpable;
 finish_clients($clients, "stopped $stops times");
-cmp_ok($stops, '>', 20 * $seconds, '... that is often');
+cmp_ok($stops, '>', 5 * $seconds, '... that is often');
 
 foreach my $limiter ('hot', 'new')
 {

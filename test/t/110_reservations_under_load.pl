@@ -128,6 +128,7 @@ SQL
 			start_clients($node, clients => $clients, seconds => 30, script => $once);
 		};
 
+		$node->poll_query_until('postgres', "SELECT count(*) = $clients FROM pg_stat_activity WHERE application_name = 'pgbench'") or die 'not all came';
 		# until all of them have come to their end
 		my $left = $clients;
 		while ($left > 0)
@@ -143,6 +144,7 @@ SQL
 			Time::HiRes::usleep(20_000);
 		}
 		$run->{handle}->finish;
+		$node->poll_query_until('postgres', "SELECT count(*) = 0 FROM pg_stat_activity WHERE application_name = 'pgbench'") or die 'not all ended';
 	}
 	cmp_ok($ended, '>=', $clients, "$what: $ended sessions were ended");
 	my $tried = $query->('SELECT count(*) FROM tried');

@@ -80,13 +80,13 @@ foreach my $node ($memory, $table)
 # Expiry
 #
 # the wall clock does not matter in memory, and is all there is in the table
-my $number = reserve($table, 'late', 60, '1 min');
-my $other = reserve($table, 'late', 10, '1 min');
-set_seam($seam, clock_us => 55 * 1_000_000);
-is($table->safe_psql('postgres', 'SELECT count(*) FROM rate_limit_reservations'), 2, 'table: outstanding before the minute is over');
+my $number = reserve($table, 'late', 60, '10 min');
+my $other = reserve($table, 'late', 10, '10 min');
+set_seam($seam, clock_us => 9 * 60 * 1_000_000);
+is($table->safe_psql('postgres', 'SELECT count(*) FROM rate_limit_reservations'), 2, 'table: outstanding before ten minutes are over');
 is(settle($table, $number, 20), 70, 'table: ... and settled');
-set_seam($seam, clock_us => 60 * 1_000_000);
-is($table->safe_psql('postgres', 'SELECT count(*) FROM rate_limit_reservations'), 0, 'table: expired after a minute');
+set_seam($seam, clock_us => 10 * 60 * 1_000_000);
+is($table->safe_psql('postgres', 'SELECT count(*) FROM rate_limit_reservations'), 0, 'table: expired after ten minutes');
 is(settle($table, $other, 5), '', 'table: ... and not settled');
 is(tokens($table, 'late'), 70, 'table: ... at the full price');
 set_seam($seam, clock_us => 0);
@@ -188,8 +188,9 @@ is(settle($table, $number, 10), 90, '... and can be tried again');
 $table->safe_psql('postgres', q{INSERT INTO rate_limit_policies (policy, tier, capacity, refill, quota) VALUES ('two', 'a', 100, 0, true), ('two', 'b', 100, 0, true)});
 $table->safe_psql('postgres', q{SELECT rl_consume_policy('two', 'half', 40)});
 my $reserver = in_session($table);
-$reserver->query('SET ratelimit.refund_on_rollback = on; SET lock_timeout = 10; BEGIN');
+$reserver->query('SET ratelimit.refund_on_rollback = on; BEGIN');
 $number = $reserver->query(q{SELECT rl_reserve_policy('two', 'half', 30)});
+$reserver->query('SET LOCAL lock_timeout = 10');
 $blocker->query(q{BEGIN; UPDATE rate_limit_buckets SET owed = owed WHERE limiter = 'two/b'});
 $reserver->query("SELECT rl_settle($number, 10)");
 like($reserver->{stderr}, qr/lock timeout/, 'settling fails after the first of two buckets');
