@@ -503,7 +503,7 @@ test('a lost database is a clear message, and the session goes on after it', asy
 	const hung = await console.ask('GET', '/api/now', { as: oscar });
 
 	assert.strictEqual(hung.status, 503);
-	assert.ok(performance.now() - began < 8000);
+	assert.ok(performance.now() - began < 20000);
 	proxy.start();
 	await until(async () => (await console.ask('GET', '/api/now', { as: oscar })).status === 200, 'it is back');
 	assert.doesNotMatch(console.output(), new RegExp(PASSWORD.slice(2, 8)), 'the password is not in the log');
