@@ -290,6 +290,11 @@ def check(expected):
 			if not least <= missing.get(name[1], 0) <= most:
 				raise Finding(f'{name}: {missing.get(name[1], 0)} are missing, not {least} to {most}')
 		conn.execute('SELECT rl_flush()')
+		# what a worker is about to write is neither here nor there for a moment
+		for _ in range(600):
+			if not one("SELECT EXISTS (SELECT FROM rate_limit_pending WHERE limiter = 'denied')")[0]:
+				break
+			time.sleep(0.1)
 		counted = int(one("SELECT coalesce(sum(count), 0) FROM rate_limit_violation_details WHERE limiter = 'denied'")[0]) + \
 			int(one("SELECT coalesce(sum(count), 0) FROM rate_limit_pending WHERE limiter = 'denied'")[0])
 		if not expected.least.get('denied', 0) <= counted <= expected.most.get('denied', 0):

@@ -96,15 +96,16 @@ class Relay:
         self.cut()
         self.swallow = False
 
-    def trouble(self, seconds, seed, ready):
+    def trouble(self, seconds, seed, ready, enough):
         """
         Break the connections at random moments, some of them after answers were lost, and let
-        them be ready in between.
+        them be ready in between: for so many seconds, or longer until it is enough.
         """
         chance = random.Random(seed)
-        until = time.monotonic() + seconds
-        while time.monotonic() < until:
-            while not ready() and time.monotonic() < until:
+        began = time.monotonic()
+        until = began + seconds
+        while time.monotonic() < until or not (enough() or time.monotonic() > began + seconds + 60):
+            while not ready() and time.monotonic() < began + seconds + 60:
                 time.sleep(0.005)
             time.sleep(chance.uniform(0, 0.2))
             if chance.random() < 0.5:

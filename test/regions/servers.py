@@ -35,7 +35,7 @@ def program(name, *args, prefix=()):
     return done.stdout
 
 
-def wait_until(condition, seconds=10, what=""):
+def wait_until(condition, seconds=60, what=""):
     """The value of a condition once it is true."""
     until = time.monotonic() + seconds
     while True:
@@ -86,6 +86,10 @@ class Server:
             unix_socket_directories=WORK,
             port=self.port,
             cluster_name=name,
+            # what is pending stays so, until a test has looked at it
+            ratelimit__flush_interval="1h",
+            # a slow machine is no home that is away
+            ratelimit_region__timeout="30s",
         )
         self.configure(**{**defaults, **settings})
         self.start()
@@ -188,6 +192,23 @@ def consume(connection, n, key="k", capacity=1000, refill=0, cost=1, limiter="qu
         "SELECT count(*) FILTER (WHERE rl_consume_leased(%s, %s, %s, %s, %s)) FROM generate_series(1, %s)",
         (key, capacity, refill, cost, limiter, n),
     ).fetchone()[0]
+
+
+def leased(server, connection, calls, key, least=0, **call):
+    """
+    Make calls, which are all allowed, until there is a lease with more tokens than that: on a slow
+    machine it may have gone back meanwhile.  How many calls there were, and its tokens.
+    """
+    used = 0
+    for n in [calls, *100 * [1]]:
+        allowed = consume(connection, n, key, **call)
+        if allowed != n:
+            raise AssertionError(f"{allowed} of {n} calls are allowed")
+        used += n
+        found = server.query("SELECT tokens FROM rate_limit_leases WHERE key = %s", key)
+        if found and found[0][0] > least:
+            return used, found[0][0]
+    raise AssertionError(f"no lease of {key} with more than {least} tokens: {found}")
 
 
 class Callers:

@@ -38,7 +38,7 @@ class Regions:
     def drain(self, key, calls=20000, **call):
         """Take what is left of a key, wherever it is."""
         got = 0
-        until = time.monotonic() + 30
+        until = time.monotonic() + 60
         while time.monotonic() < until:
             with self.east.connect() as east:
                 taken = consume(east, calls, key, **call)

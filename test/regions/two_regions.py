@@ -58,9 +58,9 @@ def two_regions():
         return f"there are no network namespaces here ({link.why})"
     try:
         here, there = link.regions
-        home = Server("frankfurt", prefix=here, listen_addresses="10.19.0.1")
+        home = Server("frankfurt", prefix=here, listen_addresses="10.19.0.1", ratelimit_region__timeout="1s")
         home.be_home("10.19.0.0/24")
-        far = Server("oregon", prefix=there)
+        far = Server("oregon", prefix=there, ratelimit_region__timeout="1s")
         far.create()
         far.lease_from(home, host="10.19.0.1", port=home.port)
         print(f"#   {ROUND_TRIP} ms, {100 * LOSS:g} % of packets lost each way, by "

@@ -55,14 +55,15 @@ class Lost(unittest.TestCase):
                 self.assertEqual(self.proxy.one("SELECT rl_reserve(%s, 7, 0, 1)", keys[lost]), 0 if answer else None)
                 self.assertEqual(self.proxy.one("SELECT hits FROM rl_count(%s, 'year')", keys[lost]), 0 if answer else float("inf"))
             self.assertEqual(error_of("proxy", f"SELECT rl_enforce('{keys[lost]}', 7, 0)")[0], "PT429")
-            self.assertLess(time.monotonic() - began, 10)
+            # of more than 30 calls none waits for away_after
+            self.assertLess(time.monotonic() - began, 30)
             # what is done to a bucket is never said to be done
             self.assertEqual(error_of("proxy", f"SELECT rl_reset('{keys[lost]}')")[0], "08006")
             self.assertEqual(error_of("proxy", "SELECT * FROM rate_limit_status")[0], "XX000")
 
             servers[lost].start_again()
             self.proxy.ask("UPDATE rate_limit_proxy SET on_error = 'error'")
-            until(lambda: self.decides(consume, keys[lost]), 10)
+            until(lambda: self.decides(consume, keys[lost]))
             self.assertTrue(all(consume(key) for key in keys.values()))
 
     def decides(self, consume: Callable[[str], bool], key: str) -> bool:
@@ -89,7 +90,7 @@ class Lost(unittest.TestCase):
                 began = time.monotonic()
                 self.assertFalse(self.proxy.one("SELECT rl_consume(%s, 1, 0)", key))
                 took = time.monotonic() - began
-                self.assertTrue(0.5 < took < 5, took)
+                self.assertTrue(0.5 < took < 10, took)
             finally:
                 self.proxy.ask("UPDATE rate_limit_nodes SET connection = %s WHERE node = %s", servers[node].location(), node)
                 self.proxy.ask("UPDATE rate_limit_proxy SET away_after = '3s'")
@@ -125,6 +126,6 @@ class Lost(unittest.TestCase):
         self.assertEqual(self.proxy.ask("SELECT rl_consume(%s, 1, 0) FROM generate_series(1, 2)", key), [(True,), (False,)])
         # it comes back, and gets the partition again: what it had then does not count any more
         lost.start_again()
-        until(lambda: error_of("proxy", f"CALL rl_move_partition({partition}, 'n3')") == ("no error",), 10)
+        until(lambda: error_of("proxy", f"CALL rl_move_partition({partition}, 'n3')") == ("no error",))
         self.assertEqual(node_of(key), "n3")
         self.assertFalse(self.proxy.one("SELECT rl_consume(%s, 1, 0)", key))

@@ -6,7 +6,7 @@ import subprocess
 import unittest
 
 import document
-from servers import FULL, NODES, PORTS, WORK, Server, error_of, key_on, make_servers, node_of, servers, until
+from servers import FULL, MOVE_WAIT, NODES, PORTS, WORK, Server, error_of, key_on, make_servers, node_of, servers, until
 
 USER_MAPPING = next(block.sql for block in document.blocks() if block.where == "the restored proxy")
 TABLES = ["rate_limit_proxy", "rate_limit_nodes", "rate_limit_partitions", "rate_limit_policies", "rate_limit_exceptions"]
@@ -130,7 +130,7 @@ class Copies(unittest.TestCase):
         # the other one refuses to be wrong: its map is old, and the node says so
         self.proxy.ask("UPDATE rate_limit_proxy SET move_wait = '100ms'")
         self.assertEqual(error_of("proxy", f"SELECT rl_consume('{key}', 2, 0)")[:2], ("08006", "could not decide: its partition is being moved"))
-        self.proxy.ask("UPDATE rate_limit_proxy SET move_wait = '5s'")
+        self.proxy.ask("UPDATE rate_limit_proxy SET move_wait = %s", MOVE_WAIT)
         self.proxy.ask("CALL rl_move_partition(_rl_partition(%s, 'default'), %s)", key, target)
         # policies come from it
         self.subscribe(servers["n1"], standby)

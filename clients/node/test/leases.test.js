@@ -65,7 +65,7 @@ test('what is not used goes back, when the key is idle and at close()', async (t
 
 	for (; used < 100; used++) assert.strictEqual(await limiter.consume('a'), true);
 	await until(async () => await inBucket() === 900, 'the rest is back');
-	assert.ok(events.some(({ event, keys, tokens }) => event === 'returned' && keys === 1 && tokens > 0));
+	await until(() => events.some(({ event, keys, tokens }) => event === 'returned' && keys === 1 && tokens > 0), 'the hook is told');
 	for (; used < 150; used++) assert.strictEqual(await limiter.consume('a'), true);
 	await limiter.close();
 	assert.strictEqual(await inBucket(), 850);
@@ -86,8 +86,11 @@ test('of a bucket that has plenty, the first portion is what other keys use, and
 	};
 	const missing = async (key) => 1e6 - (await pool.query('SELECT remaining FROM rl_peek($1, 1e6, 0, 0, $2)', [key, name])).rows[0].remaining;
 
-	for (const end = performance.now() + 1000; performance.now() < end; await sleep(1)) {
+	const end = performance.now() + 1000;
+
+	for (let n = 0; n < 300 || performance.now() < end; n++) {
 		for (let i = 0; i < 10; i++) await call(`key ${i}`);
+		await sleep(1);
 	}
 	asked = 0;
 	for (let i = 0; i < 20; i++) {
@@ -140,7 +143,8 @@ test('a role that may not give back uses what it has', async (t) => {
 });
 
 test('throttle() of a lease: what remains, and when to come again', async (t) => {
-	const limiter = newLimiter(newPool(t), { capacity: 20, refill: 0.5, limiter: fresh('throttle'), lease: true });
+	const pool = newPool(t);
+	const limiter = newLimiter(pool, { capacity: 20, refill: 0.001, limiter: fresh('throttle'), lease: true });
 	let result;
 
 	for (let i = 1; i <= 20; i++) {
@@ -151,11 +155,20 @@ test('throttle() of a lease: what remains, and when to come again', async (t) =>
 	}
 	result = await limiter.throttle('a');
 	assert.deepStrictEqual([result.allowed, result.capacity], [false, 20]);
-	assert.ok(result.retryAfter > 1 && result.retryAfter <= 2, `${result.retryAfter}`);
-	await sleep(result.retryAfter * 1000);
-	assert.strictEqual(await limiter.consume('a'), true);
+	assert.ok(result.retryAfter > 900 && result.retryAfter <= 1000, `${result.retryAfter}`);
 	assert.strictEqual((await limiter.throttle('a', 21)).retryAfter, null);
 	await limiter.close();
+
+	// and that is when it is allowed
+	const soon = newLimiter(pool, { capacity: 1, refill: 0.5, limiter: fresh('soon'), lease: true });
+
+	do {
+		result = await soon.throttle('a');
+	} while (result.allowed);
+	assert.ok(result.retryAfter > 0 && result.retryAfter <= 2, `${result.retryAfter}`);
+	await sleep(result.retryAfter * 1000);
+	assert.strictEqual(await soon.consume('a'), true);
+	await soon.close();
 });
 
 test('what is too little for a call is left to other processes', async (t) => {
@@ -171,7 +184,7 @@ test('what is too little for a call is left to other processes', async (t) => {
 test('blocks, aborted calls, and postgres.js', needs('postgres'), async (t) => {
 	const sql = newPostgresJs(t);
 	const name = fresh('block');
-	const limiter = newLimiter(sql, { capacity: 20, refill: 1, limiter: name, lease: true });
+	const limiter = newLimiter(sql, { capacity: 20, refill: 0.001, limiter: name, lease: true });
 
 	await sql`SELECT rl_block('a', '1 hour', ${name})`;
 
@@ -188,16 +201,22 @@ test('blocks, aborted calls, and postgres.js', needs('postgres'), async (t) => {
 	await assert.rejects(aborted, { name: 'AbortError' });
 	assert.strictEqual(await other, true);
 	await limiter.close();
-	assert.strictEqual((await sql`SELECT floor(remaining) AS remaining FROM rl_peek('b', 20, 1, 0, ${name})`)[0].remaining, 19);
+	assert.strictEqual((await sql`SELECT floor(remaining) AS remaining FROM rl_peek('b', 20, 0.001, 0, ${name})`)[0].remaining, 19);
 });
 
 test('while the database is away, a lease goes on until it is used up', async (t) => {
 	const proxy = await newProxy(t);
-	const limiter = newLimiter(newPool(t, proxy.options), { capacity: 1000, refill: 0, limiter: fresh('away'), timeout: 1000, away: 'deny',
-		lease: { seconds: 10, idle: 60 } });
+	let asked = false;
+	const limiter = newLimiter(newPool(t, proxy.options), { capacity: 1000, refill: 0, limiter: fresh('away'), away: 'deny',
+		lease: { seconds: 10, idle: 60 }, metrics: ({ event }) => {
+			if (event === 'query') asked = true;
+		} });
 
-	for (let i = 0; i < 60; i++) await limiter.consume('a');
-	await sleep(50);
+	// until a portion has come, of which little is used, so that no other is under way
+	for (let i = 0; i < 60 || !asked; i++) {
+		asked = false;
+		await limiter.consume('a');
+	}
 	await proxy.stop();
 
 	let allowed = 0;
@@ -295,5 +314,6 @@ test(`four processes on one bucket, killed at random: never above capacity + ref
 	// what was used, taken here, and is left, is at most what has come
 	assert.ok(all <= most, `${all} in ${most} ms`);
 	if (LONG) assert.ok(used >= 0.97 * 1000 * seconds, `${used} in ${seconds} s`);
-	else assert.ok(all >= 0.97 * least, `${all} in ${least} ms`);
+	// each kill loses a portion, which is large after a stall, and kills are a greater part of a short time
+	else assert.ok(all >= 0.9 * least, `${all} in ${least} ms`);
 });

@@ -35,10 +35,16 @@ for (const [driver, options, make] of DRIVERS) {
 		assert.strictEqual(await one.release(), false, 'not any more');
 		assert.strictEqual(await two.renew(60), true);
 
-		const short = await limiter.acquire('a', { hold: 0.2 });
+		const third = await limiter.acquire('a');
 
 		assert.strictEqual(await limiter.acquire('a'), null);
+		await third.release();
+
+		const began = performance.now();
+		const short = await limiter.acquire('a', { hold: 0.2 });
+
 		await until(() => limiter.acquire('a'), 'it is free by itself');
+		assert.ok(performance.now() - began > 190, 'not before');
 		assert.strictEqual(await short.renew(), false);
 		await assert.rejects(limiter.consume('a'), /^TypeError: slots are acquired, not consumed/);
 		await assert.rejects(limiter.reserve('a', 1), /^TypeError: reserve\(\) needs another rule/);
@@ -68,7 +74,7 @@ test('while the database is away, nothing is held, and the choice decides', asyn
 
 	const proxy = await newProxy(t);
 	const pool = newPool(t, proxy.options);
-	const limiterWith = (away) => newLimiter(pool, { slots: 1, limiter: fresh('away'), timeout: 1000, away });
+	const limiterWith = (away) => newLimiter(pool, { slots: 1, limiter: fresh('away'), away });
 	const [allow, deny, throws] = ['allow', 'deny', 'throw'].map(limiterWith);
 	const held = await allow.acquire('a');
 

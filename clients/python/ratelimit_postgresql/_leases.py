@@ -369,6 +369,7 @@ class ThreadLeases(Leases):
         self.lock = threading.Lock()
         self.changed = threading.Condition(self.lock)  # a bucket has answered
         self.portions = {}
+        self.backs = 0  # threads that are giving back
         self.sweeper: Optional[threading.Thread] = None
         self.ended = threading.Event()
 
@@ -405,7 +406,7 @@ class ThreadLeases(Leases):
                     self.taken(portion, wanted, row)
                     allowed = self.spend(portion, call.tokens)
                     if not allowed and not portion.waiting:
-                        back = self.useless(key, portion)
+                        back = self.will_be_back(self.useless(key, portion))
                     self.changed.notify_all()
                     return self.answer(portion, call, allowed)
         finally:
@@ -425,7 +426,7 @@ class ThreadLeases(Leases):
 
     def begin(self, key: str) -> Portion:
         if len(self.portions) >= MAX_KEYS:
-            calls = self.sweep(True)
+            calls = self.will_be_back(self.sweep(True))
             self.outside(lambda: self.back(calls))
         portion = self.portions.setdefault(key, Portion(time.monotonic()))
         if self.sweeper is None:
@@ -441,12 +442,17 @@ class ThreadLeases(Leases):
     def sweep_now(self) -> bool:
         """Give back what is old. False: nothing is left."""
         with self.lock:
-            calls = self.sweep(False)
+            calls = self.will_be_back(self.sweep(False))
             left = bool(self.portions)
             if not left:
                 self.sweeper = None
         self.back(calls)
         return left
+
+    def will_be_back(self, calls: list[Call]) -> list[Call]:
+        """They are given back without the lock, which the caller holds; close() waits for that."""
+        self.backs += bool(calls)
+        return calls
 
     def back(self, calls: Sequence[Call]) -> None:
         if not calls:
@@ -457,6 +463,10 @@ class ThreadLeases(Leases):
             self.returned(calls, error)
         else:
             self.returned(calls, None)
+        finally:
+            with self.lock:
+                self.backs -= 1
+                self.changed.notify_all()
 
     def close(self) -> None:
         if os.getpid() != self.process:
@@ -466,8 +476,11 @@ class ThreadLeases(Leases):
         with self.lock:
             while any(portion.asking for portion in self.portions.values()):
                 self.changed.wait()
-            calls = self.sweep(True)
+            calls = self.will_be_back(self.sweep(True))
         self.back(calls)
+        with self.lock:
+            while self.backs:
+                self.changed.wait()
 
 
 def _sweep_often(reference: weakref.ref[ThreadLeases], ended: threading.Event, seconds: float) -> None:

@@ -10,6 +10,7 @@ import contextlib
 import importlib.util
 import itertools
 import os
+import random
 import shutil
 import socket
 import sys
@@ -51,7 +52,7 @@ def needs(*names: str) -> Any:
 
 
 def conninfo(host: str = HOST, user: str = USER, options: str = "") -> str:
-    return f"host={host} user={user} dbname={DATABASE} connect_timeout=2 options='{options}'"
+    return f"host={host} user={user} dbname={DATABASE} connect_timeout=30 options='{options}'"
 
 
 def sql(query: str, *params: Any) -> Any:
@@ -88,13 +89,13 @@ async def psycopg_connection(stack: contextlib.AsyncExitStack, host: str = HOST,
 
 async def psycopg_function(stack: contextlib.AsyncExitStack, host: str = HOST) -> Any:
     pool = await psycopg_pool(stack, host)
-    return lambda: pool.connection(timeout=1)
+    return lambda: pool.connection(timeout=AMPLE)
 
 
 async def asyncpg_pool(stack: contextlib.AsyncExitStack, host: str = HOST, max_size: int = 10) -> Any:
     import asyncpg
 
-    pool = await asyncpg.create_pool(host=host, user=USER, database=DATABASE, min_size=1, max_size=max_size, timeout=2)
+    pool = await asyncpg.create_pool(host=host, user=USER, database=DATABASE, min_size=1, max_size=max_size, timeout=AMPLE)
     stack.callback(pool.terminate)
     return pool
 
@@ -121,7 +122,7 @@ ASYNC = [
 ]
 
 
-def until(condition: Callable[[], Any], what: str, seconds: float = 10.0) -> Any:
+def until(condition: Callable[[], Any], what: str, seconds: float = 60.0) -> Any:
     """Wait for a condition."""
     end = time.monotonic() + seconds
     while True:
@@ -133,7 +134,7 @@ def until(condition: Callable[[], Any], what: str, seconds: float = 10.0) -> Any
         time.sleep(0.01)
 
 
-async def async_until(condition: Callable[[], Any], what: str, seconds: float = 10.0) -> Any:
+async def async_until(condition: Callable[[], Any], what: str, seconds: float = 60.0) -> Any:
     end = time.monotonic() + seconds
     while True:
         value = condition()
@@ -144,6 +145,60 @@ async def async_until(condition: Callable[[], Any], what: str, seconds: float = 
         if time.monotonic() > end:
             raise AssertionError(f"not within {seconds} s: {what}")
         await asyncio.sleep(0.01)
+
+
+def free_port() -> int:
+    """A port that is free. Connections do not get it by chance meanwhile: theirs have other numbers."""
+    while True:
+        port = random.randrange(10000, 30000)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+
+
+class Patience:
+    """How long a limiter waits in a scenario, and what it tells the hook.
+
+    A machine may stall for longer than the timeout while the database is there.
+    """
+
+    def __init__(self, timeout: float) -> None:
+        self.timeout = timeout
+        self.there = True  # the scenario says whether the database is
+        self.stalled = False
+        self.events: list[tuple[str, str]] = []
+
+    def hook(self, name: str) -> Callable[..., None]:
+        def metrics(event: str, **details: Any) -> None:
+            self.events.append((name, event))
+            if self.there and event == "away":
+                self.stalled = True
+
+        return metrics
+
+
+TIMEOUTS = (1.0, 5.0, AMPLE)
+
+
+def patiently(scenario: Callable[[Patience], None]) -> None:
+    """Run a scenario, and again with more time as long as the machine has stalled."""
+    for timeout in TIMEOUTS:
+        patience = Patience(timeout)
+        try:
+            return scenario(patience)
+        except Exception:
+            if not patience.stalled or timeout == AMPLE:
+                raise
+
+
+async def async_patiently(scenario: Callable[[Patience], Any]) -> None:
+    for timeout in TIMEOUTS:
+        patience = Patience(timeout)
+        try:
+            await scenario(patience)
+            return
+        except Exception:
+            if not patience.stalled or timeout == AMPLE:
+                raise
 
 
 class Proxy:

@@ -76,7 +76,8 @@ class Wsgi(unittest.TestCase):
                 self.assertEqual(headers["RateLimit-Policy"], '"wsgi";q=2;w=200')
                 self.assertNotIn("Retry-After", headers)
                 status, headers, body = get(port, method="POST", who=who)
-                self.assertEqual((status, body, headers["Retry-After"]), (429, b"Too many requests\n", "100"))
+                self.assertEqual((status, body), (429, b"Too many requests\n"))
+                self.assertTrue(40 <= int(headers["Retry-After"]) <= 100, headers)
                 self.assertEqual(headers["Content-Type"], "text/plain; charset=utf-8")
                 self.assertEqual(get(port, who=who)[0], 200)
                 self.assertEqual(get(port, method="HEAD", who=who)[::2], (429, b""))
@@ -112,10 +113,11 @@ class Wsgi(unittest.TestCase):
                 self.assertLessEqual(allowed, 40 + 0.5 * (time.monotonic() - began))
                 denied = [headers for status, headers, _ in answers if status == 429]
                 self.assertEqual(allowed + len(denied), 200)
-                wait = int(denied[-1]["Retry-After"])
-                self.assertTrue(1 <= wait <= 2)
+                self.assertTrue(all(1 <= int(headers["Retry-After"]) <= 2 for headers in denied))
                 # what it says holds
-                time.sleep(wait)
+                while (answer := get(port))[0] == 200:
+                    pass
+                time.sleep(int(answer[1]["Retry-After"]))
                 self.assertEqual(get(port)[0], 200)
 
     def test_bad_options(self) -> None:
@@ -183,7 +185,8 @@ class Asgi(AsyncTestCase):
             self.assertEqual(sorted(start["status"] for start, _ in answers), [200] + [429] * 19)
             start, body = answers[-1]
             headers = dict(start["headers"])
-            self.assertEqual((headers[b"retry-after"], body["body"]), (b"100", b"Too many requests\n"))
+            self.assertEqual(body["body"], b"Too many requests\n")
+            self.assertTrue(40 <= int(headers[b"retry-after"]) <= 100, headers)
             self.assertEqual(headers[b"content-length"], b"18")
             (start, _) = await ask(app, path="/health")
             self.assertEqual((start["status"], start["headers"]), (200, [(b"x-own", b"1")]))

@@ -19,7 +19,7 @@ cache.store = RackAttackPostgresqlStore.new(limiter: "rack-attack #{Process.pid}
   ["a", "203.0.113.7", "2001:db8::/64", "it's \"é\"\n:5:", "k" * 300].each do |key|
     # a window may end meanwhile
     counts = nil
-    3.times do |i|
+    10.times do |i|
       window = Time.now.to_i / period
       counts = Array.new(3) { cache.count("#{i} #{period} #{key}", period) }
       break if Time.now.to_i / period == window
@@ -30,7 +30,7 @@ end
 
 # bans
 banned = ->(key) { Rack::Attack::Fail2Ban.banned?(key) }
-options = { maxretry: 3, findtime: 60, bantime: 1 }
+options = { maxretry: 3, findtime: 3600, bantime: 600 }
 2.times { Rack::Attack::Fail2Ban.filter("203.0.113.9", options) { true } }
 check("banned after 2", banned.call("203.0.113.9"), false)
 Rack::Attack::Fail2Ban.filter("203.0.113.9", options) { true }
@@ -40,9 +40,10 @@ check("a good request of who is banned", Rack::Attack::Fail2Ban.filter("203.0.11
 Rack::Attack::Fail2Ban.reset("203.0.113.9", options)
 check("banned after reset", banned.call("203.0.113.9"), false)
 
-Rack::Attack::Fail2Ban.filter("203.0.113.10", options.merge(maxretry: 1)) { true }
-check("banned", banned.call("203.0.113.10"), true)
-deadline = Process.clock_gettime(Process::CLOCK_MONOTONIC) + 10
+now = -> { Process.clock_gettime(Process::CLOCK_MONOTONIC) }
+began = now.call
+Rack::Attack::Fail2Ban.filter("203.0.113.10", options.merge(maxretry: 1, bantime: 1)) { true }
 while banned.call("203.0.113.10")
-  raise "a ban of a second does not end" if Process.clock_gettime(Process::CLOCK_MONOTONIC) > deadline
+  raise "a ban of a second does not end" if now.call > began + 60
 end
+raise "a ban of a second ends before" if now.call < began + 0.99

@@ -23,7 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from support import AMPLE, Proxy, fresh, sql, until
+from support import AMPLE, Proxy, free_port, fresh, sql, until
 
 TOP = Path(__file__).resolve().parent.parent.parent.parent
 EXAMPLES = TOP / "clients/examples"
@@ -49,12 +49,6 @@ def needs(*paths: str, always: bool = True) -> Any:
 
 
 full_only = unittest.skipUnless(ALL, "with test/clients/run full only")
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
 
 
 class Answer:
@@ -158,7 +152,7 @@ class Server(Example):
         On a slow machine, it may not do so in time.
         """
         for _ in range(10):
-            until(self.is_limited, "the database decides", 20)
+            until(self.is_limited, "the database decides")
             passed = self.passed()
             with ThreadPoolExecutor(10) as executor:
                 answers = list(executor.map(lambda i: self.get(), range(n)))
@@ -286,7 +280,7 @@ class Ruby(Server):
         return super().exhaust()
 
     def test_exactly_the_limit_within_a_window(self) -> None:
-        for _ in range(5):
+        for _ in range(20):
             window = time.time() // 5
             answers = self.get_many(200)
             if time.time() // 5 == window:
@@ -295,7 +289,11 @@ class Ruby(Server):
         self.fail("200 requests take 5 seconds")
 
     def test_bans_and_counts_of_the_store(self) -> None:
-        self.run_tool("ruby", str(Path(__file__).parent / "rack_attack.rb"), f"{self.folder}/rack_attack_postgresql_store.rb")
+        # on a slow machine, the database may not answer within the half second that the example gives it
+        store = Path(self.folder, "rack_attack_postgresql_store.rb")
+        patient = Path(self.folder, "patient.rb")
+        patient.write_text(store.read_text().replace("TIMEOUT = 0.5 ", f"TIMEOUT = {AMPLE} "))
+        self.run_tool("ruby", str(Path(__file__).parent / "rack_attack.rb"), str(patient))
 
 
 @needs("php", "/usr/share/php/Symfony/Component/RateLimiter/autoload.php", "/usr/lib/php/*/pgsql.so")
@@ -330,6 +328,9 @@ class Php(Server):
         return super().start(command, start_new_session=True, **others)
 
     def test_the_contract_of_limiters(self) -> None:
+        # on a slow machine, the database may not decide within the half second that the example gives it
+        database = Path(self.folder, "Database.php")
+        database.write_text(database.read_text().replace("TIMEOUT = 0.5;", f"TIMEOUT = {AMPLE};"))
         self.run_tool("php", "-d", "zend.assertions=1", str(Path(__file__).parent / "limiter.php"), self.folder)
 
 
@@ -418,29 +419,30 @@ class C(Example):
             count = "SELECT count(*) FROM rate_limit_status WHERE limiter = %s"
             until(lambda: sql(count, name) == (1001,), "the server has decided all")
             proxy.answers.set()
-            out, _ = process.communicate(timeout=10)
+            out, _ = process.communicate(timeout=60)
         self.assertEqual(out.decode().splitlines(), [f"{i} OK" for i in range(1000)])
 
     def test_calls_pass_while_the_database_is_away(self) -> None:
         process = self.decide(fresh("away"))
         assert process.stdin and process.stdout
 
-        def ask(n: int) -> set[bytes]:
+        def ask(n: int, key: bytes = b"a") -> set[bytes]:
             assert process.stdin and process.stdout
-            process.stdin.write(b"".join(b"%d a\n" % i for i in range(n)))
+            process.stdin.write(b"".join(b"%d %s\n" % (i, key) for i in range(n)))
             process.stdin.flush()
             return {process.stdout.readline().split()[1] for _ in range(n)}
 
-        self.assertEqual(ask(10), {b"OK", b"ERR"})
+        # on a slow machine, the database may not decide in time
+        until(lambda: ask(10, fresh("key").encode()) == {b"OK", b"ERR"}, "five of ten calls pass")
         for cut in (self.proxy.stop, self.proxy.hang):
-            self.assertEqual(ask(10), {b"ERR"})
+            until(lambda: ask(10) == {b"ERR"}, "the bucket is empty")
             cut()
             began = time.monotonic()
             self.assertEqual(ask(10), {b"OK"})
             self.assertLess(time.monotonic() - began, PATIENCE)
             self.proxy.start()
             until(lambda: ask(1) == {b"ERR"}, "the database decides again")
-        process.communicate(timeout=10)
+        process.communicate(timeout=60)
 
 
 del Server, Example

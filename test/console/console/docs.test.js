@@ -9,11 +9,11 @@ const assert = require('node:assert');
 const { execFileSync, spawn } = require('node:child_process');
 const { mkdtempSync, readFileSync, rmSync, writeFileSync, existsSync } = require('node:fs');
 const https = require('node:https');
-const { createServer } = require('node:net');
 const { tmpdir } = require('node:os');
 const { join } = require('node:path');
 const { test } = require('node:test');
 const { TOP, ask, connect, until } = require('./support');
+const { freePort } = require('../../../clients/node/test/support');
 
 const full = process.env.RATELIMIT_CONSOLE_FULL === '1';
 const page = readFileSync(join(TOP, 'docs/console.md'), 'utf8');
@@ -96,13 +96,7 @@ test('the commands of the page', full ? {} : { skip: 'in the full form only' }, 
 	await alone.stop();
 
 	// nginx with the lines of the page
-	const port = await new Promise((done) => {
-		const server = createServer().listen(0, '127.0.0.1', () => {
-			const { port: free } = server.address();
-
-			server.close(() => done(free));
-		});
-	});
+	const port = await freePort();
 
 	execFileSync('openssl', ['req', '-x509', '-newkey', 'rsa:2048', '-nodes', '-days', '1', '-subj', '/CN=console.example.com', '-keyout', 'key.pem', '-out', 'cert.pem'], { cwd: folder, stdio: 'pipe' });
 	writeFileSync(join(folder, 'nginx.conf'), `daemon off; pid ${folder}/nginx.pid; error_log stderr; events {}

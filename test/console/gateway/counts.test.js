@@ -32,7 +32,7 @@ for (const [kind, file, limiter] of [['nginx', 'nginx_counts.conf', 'nginx_ip'],
 test('reports: hostile datagrams, a database that is away, and the end', async (t) => {
 	const database = await newDatabase(t);
 	const proxy = await newProxy(t);
-	const gateway = await startGateway(t, { reports: { seconds: 0.05 }, timeout: 200 }, { database, env: { PGHOST: proxy.options.host, PGPORT: proxy.options.port } });
+	const gateway = await startGateway(t, { reports: { seconds: 0.05 } }, { database, env: { PGHOST: proxy.options.host, PGPORT: proxy.options.port } });
 	const socket = dgram.createSocket('udp4');
 	const send = (data) => new Promise((done) => {
 		socket.send(data, gateway.ports.reports, '127.0.0.1', done);

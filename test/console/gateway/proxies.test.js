@@ -50,8 +50,8 @@ for (const kind of ['nginx', 'caddy', 'haproxy']) {
 
 			const { headers, body } = replies[2];
 
-			assert.match(headers['retry-after'], /^(59|60)$/);
-			assert.match(headers.ratelimit, /"login";r=0;t=(59|60)/);
+			assert.match(headers['retry-after'], /^(5\d|60)$/);
+			assert.match(headers.ratelimit, /"login";r=0;t=(5\d|60)/);
 			assert.match(headers['ratelimit-policy'], /"login";q=2;w=120/);
 			assert.match(body, /Too many requests/);
 			assert.strictEqual((await ask('/login')).status, 200, 'GET is not limited there');
@@ -136,8 +136,8 @@ test('Traefik: what its ForwardAuth sends, and what it passes on', async (t) => 
 
 	const { headers, body } = await ask('POST', '/login');
 
-	assert.match(headers['retry-after'], /^(59|60)$/);
-	assert.match(headers.ratelimit, /^"login";r=0;t=(59|60), "web";r=\d+$/);
+	assert.match(headers['retry-after'], /^(5\d|60)$/);
+	assert.match(headers.ratelimit, /^"login";r=0;t=(5\d|60), "web";r=\d+$/);
 	assert.match(headers['ratelimit-policy'], /^"login";q=2;w=120, "web";q=20$/);
 	assert.strictEqual(body, 'Too many requests\n');
 	assert.strictEqual((await ask('GET', '/login')).status, 200);
@@ -191,7 +191,8 @@ test('leases and killed gateways never let more through', needs('nginx'), async 
 	await database.pool.query("SELECT rl_reset_all('web')");
 	application.requests = 0;
 
-	const half = load(ports, '/', requests, 16);
+	// as many at each, as a gateway that is away denies them faster
+	const half = Promise.all(ports.map((port) => load([port], '/', requests / 2, 8)));
 
 	while (application.requests < capacity / 4) {
 		await new Promise((done) => {
@@ -202,7 +203,7 @@ test('leases and killed gateways never let more through', needs('nginx'), async 
 
 	const counts = await half;
 
-	assert.ok(counts[200] <= capacity, JSON.stringify(counts));
+	assert.ok(counts.reduce((sum, each) => sum + (each[200] ?? 0), 0) <= capacity, JSON.stringify(counts));
 	assert.ok(application.requests <= capacity && application.requests > capacity / 2, `${application.requests}`);
 });
 

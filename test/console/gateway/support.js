@@ -2,39 +2,24 @@
  * What the tests of the gateway share: a database of their own, the gateway, proxies with the very
  * recipes of clients/gateway/recipes, and an application behind them.
  *
- * Only port numbers of a recipe change: each "127.0.0.1:PORT" becomes a free one.
+ * Only port numbers of a recipe change: each "127.0.0.1:PORT" becomes a free one; and how long a
+ * proxy waits for the gateway, and the gateway for the database, because a slow machine would
+ * change what is decided.
  */
 'use strict';
 
 const { spawn, spawnSync } = require('node:child_process');
 const { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } = require('node:fs');
 const http = require('node:http');
-const { createServer } = require('node:net');
 const { tmpdir } = require('node:os');
 const { join, resolve } = require('node:path');
 const { Pool } = require('pg');
+const { AMPLE, freePort, sleep, until } = require('../../../clients/node/test/support');
 
 const TOP = resolve(__dirname, '../../..');
 const RECIPES = join(TOP, 'clients/gateway/recipes');
 const COMMAND = join(TOP, 'clients/gateway/bin/ratelimit-gateway.js');
 const FULL = process.env.RATELIMIT_GATEWAY_FULL === '1';
-
-const sleep = (milliseconds) => new Promise((done) => {
-	setTimeout(done, milliseconds);
-});
-
-/* Wait for a condition, for ten seconds at most. */
-async function until(condition, what) {
-	const end = performance.now() + 10000;
-
-	for (;;) {
-		const value = await condition();
-
-		if (value) return value;
-		if (performance.now() > end) throw new Error(`not within ten seconds: ${what}`);
-		await sleep(10);
-	}
-}
 
 /* The option of a test that needs a program. */
 const needs = (program) => {
@@ -61,17 +46,11 @@ function folder(t) {
 	return path;
 }
 
-/* Ports that were free a moment ago. */
 async function freePorts(n) {
-	const servers = await Promise.all(Array.from({ length: n }, () => new Promise((done) => {
-		const server = createServer().listen(0, '127.0.0.1', () => done(server));
-	})));
-	const ports = servers.map((server) => server.address().port);
+	const ports = new Set();
 
-	await Promise.all(servers.map((server) => new Promise((done) => {
-		server.close(done);
-	})));
-	return ports;
+	while (ports.size < n) ports.add(await freePort());
+	return [...ports];
 }
 
 let databases = 0;
@@ -146,7 +125,7 @@ function run(t, command, args, options = {}) {
  */
 async function startGateway(t, config, { database, env } = {}) {
 	const file = join(folder(t), 'gateway.json');
-	const listening = structuredClone(config);
+	const listening = { timeout: AMPLE, ...structuredClone(config) };
 
 	for (const name of ['http', 'grpc', 'reports']) {
 		if (listening[name]) listening[name].listen = '127.0.0.1:0';
@@ -165,7 +144,7 @@ async function startGateway(t, config, { database, env } = {}) {
 	return Object.assign(gateway, {
 		file,
 		write(changed) {
-			write({ ...changed, ...Object.fromEntries(names.map((name) => [name, { ...changed[name], listen: '127.0.0.1:0' }])) });
+			write({ timeout: AMPLE, ...changed, ...Object.fromEntries(names.map((name) => [name, { ...changed[name], listen: '127.0.0.1:0' }])) });
 		},
 		writeText: write,
 		ports: Object.fromEntries(names.map((name) => [name, port(name)])),
@@ -177,6 +156,10 @@ async function startGateway(t, config, { database, env } = {}) {
 function recipe(name, ports = {}) {
 	return readFileSync(join(RECIPES, name), 'utf8').replace(/(127\.0\.0\.1)?:(\d{4})\b/g, (whole, host = '', port) => (ports[port] ? `${host}:${ports[port]}` : whole));
 }
+
+/* The text of a recipe with a proxy that waits for long. */
+const patient = (text) => text.replace(/(timeout connect|proxy_connect_timeout|proxy_read_timeout|dial_timeout|response_header_timeout) [12]s\b/g, '$1 60s')
+	.replace(/(TIMEOUT = )2000\b/, '$160000');
 
 /* An application that says what it was asked: { port, requests }. */
 async function startApplication(t) {
@@ -249,7 +232,7 @@ const PROXIES = {
 
 		mkdirSync(dir, { recursive: true });
 		writeFileSync(join(dir, 'haproxy.cfg'), text);
-		writeFileSync(join(dir, 'haproxy.lua'), recipe('haproxy.lua', ports));
+		writeFileSync(join(dir, 'haproxy.lua'), patient(recipe('haproxy.lua', ports)));
 		return Object.assign(run(t, 'haproxy', ['-db', '-f', join(dir, 'haproxy.cfg')]), { dir });
 	},
 };
@@ -259,7 +242,7 @@ const FILES = { nginx: 'nginx.conf', caddy: 'Caddyfile', haproxy: 'haproxy.cfg' 
 /* A proxy with a recipe, in front of an application and with ports as recipe() takes them. */
 async function startProxy(t, kind, ports, { file = FILES[kind], change = (text) => text, ...options } = {}) {
 	const [site, admin] = await freePorts(2);
-	const proxy = PROXIES[kind](t, change(recipe(file, { ...ports, 8080: site })), { admin, ports, ...options });
+	const proxy = PROXIES[kind](t, change(patient(recipe(file, { ...ports, 8080: site }))), { admin, ports, ...options });
 
 	await until(async () => proxy.ended || await answers(site), `${kind} answers`).catch((error) => {
 		throw new Error(`${error.message}: ${proxy.output}`);

@@ -58,7 +58,7 @@ def run(*command, **options):
 
 
 def fetch(url):
-    with urllib.request.urlopen(url, timeout=10) as answer:
+    with urllib.request.urlopen(url, timeout=60) as answer:
         return answer.read().decode()
 
 
@@ -69,7 +69,7 @@ def start(name, *command, **environment):
             env={**os.environ, **environment}))
 
 
-def wait_for(what, condition, seconds=15):
+def wait_for(what, condition, seconds=60):
     """Repeat until it is true; what it then is."""
     end = time.monotonic() + seconds
     while True:
@@ -177,19 +177,24 @@ def check_exporters():
     start("sql", "prometheus-sql-exporter", "-web.listen-address", f"127.0.0.1:{sql_port}",
           "-config.file", f"{work}/sql-exporter.yml", CONFIG=f"{work}/sql-exporter.yml")
 
-    def answer(port, name):
-        text = fetch(f"http://127.0.0.1:{port}/metrics")
-        return text if re.search(rf"^{name}\{{", text, re.M) else None
-
-    texts = {
-        "postgres": wait_for("metrics of prometheus-postgres-exporter", lambda: answer(postgres_port, "ratelimit_memory_slots")),
-        "sql": wait_for("metrics of prometheus-sql-exporter", lambda: answer(sql_port, "sql_ratelimit")),
-    }
-    found = {
-        "postgres": only(parse(texts["postgres"]), "server"),
-        "sql": relabeled(parse(texts["sql"])),
-    }
     documented = column(read("docs/metrics.md"), "Metrics")
+    texts = {}
+    found = {}
+
+    def answers(name, port, samples_of):
+        """Does it say something, and all that it should?  One of them asks the queries one after the other."""
+        texts[name] = fetch(f"http://127.0.0.1:{port}/metrics")
+        found[name] = samples_of(parse(texts[name]))
+        return {key[0] for key in found[name]} >= set(documented)
+
+    for name, port, samples_of in (("postgres", postgres_port, lambda samples: only(samples, "server")),
+                                   ("sql", sql_port, relabeled)):
+        try:
+            wait_for(f"metrics of prometheus-{name}-exporter", lambda: answers(name, port, samples_of))
+        except RuntimeError:
+            # what it lacks is said below
+            if not found.get(name):
+                raise
     for name, samples in found.items():
         names = {key[0] for key in samples}
         check(names == set(documented), f"{name}: the metrics are those that docs/metrics.md has", names ^ set(documented))
@@ -286,7 +291,7 @@ def check_prometheus(queries):
         sql("SELECT count(rl_consume(:'secret' || i % 300, 1, 0, limiter => 'api')) FROM generate_series(1, 100) i", secret=SECRET)
         return len(ask("count_over_time(ratelimit_memory_slots[1m]) >= 5")) == 2
 
-    wait_for("five samples of each exporter", often_scraped, 40)
+    wait_for("five samples of each exporter", often_scraped)
     for title, expr in queries:
         found = ask(expr)
         check(found and all(sample["value"][1] != "NaN" for sample in found), f"Prometheus answers: {title}", expr + "\n" + json.dumps(found))
