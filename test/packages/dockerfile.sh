@@ -1,5 +1,5 @@
 # test/packages/dockerfile.sh: what the lines of a Dockerfile do, where no registry can be
-# reached.  It knows ARG, FROM, RUN in one line each and COPY of one folder, and no others.
+# reached.  It knows ARG, FROM, RUN in one line each and COPY of one file or folder into a folder, and no others.
 # shellcheck shell=bash disable=SC2154 # test/roots.sh sets them
 
 # dockerfile FILE CONTEXT POSTGRES NAME PG_MAJOR: $root is the image; POSTGRES is a root that
@@ -39,7 +39,11 @@ dockerfile()
 				fi
 				[ ${#words[@]} = 2 ] && [[ ${words[1]} == /* ]]
 				mkdir -p "$root${words[1]}"
-				cp -a "$from/${words[0]}/." "$root${words[1]}"
+				if [ -d "$from/${words[0]}" ]; then
+					cp -a "$from/${words[0]}/." "$root${words[1]}"
+				else
+					cp -a "$from/${words[0]}" "$root${words[1]}"
+				fi
 				;;
 			*)
 				echo "unknown: $instruction" >&2

@@ -53,7 +53,7 @@ volume_test()
 	volume=$(cat "$work/$suite-volume.image")
 	(cd "$volume" && find . ! -type d) | sed 's/--.*\.sql$/--N.sql/' | LC_ALL=C sort -u | tee "$work/files"
 	[ "$(paste -sd ' ' "$work/files")" = \
-		"./lib/ratelimit.so ./share/extension/ratelimit--N.sql ./share/extension/ratelimit.control" ]
+		"./lib/ratelimit.so ./licenses/ratelimit ./share/extension/ratelimit--N.sql ./share/extension/ratelimit.control" ]
 	use "$work/$suite-postgres"
 	mkdir -p "$root/extensions"
 	cp -a "$volume" "$root/extensions/ratelimit"
