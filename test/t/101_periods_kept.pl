@@ -185,7 +185,7 @@ $node->stop;
 start();
 is(query("SELECT rl_consume_period('moves', 10, 'hour', 7), rl_consume_period('moves', 10, 'hour', 6)"), 'f|t', 'in memory: what was used has come along');
 is(used('moves', '3 hours'), '6', '... of both periods');
-is(query("SELECT key, period FROM rate_limit_status GROUP BY 1, 2 HAVING count(*) > 1"), '', '... and is in one store');
+is(twice_living($node), '', '... and is in one store');
 
 #
 # Rows are deleted when the period is over, with and without a worker
