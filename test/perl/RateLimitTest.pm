@@ -16,7 +16,7 @@ our @EXPORT = qw(
   can_be_late start_server in_session finish_session start_clients finish_clients
   tell_clients_to_end run_clients wait_until_spilled wait_until_nothing_spilled spilled
   twice_living store_of fill_until_spilled end_rounds wait_until_workers_ended
-  monotonic_seconds
+  monotonic_seconds log_since
 );
 
 # Since PostgreSQL 17 the library makes shared memory without preloading, too.
@@ -73,6 +73,15 @@ sub finish_session
 
 	$session->quit;
 	return;
+}
+
+# What the server has logged since the log was as long as $from, but for what autovacuum says
+# on a busy machine, where a worker of it may start late.
+sub log_since
+{
+	my ($node, $from) = @_;
+
+	return slurp_file($node->logfile, $from) =~ s/^.*(?:worker took too long to start; canceled|canceling autovacuum task).*\n//mgr;
 }
 
 sub monotonic_seconds

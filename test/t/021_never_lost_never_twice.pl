@@ -55,17 +55,10 @@ sub written
 	return query("SELECT coalesce(sum(count), 0) FROM rate_limit_violation_details WHERE key = '$key'", $database);
 }
 
-sub log_since
-{
-	my ($from) = @_;
-
-	return slurp_file($node->logfile, $from);
-}
-
 sub count_in_log
 {
 	my ($from, $pattern) = @_;
-	my $n = () = log_since($from) =~ /$pattern/g;
+	my $n = () = log_since($node, $from) =~ /$pattern/g;
 
 	return $n;
 }
@@ -195,7 +188,7 @@ foreach my $round (1 .. 3)
 	finish_session($session);
 	rounds(2);
 	cmp_ok(count_in_log($from, qr/(ERROR|FATAL|WARNING): |ratelimit: failed/), '<=', 1, 'dropped meanwhile: no more than one line in the log')
-	  or diag(log_since($from));
+	  or diag(log_since($node, $from));
 }
 query('CREATE EXTENSION ratelimit', 'dropping');
 is(query('SELECT count(*) FROM rate_limit_pending', 'dropping'), 0, 'created again: nothing is left of before');
@@ -214,7 +207,7 @@ query('DROP DATABASE dropping WITH (FORCE)');
 rounds(3);
 # a worker on its way when the database goes says so, but none is started after that
 cmp_ok(count_in_log($from, qr/(ERROR|WARNING): |ratelimit: failed|does not exist/), '<=', 1, 'database dropped: no more than one line in the log')
-  or diag(log_since($from));
+  or diag(log_since($node, $from));
 
 #
 # A clean restart

@@ -113,7 +113,7 @@ cmp_ok($slow, '<=', $rounds, sprintf('%d rounds: one in five may take more than 
 sub complaints
 {
 	return grep { !/terminating background worker|terminating connection/ }
-	  slurp_file($node->logfile, $from) =~ /^.*(?:ERROR|FATAL|WARNING|PANIC|ratelimit: failed).*$/mg;
+	  log_since($node, $from) =~ /^.*(?:ERROR|FATAL|WARNING|PANIC|ratelimit: failed).*$/mg;
 }
 
 my @complaints = complaints();

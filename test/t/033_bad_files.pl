@@ -70,7 +70,7 @@ SELECT count(*) FROM rate_limit_pending, rate_limit_episodes, rate_limit_stats, 
 SELECT rl_flush();
 SQL
 	# without preloading, the first session loads the file
-	my $log = slurp_file($node->logfile, $from);
+	my $log = log_since($node, $from);
 	$seen{lines} = [ $log =~ /(ratelimit: .*)/g ];
 	$seen{wrong} = [ $log =~ /((?:WARNING|ERROR|FATAL|PANIC):.*|.*terminated by signal.*)/g ];
 	return \%seen;
