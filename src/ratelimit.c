@@ -48,7 +48,7 @@
 #include "workers/launcher.h"
 #include "workers/saver.h"
 
-PG_MODULE_MAGIC;
+PG_MODULE_MAGIC_EXT(.name = "ratelimit", .version = RATELIMIT_RELEASE);
 
 /*
  * All parts.  A part comes after the parts that it needs when it starts or is loaded.

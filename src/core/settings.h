@@ -8,6 +8,7 @@
 #include "core/compat.h"
 
 #define RATELIMIT_VERSION	"1.0"	/* as in ratelimit.control */
+#define RATELIMIT_RELEASE	"1.0.0" /* as in META.json */
 
 #define MAX_GATEWAY_LEN		255 /* bytes */
 

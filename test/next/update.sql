@@ -6,3 +6,4 @@ COMMENT ON FUNCTION rl_next() IS 'says which library is loaded';
 REVOKE ALL ON FUNCTION rl_next() FROM PUBLIC;
 
 ALTER TABLE rate_limit_flags ADD COLUMN next text;
+COMMENT ON COLUMN rate_limit_flags.next IS 'what the next version knows of a flag';

@@ -236,5 +236,17 @@ SQL
 	}
 }
 
+#
+# Which library is it?
+#
+SKIP:
+{
+	skip 'PostgreSQL does not say so before 18', 1
+	  if $node->safe_psql('postgres', q{SELECT to_regproc('pg_get_loaded_modules') IS NULL}) eq 't';
+
+	my ($release) = slurp_file('META.json') =~ /^  "version": "(.*)",$/m;
+	is($node->safe_psql('postgres', q{SELECT version FROM pg_get_loaded_modules() WHERE module_name = 'ratelimit'}), $release, 'the server says which library it has loaded');
+}
+
 $node->stop;
 done_testing();
