@@ -311,7 +311,10 @@ $node->stop;
 # In both
 #
 $node = start_server('both', conf => "ratelimit.max_buckets = 16\nratelimit.flush_interval = '1h'");
-$sql->("SELECT rl_consume(k, 10, 0) FROM unnest('{memory1,memory2}'::text[]) k");
+$sql->("SELECT rl_consume(k, 10, 0) FROM unnest('{memory1,memory2}'::text[]) k; SELECT rl_consume('filling' || i, 1000, 0) FROM generate_series(1, 14) i");
+is($sql->("SELECT count(*), min(store), max(store) FROM rate_limit_status"), '16|memory|memory', 'both: memory is full');
+is($sql->("SELECT rl_consume_all('{filling1,overflowing}', '{1000,10}', '{0,0}')"), 't', 'both: one more bucket, together with one that is there');
+is(join(' ', map { store_of($node, $_) } 'filling1', 'overflowing'), 'memory table', 'both: ... in both stores');
 fill_until_spilled($node, 'filling', 1000, 0);
 $sql->("SELECT rl_consume(k, 10, 0) FROM unnest('{table1,table2}'::text[]) k");
 is($sql->("SELECT string_agg(key, ' ' ORDER BY key) FROM rate_limit_status WHERE store = 'memory' AND key !~ '^fill'"), 'memory1 memory2', 'both: two in memory');
