@@ -109,6 +109,25 @@ class Threads(unittest.TestCase):
             limiter.close()
             self.assertEqual(in_bucket(limiter), 850)
 
+    def test_close_waits_for_what_another_thread_gives_back(self) -> None:
+        begun = threading.Event()
+        closed = threading.Event()
+        with new_pool() as pool:
+
+            def connection() -> Any:
+                if threading.current_thread().name == "ratelimit leases" and not begun.is_set():
+                    begun.set()
+                    closed.wait(0.5)  # until close() has returned, if it does not wait
+                return pool.connection(timeout=AMPLE)
+
+            limiter = self.limiter(connection, lease=Lease(seconds=10, idle=0.2))
+            self.assertTrue(all(limiter.consume("a") for _ in range(100)))
+            self.assertTrue(begun.wait(AMPLE), "it gives back")
+            limiter.close()
+            left = in_bucket(limiter)
+            closed.set()
+            self.assertEqual(left, 900)
+
     def test_on_exit_of_the_process_as_well(self) -> None:
         name = fresh("exit")
         code = f"""
