@@ -115,7 +115,10 @@ export interface Result {
 	capacity: number | null;
 	/** Tokens that the call has left. */
 	remaining: number | null;
-	/** Until such a call would be allowed; 0: it was; null: waiting does not help, or it is not known. */
+	/**
+	 * Until such a call would be allowed; 0: it was; null: waiting does not help, or it is not known.
+	 * setTimeout() may be early: wait Math.ceil(retryAfter * 1000) + 1 milliseconds.
+	 */
 	retryAfter: number | null;
 	/** Until the bucket is full. */
 	resetAfter: number | null;

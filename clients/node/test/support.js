@@ -136,8 +136,9 @@ async function patiently(scenario) {
 	}
 }
 
+// At least so long: setTimeout() cuts fractions off, and may be a millisecond early.
 const sleep = (milliseconds) => new Promise((resolve) => {
-	setTimeout(resolve, milliseconds);
+	setTimeout(resolve, Math.ceil(milliseconds) + 1);
 });
 
 /*
