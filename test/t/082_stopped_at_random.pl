@@ -30,11 +30,11 @@ my $clients = start_clients($node, clients => 8, seconds => $seconds, script => 
 \set slow random(0, 1)
 \set what random(1, 20)
 \if :what = 1
-SELECT count(rl_consume('new ' || i % 4000, 1e6, 0, 1, 'new')) FROM generate_series(:new, :new + 20) i;
+SELECT count(rl_consume('new ' || i % 4000, 1e9, 0, 1, 'new')) FROM generate_series(:new, :new + 20) i;
 \elif :what < 4
-SELECT rl_consume_all(ARRAY['key 1', 'key 2', 'key ' || 2 + :key, 'all ' || :new], ARRAY[1e6, 1e6, 1e6, 1e6], ARRAY[0, 0, 0, 0], NULL, ARRAY['hot', 'hot', 'hot', 'new']);
+SELECT rl_consume_all(ARRAY['key 1', 'key 2', 'key ' || 2 + :key, 'all ' || :new], ARRAY[1e9, 1e9, 1e9, 1e9], ARRAY[0, 0, 0, 0], NULL, ARRAY['hot', 'hot', 'hot', 'new']);
 \else
-SELECT count(rl_consume('key ' || :key, 1e6, 1e-300 * ((i + :slow) % 2), 1, 'hot')) FROM generate_series(1, 20) i;
+SELECT count(rl_consume('key ' || :key, 1e9, 1e-300 * ((i + :slow) % 2), 1, 'hot')) FROM generate_series(1, 20) i;
 \endif
 SQL
 my @pids;
