@@ -8,6 +8,9 @@
 -- first.  The extension's own functions are called without arguments here, which no
 -- other function matches better.
 
+-- Buckets are changed as rows of a heap are, whatever the server makes new tables of.
+SET LOCAL default_table_access_method = heap;
+
 -- Buckets
 
 CREATE TYPE rl_result AS (
@@ -79,7 +82,7 @@ COMMENT ON FUNCTION rl_peek(text, float8, float8, float8, text) IS
 CREATE FUNCTION rl_consume_period(key text, allowance float8, period text, cost float8 DEFAULT 1, limiter text DEFAULT 'default')
 RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION rl_consume_period(text, float8, text, float8, text) IS
-'Take cost tokens from the allowance that (limiter, key) has in each period: true if they were there, false, and nothing taken, if not. The whole allowance is there again when the next period begins. allowance: tokens, >= 0, where 0 denies every call; period: ''month'', ''day Europe/Berlin'', ''15 minutes'', see rl_count() and the reference; cost: tokens, >= 0, in billionths. Each period that is named has a bucket of its own, beside that of rl_consume(). Not undone by a rollback. Errors: 22004 a null argument; 22023 allowance or cost out of range, period not understood; 54000 period too long; key and limiter as rl_consume().';
+'Take cost tokens from the allowance that (limiter, key) has in each period: true if they were there, false, and nothing taken, if not. The whole allowance is there again when the next period begins. allowance: tokens, >= 0, where 0 denies every call; period: ''month'', ''day Europe/Berlin'', ''15 minutes'', see rl_period(); cost: tokens, >= 0, in billionths. Each period that is named has a bucket of its own, beside that of rl_consume(). Not undone by a rollback. Errors: 22004 a null argument; 22023 allowance or cost out of range, period not understood; 54000 period too long; key and limiter as rl_consume().';
 
 CREATE FUNCTION rl_throttle_period(key text, allowance float8, period text, cost float8 DEFAULT 1, limiter text DEFAULT 'default')
 RETURNS rl_result AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
@@ -154,7 +157,7 @@ COMMENT ON FUNCTION rl_reward(text, float8, text) IS
 CREATE FUNCTION rl_penalize(key text, capacity float8, refill float8, tokens float8, limiter text DEFAULT 'default')
 RETURNS float8 AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION rl_penalize(text, float8, float8, float8, text) IS
-'Take tokens from the bucket of (limiter, key) whether it has them or not: the tokens left, below 0 in debt, which refilling pays off first. Neither counted nor a violation. Not undone by a rollback. Arguments and errors as of rl_consume().';
+'Take tokens from the bucket of (limiter, key) whether it has them or not: the tokens left, below 0 in debt, which refilling pays off first. Neither counted nor a violation. Not undone by a rollback. Arguments and errors as of rl_consume(); also 22023 capacity 0.';
 
 CREATE FUNCTION rl_block(key text, duration interval, limiter text DEFAULT 'default')
 RETURNS void AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
@@ -274,8 +277,9 @@ COMMENT ON FUNCTION _rl_slots() IS
 'Who holds slots in this database, or waits for some, a row each; read the view rate_limit_slots instead.';
 
 CREATE VIEW rate_limit_slots AS
-SELECT limiter, key, state, ticket, weight, hold, pid, pg_catalog.pg_get_userbyid(role) AS role, since, until, slots, held, waiting
-FROM _rl_slots();
+SELECT limiter, key, state, ticket, weight, hold, pid, (SELECT r.rolname::text FROM pg_catalog.pg_roles r WHERE r.oid OPERATOR(pg_catalog.=) s.role) AS role,
+	since, until, slots, held, waiting
+FROM _rl_slots() s;
 COMMENT ON VIEW rate_limit_slots IS
 'Who holds slots in this database, a row for each ticket, and who waits for some. Without shared memory: what is held for an interval, and what this session holds.';
 COMMENT ON COLUMN rate_limit_slots.limiter IS 'which rule';
@@ -285,7 +289,7 @@ COMMENT ON COLUMN rate_limit_slots.ticket IS 'as rl_acquire() returned it; null 
 COMMENT ON COLUMN rate_limit_slots.weight IS 'how many slots the ticket holds, or waits for';
 COMMENT ON COLUMN rate_limit_slots.hold IS 'transaction, session or interval';
 COMMENT ON COLUMN rate_limit_slots.pid IS 'process ID of the backend that acquired them, or waits';
-COMMENT ON COLUMN rate_limit_slots.role IS 'the role for which it did';
+COMMENT ON COLUMN rate_limit_slots.role IS 'the role for which it did; null if it does not exist any more';
 COMMENT ON COLUMN rate_limit_slots.since IS 'since when the ticket has been held or waited for';
 COMMENT ON COLUMN rate_limit_slots.until IS 'when the slots are free at the latest; null: when the transaction or session ends';
 COMMENT ON COLUMN rate_limit_slots.slots IS 'how many slots the key has, as its last call said';
@@ -354,14 +358,14 @@ CREATE TABLE rate_limit_policies (
 		CONSTRAINT capacity_finite_and_not_below_0 CHECK (capacity OPERATOR(pg_catalog.>=) 0::float8 AND capacity OPERATOR(pg_catalog.<) 'Infinity'),
 	refill float8
 		CONSTRAINT refill_finite_and_not_below_0 CHECK (refill OPERATOR(pg_catalog.>=) 0::float8 AND refill OPERATOR(pg_catalog.<) 'Infinity'),
+	period text,
+	slots boolean NOT NULL DEFAULT false,
 	quota boolean NOT NULL DEFAULT false,
 	initial float8
 		CONSTRAINT initial_from_0_to_capacity CHECK (initial OPERATOR(pg_catalog.>=) 0::float8 AND initial OPERATOR(pg_catalog.<=) capacity),
 	shadow boolean NOT NULL DEFAULT false,
 	enabled boolean NOT NULL DEFAULT true,
 	comment text,
-	period text,
-	slots boolean NOT NULL DEFAULT false,
 	PRIMARY KEY (policy, tier),
 	CONSTRAINT either_refill_or_period CHECK (slots OR (refill IS NULL) OPERATOR(pg_catalog.<>) (period IS NULL)),
 	CONSTRAINT a_quota_has_no_period CHECK (NOT quota OR period IS NULL),
@@ -493,7 +497,7 @@ COMMENT ON FUNCTION rl_consume_policies(text[], text[], float8[]) IS
 'Take costs[i] tokens from all tiers of policies[i] for keys[i], for every i, or, if any of them does not have them, from none. An answer for each policy, in order, as of rl_throttle_policy(). The call is allowed if every answer is. If not, allowed is false in the answers of the policies that refuse, which are also the violations; true in an answer means that this policy would have allowed the call, and remaining is what its bucket still has, because nothing was taken. At most 64 policies, of 64 enabled tiers in all; costs are 1 if null; a policy given twice with one key has to pay both costs. Errors as of rl_consume_policy(); also 2202E arrays of different lengths, 54000 too many policies or tiers; nothing is taken then.';
 
 CREATE FUNCTION rl_status_policy(policy text, key text, OUT tier text, OUT limiter text, OUT capacity float8, OUT refill float8, OUT tokens float8, OUT retry_after interval, OUT reset_after interval, OUT blocked_until timestamptz, OUT shadow boolean, OUT enabled boolean, OUT exception bigint, OUT period text)
-RETURNS SETOF record AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL RESTRICTED;
+RETURNS SETOF record AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL RESTRICTED ROWS 5;
 COMMENT ON FUNCTION rl_status_policy(text, text) IS
 'The buckets of a key under a policy, a row per tier: tokens now; retry_after, the time until the tier would allow a call of cost 1 (zero: now, null: never); reset_after, the time until the bucket is full (null: never); blocked_until, the end of a block (null: not blocked); exception, the id of the row of rate_limit_exceptions that applies (null: none); period, whose allowance capacity is (null: the tier refills). Takes nothing, creates nothing, records nothing. Errors as of rl_consume_policy().';
 
@@ -551,7 +555,7 @@ ALTER TABLE rate_limit_postgrest_rules ENABLE ALWAYS TRIGGER rate_limit_postgres
 CREATE FUNCTION rl_postgrest_check() RETURNS void
 AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION rl_postgrest_check() IS
-'Limit a request of PostgREST by the rules in rate_limit_postgrest_rules. For its db-pre-request. Reads the settings request.method, request.path, request.headers and request.jwt.claims. A denied request raises an error with SQLSTATE PGRST, from which PostgREST makes status 429 with Retry-After and RateLimit headers. An allowed one gets RateLimit headers by the setting response.headers, unless that is already set. Works in read-only transactions. Errors: 42704 a rule names a policy that does not exist, unless ratelimit.on_error says otherwise; 22P02 a setting is not JSON; 22P05 it has a character that text cannot have, as \u0000; others as of rl_consume().';
+'Limit a request of PostgREST by the rules in rate_limit_postgrest_rules. For its db-pre-request. Reads the settings request.method, request.path, request.headers and request.jwt.claims. A denied request raises an error with SQLSTATE PGRST, from which PostgREST makes status 429 with Retry-After and RateLimit headers. An allowed one gets RateLimit headers by the setting response.headers, unless that is already set. Works in read-only transactions. Errors: 42704 a rule names a policy that does not exist, unless ratelimit.on_error says otherwise; 22P02 a setting is not JSON; 22P05 it has a character that text cannot have, as U+0000; others as of rl_consume().';
 
 -- Violations
 
@@ -581,6 +585,8 @@ CREATE TABLE rate_limit_flags (
 	cleared_at timestamptz,
 	cleared_by text
 );
+-- where flags are published, they can be cleared
+ALTER TABLE rate_limit_flags REPLICA IDENTITY FULL;
 CREATE UNIQUE INDEX rate_limit_flags_not_cleared ON rate_limit_flags (limiter, key) WHERE cleared_at IS NULL;
 COMMENT ON TABLE rate_limit_flags IS
 'Keys that violated heavily, and whether somebody has looked at them. Denies nothing. The ones to review are in rate_limit_flagged.';
@@ -802,7 +808,7 @@ REVOKE ALL ON rate_limit_buckets, rate_limit_status, rate_limit_tickets, rate_li
 GRANT SELECT ON rate_limit_buckets, rate_limit_status, rate_limit_tickets, rate_limit_slots, rate_limit_policies, rate_limit_violations, rate_limit_flags,
 	rate_limit_pending, rate_limit_violation_details, rate_limit_top_offenders,
 	rate_limit_violations_hourly, rate_limit_episodes, rate_limit_flagged, rate_limit_stats, rate_limit_decisions TO pg_monitor;
-REVOKE ALL ON FUNCTION rl_reward(text, float8, text), rl_penalize(text, float8, float8, float8, text),
+REVOKE ALL ON FUNCTION rl_reward(text, float8, text), rl_penalize(text, float8, float8, float8, text), rl_count(text, text, float8, text),
 	rl_block(text, interval, text), rl_unblock(text, text), _rl_policies_changed(),
 	rl_reset(text, text, text), rl_reset_all(text), _rl_export(), _rl_import(text, text, float8, float8, bigint, bigint), _rl_buckets(), rl_status(text), _rl_living(), _rl_memory(), rl_partitions(), _rl_slots(),
 	rl_flush(), rl_report(text, text, bigint), rl_report_batch(jsonb), rl_flag(text, text, text),

@@ -307,7 +307,12 @@ SELECT rl_release(:ticket3);
 SELECT count(*) FROM held;
 DROP ROLE ratelimit_member;
 DROP ROLE ratelimit_stranger;
+SET ROLE ratelimit_holder;
+SELECT rl_acquire('left', 1, 1, '1 hour') > 0, rl_reserve('left', 1, 0, 1) > 0;
+RESET ROLE;
 DROP ROLE ratelimit_holder;
+SELECT role, key FROM rate_limit_slots WHERE key = 'left';
+SELECT role, key FROM rate_limit_reservations;
 
 -- gone with the extension
 SELECT got(rl_acquire('gone', 1, 1, '1 hour'));

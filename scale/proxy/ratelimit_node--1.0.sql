@@ -178,8 +178,8 @@ BEGIN
 	LOOP
 		EXECUTE pg_catalog.format('GRANT EXECUTE ON FUNCTION %s TO %s', f, $1);
 	END LOOP;
-	EXECUTE pg_catalog.format('GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON @extschema@.rate_limit_node_partitions TO %s', $1);
-	EXECUTE pg_catalog.format('GRANT USAGE ON SCHEMA @extschema@ TO %s', $1);
+	EXECUTE pg_catalog.concat('GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON @extschema@.rate_limit_node_partitions TO ', $1);
+	EXECUTE pg_catalog.concat('GRANT USAGE ON SCHEMA @extschema@ TO ', $1);
 	EXECUTE pg_catalog.format('GRANT pg_monitor TO %s', $1);
 END $$;
 COMMENT ON FUNCTION rl_node_admit(regrole) IS

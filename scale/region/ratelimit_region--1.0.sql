@@ -10,11 +10,11 @@ CREATE TABLE rate_limit_homes (
 	prefix text COLLATE pg_catalog."C" NOT NULL DEFAULT '',
 	server text,
 	PRIMARY KEY (limiter, prefix),
-	CHECK (pg_catalog.octet_length(limiter) OPERATOR(pg_catalog.>) 0
+	CONSTRAINT limiter_is_one_or_star CHECK (pg_catalog.octet_length(limiter) OPERATOR(pg_catalog.>) 0
 		AND pg_catalog.octet_length(limiter) OPERATOR(pg_catalog.<=) 63
 		AND pg_catalog.strpos(limiter, ':') OPERATOR(pg_catalog.=) 0),
-	CHECK (pg_catalog.octet_length(prefix) OPERATOR(pg_catalog.<=) 255),
-	CHECK (pg_catalog.octet_length(server) OPERATOR(pg_catalog.>) 0
+	CONSTRAINT prefix_at_most_255_bytes CHECK (pg_catalog.octet_length(prefix) OPERATOR(pg_catalog.<=) 255),
+	CONSTRAINT server_not_empty_and_at_most_63_bytes CHECK (pg_catalog.octet_length(server) OPERATOR(pg_catalog.>) 0
 		AND pg_catalog.octet_length(server) OPERATOR(pg_catalog.<=) 63)
 ) USING heap;
 COMMENT ON TABLE rate_limit_homes IS
@@ -28,12 +28,12 @@ CREATE FUNCTION _rl_homes_changed() RETURNS trigger
 AS 'MODULE_PATHNAME', 'rl_homes_changed' LANGUAGE C;
 COMMENT ON FUNCTION _rl_homes_changed() IS 'The trigger of rate_limit_homes: sessions read it again.';
 -- Rows that are replicated fire row triggers only.
-CREATE TRIGGER changed AFTER INSERT OR UPDATE OR DELETE ON rate_limit_homes
+CREATE TRIGGER rate_limit_homes_changed AFTER INSERT OR UPDATE OR DELETE ON rate_limit_homes
 FOR EACH ROW EXECUTE FUNCTION _rl_homes_changed();
-ALTER TABLE rate_limit_homes ENABLE ALWAYS TRIGGER changed;
-CREATE TRIGGER truncated AFTER TRUNCATE ON rate_limit_homes
+ALTER TABLE rate_limit_homes ENABLE ALWAYS TRIGGER rate_limit_homes_changed;
+CREATE TRIGGER rate_limit_homes_truncated AFTER TRUNCATE ON rate_limit_homes
 FOR EACH STATEMENT EXECUTE FUNCTION _rl_homes_changed();
-ALTER TABLE rate_limit_homes ENABLE ALWAYS TRIGGER truncated;
+ALTER TABLE rate_limit_homes ENABLE ALWAYS TRIGGER rate_limit_homes_truncated;
 
 -- Deciding
 

@@ -124,6 +124,24 @@ SQL
 		is($node->safe_psql('postgres', 'SELECT min(store), max(store) FROM rate_limit_status'), 'memory|memory', "$name: ... find the slots that the dropped ones had");
 	}
 	ok($node->poll_query_until('postgres', q{SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'ratelimit worker'}), "$name: no worker stays");
+
+	#
+	# Where settings say what new tables are made of and how strings are read
+	#
+	$node->safe_psql('postgres', 'CREATE DATABASE settings');
+	($rc, $out, $err) = $node->psql('settings', <<'SQL');
+CREATE ACCESS METHOD other TYPE TABLE HANDLER heap_tableam_handler;
+SET default_table_access_method = other;
+SET standard_conforming_strings = off;
+SET escape_string_warning = off;
+SET client_min_messages = warning;
+CREATE EXTENSION ratelimit;
+SHOW default_table_access_method;
+SQL
+	is("$out$err", 'other', "$name: such settings do not matter");
+	$fill->('settings', 'public');
+	is($node->safe_psql('settings', q{SELECT rl_consume('k', 1, 0), rl_consume('k', 1, 0), rl_acquire('k', 1, hold => '1 min') IS NOT NULL, rl_reserve('r', 9, 0, 1) IS NOT NULL}),
+		't|f|t|t', "$name: ... all stores work");
 	$node->stop;
 }
 

@@ -61,7 +61,7 @@ final class PostgresLimiter implements LimiterInterface
         return new Reservation($at, new RateLimit($bucket->getRemainingTokens(), self::time($at), 0.0 === (float) $wait, $this->capacity));
     }
 
-    /** The role needs GRANT EXECUTE ON FUNCTION rl_reset(text, text). */
+    /** The role needs GRANT EXECUTE ON FUNCTION rl_reset. */
     public function reset(): void
     {
         $this->database->row('SELECT rl_reset($1, $2)', [$this->key, $this->limiter]);

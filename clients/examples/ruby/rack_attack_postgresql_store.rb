@@ -9,9 +9,9 @@ require "pg"
 #   Rack::Attack.cache.store = RackAttackPostgresqlStore.new
 #
 # Throttles and tracks are counted in the windows that Rack::Attack has, by the database's clock.
-# Fail2Ban and Allow2Ban ban with rl_block, which needs
+# The role needs, the last two for Fail2Ban and Allow2Ban,
 #
-#   GRANT EXECUTE ON FUNCTION rl_block, rl_unblock TO app
+#   GRANT EXECUTE ON FUNCTION rl_count, rl_block, rl_unblock TO app
 #
 # While the database has no answer, nothing is counted and nobody is banned, so requests pass. It
 # is asked again after a second.

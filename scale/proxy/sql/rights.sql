@@ -18,7 +18,7 @@ END $$;
 REVOKE ALL ON FUNCTION _rl_all_reset_all(text), _rl_all_flush(), _rl_all_stats_reset(),
 	rl_create_partitions() FROM PUBLIC;
 REVOKE ALL ON PROCEDURE rl_move_partition(integer, text, boolean, bigint) FROM PUBLIC;
-REVOKE ALL ON FUNCTION rl_reward(text, float8, text), rl_penalize(text, float8, float8, float8, text),
+REVOKE ALL ON FUNCTION rl_reward(text, float8, text), rl_penalize(text, float8, float8, float8, text), rl_count(text, text, float8, text),
 	rl_block(text, interval, text), rl_unblock(text, text),
 	rl_reset(text, text, text), rl_reset_all(text), rl_status(text), rl_partitions(),
 	rl_flush(), rl_report(text, text, bigint), rl_report_batch(jsonb), rl_flag(text, text, text),

@@ -32,7 +32,7 @@ BEGIN
 	PERFORM @extschema@._rl_define_view('rate_limit_status',
 		'limiter text, key text, tokens float8, capacity float8, refill float8, full_at timestamptz, blocked_until timestamptz, store text, period text');
 	PERFORM @extschema@._rl_define_view('rate_limit_slots',
-		'limiter text, key text, state text, ticket bigint, weight integer, hold text, pid integer, role name, since timestamptz, until timestamptz, slots integer, held bigint, waiting bigint');
+		'limiter text, key text, state text, ticket bigint, weight integer, hold text, pid integer, role text, since timestamptz, until timestamptz, slots integer, held bigint, waiting bigint');
 	PERFORM @extschema@._rl_define_view('rate_limit_reservations',
 		'limiter text, key text, tokens float8, expires_at timestamptz, role text, store text, period text');
 	PERFORM @extschema@._rl_define_view('rate_limit_violations',
