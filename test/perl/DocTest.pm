@@ -131,6 +131,8 @@ sub normal_output
 {
 	my ($output) = @_;
 
+	# PostgreSQL 18 and later say where in the script of an extension an error is
+	$output =~ s/^CONTEXT:  SQL statement ".*?^extension script file [^\n]*\n//gms;
 	$output =~ s/\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(\.\d+)?(\+\d\d)?/TIME/g;
 	$output =~ s/(\d\d:\d\d):(\d\d\.\d+)/sprintf '%s:%02.0f', $1, $2/ge;
 	$output =~ s/\d+\.\d{4,}|\d+\.\d+(?= of \d)/sprintf '%.0f', $&/ge;
