@@ -13,6 +13,7 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "core/role.h"
 #include "core/settings.h"
 #include "decide/acquire.h"
 #include "decide/blocks.h"
@@ -129,7 +130,7 @@ static bool
 acts_for(Oid owner)
 {
 	return has_privs_of_role(GetUserId(), owner) ||
-		has_privs_of_role(GetOuterUserId(), owner);
+		has_privs_of_role(calling_role(), owner);
 }
 
 /*
@@ -146,7 +147,7 @@ release_ticket(int64 ticket)
 		return true;
 	if (!semaphores_attached())
 		return places_release(ticket, acts_for);
-	result = semaphore_release(ticket, GetOuterUserId(), &owner);
+	result = semaphore_release(ticket, calling_role(), &owner);
 	if (result == TICKET_FOREIGN && acts_for(owner))
 		result = semaphore_release(ticket, owner, &owner);
 	return result == TICKET_DONE;
@@ -163,7 +164,7 @@ renew_ticket(int64 ticket, int64 length)
 		return true;
 	if (semaphores_attached())
 	{
-		result = semaphore_renew(ticket, length, GetOuterUserId(), &owner);
+		result = semaphore_renew(ticket, length, calling_role(), &owner);
 		if (result == TICKET_FOREIGN && acts_for(owner))
 			result = semaphore_renew(ticket, length, owner, &owner);
 	}

@@ -38,6 +38,7 @@
 #include "access/xlog.h"
 #include "core/clock.h"
 #include "core/compat.h"
+#include "core/role.h"
 #include "core/settings.h"
 #include "core/transaction.h"
 #include "decide/errors.h"
@@ -398,7 +399,7 @@ fill_in(Reservation *reservation, const BucketCall *calls, int n, double tokens)
 	memset(reservation, 0, sizeof(*reservation));
 	reservation->tokens = tokens;
 	reservation->database = MyDatabaseId;
-	reservation->role = GetOuterUserId();
+	reservation->role = calling_role();
 	reservation->n = n;
 	reservation->key_len = calls[0].id.key_len;
 	memcpy(reservation->names, calls[0].id.key, calls[0].id.key_len);

@@ -25,6 +25,7 @@
 
 #include "access/xact.h"
 #include "core/clock.h"
+#include "core/role.h"
 #include "core/transaction.h"
 #include "memory/holdings.h"
 #include "memory/tickets.h"
@@ -46,7 +47,7 @@ static uint32 ready = NO_CELL;
 uint32
 ready_ticket(void)
 {
-	Oid			role = GetOuterUserId();
+	Oid			role = calling_role();
 
 	if (ready != NO_CELL && semaphores.tickets[ready].role != role)
 	{
@@ -68,7 +69,7 @@ ready_ticket_used(void)
 void
 keep_ticket(uint32 cell)
 {
-	if (ready == NO_CELL && semaphores.tickets[cell].role == GetOuterUserId())
+	if (ready == NO_CELL && semaphores.tickets[cell].role == calling_role())
 		ready = cell;
 	else
 		push_ticket(cell);

@@ -29,6 +29,7 @@
 #include "access/xlog.h"
 #include "core/clock.h"
 #include "core/compat.h"
+#include "core/role.h"
 #include "core/settings.h"
 #include "core/transaction.h"
 #include "lib/ilist.h"
@@ -143,7 +144,7 @@ make_held(const AcquireCall *call)
 
 	held->hold = call->hold;
 	held->level = GetCurrentTransactionNestLevel();
-	held->role = GetOuterUserId();
+	held->role = calling_role();
 	held->slots = call->slots;
 	held->since = monotonic_ns();
 	held->limiter_len = id->limiter_len;

@@ -89,7 +89,7 @@ reserved_insert(const Reservation *reservation, TimestampTz expires_at)
 
 	sql_require(SQL_RESERVED);
 	caller = sql_begin();
-	nest = sql_restrict_names();
+	nest = sql_restrict_names(caller.user);
 	for (int i = 0; i < reservation->n; i++)
 	{
 		BucketId	id;

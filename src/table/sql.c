@@ -245,21 +245,29 @@ sql_begin(void)
 	return caller;
 }
 
+/* May the user do everything that the extension's owner may? */
+static bool
+is_trusted(Oid user)
+{
+	return user == extension.owner || superuser_arg(user);
+}
+
 /*
  * Restrict search_path to pg_catalog.  A trigger, default or constraint that an
  * operator has added runs with the rights of the extension's owner, so names that it
  * does not write in full must not be looked up where the caller's search_path leads.
- * The restriction lasts until AtEOXact_GUC() is called with the result, or until the
+ * "user" is the one before sql_begin(): code of a role may run in the session of a
+ * superuser, who maintains its table, or calls its SECURITY DEFINER function.  The
+ * restriction lasts until AtEOXact_GUC() is called with the result, or until the
  * (sub)transaction is aborted.
  */
 int
-sql_restrict_names(void)
+sql_restrict_names(Oid user)
 {
 	int			nest = NewGUCNestLevel();
-	Oid			user = GetOuterUserId();
 
 	/* for the owner, superusers and the worker, search_path stays as it is */
-	if (user != extension.owner && !superuser_arg(user))
+	if (!is_trusted(user) || !is_trusted(GetOuterUserId()))
 		(void) set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET,
 								 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 	return nest;

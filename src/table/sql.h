@@ -47,7 +47,7 @@ extern bool sql_available(void);
 extern void sql_require(SqlTable table);
 extern Oid	sql_relid(SqlTable table);
 extern SqlCaller sql_begin(void);
-extern int	sql_restrict_names(void);
+extern int	sql_restrict_names(Oid user);
 extern void sql_lock(SqlTable table, LOCKMODE mode);
 extern bool sql_lock_if_free(SqlTable table, LOCKMODE mode);
 extern char *sql_lock_within(SqlTable table, LOCKMODE mode, int ms);

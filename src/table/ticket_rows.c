@@ -88,7 +88,7 @@ begin(LOCKMODE mode)
 	sql_require(SQL_TICKETS);
 	statements.caller = sql_begin();
 	if (mode != AccessShareLock)
-		statements.nest = sql_restrict_names();
+		statements.nest = sql_restrict_names(statements.caller.user);
 	sql_lock(SQL_TICKETS, mode);
 	sql_push_latest_snapshot();
 	return statements;

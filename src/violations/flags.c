@@ -57,7 +57,7 @@ bool
 flags_insert(Datum limiter, Datum key, int64 rejected, Datum reason)
 {
 	SqlCaller	caller = sql_begin();
-	int			nest = sql_restrict_names();
+	int			nest = sql_restrict_names(caller.user);
 	Datum		values[4] = {limiter, key, Int64GetDatum(rejected), reason};
 	bool		inserted;
 
@@ -114,7 +114,7 @@ flags_clear(const BucketId *id, Datum limiter, Datum key, Datum by)
 {
 	Datum		values[3] = {limiter, key, by};
 	SqlCaller	caller = sql_begin();
-	int			nest = sql_restrict_names();
+	int			nest = sql_restrict_names(caller.user);
 	bool		cleared;
 
 	sql_lock(SQL_FLAGS, RowExclusiveLock);

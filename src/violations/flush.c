@@ -205,7 +205,7 @@ write_views(ViolationView **views, int n)
 	if (violation_sink_setting == SINK_TABLE)
 	{
 		caller = sql_begin();
-		nest = sql_restrict_names();
+		nest = sql_restrict_names(caller.user);
 		sql_lock(SQL_VIOLATIONS, RowExclusiveLock);
 	}
 	initStringInfo(&name);
@@ -507,7 +507,7 @@ write_local_violations(bool prepare)
 	 * Since PostgreSQL 18 deferred triggers, too, run as the role that inserted the
 	 * row.
 	 */
-	nest = sql_restrict_names();
+	nest = sql_restrict_names(GetUserId());
 	do
 		AfterTriggerFireDeferred();
 	while (PreCommit_Portals(prepare));

@@ -25,7 +25,7 @@
 #include "postgres.h"
 
 #include "common/hashfn.h"
-#include "miscadmin.h"
+#include "core/role.h"
 #include "violations/shares.h"
 
 void
@@ -49,10 +49,10 @@ shares_my_cell(const Shares *shares, Oid database)
 	Oid			role;
 	int			context;
 
-	/* GetOuterUserId() expects that there is one */
+	/* calling_role() expects that there is one */
 	GetUserIdAndSecContext(&role, &context);
 	if (OidIsValid(role))
-		role = GetOuterUserId();
+		role = calling_role();
 	return hash_bytes_uint32_extended(role, shares->seed ^ database) % SHARE_CELLS;
 }
 
