@@ -343,9 +343,14 @@ class RateLimiter {
 		if (this.#metrics) this.#report({ event: 'decision', allowed, key, by });
 	}
 
-	/* An error of the application's hook is not one of the call. */
+	/* An error of the application's hook is not one of the call.  Without a hook, a warning says that the database is away. */
 	#report(event) {
-		if (!this.#metrics) return;
+		if (!this.#metrics) {
+			if (event.event === 'away') {
+				process.emitWarning(`the database of limiter "${this.#rule.limiter}" is away: ${event.error.message}`, { code: 'RATELIMIT_AWAY' });
+			}
+			return;
+		}
 		try {
 			this.#metrics(event);
 		} catch (error) {

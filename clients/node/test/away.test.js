@@ -69,6 +69,22 @@ for (const [driver, options, make] of DRIVERS) {
 	}
 }
 
+test('without a hook, a warning says that the database is away', async (t) => {
+	const proxy = await newProxy(t);
+	const limiter = new RateLimiter(newPool(t, proxy.options), { ...RULE, limiter: fresh('warned'), away: 'allow' });
+	const warnings = [];
+	const warned = (warning) => warnings.push(warning);
+
+	process.on('warning', warned);
+	t.after(() => process.off('warning', warned));
+	await proxy.stop();
+	assert.strictEqual(await limiter.consume('a'), true);
+	assert.strictEqual(await limiter.consume('a'), true);
+	await until(() => warnings.some(({ code }) => code === 'RATELIMIT_AWAY'), 'it is there');
+	assert.match(warnings.filter(({ code }) => code === 'RATELIMIT_AWAY').map(({ message }) => message).join(), /^the database of limiter "warned [^,]* is away: [^,]+$/);
+	await limiter.close();
+});
+
 test('calls that wait for one that hangs are decided with it', async (t) => {
 	const proxy = await newProxy(t);
 	const limiter = new RateLimiter(newPool(t, { ...proxy.options, max: 1 }), { ...RULE, limiter: fresh('wait'), timeout: 1000, away: 'deny' });

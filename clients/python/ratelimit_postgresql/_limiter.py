@@ -184,8 +184,10 @@ class _Limiter:
         return result if call.kind == "throttle" else result.allowed
 
     def _report(self, event: str, /, **details: Any) -> None:
-        """An error of the application's hook is not one of the call."""
+        """An error of the application's hook is not one of the call. Without a hook, the log says that the database is away."""
         if self._metrics is None:
+            if event == "away":
+                log.warning('the database of limiter "%s" is away: %s', self._rule.limiter, details["error"])
             return
         try:
             self._metrics(event, **details)

@@ -107,6 +107,16 @@ class Sync(unittest.TestCase):
                 limiter.close()
                 self.assertEqual(told(), ["away", "back"], f"{choice}: the hook is told once")
 
+    def test_without_a_hook_the_log_says_it(self) -> None:
+        with Proxy() as proxy, new_pool(proxy.host) as pool:
+            limiter = RateLimiter(pool, capacity=3, refill=0, limiter=fresh("logged"), timeout=1, away="allow")
+            proxy.stop()
+            with self.assertLogs("ratelimit_postgresql", "WARNING") as logs:
+                self.assertTrue(limiter.consume("a"))
+            self.assertRegex(logs.output[0], 'the database of limiter "logged .*" is away: ')
+            self.assertTrue(limiter.consume("a"))
+            limiter.close()
+
     def test_a_connection_that_hangs_is_closed(self) -> None:
         with Proxy() as proxy, new_pool(proxy.host, max_size=1) as pool:
             limiter = RateLimiter(pool, capacity=3, refill=0, limiter=fresh("room"), timeout=0.3, away="allow")
