@@ -65,7 +65,10 @@ LOCK TABLE rate_limit_buckets;
 PREPARE TRANSACTION 'locks';
 BEGIN;
 SET LOCAL statement_timeout = '100ms';
+-- PostgreSQL 19 says for which lock it waited
+\set SHOW_CONTEXT never
 SELECT rl_consume('cancelled', 2, 0);
+\set SHOW_CONTEXT errors
 ROLLBACK;
 ROLLBACK PREPARED 'locks';
 SET client_min_messages = error;

@@ -155,10 +155,11 @@ class Storage(unittest.TestCase):
             with self.assertRaises(storage.base_exceptions):
                 storage.incr("a", 60)
 
-    def test_a_role_without_any_privilege(self) -> None:
+    def test_a_role_that_may_count_and_nothing_else(self) -> None:
         role = fresh("counts").replace(" ", "_")
         sql(f"CREATE ROLE {role} LOGIN")
-        self.addCleanup(sql, f"DROP ROLE {role}")
+        self.addCleanup(sql, f"DROP OWNED BY {role}; DROP ROLE {role}")
+        sql(f"GRANT EXECUTE ON FUNCTION rl_count TO {role}")
         with new_pool(user=role) as pool:
             storage = RateLimitStorage(db=pool, timeout=AMPLE)
             key = limits.parse("1 per day").key_for(role)
