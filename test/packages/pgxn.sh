@@ -40,9 +40,13 @@ pgxn_meta()
 
 pgxn_install()
 {
+	local port
+
 	in_root pgxn install --nosudo "/tmp/ratelimit-$release.zip"
 	server start
-	in_root runuser -u postgres -- pgxn load --yes -d postgres "/tmp/ratelimit-$release.zip"
+	# another port where this machine has a server already
+	port=$(in_root pg_lsclusters -h | awk '{ print $3 }')
+	in_root runuser -u postgres -- pgxn load --yes -d postgres -p "$port" "/tmp/ratelimit-$release.zip"
 	answers 1.0 "SELECT extversion FROM pg_extension WHERE extname = 'ratelimit'"
 	answers tttf "SELECT string_agg(left(rl_consume('user:42', 3, 0)::text, 1), '') FROM generate_series(1, 4)"
 }
