@@ -260,8 +260,8 @@ void
 _PG_init(void)
 {
 	static const LateRegister workers[N_LATE_WORKERS] = {
-		[LATE_LAUNCHER] = launcher_register,
 		[LATE_SAVER] = saver_register,
+		[LATE_LAUNCHER] = launcher_register,
 	};
 
 	init_once();

@@ -9,10 +9,14 @@
 #include "core/compat.h"
 
 /* The workers that the first session has started. */
+/*
+ * The saver comes first: the launcher has other workers started, which may take the last
+ * background worker slot.
+ */
 typedef enum LateWorker
 {
-	LATE_LAUNCHER,
 	LATE_SAVER,
+	LATE_LAUNCHER,
 	N_LATE_WORKERS
 } LateWorker;
 

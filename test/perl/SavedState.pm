@@ -188,10 +188,10 @@ sub kill_postmaster
 	return;
 }
 
-# The saver shows in no view: it is connected to nothing.
+# The saver shows in no view: it is connected to nothing.  Without "once", it is waited for.
 sub saver_pid
 {
-	my ($node) = @_;
+	my ($node, $once) = @_;
 	my $postmaster = (split /\n/, slurp_file($node->data_dir . '/postmaster.pid'))[0];
 
 	foreach (1 .. 10 * $PostgreSQL::Test::Utils::timeout_default)
@@ -204,6 +204,7 @@ sub saver_pid
 
 			return $pid if $stat =~ /^\d+ \(.*\) [^ZX] $postmaster / && $title =~ /ratelimit saver/;
 		}
+		return undef if $once;
 		Time::HiRes::usleep(100_000);
 	}
 	die 'no saver';

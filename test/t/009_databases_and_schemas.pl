@@ -130,7 +130,7 @@ SQL
 	#
 	$node->safe_psql('postgres', 'CREATE DATABASE settings');
 	# which PostgreSQL 19 has not any more
-	my $strings = $node->pg_version < 19 ? 'SET standard_conforming_strings = off; SET escape_string_warning = off;' : '';
+	my $strings = $node->pg_version->major < 19 ? 'SET standard_conforming_strings = off; SET escape_string_warning = off;' : '';
 	($rc, $out, $err) = $node->psql('settings', <<"SQL");
 CREATE ACCESS METHOD other TYPE TABLE HANDLER heap_tableam_handler;
 SET default_table_access_method = other;

@@ -110,8 +110,9 @@ sub note_lateness
 	return;
 }
 
-# The bucket owes what it did, and what those took that are done; to less than half
-# a token.  A session that is terminated gives back after it has said so.
+# The bucket owes what it did, and what those took that are done; to less than a token,
+# as the wall clock may be set, by milliseconds.  A session that is terminated gives back
+# after it has said so.
 sub check_tokens
 {
 	my ($node, $name, $key, $full_at, $rate) = @_;
@@ -120,7 +121,7 @@ sub check_tokens
 	my $done = $node->safe_psql('postgres', 'SELECT count(*) FROM done');
 	my $taken = (full_at($node, $key) - $full_at) * $rate;
 
-	cmp_ok(abs($taken - $done), '<', 0.4, "$name: $done waits came to their end, and no token is lost or made")
+	cmp_ok(abs($taken - $done), '<', 0.75, "$name: $done waits came to their end, and no token is lost or made")
 	  or diag("taken: $taken");
 	return;
 }

@@ -57,20 +57,20 @@ $node->append_conf('postgresql.conf', 'max_logical_replication_workers = 0');
 foreach (1 .. 10 * $PostgreSQL::Test::Utils::timeout_default)
 {
 	$session->query_safe("SELECT rl_consume('new" . ++$new . "', 1, 0)");
-	last if query(q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'ratelimit launcher'}) eq 1;
+	last if saver_pid($node, 1);
 	Time::HiRes::usleep(100_000);
 }
-is(query(q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'ratelimit launcher'}), 1, 'a slot is free: the launcher starts');
+ok(saver_pid($node, 1), 'a slot is free: the saver starts');
 my $warnings = () = slurp_file($node->logfile) =~ /WARNING:  ratelimit: no background worker slot is free, violations wait/g;
 is($warnings, 1, 'there was one warning');
 finish_session($session);
 $node->safe_psql('other', 'ALTER SUBSCRIPTION s SET (slot_name = NONE); DROP SUBSCRIPTION s');
 
-# The stop saves nothing without a saver; with one it does
+# Both slots are for the saver and the launcher, and its workers wait
 $node->restart;
 is(query("SELECT rl_consume('saved', 1, 0)"), 't', 'restarted with both slots free');
-saver_pid($node);
-ok($node->poll_query_until('postgres', q{SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'ratelimit launcher'}), '... both workers start');
+ok(saver_pid($node), '... the saver starts, before the launcher can give its slot to others');
+ok($node->poll_query_until('postgres', q{SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'ratelimit launcher'}), '... and so does the launcher');
 $node->restart;
 is(query("SELECT rl_consume('saved', 1, 0)"), 'f', '... and state is saved');
 $node->stop;
