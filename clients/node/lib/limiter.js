@@ -347,7 +347,10 @@ class RateLimiter {
 	#report(event) {
 		if (!this.#metrics) {
 			if (event.event === 'away') {
-				process.emitWarning(`the database of limiter "${this.#rule.limiter}" is away: ${event.error.message}`, { code: 'RATELIMIT_AWAY' });
+				// of several addresses that refuse, Node's error has only a code
+				const why = event.error.message || event.error.code;
+
+				process.emitWarning(`the database of limiter "${this.#rule.limiter}" is away: ${why}`, { code: 'RATELIMIT_AWAY' });
 			}
 			return;
 		}
